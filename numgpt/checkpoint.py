@@ -1,0 +1,198 @@
+"""Checkpoints: a folder of safetensors and JSON, written beside its place, flushed to disk and renamed: never half there."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from ._version import __version__
+from .config import Config, from_dict
+from .errors import InputError
+from .parameters import Flat, shapes
+from .tokenizers import load as load_tokenizer
+
+MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json", "state.json"
+DTYPES = ("float32", "float64")
+
+
+def save(folder, model, optimizer=None, state=None):
+    """Write a model, and for a run that goes on its optimizer's moments and a dict of its state, to a folder.
+
+    What the folder held before is whole until the new one is, whenever the process is killed or the disk fills up.
+    """
+    folder = Path(folder)
+    if model.params.dtype.name not in DTYPES:
+        raise InputError(f"save: a {model.params.dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}: use model.astype('float64')")
+    if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is no checkpoint, expected a new folder or a checkpoint to replace: choose another name")
+
+    def write(new):
+        _write_tensors(new / MODEL, model.params)
+        config = {"numgpt": __version__, "dtype": model.params.dtype.name, "config": vars(model.config)}
+        _write_json(new / CONFIG, config)
+        if model.tokenizer is not None:
+            _write_json(new / TOKENIZER, model.tokenizer.state())
+        if optimizer is not None:
+            _write_tensors(new / OPTIMIZER, {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()})
+        if state is not None:
+            _write_json(new / STATE, state | ({"updates": optimizer.steps} if optimizer else {}))
+
+    replace_folder(folder, write)
+
+
+def load(folder):
+    """(config, params, tokenizer) from a checkpoint's folder, every name, shape, dtype and value checked."""
+    folder = find(folder)
+    stored = read_json(folder / CONFIG)
+    if not isinstance(stored, dict) or stored.get("dtype") not in DTYPES or not isinstance(stored.get("config"), dict):
+        raise InputError(f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}")
+    config = from_dict(Config, stored["config"])
+    params = read_tensors(folder / MODEL, Flat(shapes(config), stored["dtype"]))
+    tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
+    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+        raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected {config.vocab_size} as in {CONFIG}")
+    return config, params, tokenizer
+
+
+def load_state(folder, optimizer):
+    """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it."""
+    folder = find(folder)
+    if not (folder / STATE).exists() or not (folder / OPTIMIZER).exists():
+        raise InputError(f"{folder}: holds a model but no run that could go on, expected {STATE} and {OPTIMIZER}")
+    state = read_json(folder / STATE)
+    moments = {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()}
+    read_tensors(folder / OPTIMIZER, moments)
+    optimizer.steps = state.pop("updates")
+    return state
+
+
+def is_checkpoint(folder):
+    """Whether a folder holds a model of numgpt, after mending what a killed save left."""
+    settle(Path(folder))
+    return (Path(folder) / CONFIG).is_file()
+
+
+def find(folder):
+    """The checkpoint at a path: the folder itself, or a run's best, else its last one."""
+    folder = Path(folder)
+    for candidate in (folder, folder / "best", folder / "last"):
+        if is_checkpoint(candidate):
+            return candidate
+    if not folder.exists():
+        raise InputError(f"{folder}: does not exist, expected a checkpoint's folder: numgpt train makes one")
+    raise InputError(f"{folder}: holds no checkpoint, expected a folder with {CONFIG} and {MODEL}, or a run with best or last in it")
+
+
+def read_json(path):
+    """What a JSON file holds."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing, expected a whole checkpoint: use another one") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}), expected the file as numgpt wrote it: use another checkpoint") from error
+
+
+def read_tensors(path, into):
+    """Fill the arrays of a mapping from a safetensors file; InputError unless names, shapes, dtypes and values are right."""
+    from safetensors import SafetensorError, safe_open
+
+    names = {"float32": "F32", "float64": "F64"}
+    try:
+        with safe_open(path, "np") as file:
+            found = set(file.keys())
+            if found != set(into):
+                odd = sorted(found ^ set(into))
+                raise InputError(f"{path}: {odd[0]} is {'not expected' if odd[0] in found else 'missing'}, expected the {len(into)} arrays of its config")
+            for name, array in into.items():
+                part = file.get_slice(name)
+                if tuple(part.get_shape()) != array.shape:
+                    raise InputError(f"{path}: {name} has shape {tuple(part.get_shape())}, expected {array.shape} from {CONFIG}")
+                if part.get_dtype() != names[array.dtype.name]:
+                    raise InputError(f"{path}: {name} has dtype {part.get_dtype()}, expected {names[array.dtype.name]} from {CONFIG}")
+                array[...] = file.get_tensor(name)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing, expected a whole checkpoint: use another one") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: is damaged ({error}), expected a whole safetensors file: use another checkpoint") from error
+    bad = next((name for name, array in into.items() if not np.isfinite(array).all()), None)
+    if bad:
+        raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers: use an earlier checkpoint")
+    return into
+
+
+def replace_folder(folder, write):
+    """Put a folder that write(path) fills in the place of folder, so that a whole one is there at every moment but one.
+
+    In that moment, between two renames, the old one is beside it and settle() puts it back.
+    """
+    folder = Path(folder)
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    settle(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        write(new)
+        _flush(new)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle(folder):
+    """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in place."""
+    old = _beside(Path(folder), "old")
+    if old.exists():
+        if Path(folder).exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, folder)
+
+
+def write_file(path, data):
+    """Write bytes to a file beside its place, flush and rename."""
+    new = _beside(Path(path), "new")
+    with open(new, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    _flush(Path(path).parent)
+
+
+def _beside(path, ending):
+    return path.with_name(f".{path.name}.{ending}")
+
+
+def _write_json(path, content):
+    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+
+
+def _write_tensors(path, arrays):
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file({name: array for name, array in arrays.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written ({error})") from error
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush(folder):
+    """Make a folder's entries last through a power cut; Windows has no such call."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

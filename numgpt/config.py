@@ -1,0 +1,108 @@
+"""What a model is and how it is trained: two dataclasses. Presets are data, in presets.py."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+
+from .errors import InputError
+
+
+def setting(default, help, choices=None):
+    """A field with the sentence that --help prints for it."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model's shape. The fields have the names that GPT-2's configuration and nanoGPT's gave them."""
+
+    vocab_size: int = setting(50257, "V, the number of different tokens")
+    block_size: int = setting(1024, "the longest text that the model sees at once, in tokens")
+    n_layer: int = setting(12, "L, the number of blocks")
+    n_head: int = setting(12, "H, the number of attention heads")
+    n_embd: int = setting(768, "C, the number of channels")
+    n_inner: int | None = setting(None, "width of the feed-forward; 4 C unless given")
+    bias: bool = setting(True, "biases in linear maps and norms")
+    tied: bool = setting(True, "one matrix for embedding and unembedding")
+    activation: str = setting("gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ("gelu", "gelu_tanh", "relu"))
+    norm_position: str = setting("pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post"))
+    dropout: float = setting(0.0, "the probability of forgetting, in training")
+    layer_norm_epsilon: float = setting(1e-5, "what LayerNorm adds to the variance")
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            _expect(self, name, getattr(self, name) >= (0 if name == "n_layer" else 1), "a positive number")
+        _expect(self, "n_inner", self.n_inner is None or self.n_inner >= 1, "a positive number")
+        _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        _expect(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
+        if self.n_embd % self.n_head:
+            near = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
+            near = sorted(near, key=lambda h: abs(h - self.n_head))[:3]
+            raise InputError(
+                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}: choose n_head such as {', '.join(map(str, sorted(near)))}"
+            )
+
+    @property
+    def ffn_width(self):
+        """F, the width of the feed-forward."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained. Defaults are nanoGPT's for a character model on a CPU."""
+
+    batch_size: int = setting(12, "sequences a batch")
+    accumulate: int = setting(1, "batches a step, weighted by their counted tokens")
+    steps: int = setting(2000, "updates of the parameters")
+    lr: float = setting(1e-3, "the highest learning rate")
+    min_lr: float = setting(1e-4, "the learning rate at the end")
+    warmup: int = setting(100, "steps in which the learning rate rises")
+    schedule: str = setting("cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant"))
+    beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
+    beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient")
+    eps: float = setting(1e-8, "what AdamW adds to the denominator")
+    weight_decay: float = setting(0.1, "decoupled decay, of matrices only")
+    clip: float = setting(1.0, "the largest norm of a step's gradient; 0: no clipping")
+    eval_interval: int = setting(250, "steps between measurements of the held-out loss")
+    eval_iters: int = setting(20, "batches a measurement")
+    save_interval: int = setting(250, "steps between checkpoints")
+    seed: int = setting(1337, "of initialisation, batches and dropout")
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("batch_size", "accumulate", "eval_interval", "eval_iters", "save_interval"):
+            _expect(self, name, getattr(self, name) >= 1, "a positive number")
+        for name in ("steps", "warmup", "lr", "min_lr", "weight_decay", "clip", "seed"):
+            _expect(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("beta1", "beta2"):
+            _expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        _expect(self, "eps", self.eps > 0, "a positive number")
+
+
+def check_fields(settings):
+    """Raise InputError for a field of another type than it says, or not among its choices."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        kinds = typing.get_args(f.type) or (f.type,)
+        accepted = (*kinds, int) if float in kinds else kinds
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+            raise InputError(f"config: {f.name} is {value!r}, expected {kinds[0].__name__}")
+        choices = f.metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(f"config: {f.name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def from_dict(cls, values):
+    """A dataclass from what a file holds; an unknown name is an error, not ignored."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = set(values) - known
+    if unknown:
+        raise InputError(f"config: unknown field {', '.join(sorted(unknown))}, expected {', '.join(sorted(known))}")
+    return cls(**values)
+
+
+def _expect(settings, name, holds, what):
+    if not holds:
+        raise InputError(f"config: {name} is {getattr(settings, name)}, expected {what}")

@@ -1,0 +1,66 @@
+"""Edits of a value in flight (ablation, activation patching), with gradients that stay exact."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+
+H = 1e-30
+
+
+@dataclass
+class Edit:
+    """A function of a value and how gradients pass back through it.
+
+    function: the value → the value that goes on, of the same shape.
+    transpose: the gradient with respect to the edited value → that with respect to the value before, or None: then the
+    function has to act on each entry by itself (0 * a, a + direction, a patch from another run, a head set to 0), and its
+    derivative is taken by the complex step.
+    """
+
+    function: callable
+    transpose: callable = None
+    before: np.ndarray = None
+
+    @classmethod
+    def of(cls, name, edit):
+        """An Edit from what the user gave: an Edit, a function, or a pair of functions."""
+        if isinstance(edit, tuple) and len(edit) == 2 and all(map(callable, edit)):
+            return cls(*edit)
+        if isinstance(edit, cls):
+            return cls(edit.function, edit.transpose)
+        if callable(edit):
+            return cls(edit)
+        raise InputError(f"edit: {name!r} is {type(edit).__name__}, expected a function or a pair (function, transpose)")
+
+    def forward(self, name, value):
+        """The edited value, in the value's own dtype; value itself is not written to."""
+        self.before = value
+        edited = np.asarray(self.function(value.copy()))
+        if edited.shape != value.shape:
+            raise InputError(f"edit: {name!r} returned shape {edited.shape}, expected {value.shape}")
+        return edited.astype(value.dtype)
+
+    def backward(self, name, dy):
+        """The gradient with respect to the value before the edit."""
+        if self.transpose is not None:
+            return self.transpose(dy)
+        return dy * self.slope(name).astype(dy.dtype)
+
+    def slope(self, name):
+        """The derivative of each entry with respect to itself.
+
+        For f(a)_i = f_i(a_i) the directional derivative along v is f_i'(a_i) v_i. Ones give the slope; a second, random
+        direction tells whether f is of that form: then it gives the slope times itself.
+        """
+        a = self.before.astype(np.complex128)
+        v = np.random.default_rng(0).standard_normal(a.shape)
+        try:
+            slope = np.asarray(self.function(a + 1j * H)).imag / H
+            along = np.asarray(self.function(a + 1j * H * v)).imag / H
+        except TypeError as error:
+            raise InputError(f"edit: {name!r} does not take complex numbers ({error}): give a pair (function, transpose)") from error
+        if not np.allclose(along, slope * v, rtol=1e-9, atol=0):
+            raise InputError(f"edit: {name!r} mixes entries, so its gradient is not known: give a pair (function, transpose)")
+        return slope

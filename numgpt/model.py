@@ -1,0 +1,120 @@
+"""GPT: a Config, its parameters and perhaps a tokenizer, with everything that one does with them."""
+
+import numpy as np
+
+from . import checkpoint, generate
+from .errors import InputError
+from .ops.op import check_ids
+from .parameters import initialise
+from .record import Record
+from .transformer import gpt_forward, loss_backward, loss_forward
+
+DTYPES = ("float32", "float64", "longdouble", "complex128")
+
+
+class GPT:
+    """A GPT with parameters drawn from a seed.
+
+    config: a Config. dtype: float32, float64, longdouble or complex128.
+    params: mapping name -> array, writable views of one flat buffer.
+    """
+
+    def __init__(self, config, seed=0, dtype="float32", tokenizer=None, params=None):
+        if np.dtype(dtype) not in map(np.dtype, DTYPES):
+            raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
+        self.config, self.seed, self.tokenizer = config, seed, tokenizer
+        self.params = initialise(config, seed, dtype) if params is None else params
+
+    def __call__(self, tokens):
+        """Logits of the token after each position.  tokens (..., T) integers → (..., T, V)"""
+        return gpt_forward(self._record(), self._tokens(tokens))
+
+    def loss(self, tokens, targets, count=None):
+        """The mean surprise at the targets in nats, without gradients.  tokens and targets (..., T) → ()"""
+        tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
+        return loss_forward(self._record(), tokens, targets, count)
+
+    def loss_and_grads(self, tokens, targets, *, step=None, count=None, out=None, add=False):
+        """The mean surprise at the targets in nats, and its gradient with respect to every parameter.
+
+        tokens and targets (..., T) integers; a negative target does not count.
+        step: the training step, from which with the seed and the names the masks of dropout are drawn; None: no dropout.
+        count: divide by this instead of the number of counted targets; add: onto what out holds (for accumulation).
+        Returns (loss, grads), grads a mapping name -> array, views of one flat buffer: out if given, else a new one.
+        """
+        tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
+        grads = self.params.like() if out is None else out
+        record = self._record(grads=grads, add=add, step=step)
+        loss = loss_forward(record, tokens, targets, count)
+        loss_backward(record, np.ones_like(loss))
+        record.finish_backward()
+        return loss, grads
+
+    def record(self, tokens, targets=None, *, edit=None, edit_grad=None, step=None):
+        """Run with everything kept: record.value[name] and, with targets, record.grad[name] of every value and parameter.
+
+        edit: name -> a function of that value, applied in flight. The gradients are those of the edited model where the
+        function acts on each entry by itself; for any other give a pair (function, transpose).
+        edit_grad: name -> a function of the gradient, applied in flight.
+        """
+        tokens = self._tokens(tokens)
+        record = self._record(grads=self.params.like(), keep=True, edit=edit, edit_grad=edit_grad, step=step)
+        if targets is None:
+            gpt_forward(record, tokens)
+            record.check_names()
+        else:
+            loss = loss_forward(record, tokens, self._targets(tokens, targets))
+            record.check_names()
+            loss_backward(record, np.ones_like(loss))
+        return record
+
+    def generate(self, tokens, max_new_tokens=100, **sampling):
+        """Continue each row of tokens (B, T) → (B, T + max_new_tokens).
+
+        sampling: temperature, top_k, top_p, seed, slide, as in numgpt.generate.stream.
+        """
+        tokens = self._tokens(tokens, window=False)
+        new = list(generate.stream(self, np.atleast_2d(tokens), max_new_tokens, **sampling))
+        rows = np.concatenate([np.atleast_2d(tokens), *(ids[:, None] for ids in new)], axis=1)
+        return rows.reshape(*tokens.shape[:-1], -1)
+
+    def save(self, folder):
+        """Write config, parameters and tokenizer to a folder, whole or not at all."""
+        checkpoint.save(folder, self)
+
+    @classmethod
+    def load(cls, folder):
+        """The model of a checkpoint's folder, or of a run's (its best, else its last)."""
+        config, params, tokenizer = checkpoint.load(folder)
+        return cls(config, dtype=params.dtype, tokenizer=tokenizer, params=params)
+
+    def astype(self, dtype):
+        """The same model in another dtype, with parameters of its own."""
+        return type(self)(self.config, self.seed, dtype, self.tokenizer, self.params.astype(dtype))
+
+    @property
+    def n_params(self):
+        """The number of parameters."""
+        return self.params.flat.size
+
+    def _record(self, **options):
+        return Record(self.params, self.config, seed=self.seed, **options)
+
+    def _tokens(self, tokens, window=True):
+        tokens = np.asarray(tokens)
+        if tokens.ndim == 0 or tokens.size == 0:
+            raise InputError(f"tokens: have shape {tokens.shape}, expected (B, T) with at least one token")
+        check_ids("tokens", tokens, self.config.vocab_size)
+        if window and tokens.shape[-1] > self.config.block_size:
+            raise InputError(f"tokens: {tokens.shape[-1]} positions, expected at most block_size {self.config.block_size}: give the last of them")
+        return tokens
+
+    def _targets(self, tokens, targets):
+        targets = np.asarray(targets)
+        if targets.shape != np.shape(tokens):
+            raise InputError(f"targets: have shape {targets.shape}, expected {np.shape(tokens)} as the tokens")
+        check_ids("targets", targets, self.config.vocab_size, negative=True)
+        return targets
+
+    def __repr__(self):
+        return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"

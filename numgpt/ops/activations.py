@@ -1,0 +1,87 @@
+"""What makes a feed-forward more than a product of matrices: GELU in its two forms, and ReLU."""
+
+import math
+
+import numpy as np
+
+from .erf import erfc
+from .op import Op
+
+
+def gelu_forward(x):
+    """The Gaussian error linear unit, exact (erf) form.
+
+        y = x Φ(x)        Φ(x) = ½ erfc(−x/√2), the normal distribution function
+
+    x (...) → y (...).  Source: Hendrycks and Gimpel 2016.
+    """
+    cdf = 0.5 * erfc(x * -math.sqrt(0.5))
+    return x * cdf, (x, cdf)
+
+
+def gelu_backward(dy, saved):
+    """Gradient of gelu_forward with respect to x.
+
+        dx = dy (Φ(x) + x φ(x))        because Φ' = φ = exp(−x²/2)/√(2π)
+
+    In words: the gate's value, plus x times how fast the gate opens.
+    """
+    x, cdf = saved
+    pdf = np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return (dy * (cdf + x * pdf),)
+
+
+gelu = Op("... -> ...", gelu_forward, gelu_backward)
+
+
+def gelu_tanh_forward(x):
+    """The Gaussian error linear unit, tanh form: the one of GPT-1, GPT-2 and GPT-3.
+
+        y = ½ x (1 + t)        t = tanh(u),  u = √(2/π) (x + 0.044715 x³)
+
+    x (...) → y (...).  Source: Hendrycks and Gimpel 2016, section 2.
+    """
+    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    tanh = np.tanh(u)
+    return 0.5 * x * (1 + tanh), (x, tanh)
+
+
+def gelu_tanh_backward(dy, saved):
+    """Gradient of gelu_tanh_forward with respect to x.
+
+        du/dx = √(2/π) (1 + 3·0.044715 x²)
+        dx = dy (½ (1 + t) + ½ x (1 − t²) du/dx)        because tanh' = 1 − tanh²
+
+    In words: the gate's value, plus x times how fast the gate opens.
+    """
+    x, tanh = saved
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+    return (dy * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope),)
+
+
+gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)
+
+
+def relu_forward(x):
+    """The rectifier.
+
+        y = max(x, 0)
+
+    x (...) → y (...).  A complex x is judged by its real part.
+    """
+    positive = x.real > 0
+    return np.where(positive | (x != x), x, x.dtype.type(0)), (positive,)  # x != x: NaN stays NaN
+
+
+def relu_backward(dy, saved):
+    """Gradient of relu_forward with respect to x.
+
+        dx = dy where x > 0, else 0        at x = 0 the slope is taken as 0
+
+    In words: what was let through forward is let through backward.
+    """
+    (positive,) = saved
+    return (np.where(positive, dy, dy.dtype.type(0)),)
+
+
+relu = Op("... -> ...", relu_forward, relu_backward)

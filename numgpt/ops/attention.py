@@ -1,0 +1,122 @@
+"""Causal attention: each position reads from those before it and from itself."""
+
+import math
+
+import numpy as np
+
+from ..errors import InputError
+from .op import Op
+
+
+def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
+    """For each query a mean of the values, weighted by how well their keys match it.
+
+        s_ts = scale ⟨q_t, k_s⟩, −∞ where t may not see s
+        P = softmax of s over the keys
+        y = P̃ v        P̃ = P k / (1 − p) with dropout on the probabilities, else P
+
+    The T queries are the last T of the S positions: query t sees keys 0 … t + S − T.
+    scale: 1/√D unless given. mask: booleans that broadcast to (..., T, S), False hides a key besides the causal rule.
+    keep: booleans (..., T, S), the probabilities that dropout keeps.
+    q (..., T, D), k and v (..., S, D), S ≥ T → y (..., T, D).  Source: Vaswani et al. 2017.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    T, S = q.shape[-2], k.shape[-2]
+    visible = np.tri(T, S, S - T, dtype=bool)
+    if mask is not None:
+        visible = visible & mask
+        if not visible.any(-1).all():
+            raise InputError("attention: the mask leaves a query without a key, expected at least one: let it see itself")
+    scores = np.where(visible, q @ k.swapaxes(-1, -2) * scale, -np.inf)
+    probs = np.exp(scores - scores.max(-1, keepdims=True))
+    probs /= probs.sum(-1, keepdims=True)
+    y = dropped(probs, keep, p) @ v
+    return y, (q, k, v, probs, scale, keep, p)
+
+
+def attend_backward(dy, saved):
+    """Gradients of attend_forward with respect to q, k and v.
+
+        dv = P̃ᵀ dy                          because y = P̃ v
+        dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
+        ds = P (dP − Σ_s dP P)              because ∂P_s/∂s_r = P_s ([s = r] − P_r)
+        dq = scale ds k,  dk = scale dsᵀ q  because s = scale q kᵀ
+
+    In words: a score's gradient is how much better its key did than the mean key, times how much it was used; hidden
+    keys have P = 0 and so get exactly nothing.
+    """
+    q, k, v, probs, scale, keep, p = saved
+    dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
+    dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
+    dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True))
+    dq = dscores @ k * scale
+    dk = dscores.swapaxes(-1, -2) @ q * scale
+    return dq, dk, dv
+
+
+def dropped(probs, keep, p):
+    """probs k / (1 − p), or probs where nothing is dropped. Linear, so its own transpose."""
+    return probs if keep is None else probs * keep * (1 / (1 - p))
+
+
+attend = Op(
+    "...TD, ...SD, ...SD -> ...TD",
+    attend_forward,
+    attend_backward,
+    at_least={"S": "T"},
+    noise=lambda q, k, v: (*q.shape[:-1], k.shape[-2]),
+    variants={
+        "scale 1": {"scale": 1.0},
+        "mask": lambda rng, sizes: {"mask": (rng.random((sizes["T"], sizes["S"])) < 0.5) | np.eye(sizes["T"], sizes["S"], sizes["S"] - sizes["T"], dtype=bool)},
+    },
+)
+
+
+def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
+    """Causal multi-head attention from packed queries, keys and values.
+
+        q, k, v = the three thirds of qkv's channels, each split into H heads of size D
+        y = the heads' attend(q, k, v), side by side
+
+    mask (..., 1 or H, T, T); keep (..., H, T, T).  qkv (..., T, 3HD) → y (..., T, HD)
+    """
+    q, k, v = split_heads(qkv, n_head)
+    y, saved = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
+    return merge_heads(y), (saved, n_head)
+
+
+def attention_backward(dy, saved):
+    """Gradient of attention_forward with respect to qkv.
+
+        dq, dk, dv = attend_backward of dy, split into heads as q was
+        dqkv = the three side by side        because splitting and merging only move numbers
+
+    In words: split, go back through each head, merge.
+    """
+    saved, n_head = saved
+    *lead, T, C = dy.shape
+    dheads = dy.reshape(*lead, T, n_head, C // n_head).swapaxes(-3, -2)  # (..., H, T, D)
+    return (np.concatenate([merge_heads(d) for d in attend_backward(dheads, saved)], axis=-1),)
+
+
+def split_heads(qkv, n_head):
+    """qkv (..., T, 3HD) → q, k, v (..., H, T, D), views."""
+    *lead, T, C3 = qkv.shape
+    heads = qkv.reshape(*lead, T, 3, n_head, C3 // (3 * n_head)).swapaxes(-4, -2)  # (..., H, 3, T, D)
+    return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
+
+
+def merge_heads(heads):
+    """heads (..., H, T, D) → (..., T, HD)."""
+    *lead, H, T, D = heads.shape
+    return heads.swapaxes(-3, -2).reshape(*lead, T, H * D)
+
+
+attention = Op(
+    "...T(3HD) -> ...T(HD)",
+    attention_forward,
+    attention_backward,
+    sizes={"n_head": "H"},
+    noise=lambda qkv, n_head: (*qkv.shape[:-2], n_head, qkv.shape[-2], qkv.shape[-2]),
+    variants=attend.variants | {"mask": lambda rng, sizes: {"mask": (rng.random((sizes["T"], sizes["T"])) < 0.5) | np.eye(sizes["T"], dtype=bool)}},
+)

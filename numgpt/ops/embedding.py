@@ -1,0 +1,32 @@
+"""Token embedding: a look-up of rows."""
+
+import numpy as np
+
+from .op import Op
+
+
+def embedding_forward(ids, weight):
+    """One row of weight for each id.
+
+        y_n = W[ids_n]
+
+    ids (...) integers from 0 to V − 1, weight (V, C) → y (..., C)
+    """
+    return weight[ids], (ids, weight)
+
+
+def embedding_backward(dy, saved):
+    """Gradients of embedding_forward with respect to ids (none: they are integers) and weight.
+
+        dW_v = Σ_{n: ids_n = v} dy_n        because y_n = Σ_v [ids_n = v] W_v
+
+    In words: each row collects the gradients of all places where it was used. The sum must count repeated ids, which
+    dW[ids] += dy would not: it keeps the last one only.
+    """
+    ids, weight = saved
+    dweight = np.zeros_like(weight)
+    np.add.at(dweight, ids, dy)
+    return None, dweight
+
+
+embedding = Op("...<V, VC -> ...C", embedding_forward, embedding_backward, parameters=("weight",))

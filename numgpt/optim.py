@@ -1,0 +1,78 @@
+"""AdamW with clipping over the flat buffer, and the schedules of its learning rate."""
+
+import math
+
+import numpy as np
+
+from .errors import InputError
+from .parameters import Flat
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on matrices only.
+
+    For step t, with gradient g clipped to a global norm of at most clip:
+
+        m ← β₁ m + (1 − β₁) g          m̂ = m / (1 − β₁ᵗ)
+        v ← β₂ v + (1 − β₂) g²         v̂ = v / (1 − β₂ᵗ)
+        w ← w − lr λ w                 matrices only; norms and biases are not pulled to 0
+        w ← w − lr m̂ / (√v̂ + eps)
+
+    model: a GPT, or the Flat of its parameters. clip 0 or None: no clipping.
+    """
+
+    def __init__(self, model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip=1.0):
+        self.params = getattr(model, "params", model)
+        self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
+        self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
+
+    def step(self, grads, lr):
+        """Update the parameters in place; returns the gradient's norm before clipping.
+
+        grads: mapping name -> array, as from loss_and_grads.
+        """
+        g = self._flat(grads)
+        norm = global_norm(g)
+        if self.clip and norm > self.clip:
+            g = g * (self.clip / norm)
+        self.steps += 1
+        (beta1, beta2), m, v = self.betas, self.m.flat, self.v.flat
+        m *= beta1
+        m += (1 - beta1) * g
+        v *= beta2
+        v += (1 - beta2) * g * g
+        denominator = np.sqrt(v / (1 - beta2**self.steps)) + self.eps
+        self.params.decayed *= 1 - lr * self.weight_decay
+        self.params.flat -= m / denominator * (lr / (1 - beta1**self.steps))
+        return norm
+
+    def _flat(self, grads):
+        if isinstance(grads, Flat):
+            return grads.flat
+        if set(grads) != set(self.params):
+            odd = sorted(set(grads) ^ set(self.params))
+            raise InputError(f"AdamW: the gradients' names differ from the parameters' at {', '.join(odd[:3])}, expected the same names")
+        packed = self.params.like()
+        for name, grad in grads.items():
+            packed[name] = grad
+        return packed.flat
+
+
+def global_norm(flat):
+    """√Σ g² over a flat buffer, added up in float64 in blocks of a fixed size.  (N,) → float"""
+    blocks = (flat[i : i + 65536].astype(np.float64) for i in range(0, len(flat), 65536))
+    return math.sqrt(sum(float(b @ b) for b in blocks))
+
+
+def learning_rate(step, training):
+    """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
+
+        warm-up      lr (step + 1) / (warmup + 1)
+        after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the last step
+                     f = ½ (1 + cos πx)  or  1 − x  or  1
+    """
+    if step < training.warmup:
+        return training.lr * (step + 1) / (training.warmup + 1)
+    x = min(1.0, (step - training.warmup) / max(1, training.steps - training.warmup))
+    fall = {"cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x, "constant": 1.0}[training.schedule]
+    return training.min_lr + (training.lr - training.min_lr) * fall

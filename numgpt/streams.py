@@ -1,0 +1,16 @@
+"""Seeded random streams that depend on what they are for, never on the order of the calls."""
+
+import hashlib
+
+import numpy as np
+
+
+def stream(seed, *words):
+    """A generator of its own for (seed, words), such as stream(0, "dropout", step, "h.0.mlp.dropout").
+
+    Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its whole state is a
+    128-bit key and a counter. The key is a hash of the words, so that a draw can be made again without replaying
+    what came before it: a resumed run has no generator to restore.
+    """
+    key = hashlib.blake2b(repr((seed, *words)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))

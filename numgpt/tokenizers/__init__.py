@@ -1,0 +1,37 @@
+"""Tokenizers: text to integers and back, behind one small interface."""
+
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from .bytes import Bytes
+from .characters import Characters
+from .tokenizer import Tokenizer
+
+TOKENIZERS = {"chars": Characters, "bytes": Bytes}
+
+
+def build(name, text):
+    """The tokenizer of that name with the vocabulary of a text."""
+    if name not in TOKENIZERS:
+        raise InputError(f"tokenizer: {name!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name].build(text)
+
+
+def from_state(state):
+    """The tokenizer whose .state() this is."""
+    kind = state.get("type") if isinstance(state, dict) else None
+    if kind not in TOKENIZERS:
+        raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[kind](**{k: v for k, v in state.items() if k != "type"})
+
+
+def load(path):
+    """The tokenizer that a checkpoint's tokenizer.json holds."""
+    try:
+        return from_state(json.loads(Path(path).read_text("utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
+
+
+__all__ = ["TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load"]

@@ -1,0 +1,28 @@
+"""One token a byte of UTF-8: 256 tokens, any text."""
+
+import numpy as np
+
+from .tokenizer import Tokenizer
+
+
+class Bytes(Tokenizer):
+    """The bytes of the text are its tokens."""
+
+    vocab_size = 256
+
+    @classmethod
+    def build(cls, text):
+        """Every text has the same vocabulary."""
+        return cls()
+
+    def encode(self, text):
+        """text → (bytes,) integers below 256."""
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
+
+    def decode_bytes(self, ids):
+        """ids → bytes."""
+        return np.asarray(ids, np.uint8).tobytes()
+
+    def state(self):
+        """Nothing but the kind."""
+        return {"type": "bytes"}
