@@ -3,7 +3,7 @@
 from . import gradcheck, ops
 from ._version import __version__
 from .config import Config, Training
-from .engine import engine, use
+from .engine import use
 from .errors import InputError
 from .model import GPT
 from .optim import AdamW, learning_rate
@@ -19,7 +19,6 @@ __all__ = [
     "Record",
     "Training",
     "__version__",
-    "engine",
     "gradcheck",
     "learning_rate",
     "ops",

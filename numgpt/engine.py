@@ -14,7 +14,7 @@ def use(name):
     _engine = name
 
 
-def engine():
+def current():
     """The name of the engine in use."""
     return _engine
 

@@ -1,0 +1,386 @@
+"""The command line: numgpt train | sample | eval | check | info."""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from pathlib import Path
+
+from . import presets
+from ._version import __version__
+from .config import Config, Training, from_dict
+from .errors import InputError
+
+
+def main(argv=None):
+    """Run a command; returns the exit status: 0, 1 for a failed check or run, 2 for input that cannot be used, 130 when stopped."""
+    for output in (sys.stdout, sys.stderr):
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
+    try:
+        args = _parser().parse_args(argv)
+        return args.run(args)
+    except InputError as error:
+        print(f"numgpt: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away, as head does
+        return 1
+    except OSError as error:
+        print(f"numgpt: {_one_line(error)}: expected to read and write here; check the path, the rights and the space on the disk", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"numgpt: not enough memory ({_one_line(error)}): choose a smaller model, --batch-size or --block-size", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nnumgpt: interrupted", file=sys.stderr)
+        return 130
+
+
+def train(args):
+    """numgpt train."""
+    from . import checkpoint, data
+    from .model import GPT
+    from .progress import Progress
+    from .train import NotFinite, Trainer
+
+    out = Path(args.out) if args.out else _newest_run() if args.resume else _new_run()
+    begun = out is not None and checkpoint.is_checkpoint(out / "last")
+    if begun and not args.resume:
+        raise InputError(f"{out}: holds another run, expected a new folder: go on with it by --resume, or choose another --out")
+    if not begun and out is not None and out.exists() and any(p.name not in ("log.jsonl", "tokens") and not p.name.startswith(".") for p in out.iterdir()):
+        raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
+    if args.resume and out is None:
+        raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Training) if hasattr(args, f.name)}
+    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if hasattr(args, f.name)}
+    recipe = {"paths": args.data, "held_out": args.held_out, "split": args.split, "dedup": args.dedup}
+    recipe = {name: value for name, value in recipe.items() if value is not None}
+    if begun:
+        model = GPT.load(out / "last")
+        state = checkpoint.read_json(out / "last" / checkpoint.STATE)
+        _expect_same(out, model, args, fields)
+        training = from_dict(Training, state["training"] | given)
+        corpus = data.prepare(tokenizer=model.tokenizer, folder=out / "tokens", **state["recipe"] | recipe)
+    else:
+        training = presets.preset_training(args.preset or presets.DEFAULT, **given)
+        corpus = data.prepare(tokenizer=args.tokenizer or "chars", folder=out / "tokens", **recipe)
+        if "vocab_size" in fields and fields["vocab_size"] < corpus.tokenizer.vocab_size:
+            raise InputError(f"train: --vocab-size is {fields['vocab_size']}, expected {corpus.tokenizer.vocab_size}, what the tokenizer has: leave it out")
+        fields["vocab_size"] = corpus.tokenizer.vocab_size
+        config = presets.preset(args.preset or presets.DEFAULT, **fields)
+        model = GPT(config, training.seed, args.dtype or "float32", corpus.tokenizer)
+
+    trainer = Trainer(model, corpus, training, out)
+    if begun:
+        trainer.resume()
+    _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {corpus.tokenizer.vocab_size}")
+    _say(f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {training.seed}; run in {out}" + (f", resumed at step {trainer.updates}" if begun else ""))
+    with Progress(training.steps, trainer.updates) as progress:
+        try:
+            trainer.run(progress)
+        except NotFinite as error:
+            progress.close()
+            print(f"numgpt: {error}; the run's last checkpoint is {out / 'last'}", file=sys.stderr)
+            return 1
+    if trainer.stopped and trainer.updates < training.steps:
+        _say(f"stopped at step {trainer.updates} of {training.steps}, saved; go on with: numgpt train --resume --out {out}")
+        return 130
+    if args.sample_tokens:
+        _say(f"\nsample of {args.sample_tokens} tokens at temperature 0.8:")
+        _print_texts(GPT.load(out), _default_prompt(model.tokenizer), args.sample_tokens, temperature=0.8, seed=training.seed)
+    _say(f"\nheld-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best")
+    _say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
+    return 0
+
+
+def sample(args):
+    """numgpt sample."""
+    from .model import GPT
+
+    model = GPT.load(_checkpoint(args))
+    prompt = _default_prompt(model.tokenizer) if args.prompt is None else args.prompt
+    stop = tuple(s.encode().decode("unicode_escape") if "\\" in s else s for s in args.stop)
+    sampling = {"temperature": 0.0 if args.greedy else args.temperature, "top_k": args.top_k, "top_p": args.top_p, "seed": args.seed, "slide": args.slide}
+    _print_texts(model, prompt, args.max_new_tokens, samples=args.num_samples, stop=stop, show_prompt=args.prompt is not None, **sampling)
+    return 0
+
+
+def evaluate(args):
+    """numgpt eval."""
+    from tqdm import tqdm
+
+    from . import data
+    from .evaluate import score
+    from .model import GPT
+
+    folder = Path(_checkpoint(args))
+    model = GPT.load(folder)
+    if model.tokenizer is None:
+        raise InputError("eval: the checkpoint has no tokenizer, expected one to read the text")
+    if args.data:
+        source, ids = ", ".join(args.data), model.tokenizer.encode(data.read(args.data))
+    else:
+        source, ids = _held_out(folder, model)
+    with tqdm(total=len(ids) - 1, unit="tok", disable=None, leave=False) as bar:
+        result = score(model, ids, args.stride, args.batch_size, bar.update)
+    print(f"text           {source}")
+    print(f"loss           {result.loss:.4f} nats a token")
+    print(f"perplexity     {result.perplexity:.4f}")
+    print(f"bits per byte  {result.bits_per_byte:.4f}")
+    print(f"protocol       {result.tokens:,} tokens ({result.bytes:,} bytes) after the first, context {result.block_size}, stride {result.stride}")
+    return 0
+
+
+def _held_out(folder, model):
+    """(description, ids) of the part of a run's own text that it was not trained on."""
+    from . import checkpoint, data
+
+    state = next((p for p in (folder / "last" / checkpoint.STATE, folder.parent / "last" / checkpoint.STATE, folder / checkpoint.STATE) if p.is_file()), None)
+    if state is None:
+        raise InputError(f"eval: {folder} is not in a run, expected --data with a text to evaluate on")
+    state = checkpoint.read_json(state)
+    corpus = data.prepare(tokenizer=model.tokenizer, **state["recipe"])
+    if corpus.digest != state["digest"]:
+        raise InputError(f"eval: {state['source']} has changed since the run, expected the same text: name one by --data")
+    return f"the held-out part of {corpus.source}", corpus.held_out.astype(int)
+
+
+def check(args):
+    """numgpt check."""
+    from .check import subjects
+
+    chosen = [s for seed in range(args.seed, args.seed + args.draws) for s in subjects(seed) if not args.names or any(n in s.name for n in args.names)]
+    if not chosen:
+        raise InputError(f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt check")
+    width = max(len(s.name) for s in chosen)
+    failed = total = 0
+    print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")
+    for subject in chosen:
+        for f in subject.findings(args.seed):
+            total, failed = total + 1, failed + (not f.holds)
+            print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
+    print(f"\n{total} laws checked on {len(chosen)} subjects, {failed} failed")
+    return 1 if failed else 0
+
+
+def info(args):
+    """numgpt info."""
+    from . import accounting
+    from .model import GPT
+
+    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if hasattr(args, f.name)}
+    if args.model in presets.MODELS or not Path(args.model).exists():
+        config = presets.preset(args.model, **fields)
+    else:
+        config = dataclasses.replace(GPT.load(args.model).config, **fields)
+    T = args.tokens or config.block_size
+    if not 1 <= T <= config.block_size:
+        raise InputError(f"info: --tokens is {T}, expected 1 to block_size {config.block_size}")
+    groups, flops = accounting.parameter_groups(config), accounting.flops_per_token(config, T)
+    memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
+    print(f"{args.model}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
+    print("\nparameters")
+    for name, n in groups.items():
+        print(f"  {name:28}{n:20,}")
+    print(f"  {'total':28}{sum(groups.values()):20,}")
+    print(f"\nbytes of a training step, {args.dtype}, batch {args.batch_size} × {T} tokens")
+    for name, n in memory.items():
+        print(f"  {name:28}{n:20,}   {_human(n)}")
+    print(f"  {'total':28}{sum(memory.values()):20,}   {_human(sum(memory.values()))}")
+    print(f"\nFLOPs a token in a sequence of {T}")
+    for name, n in flops.items():
+        print(f"  {name:28}{n:20,}")
+    print(f"  {'forward':28}{sum(flops.values()):20,}")
+    print(f"  {'forward and backward':28}{3 * sum(flops.values()):20,}")
+    return 0
+
+
+def _parser():
+    """All commands and their flags."""
+    parser = _Parser(prog="numgpt", description="A GPT in pure NumPy: train, sample, evaluate, and check every gradient.")
+    parser.add_argument("--version", action="version", version=f"numgpt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train | sample | eval | check | info")
+
+    def command(name, run, help, example):
+        p = commands.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        p.set_defaults(run=run)
+        p.add_argument("--engine", help="what runs the ops: reference, the specification in NumPy", type=_engine)
+        return p
+
+    p = command("train", train, "Train a GPT and write some text with it.", "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR")
+    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
+    p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
+    p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
+    p.add_argument("--tokenizer", choices=("chars", "bytes"), help="one token a character, or a byte; chars unless given")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
+    p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
+    p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
+    p.add_argument("--dedup", action=argparse.BooleanOptionalAction, help="drop paragraphs that came before in the text; yes unless given")
+    p.add_argument("--sample-tokens", type=_count, default=300, metavar="N", help="tokens to write at the end; %(default)s")
+    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
+    _add_fields(p.add_argument_group("training, instead of the preset's"), Training)
+
+    p = command("sample", sample, "Write text with a trained model.", "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3")
+    _add_checkpoint(p)
+    p.add_argument("--prompt", help="text to continue; a line break unless given")
+    p.add_argument("--max-new-tokens", type=_count, default=300, metavar="N", help="%(default)s unless given")
+    p.add_argument("--temperature", type=float, default=0.8, help="below 1 bolder in the likely, above 1 in the unlikely; 0 is greedy; %(default)s")
+    p.add_argument("--top-k", type=int, metavar="K", help="choose among the K most probable tokens")
+    p.add_argument("--top-p", type=float, metavar="P", help="choose among the fewest tokens whose probabilities reach P")
+    p.add_argument("--greedy", action="store_true", help="always the most probable token")
+    p.add_argument("--num-samples", type=_positive, default=1, metavar="N", help="how many texts at once; %(default)s")
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times; \\n is a line break")
+    p.add_argument("--seed", type=int, default=0, help="%(default)s unless given")
+    p.add_argument("--slide", type=int, default=1, metavar="N", help="tokens that leave at once past the context length: more is faster; %(default)s")
+
+    p = command("eval", evaluate, "Loss, perplexity and bits per byte of a text under a model.", "numgpt eval runs/1 --data FILE --stride 32")
+    _add_checkpoint(p)
+    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; what the run held out of its own text unless given")
+    p.add_argument("--stride", type=int, metavar="N", help="how far each window advances; half the context length unless given")
+    p.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="windows at once; %(default)s")
+
+    p = command("check", check, "Hold every op, layer and model variant to the laws of its derivative.", "numgpt check layernorm 'model GPT-2' --draws 5")
+    p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this")
+    p.add_argument("--seed", type=_count, default=0, help="of the drawn sizes and values; %(default)s")
+    p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
+
+    p = command("info", info, "Parameters, bytes and FLOPs of a model, counted without allocating it.", "numgpt info gpt3-175b --batch-size 1")
+    p.add_argument("model", nargs="?", default=presets.DEFAULT, help=f"a preset or a checkpoint: {', '.join(presets.MODELS)}; %(default)s unless given")
+    p.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="sequences a step; %(default)s")
+    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; block_size unless given")
+    p.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="%(default)s unless given")
+    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with status 2."""
+
+    def error(self, message):
+        raise InputError(f"{message}; expected flags as in: {self.prog} --help")
+
+
+def _add_fields(parser, settings):
+    """A flag for every field of a dataclass; absent from the result unless given."""
+    for f in dataclasses.fields(settings):
+        flag, kinds = "--" + f.name.replace("_", "-"), typing.get_args(f.type) or (f.type,)
+        options = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"].replace("%", "%%")}
+        if kinds[0] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            parser.add_argument(flag, type=kinds[0], choices=f.metadata["choices"], metavar=None if f.metadata["choices"] else f.name.upper()[:8], **options)
+
+
+def _add_checkpoint(parser):
+    parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run; the newest under runs/ unless given")
+
+
+def _checkpoint(args):
+    newest = args.checkpoint or _newest_run()
+    if newest is None:
+        raise InputError(f"{args.command}: there is no run under runs/, expected a checkpoint: make one with numgpt train, or name its folder")
+    return newest
+
+
+def _runs():
+    """Numbered runs under runs/, by number."""
+    return sorted((p for p in Path("runs").glob("*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
+
+
+def _new_run():
+    return Path("runs") / str(max((int(p.name) for p in _runs()), default=0) + 1)
+
+
+def _newest_run():
+    from .checkpoint import is_checkpoint
+
+    return next((p for p in reversed(_runs()) if is_checkpoint(p / "last")), None)
+
+
+def _expect_same(out, model, args, fields):
+    """Raise InputError where a flag asks a resumed run for another model."""
+    wanted = dict(vars(presets.preset(args.preset))) | {"vocab_size": model.config.vocab_size} if args.preset else {}
+    for name, value in (wanted | fields).items():
+        if getattr(model.config, name) != value:
+            raise InputError(f"{out}: the run's model has {name} {getattr(model.config, name)}, expected {value} by the flags: leave them out, or choose another --out")
+    if args.dtype and args.dtype != model.params.dtype.name:
+        raise InputError(f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out, or choose another --out")
+    if args.tokenizer and model.tokenizer.state()["type"] != args.tokenizer:
+        raise InputError(f"{out}: the run's tokenizer is {model.tokenizer.state()['type']}, expected {args.tokenizer}: leave --tokenizer out")
+
+
+def _print_texts(model, prompt, max_new_tokens, samples=1, show_prompt=False, **options):
+    """Print samples: one as it comes, several when they are done."""
+    from .generate import texts
+
+    whole = [prompt if show_prompt else ""] * samples
+    if samples == 1:
+        print(whole[0], end="", flush=True)
+    for parts in texts(model, prompt, max_new_tokens, samples=samples, **options):
+        if samples == 1:
+            print(parts[0], end="", flush=True)
+        whole = [a + b for a, b in zip(whole, parts)]
+    if samples > 1:
+        for n, text in enumerate(whole, 1):
+            print(f"--- sample {n} of {samples} ---\n{text}")
+    else:
+        print()
+
+
+def _default_prompt(tokenizer):
+    """A line break, or where the vocabulary has none its first character."""
+    if tokenizer is None:
+        return "\n"
+    try:
+        tokenizer.encode("\n")
+    except InputError:
+        return tokenizer.decode([0])
+    return "\n"
+
+
+def _engine(name):
+    from .engine import use
+
+    use(name)
+    return name
+
+
+def _count(text):
+    """An integer of 0 or more, for argparse."""
+    return _at_least(0, text)
+
+
+def _positive(text):
+    """An integer of 1 or more, for argparse."""
+    return _at_least(1, text)
+
+
+def _at_least(smallest, text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = smallest - 1
+    if value < smallest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, expected {smallest} or more")
+    return value
+
+
+def _human(n):
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if n < 1024 or unit == "TiB":
+            return f"{n:.4g} {unit}"
+        n /= 1024
+
+
+def _one_line(error):
+    return " ".join(str(error).split())
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
