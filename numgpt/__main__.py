@@ -9,6 +9,7 @@ from pathlib import Path
 from . import presets
 from ._version import __version__
 from .config import Config, Training, from_dict
+from .engine import ENGINES, use
 from .errors import InputError
 
 
@@ -19,6 +20,8 @@ def main(argv=None):
             output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
     try:
         args = _parser().parse_args(argv)
+        if args.engine:
+            use(args.engine)
         return args.run(args)
     except InputError as error:
         print(f"numgpt: {_one_line(error)}", file=sys.stderr)
@@ -65,9 +68,9 @@ def train(args):
     else:
         training = presets.preset_training(args.preset or presets.DEFAULT, **given)
         corpus = data.prepare(tokenizer=args.tokenizer or "chars", folder=out / "tokens", **recipe)
-        if "vocab_size" in fields and fields["vocab_size"] < corpus.tokenizer.vocab_size:
-            raise InputError(f"train: --vocab-size is {fields['vocab_size']}, expected {corpus.tokenizer.vocab_size}, what the tokenizer has: leave it out")
-        fields["vocab_size"] = corpus.tokenizer.vocab_size
+        V = corpus.tokenizer.vocab_size
+        if fields.setdefault("vocab_size", V) != V:
+            raise InputError(f"train: --vocab-size is {fields['vocab_size']}, expected {V}, what the tokenizer has: leave it out")
         config = presets.preset(args.preset or presets.DEFAULT, **fields)
         model = GPT(config, training.seed, args.dtype or "float32", corpus.tokenizer)
 
@@ -205,7 +208,7 @@ def _parser():
     def command(name, run, help, example):
         p = commands.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
         p.set_defaults(run=run)
-        p.add_argument("--engine", help="what runs the ops: reference, the specification in NumPy", type=_engine)
+        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy")
         return p
 
     p = command("train", train, "Train a GPT and write some text with it.", "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR")
@@ -270,7 +273,7 @@ def _add_fields(parser, settings):
         if kinds[0] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
         else:
-            parser.add_argument(flag, type=kinds[0], choices=f.metadata["choices"], metavar=None if f.metadata["choices"] else f.name.upper()[:8], **options)
+            parser.add_argument(flag, type=kinds[0], choices=f.metadata["choices"], metavar=None if f.metadata["choices"] else {int: "N", float: "X"}.get(kinds[0], "NAME"), **options)
 
 
 def _add_checkpoint(parser):
@@ -338,13 +341,6 @@ def _default_prompt(tokenizer):
     except InputError:
         return tokenizer.decode([0])
     return "\n"
-
-
-def _engine(name):
-    from .engine import use
-
-    use(name)
-    return name
 
 
 def _count(text):

@@ -79,7 +79,8 @@ def findings(forward, backward, *arrays, seed=0, **options):
 
     other = rng.standard_normal(np.shape(y))
     a, b, c = (_gradients(backward(d, saved), arrays) for d in (dy, other, dy + other))
-    yield _finding("linear in dy", max((_relative(w - u - v, abs(u) + abs(v)) for u, v, w in zip(a, b, c) if u is not None), default=0.0))
+    parts = [(w - u - v, abs(u) + abs(v)) for u, v, w in zip(a, b, c) if u is not None]
+    yield _finding("linear in dy", _relative(sum(abs(d).sum() for d, _ in parts), sum(t.sum() for _, t in parts)))
     twice = _gradients(backward(2 * dy, saved), arrays)
     yield _finding("doubles with dy", _differ((None if g is None else 2 * g for g in grads), twice))
     yield _finding("pure", _differ([*before, dy_before], [*arrays, dy]), "forward or backward wrote to its arguments.")

@@ -36,7 +36,7 @@ class Trainer:
         self.optimizer = AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)
         self.grads = model.params.like()
         self.updates, self.best, self.held_out = 0, None, None
-        self.stopped = False
+        self.saved, self.stopped = None, False
 
     def run(self, progress=None):
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
@@ -53,8 +53,10 @@ class Trainer:
                 done = self.updates == t.steps
                 if self.updates % t.eval_interval == 0 or done:
                     self._note(log, progress, self.evaluate())
-                if self.updates % t.save_interval == 0 or done or self.stopped:
+                if self.updates % t.save_interval == 0 or done:
                     self.save("last")
+            if self.saved != self.updates:
+                self.save("last")
 
     def step(self):
         """One update of the parameters; returns its log entry."""
@@ -63,9 +65,10 @@ class Trainer:
         batches = [batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", i, n) for n in range(t.accumulate)]
         count = sum(int((y >= 0).sum()) for _, y in batches)
         loss = 0.0
-        for n, (x, y) in enumerate(batches):
-            part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
-            loss += float(part)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for by name
+            for n, (x, y) in enumerate(batches):
+                part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
+                loss += float(part)
         self._check_finite(loss, batches, i)
         norm = self.optimizer.step(self.grads, lr)
         self.updates += 1
@@ -90,6 +93,7 @@ class Trainer:
             checkpoint.save(self.out / name, self.model)
         else:
             checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
+            self.saved = self.updates
 
     def state(self):
         """What a resumed run has to know besides model and moments, as JSON holds it."""
@@ -110,7 +114,8 @@ class Trainer:
                 f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source} differs from it; "
                 "expected the same text and the same way to prepare it: give the run's own --data"
             )
-        self.best, self.held_out, self.updates = state["best"], state["held_out"], self.optimizer.steps
+        self.best, self.held_out = state["best"], state["held_out"]
+        self.updates = self.saved = self.optimizer.steps
 
     def _check_finite(self, loss, batches, i):
         """Raise NotFinite with the first name whose numbers are not finite."""
@@ -120,7 +125,8 @@ class Trainer:
         if bad:
             raise NotFinite(f"step {i + 1}: the parameter {bad} is not finite, expected numbers: go back to an earlier checkpoint, lower --lr")
         for n, (x, y) in enumerate(batches):
-            record = self.model.record(x, y, step=(i, n))
+            with np.errstate(over="ignore", invalid="ignore"):
+                record = self.model.record(x, y, step=(i, n))
             for what, arrays in (("value", record.value), ("gradient of", record.grad)):
                 for name, array in arrays.items():
                     if not np.isfinite(array).all():

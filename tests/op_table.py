@@ -1,0 +1,42 @@
+"""One row an op: what PyTorch calls it, as a function of its arrays and options. All laws run over this table.
+
+A row's function gets torch, the arrays as tensors and the op's options; None where PyTorch has no such op.
+"""
+
+
+def _attend(torch, q, k, v, scale=None, mask=None, keep=None, p=0.0):
+    T, S = q.shape[-2], k.shape[-2]
+    visible = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    if mask is not None:
+        visible = visible & mask
+    if keep is None:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
+    scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return (scores.masked_fill(~visible, -torch.inf).softmax(-1) * keep / (1 - p)) @ v
+
+
+def _attention(torch, qkv, n_head, **options):
+    *lead, T, C3 = qkv.shape
+    q, k, v = (a.reshape(*lead, T, n_head, -1).transpose(-3, -2) for a in qkv.split(C3 // 3, -1))
+    return _attend(torch, q, k, v, **options).transpose(-3, -2).reshape(*lead, T, C3 // 3)
+
+
+def _cross_entropy(torch, logits, targets, count=None):
+    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-1, reduction="sum")
+    return loss / ((targets >= 0).sum() if count is None else count)
+
+
+TORCH = {
+    "embedding": lambda torch, ids, weight: torch.nn.functional.embedding(ids, weight),
+    "positions": lambda torch, x, weight, start=0: x + weight[start : start + x.shape[-2]],
+    "linear": lambda torch, x, weight, bias: torch.nn.functional.linear(x, weight.T, bias),
+    "layernorm": lambda torch, x, weight, bias: torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias),
+    "gelu": lambda torch, x: torch.nn.functional.gelu(x),
+    "gelu_tanh": lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": lambda torch, x: torch.relu(x),
+    "attend": _attend,
+    "attention": _attention,
+    "dropout": lambda torch, x, keep=None, p=0.0: x if keep is None else x * keep / (1 - p),
+    "unembedding": lambda torch, x, weight: torch.nn.functional.linear(x, weight),
+    "cross_entropy": _cross_entropy,
+}

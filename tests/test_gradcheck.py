@@ -1,0 +1,143 @@
+"""The checker rejects what is wrong: a law that nothing can break proves nothing."""
+
+import numpy as np
+import pytest
+
+from numgpt import gradcheck, ops
+from numgpt.gradcheck import GradientError
+
+X = np.random.default_rng(1).standard_normal((3, 5))
+W = np.random.default_rng(2).standard_normal(5)
+
+
+def square_forward(x, w):
+    return w * x * x, (x, w)
+
+
+def square_backward(dy, saved):
+    x, w = saved
+    return 2 * dy * w * x, (dy * x * x).sum(0)
+
+
+def with_gradient(change):
+    """square_backward with its results passed through change."""
+    return lambda dy, saved: change(*square_backward(dy, saved))
+
+
+def test_a_right_pair_passes_with_residuals_at_rounding():
+    found = {f.law: f for f in gradcheck.check(square_forward, square_backward, X, W)}
+    assert set(found) == set(gradcheck.LIMITS)
+    assert found["transpose of the derivative"].residual < 1e-15
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda dx, dw: (dx * (1 + 1e-9), dw),
+        lambda dx, dw: (dx, dw * (1 - 1e-9)),
+        lambda dx, dw: (-dx, dw),
+        lambda dx, dw: (dx + 1e-9, dw),
+        lambda dx, dw: (dx, dw / 3),
+        lambda dx, dw: (dx[::-1], dw),
+        lambda dx, dw: (dx * 0, dw),
+        lambda dx, dw: (dx * np.nan, dw),
+    ],
+    ids=["dx by 1e-9", "dw by 1e-9", "sign", "shifted", "mean for sum", "reversed", "zero", "NaN"],
+)
+def test_a_wrong_gradient_is_rejected(planted):
+    with pytest.raises(GradientError, match="transpose of the derivative: residual"):
+        gradcheck.check(square_forward, with_gradient(planted), X, W)
+
+
+@pytest.mark.parametrize(
+    "law, forward, backward",
+    [
+        ("expected 2", square_forward, lambda dy, saved: square_backward(dy, saved)[:1]),
+        ("gradient 1 is None", square_forward, lambda dy, saved: (square_backward(dy, saved)[0], None)),
+        ("gradient 0 has shape", square_forward, with_gradient(lambda dx, dw: (dx.sum(0), dw))),
+    ],
+)
+def test_gradients_that_do_not_fit_the_arrays_are_rejected(law, forward, backward):
+    with pytest.raises(GradientError, match=law):
+        gradcheck.check(forward, backward, X, W)
+
+
+def first_broken(forward, backward, *arrays):
+    return {f.law for f in gradcheck.findings(forward, backward, *arrays) if not f.holds}
+
+
+def test_a_backward_that_is_not_linear_in_dy_is_rejected():
+    broken = first_broken(square_forward, lambda dy, saved: square_backward(np.tanh(dy), saved), X, W)
+    assert {"linear in dy", "doubles with dy"} <= broken
+
+
+def test_a_forward_that_writes_to_its_argument_is_rejected():
+    def forward(x, w):
+        y = square_forward(x.copy(), w)
+        x *= 1.5
+        return y
+
+    assert "pure" in first_broken(forward, square_backward, X, W)
+
+
+def test_a_backward_that_writes_to_dy_is_rejected():
+    def backward(dy, saved):
+        grads = square_backward(dy, saved)
+        dy *= 0.5
+        return grads
+
+    assert "pure" in first_broken(square_forward, backward, X, W)
+
+
+def test_a_backward_that_remembers_is_rejected():
+    calls = []
+
+    def backward(dy, saved):
+        calls.append(1)
+        dx, dw = square_backward(dy, saved)
+        return dx * (1 + 1e-15 * len(calls)), dw
+
+    assert "repeatable" in first_broken(square_forward, backward, X, W)
+
+
+def test_a_leak_of_float64_is_rejected():
+    def forward(x, w):
+        y, saved = square_forward(x, w)
+        return y * np.float64(1.0), saved
+
+    assert "keeps the dtype" in first_broken(forward, square_backward, X, W)
+
+
+def test_central_differences_reject_what_the_complex_step_cannot_see():
+    """A forward whose complex branch lies consistently with the backward fools the complex step, not the second witness."""
+
+    def forward(x, w):
+        return (np.sin(x) + w if np.iscomplexobj(x) else np.cos(x) + w), (x,)
+
+    def backward(dy, saved):
+        return dy * np.cos(saved[0]), dy.sum(0)
+
+    assert first_broken(forward, backward, X, W) == {"central differences"}
+
+
+def test_the_message_names_the_argument_at_fault():
+    with pytest.raises(GradientError, match="argument 1: ⟨dy, Jv⟩"):
+        gradcheck.check(square_forward, with_gradient(lambda dx, dw: (dx, 2 * dw)), X, W)
+
+
+def test_the_message_says_when_the_forward_does_not_let_complex_numbers_through():
+    def forward(x, w):
+        c = x - x.mean(-1, keepdims=True)
+        r = (np.var(x, -1, keepdims=True) + 1e-5) ** -0.5
+        return c * r * w, (c * r, r, w, False)
+
+    def backward(dy, saved):
+        return ops.layernorm.backward(dy, saved)[:2]
+
+    with pytest.raises(GradientError, match="does not let complex numbers through"):
+        gradcheck.check(forward, backward, X, W)
+
+
+def test_arrays_without_a_float_are_an_error():
+    with pytest.raises(ValueError, match="no array of floats"):
+        gradcheck.check(square_forward, square_backward, np.arange(3), np.arange(3))

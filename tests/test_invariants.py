@@ -1,0 +1,125 @@
+"""What must hold whatever the numbers are: sums that vanish, causes that cannot come from the future, rows on their own."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt import GPT, Config, ops
+from numgpt.check import SMALL, VARIANTS
+from numgpt.ops.attention import attend_forward
+
+EPS = np.finfo(np.float64).eps
+seeds = st.integers(0, 2**32 - 1)
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+
+
+def model_and_batch(changes, seed=0, shape=(3, 5)):
+    config = Config(**SMALL | changes)
+    model = GPT(config, seed, "float64")
+    rng = np.random.default_rng(seed)
+    model.params.flat += 0.3 * rng.standard_normal(model.params.flat.shape)  # biases and norms away from 0 and 1
+    return model, *rng.integers(0, config.vocab_size, (2, *shape))
+
+
+def assert_sums_to_zero(gradient, axis=-1):
+    """Up to rounding: each of the n terms errs by a few eps of the largest."""
+    n = gradient.shape[axis]
+    assert (abs(gradient.sum(axis)) <= 8 * n * EPS * abs(gradient).max(axis)).all()
+
+
+@given(seed=seeds)
+def test_gradients_of_the_logits_sum_to_zero_over_the_vocabulary(seed):
+    rng = np.random.default_rng(seed)
+    _, saved = ops.cross_entropy.forward(rng.standard_normal((4, 6)), rng.integers(0, 6, 4))
+    assert_sums_to_zero(ops.cross_entropy.backward(1.0, saved)[0])
+
+
+@given(seed=seeds)
+def test_gradients_of_layernorms_input_sum_to_zero_over_the_channels(seed):
+    rng = np.random.default_rng(seed)
+    _, saved = ops.layernorm.forward(rng.standard_normal((4, 9)), rng.standard_normal(9))
+    dx = ops.layernorm.backward(rng.standard_normal((4, 9)), saved)[0]
+    assert (abs(dx.sum(-1)) <= 64 * EPS * abs(dx).max()).all()
+
+
+@given(seed=seeds, T=st.integers(1, 6))
+def test_gradients_of_the_scores_sum_to_zero_over_the_keys(seed, T):
+    """Moving all keys along one direction c moves every score of a query alike: Σ_s dk_s · c = 0 for q · c equal for all queries."""
+    rng = np.random.default_rng(seed)
+    q, k, v, dy = rng.standard_normal((4, T, 3))
+    q[:, 0] = 1.0  # every query has component 1 along the first axis, so Σ_s dk_s0 = Σ_ts dscores_ts · scale
+    _, saved = attend_forward(q, k, v)
+    dk = ops.attend.backward(dy, saved)[1]
+    assert abs(dk[:, 0].sum()) <= 64 * EPS * (abs(dk[:, 0]).sum() + 1)
+
+
+@every_variant
+def test_nothing_after_a_position_has_a_gradient_from_its_loss(changes):
+    model, tokens, targets = model_and_batch(changes)
+    for t in range(tokens.shape[1]):
+        only = np.where(np.arange(tokens.shape[1]) == t, targets, -1)
+        record = model.record(tokens, only, step=0 if model.config.dropout else None)
+        for name, grad in record.grad.items():
+            if name in record.value and grad.ndim >= 3:
+                assert (grad[:, t + 1 :] == 0).all(), f"{name} after {t}"
+
+
+@every_variant
+def test_nothing_after_a_position_changes_its_logits(changes):
+    model, tokens, _ = model_and_batch(changes)
+    before = model(tokens)
+    for t in range(1, tokens.shape[1]):
+        changed = tokens.copy()
+        changed[:, t:] = (changed[:, t:] + 1) % model.config.vocab_size
+        assert np.allclose(model(changed)[:, :t], before[:, :t], rtol=0, atol=1e-13)
+
+
+def test_the_tied_embeddings_gradient_is_the_sum_of_both_uses():
+    model, tokens, targets = model_and_batch({})
+    config = Config(**SMALL | {"tied": False})
+    untied = GPT(config, 0, "float64")
+    for name, value in model.params.items():
+        untied.params[name] = value
+    untied.params["lm_head.weight"] = model.params["wte.weight"]
+    (loss, tied), (same_loss, parts) = model.loss_and_grads(tokens, targets), untied.loss_and_grads(tokens, targets)
+    assert loss == same_loss
+    assert np.allclose(tied["wte.weight"], parts["wte.weight"] + parts["lm_head.weight"], rtol=1e-14, atol=1e-17)
+    assert abs(parts["wte.weight"]).max() > 1e-3 and abs(parts["lm_head.weight"]).max() > 1e-3
+
+
+@every_variant
+def test_padding_and_company_change_no_ones_logits(changes):
+    model, tokens, _ = model_and_batch(changes)
+    together = model(tokens)
+    for row, logits in zip(tokens, together):
+        assert np.allclose(model(row[None])[0], logits, rtol=0, atol=1e-13)
+        short = model(np.concatenate([row[:3], [0, 0]])[None])[0]
+        assert np.allclose(short[:3], logits[:3], rtol=0, atol=1e-13)
+
+
+@given(seed=seeds, parts=st.integers(2, 4))
+def test_accumulated_parts_of_unequal_counts_are_the_whole_batch(seed, parts):
+    model, tokens, targets = model_and_batch({}, seed, (parts, 4))
+    rng = np.random.default_rng(seed)
+    targets = np.where(rng.random(targets.shape) < 0.5, -1, targets)
+    targets[0, 0] = 1
+    whole_loss, whole = model.loss_and_grads(tokens, targets)
+    count, grads, loss = int((targets >= 0).sum()), model.params.like(), 0.0
+    for n in range(parts):
+        part, _ = model.loss_and_grads(tokens[n : n + 1], targets[n : n + 1], count=count, out=grads, add=n > 0)
+        loss += part
+    assert abs(loss - whole_loss) <= 1e-14 * abs(whole_loss)
+    assert np.allclose(grads.flat, whole.flat, rtol=1e-11, atol=1e-15)
+
+
+@given(seed=seeds)
+def test_targets_that_do_not_count_have_no_gradient(seed):
+    rng = np.random.default_rng(seed)
+    logits, targets = rng.standard_normal((6, 5)), np.array([0, -1, 3, -100, 4, -1])
+    loss, saved = ops.cross_entropy.forward(logits, targets)
+    alone, saved_alone = ops.cross_entropy.forward(logits[targets >= 0], targets[targets >= 0])
+    dlogits = ops.cross_entropy.backward(1.0, saved)[0]
+    assert (dlogits[targets < 0] == 0).all()
+    assert np.array_equal(dlogits[targets >= 0], ops.cross_entropy.backward(1.0, saved_alone)[0])
+    assert loss == pytest.approx(alone, rel=1e-15)

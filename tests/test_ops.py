@@ -1,0 +1,166 @@
+"""The laws of every op: on shapes and values that Hypothesis draws, sizes of 1 included."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from op_table import TORCH
+
+from numgpt import InputError, gradcheck, ops
+from numgpt.check import op_subjects
+from numgpt.gradcheck import GradientError
+from numgpt.ops.erf import erf, erfc
+
+every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
+
+
+def draw_subjects(op, data):
+    """The op in all its variants, with sizes, leading axes and values drawn."""
+    letters = sorted({c for c in op.line if c.isupper()})
+    sizes = {c: data.draw(st.integers(1, 6), label=c) for c in letters}
+    lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 1), (2, 3)]), label="lead")
+    return op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, lead)
+
+
+def test_every_op_has_a_row_in_the_table():
+    assert set(TORCH) == set(ops.ALL), "an op was added without its row in tests/op_table.py, or a row without its op"
+
+
+def test_every_pair_in_the_package_is_an_op():
+    pairs = {name.removesuffix("_forward") for module in _op_modules() for name in vars(module) if name.endswith("_forward")}
+    assert pairs == set(ops.ALL)
+
+
+def _op_modules():
+    import importlib
+    import pkgutil
+
+    return [importlib.import_module(f"numgpt.ops.{m.name}") for m in pkgutil.iter_modules(ops.__path__)]
+
+
+@every_op
+@given(data=st.data())
+def test_backward_is_the_transpose_of_the_derivative_and_keeps_all_other_laws(op, data):
+    for subject in draw_subjects(op, data):
+        op.check(subject.arrays, subject.options)
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
+
+
+@every_op
+@given(data=st.data())
+def test_a_gradient_wrong_by_one_part_in_1e9_is_rejected(op, data):
+    """Each gradient in turn, all others right."""
+    subject = next(iter(draw_subjects(op, data)))
+    for i, array in enumerate(subject.arrays):
+        if array is None or array.dtype.kind != "f":
+            continue
+
+        def planted(dy, saved, i=i):
+            grads = list(subject.backward(dy, saved))
+            grads[i] = grads[i] * (1 + 1e-9)
+            return tuple(grads)
+
+        if share(subject, i) > 1e-2:  # else this direction hardly sees that gradient; another example will
+            with pytest.raises(GradientError, match="transpose"):
+                gradcheck.check(subject.forward, planted, *subject.arrays, **subject.options)
+
+
+def share(subject, i):
+    """How much of the absolute sum that the checker divides by is ⟨gradient i, v_i⟩, with the checker's own v and dy."""
+    rng = np.random.default_rng(0)
+    v = [None if a is None or a.dtype.kind != "f" else rng.standard_normal(a.shape) for a in subject.arrays]
+    y, saved = subject.forward(*subject.arrays, **subject.options)
+    grads = subject.backward(rng.standard_normal(np.shape(y)), saved)
+    total = sum(abs(g * w).sum() for g, w in zip(grads, v) if g is not None)
+    return abs((grads[i] * v[i]).sum()) / total if total else 0
+
+
+@pytest.mark.parametrize("op", [o for o in ops.ALL.values() if o.parameters], ids=lambda o: o.name)
+def test_an_array_of_the_wrong_shape_is_named(op):
+    arrays, options = op.draw(np.random.default_rng(0), dict.fromkeys("CDHIOPSTV", 5), (2,))
+    wrong = list(arrays)
+    wrong[-1] = np.zeros((3, 3, 3))
+    with pytest.raises(InputError, match=f"^{op.name}: {op.arguments[-1].name} has shape \\(3, 3, 3\\), expected"):
+        op.check(wrong, options)
+
+
+def test_the_message_of_a_wrong_shape_says_what_is_and_what_was_expected():
+    with pytest.raises(InputError) as error:
+        ops.layernorm.check((np.zeros((2, 5)), np.zeros(4), None), {})
+    assert str(error.value) == "layernorm: weight has shape (4,), expected (C) with C = 5"
+
+
+def test_heads_that_do_not_divide_the_channels_are_named():
+    with pytest.raises(InputError, match=r"attention: qkv has shape \(1, 3, 16\), expected \(\.\.\.T\(3HD\)\) with H = 2"):
+        ops.attention.check((np.zeros((1, 3, 16)),), {"n_head": 2})
+
+
+@pytest.mark.parametrize("ids, message", [([[0, 5]], "has 5 at (0, 1), expected 0 to 4"), ([[-1]], "has -1 at (0, 0), expected 0 to 4"), ([[1.0]], "dtype float64")])
+def test_ids_out_of_range_or_of_float_type_are_named(ids, message):
+    with pytest.raises(InputError, match="embedding: ids") as error:
+        ops.embedding.check((np.array(ids), np.zeros((5, 2))), {})
+    assert message in str(error.value)
+
+
+def test_a_mask_that_hides_all_keys_of_a_query_is_an_error():
+    mask = np.array([[True, True], [False, False]])
+    with pytest.raises(InputError, match="mask leaves a query without a key"):
+        ops.attend.forward(*np.ones((3, 2, 4)), mask=mask)
+
+
+def test_targets_that_all_do_not_count_are_an_error():
+    with pytest.raises(InputError, match="no target counts"):
+        ops.cross_entropy.forward(np.zeros((2, 3)), np.array([-1, -1]))
+
+
+def test_erf_is_accurate_to_a_few_ulp():
+    x = np.concatenate([np.linspace(-7, 7, 20001), np.logspace(-300, -1, 300), [0.0, 0.46875, 4.0, 26.0]])
+    e, c = (np.array([f(v) for v in x]) for f in (math.erf, math.erfc))
+    assert (abs(erf(x) - e) <= 5e-16 * abs(e)).all()
+    assert (abs(erfc(x) - c) <= 1e-15 * c + 5e-324).all()
+
+
+def test_erf_at_the_ends():
+    assert erf(np.array([np.inf, -np.inf])).tolist() == [1, -1]
+    assert erfc(np.array([np.inf, -np.inf])).tolist() == [0, 2]
+    assert np.isnan(erf(np.array([np.nan]))).all()
+
+
+@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh, ops.relu, ops.layernorm, ops.linear], ids=lambda o: o.name)
+def test_nan_comes_out_as_nan(op):
+    x = np.array([[np.nan, 1.0]])
+    more = {"layernorm": (np.ones(2), None), "linear": (np.ones((2, 2)), None)}.get(op.name, ())
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(op.forward(x, *more)[0]).any()
+
+
+@given(seed=st.integers(0, 2**32 - 1), shift=st.sampled_from([0.0, 1e4, -1e4]))
+def test_cross_entropy_is_stable_at_large_logits(seed, shift):
+    """Its error is a few ulp of the largest intermediate, as against the same sum in longdouble."""
+    rng = np.random.default_rng(seed)
+    logits, targets = rng.standard_normal((5, 7)) * rng.choice([1, 1e4]) + shift, rng.integers(0, 7, 5)
+    loss, saved = ops.cross_entropy.forward(logits, targets)
+    wide = logits.astype(np.longdouble)
+    exact = -np.log((np.exp(wide - wide.max(-1, keepdims=True)) / np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True)))[np.arange(5), targets] if abs(wide).max() < 5e3 else None
+    assert np.isfinite(loss)
+    assert np.isfinite(ops.cross_entropy.backward(1.0, saved)[0]).all()
+    if exact is not None:
+        assert abs(loss - exact.mean()) <= 8 * np.finfo(float).eps * (abs(logits).max() + 1)
+    moved, _ = ops.cross_entropy.forward(logits - shift, targets)
+    assert abs(loss - moved) <= 64 * np.finfo(float).eps * (abs(shift) + abs(logits).max())
+
+
+def test_embedding_counts_repeated_ids():
+    _, saved = ops.embedding.forward(np.array([1, 1, 1, 0]), np.zeros((3, 2)))
+    dweight = ops.embedding.backward(np.arange(8.0).reshape(4, 2), saved)[1]
+    assert dweight.tolist() == [[6, 7], [6, 9], [0, 0]]
+
+
+def test_a_mask_of_dropout_depends_on_seed_step_and_name_only():
+    from numgpt.streams import stream
+
+    draws = {words: stream(*words).random(8).tobytes() for words in [(0, "dropout", 1, "a"), (1, "dropout", 1, "a"), (0, "dropout", 2, "a"), (0, "dropout", 1, "b")]}
+    assert len(set(draws.values())) == 4
+    assert all(stream(*words).random(8).tobytes() == bits for words, bits in reversed(draws.items()))

@@ -1,0 +1,154 @@
+"""The Record: names, edits in flight, what is kept and what is let go."""
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, InputError, Record
+from numgpt.check import SMALL, VARIANTS
+from numgpt.ops import layernorm, linear
+from numgpt.transformer import loss_backward, loss_forward
+
+TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, 5))
+H = 1e-30
+
+
+@pytest.fixture
+def model():
+    model = GPT(Config(**SMALL), seed=0, dtype="float64")
+    model.params.flat += 0.3 * np.random.default_rng(0).standard_normal(model.params.flat.shape)
+    return model
+
+
+def test_every_value_and_every_gradient_has_a_name(model):
+    record = model.record(TOKENS, TARGETS)
+    assert {"wte", "wpe", "h.0", "h.1.attn.heads", "h.1.mlp.act", "h.1.mlp", "ln_f", "lm_head", "loss"} <= set(record.value)
+    assert set(record.grad) == set(record.value) | set(model.params)
+    for name, value in record.value.items():
+        assert record.grad[name].shape == value.shape
+
+
+def test_the_record_agrees_with_the_plain_run(model):
+    record, (loss, grads) = model.record(TOKENS, TARGETS), model.loss_and_grads(TOKENS, TARGETS)
+    assert record.value["loss"] == loss
+    assert np.array_equal(record.value["lm_head"], model(TOKENS))
+    assert all(np.array_equal(record.grad[name], grads[name]) for name in grads)
+
+
+def test_the_gradient_of_every_value_is_what_the_complex_step_says(model):
+    """For each name, adding t·v to that value changes the loss by t·⟨gradient, v⟩."""
+    record = model.record(TOKENS, TARGETS)
+    complex_model = model.astype("complex128")
+    rng = np.random.default_rng(1)
+    for name, value in record.value.items():
+        v = rng.standard_normal(value.shape)
+        moved = _loss_record(complex_model, {name: lambda a, v=v: a + 1j * H * v})
+        expected = moved.value["loss"].imag / H
+        assert np.isclose((record.grad[name] * v).sum(), expected, rtol=1e-11, atol=1e-15), name
+
+
+def _loss_record(model, edit):
+    record = Record(model.params, model.config, keep=True, edit=edit)
+    loss_forward(record, TOKENS, TARGETS)
+    return record
+
+
+def test_an_edit_changes_what_follows_and_nothing_before(model):
+    plain, edited = model.record(TOKENS), model.record(TOKENS, edit={"h.1.mlp.act": lambda a: 0 * a})
+    assert (edited.value["h.1.mlp.act"] == 0).all()
+    assert np.array_equal(edited.value["h.1.mlp.c_fc"], plain.value["h.1.mlp.c_fc"])
+    assert not np.array_equal(edited.value["h.1"], plain.value["h.1"])
+    assert np.array_equal(plain.value["lm_head"], model.record(TOKENS).value["lm_head"])
+
+
+EDITS = {
+    "ablation": lambda a: 0 * a,
+    "scaling": lambda a: 1.5 * a,
+    "steering": lambda a: a + np.linspace(-1, 1, a.shape[-1]),
+    "one head": lambda a: np.concatenate([0 * a[..., :3], a[..., 3:]], -1),
+    "squashing": lambda a: np.tanh(a),
+    "writing into its argument": lambda a: np.multiply(a, 2, out=a),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=list(EDITS))
+@pytest.mark.parametrize("name", ["h.0.attn.heads", "h.1.ln_2", "h.0", "wpe"])
+def test_gradients_of_an_edited_model_are_exact(model, edit, name):
+    record = model.record(TOKENS, TARGETS, edit={name: edit})
+    rng = np.random.default_rng(2)
+    moved = model.astype("complex128")
+    v = {n: rng.standard_normal(p.shape) for n, p in model.params.items()}
+    for n, p in moved.params.items():
+        p += 1j * H * v[n]
+    expected = _loss_record(moved, {name: edit}).value["loss"].imag / H
+    terms = [record.grad[n] * v[n] for n in v]
+    assert abs(sum(t.sum() for t in terms) - expected) <= 1e-13 * sum(abs(t).sum() for t in terms)
+
+
+def test_a_patch_from_another_run_stops_the_gradient_there(model):
+    other = model.record(TOKENS[::-1]).value["h.0"]
+    record = model.record(TOKENS, TARGETS, edit={"h.0": lambda a: other})
+    assert np.array_equal(record.value["h.0"], other)
+    assert (record.grad["h.0.mlp"] == 0).all() and (record.grad["h.1.mlp"] != 0).any()
+
+
+def test_an_edit_that_mixes_entries_needs_its_own_transpose(model):
+    def mean(a):
+        return 0 * a + a.mean(1, keepdims=True)
+
+    with pytest.raises(InputError, match=r"edit: 'h.0.mlp' mixes entries.*give a pair"):
+        model.record(TOKENS, TARGETS, edit={"h.0.mlp": mean})
+    record = model.record(TOKENS, TARGETS, edit={"h.0.mlp": (mean, mean)})  # the mean is its own transpose
+    moved = model.astype("complex128")
+    v = np.random.default_rng(3).standard_normal(moved.params["h.0.mlp.c_fc.weight"].shape)
+    moved.params["h.0.mlp.c_fc.weight"] += 1j * H * v
+    expected = _loss_record(moved, {"h.0.mlp": mean}).value["loss"].imag / H
+    assert np.isclose((record.grad["h.0.mlp.c_fc.weight"] * v).sum(), expected, rtol=1e-11)
+
+
+def test_an_edit_of_a_gradient_reaches_what_came_before(model):
+    record = model.record(TOKENS, TARGETS, edit_grad={"h.1": lambda g: 0 * g})
+    assert (record.grad["h.1"] == 0).all() and (record.grad["h.0.mlp.c_fc.weight"] == 0).all()
+    assert (record.grad["ln_f.weight"] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        ({"h.9.mlp": lambda a: a}, "there is no value 'h.9.mlp', expected a name such as h.0.mlp, h.1.mlp"),
+        ({"h.0": lambda a: a[:1]}, r"edit: 'h.0' returned shape \(1, 5, 6\), expected \(2, 5, 6\)"),
+        ({"h.0": 3}, "edit: 'h.0' is int, expected a function or a pair"),
+    ],
+)
+def test_an_edit_that_cannot_be_used_is_named(model, edit, message):
+    with pytest.raises(InputError, match=message):
+        model.record(TOKENS, TARGETS, edit=edit)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_memory_is_let_go_as_the_backward_proceeds(changes):
+    model = GPT(Config(**SMALL | changes))
+    held = []
+
+    class Watched(Record):
+        def back(self, name, dy):
+            held.append(self.saved_bytes())
+            return super().back(name, dy)
+
+    record = Watched(model.params, model.config, grads=model.params.like(), step=0)
+    loss = loss_forward(record, TOKENS, TARGETS)
+    loss_backward(record, np.ones_like(loss))
+    assert not record.value and not record.grad
+    assert held == sorted(held, reverse=True) and held[0] > 10 * held[-1]
+    assert record.saved_bytes() == 0
+
+
+def test_scopes_name_what_is_below_them():
+    rng = np.random.default_rng(0)
+    params = {"a.b.fc.weight": rng.standard_normal((3, 2)), "a.b.fc.bias": rng.standard_normal(2), "a.ln.weight": np.ones(3)}
+    grads = {n: np.empty_like(p) for n, p in params.items()}
+    r = Record(params, None, keep=True, grads=grads)
+    y = (r / "a" / "b")("fc", linear, (r / "a")("ln", layernorm, rng.standard_normal((4, 3))))
+    assert list(r.value) == ["a.ln", "a.b.fc"]
+    (r / "a").back("ln", (r / "a" / "b").back("fc", np.ones_like(y)))
+    assert set(r.grad) == {"a.ln", "a.b.fc", *params}
+    assert (grads["a.b.fc.bias"] == 4).all()
