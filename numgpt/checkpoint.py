@@ -30,7 +30,7 @@ def save(folder, model, optimizer=None, state=None):
 
     def write(new):
         _write_tensors(new / MODEL, model.params)
-        config = {"numgpt": __version__, "dtype": model.params.dtype.name, "config": vars(model.config)}
+        config = {"numgpt": __version__, "dtype": model.params.dtype.name, "seed": model.seed, "config": vars(model.config)}
         _write_json(new / CONFIG, config)
         if model.tokenizer is not None:
             _write_json(new / TOKENIZER, model.tokenizer.state())
@@ -43,7 +43,7 @@ def save(folder, model, optimizer=None, state=None):
 
 
 def load(folder):
-    """(config, params, tokenizer) from a checkpoint's folder, every name, shape, dtype and value checked."""
+    """The arguments of GPT from a checkpoint's folder, every name, shape, dtype and value checked."""
     folder = find(folder)
     stored = read_json(folder / CONFIG)
     if not isinstance(stored, dict) or stored.get("dtype") not in DTYPES or not isinstance(stored.get("config"), dict):
@@ -53,7 +53,7 @@ def load(folder):
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
         raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected {config.vocab_size} as in {CONFIG}")
-    return config, params, tokenizer
+    return {"config": config, "seed": stored.get("seed", 0), "dtype": params.dtype, "tokenizer": tokenizer, "params": params}
 
 
 def load_state(folder, optimizer):

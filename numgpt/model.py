@@ -85,8 +85,7 @@ class GPT:
     @classmethod
     def load(cls, folder):
         """The model of a checkpoint's folder, or of a run's (its best, else its last)."""
-        config, params, tokenizer = checkpoint.load(folder)
-        return cls(config, dtype=params.dtype, tokenizer=tokenizer, params=params)
+        return cls(**checkpoint.load(folder))
 
     def astype(self, dtype):
         """The same model in another dtype, with parameters of its own."""

@@ -125,6 +125,7 @@ class Record:
             self.grads[parameter][...] = grad
             self._summed.add(parameter)
         if self.keep:
+            self.grad.pop(parameter, None)  # filed anew, so that .grad is in the order in which gradients became complete
             self.grad[parameter] = self.grads[parameter]
 
     def finish_backward(self):

@@ -1,0 +1,166 @@
+"""Checkpoints: exact, whole or not there, and refused with a reason when they are damaged."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from numgpt import GPT, AdamW, Config, InputError, checkpoint
+from numgpt.check import SMALL, VARIANTS
+from numgpt.tokenizers import Characters
+
+
+@pytest.fixture
+def model():
+    return GPT(Config(**SMALL), tokenizer=Characters("abcdefg"))
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_saved_model_comes_back_to_the_bit(tmp_path, changes, dtype):
+    model = GPT(Config(**SMALL | changes), 5, dtype, Characters("abcdefg"))
+    model.save(tmp_path / "model")
+    again = GPT.load(tmp_path / "model")
+    assert again.config == model.config and again.params.dtype == model.params.dtype
+    assert again.params.flat.tobytes() == model.params.flat.tobytes()
+    assert again.tokenizer.characters == "abcdefg"
+
+
+def test_the_file_is_plain_safetensors_with_gpt2s_names(tmp_path, model):
+    model.save(tmp_path / "model")
+    arrays = load_file(tmp_path / "model" / "model.safetensors")
+    assert {n: a.shape for n, a in arrays.items()} == {n: a.shape for n, a in model.params.items()}
+
+
+def test_an_optimizers_moments_and_a_state_come_back(tmp_path, model):
+    optimizer = AdamW(model)
+    optimizer.step(model.loss_and_grads([[1, 2]], [[2, 3]])[1], lr=0.1)
+    checkpoint.save(tmp_path / "run", model, optimizer, {"best": 1.5})
+    again = AdamW(GPT.load(tmp_path / "run"))
+    assert checkpoint.load_state(tmp_path / "run", again) == {"best": 1.5}
+    assert again.steps == 1 and np.array_equal(again.m.flat, optimizer.m.flat) and np.array_equal(again.v.flat, optimizer.v.flat)
+
+
+def test_saving_replaces_a_checkpoint_and_leaves_nothing_beside_it(tmp_path, model):
+    model.save(tmp_path / "model")
+    model.params.flat += 1
+    model.save(tmp_path / "model")
+    assert np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_saving_never_replaces_what_is_no_checkpoint(tmp_path, model):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(InputError, match="exists and is no checkpoint"):
+        model.save(tmp_path / "thesis")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="exists and is no checkpoint"):
+        model.save(tmp_path / "file")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", "complex128"])
+def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
+    with pytest.raises(InputError, match="does not fit a checkpoint, expected float32 or float64: use model.astype"):
+        GPT(Config(**SMALL), dtype=dtype).save(tmp_path / "model")
+
+
+@pytest.mark.parametrize("moment", ["before the renames", "between the renames", "before the old one is gone"])
+def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, model, moment):
+    """The three states of the folder that a kill can leave, made by hand."""
+    model.save(tmp_path / "model")
+    new, old = tmp_path / ".model.new", tmp_path / ".model.old"
+    if moment == "before the renames":
+        new.mkdir()
+        (new / "model.safetensors").write_bytes(b"half")
+    elif moment == "between the renames":
+        shutil.copytree(tmp_path / "model", new)
+        (tmp_path / "model").rename(old)
+    else:
+        shutil.copytree(tmp_path / "model", old)
+        (old / "config.json").unlink()
+    assert np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
+    model.save(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("room", [2000, 6000, 9000])
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, model, room):
+    """A process whose files may not grow beyond a few kB gets the same errors as on a full disk, in the middle of writing."""
+    model.save(tmp_path / "model")
+    code = f"""
+import resource, sys, numpy as np
+from numgpt import GPT, AdamW, checkpoint
+model = GPT.load({str(tmp_path / "model")!r})
+model.params.flat[:] = 7
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+try:
+    checkpoint.save({str(tmp_path / "model")!r}, model, AdamW(model), {{"long": "x" * 10000}})
+except OSError:
+    sys.exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 3
+    assert np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def damage(change):
+    """A function that rewrites the arrays of a checkpoint's file."""
+
+    def apply(folder):
+        arrays = load_file(folder / "model.safetensors")
+        change(arrays)
+        save_file(arrays, folder / "model.safetensors")
+
+    return apply
+
+
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def reconfigure(**changes):
+    def apply(folder):
+        stored = json.loads((folder / "config.json").read_text())
+        stored["config"] |= changes
+        (folder / "config.json").write_text(json.dumps(stored))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (cut, "model.safetensors: is damaged"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors: is damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: is not numgpt's"),
+        (reconfigure(n_embd=8), r"wte.weight has shape \(7, 6\), expected \(7, 8\)"),
+        (reconfigure(n_layer=3), "h.2.attn.c_attn.bias is missing, expected the 40 arrays"),
+        (reconfigure(n_layer=1), "h.1.attn.c_attn.bias is not expected"),
+        (reconfigure(n_heads=1), "unknown field n_heads"),
+        (reconfigure(vocab_size=9), "tokenizer.json: has 7 tokens, expected 9|wte.weight has shape"),
+        (damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float64")})), "wte.weight has dtype F64, expected F32"),
+        (damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float16")})), "wte.weight has dtype F16, expected F32"),
+        (damage(lambda a: a["ln_f.bias"].__setitem__(0, np.nan)), "ln_f.bias holds NaN or infinity"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_its_fault(tmp_path, model, harm, message):
+    model.save(tmp_path / "model")
+    harm(tmp_path / "model")
+    with pytest.raises(InputError, match=message):
+        GPT.load(tmp_path / "model")
+
+
+def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="nowhere: does not exist"):
+        GPT.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        GPT.load(tmp_path)

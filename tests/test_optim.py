@@ -1,0 +1,79 @@
+"""AdamW, clipping and schedules."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt import GPT, AdamW, Config, InputError, Training, learning_rate
+from numgpt.check import SMALL
+from numgpt.optim import global_norm
+
+
+@pytest.fixture
+def model():
+    return GPT(Config(**SMALL), dtype="float64")
+
+
+def gradients(model, seed=0):
+    grads = model.params.like()
+    grads.flat[:] = np.random.default_rng(seed).standard_normal(grads.flat.shape)
+    return grads
+
+
+def test_the_first_step_moves_every_parameter_by_the_learning_rate(model):
+    """m̂/√v̂ is the gradient's sign at t = 1, whatever its size."""
+    before, grads = model.params.flat.copy(), gradients(model)
+    AdamW(model, weight_decay=0.0, clip=0).step(grads, lr=1e-2)
+    assert np.allclose(model.params.flat, before - 1e-2 * np.sign(grads.flat), atol=1e-2 * 1e-4)
+
+
+def test_decay_acts_on_matrices_only(model):
+    model.params.flat[:] = 1.0
+    AdamW(model, weight_decay=0.5).step(model.params.like(), lr=0.1)
+    for value in model.params.values():
+        assert np.allclose(value, 1 - 0.1 * 0.5 if value.ndim > 1 else 1.0)
+
+
+def test_steps_are_those_of_the_equations(model):
+    optimizer = AdamW(model, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1, clip=0.7)
+    w, m, v = model.params["h.0.mlp.c_fc.weight"].copy(), 0.0, 0.0
+    for t in range(1, 5):
+        grads = gradients(model, t)
+        norm = math.sqrt((grads.flat**2).sum())
+        g = grads["h.0.mlp.c_fc.weight"] * min(1, 0.7 / norm)
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g * g
+        w = w - 0.01 * 0.1 * w - 0.01 * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.9**t)) + 1e-3)
+        assert optimizer.step(grads, lr=0.01) == pytest.approx(norm, rel=1e-14)
+        assert np.allclose(model.params["h.0.mlp.c_fc.weight"], w, rtol=1e-13)
+
+
+def test_gradients_are_not_written_to_and_any_mapping_will_do(model):
+    grads, twin = gradients(model), GPT(model.config, dtype="float64")
+    before = grads.flat.copy()
+    AdamW(model, clip=0.1).step(grads, lr=0.1)
+    AdamW(twin, clip=0.1).step({n: g.copy() for n, g in grads.items()}, lr=0.1)
+    assert np.array_equal(grads.flat, before) and np.array_equal(model.params.flat, twin.params.flat)
+    with pytest.raises(InputError, match="names differ from the parameters' at h.0.attn"):
+        AdamW(model).step({n: g for n, g in grads.items() if "h.0.attn.c_attn.bias" not in n}, lr=0.1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 200_000))
+def test_the_norm_is_accurate_for_float32_buffers_of_any_length(seed, n):
+    flat = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+    exact = math.sqrt(math.fsum(float(x) ** 2 for x in flat[:: max(1, n // 1000)])) if n <= 1000 else float(np.sqrt((flat.astype(np.longdouble) ** 2).sum()))
+    assert global_norm(flat) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_learning_rate_rises_then_falls_to_its_end(schedule):
+    t = Training(steps=50, warmup=10, lr=1.0, min_lr=0.1, schedule=schedule)
+    rates = [learning_rate(i, t) for i in range(51)]
+    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
+    assert all(a < b for a, b in zip(rates[:10], rates[1:11]))
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[50] == pytest.approx(1.0 if schedule == "constant" else 0.1)
+    if schedule != "constant":
+        assert rates[30] == pytest.approx(0.55)  # half-way is the mean of both ends, for cosine too

@@ -1,0 +1,138 @@
+"""Names, first values, the flat buffer, presets and what they cost."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, presets
+from numgpt.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
+from numgpt.check import SMALL, VARIANTS
+from numgpt.parameters import Flat, initialise, shapes
+from numgpt.record import Record
+from numgpt.transformer import loss_forward
+
+
+def total(config):
+    return sum(parameter_groups(config).values())
+
+
+def test_names_and_layouts_are_those_of_gpt2s_checkpoints():
+    names = shapes(presets.preset("gpt2"))
+    assert len(names) == 4 + 12 * 12
+    assert names["wte.weight"] == (50257, 768) and names["wpe.weight"] == (1024, 768)
+    assert names["h.11.attn.c_attn.weight"] == (768, 2304) and names["h.11.attn.c_attn.bias"] == (2304,)
+    assert names["h.0.mlp.c_fc.weight"] == (768, 3072) and names["h.0.mlp.c_proj.weight"] == (3072, 768)
+    assert "lm_head.weight" not in names
+
+
+# Published: GPT-2's checkpoints; GPT-1 and GPT-3 by their papers' rounded sizes (GPT-3 XL and 13B are rounded from the widths there).
+EXACT = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200, "gpt1": 116_534_784}
+ROUNDED = {
+    "gpt3-small": 125e6, "gpt3-medium": 350e6, "gpt3-large": 760e6, "gpt3-xl": 1.3e9,
+    "gpt3-2.7b": 2.7e9, "gpt3-6.7b": 6.7e9, "gpt3-13b": 13e9, "gpt3-175b": 175e9,
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_presets_have_the_published_number_of_parameters(name):
+    assert total(presets.preset(name)) == EXACT[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_gpt3_presets_have_the_papers_sizes(name):
+    assert total(presets.preset(name)) == pytest.approx(ROUNDED[name], rel=0.02)
+
+
+def test_nanogpt_without_biases_has_its_published_count():
+    assert total(presets.preset("gpt2", bias=False)) == 124_337_664
+    assert total(presets.preset("gpt-micro", vocab_size=65)) == 804_096
+
+
+def test_every_preset_has_training_settings_and_valid_fields():
+    for name in presets.MODELS:
+        assert presets.preset(name).n_layer and presets.preset_training(name).steps
+
+
+def test_flops_of_gpt2_are_the_published_ones():
+    """nanoGPT's sizing notebook, forward and backward of a sequence of 1,024."""
+    forward = 1024 * sum(flops_per_token(presets.preset("gpt2")).values())
+    assert (forward, 3 * forward) == (291_648_307_200, 874_944_921_600)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations_are_counted_to_the_byte(changes, dtype):
+    model = GPT(Config(**SMALL | changes), dtype=dtype)
+    tokens, targets = np.random.default_rng(0).integers(0, 7, (2, 3, 4))
+    dropout = model.config.dropout > 0
+    record = Record(model.params, model.config, step=0 if dropout else None)
+    loss_forward(record, tokens.copy(), targets.copy())
+    assert record.saved_bytes() == activation_bytes(model.config, 3, 4, dtype, dropout)
+
+
+def test_the_groups_hold_every_parameter_once():
+    for changes in VARIANTS.values():
+        config = Config(**SMALL | changes)
+        assert total(config) == GPT(config).n_params
+        assert training_bytes(config, 1, 2)["moments"] == 8 * total(config)
+
+
+def test_counting_gpt3_allocates_next_to_nothing():
+    """In a process of its own with its memory limited to a thousandth of the weights."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+        "from numgpt.__main__ import main; raise SystemExit(main(['info', 'gpt3-175b']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""})
+    assert done.returncode == 0, done.stderr
+    assert "174,604,259,328" in done.stdout
+
+
+def test_initialisation_is_gpt2s():
+    config = Config(vocab_size=500, block_size=64, n_layer=3, n_head=4, n_embd=64)
+    params = initialise(config, 0, "float64")
+    for name, value in params.items():
+        if name.endswith(".bias"):
+            assert (value == 0).all()
+        elif ".ln_" in name or name.startswith("ln_"):
+            assert (value == 1).all()
+        else:
+            std = 0.02 / math.sqrt(6) if name.endswith("c_proj.weight") else 0.02
+            assert value.std() == pytest.approx(std, rel=4 / math.sqrt(2 * value.size))  # four standard errors
+            assert abs(value.mean()) < 4 * std / math.sqrt(value.size)
+
+
+def test_initial_values_depend_on_seed_and_name_not_on_the_rest_of_the_model():
+    small, large = (initialise(Config(**SMALL | {"n_layer": n}), 0, "float64") for n in (2, 3))
+    assert np.array_equal(small["h.1.mlp.c_fc.weight"], large["h.1.mlp.c_fc.weight"])
+    assert not np.array_equal(small["h.0.mlp.c_fc.weight"], small["h.1.mlp.c_fc.weight"])
+    assert not np.array_equal(small["wte.weight"], initialise(Config(**SMALL), 1, "float64")["wte.weight"])
+
+
+def test_the_first_loss_is_that_of_a_uniform_guess():
+    model = GPT(Config(vocab_size=65, block_size=32, n_layer=2, n_head=2, n_embd=32))
+    tokens, targets = np.random.default_rng(0).integers(0, 65, (2, 8, 32))
+    assert model.loss(tokens, targets) == pytest.approx(math.log(65), abs=0.05)
+
+
+def test_the_matrices_come_first_in_the_flat_buffer():
+    params = initialise(Config(**SMALL), 0, "float32")
+    matrices = sum(v.size for v in params.values() if v.ndim > 1)
+    assert params.decayed.size == matrices and np.shares_memory(params.decayed, params.flat)
+    assert all(np.shares_memory(v, params.decayed) == (v.ndim > 1) for v in params.values())
+    assert params.flat.flags["C_CONTIGUOUS"]
+
+
+def test_first_not_finite_names_it():
+    params = Flat({"a.weight": (2, 2), "b.bias": (3,)}, "float32")
+    assert params.first_not_finite() is None
+    params["b.bias"][1] = np.inf
+    assert params.first_not_finite() == "b.bias"
+
+
+def test_presets_are_data():
+    json.dumps([presets.MODELS, presets.TRAINING])

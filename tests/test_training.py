@@ -1,0 +1,162 @@
+"""The training loop: the same bits after any interruption, a log, the best model, and a name for what is not finite."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, InputError, Training, data
+from numgpt.train import NotFinite, Trainer
+
+CONFIG = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "bias": False}
+TRAINING = Training(steps=24, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(np.random.default_rng(0).choice(list("abcdefgh \n"), 4000)))
+    return path
+
+
+def trainer(text, out=None, training=TRAINING, dropout=0.2, dtype="float32"):
+    corpus = data.prepare([text])
+    config = Config(vocab_size=corpus.tokenizer.vocab_size, dropout=dropout, **CONFIG)
+    return Trainer(GPT(config, training.seed, dtype, corpus.tokenizer), corpus, training, out)
+
+
+def bits(folder):
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors", "state.json")}
+
+
+class StopAt:
+    """Asks the trainer to stop once it has done so many steps, as Ctrl-C does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def update(self, trainer, entry):
+        if entry.get("loss") and entry["step"] == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("stops", [(1,), (6, 7, 13), (5, 23)])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_path, stops):
+    trainer(text, tmp_path / "through").run()
+    for stop in (*stops, None):
+        run = trainer(text, tmp_path / "stopped")
+        if (tmp_path / "stopped").exists():
+            run.model = GPT.load(tmp_path / "stopped" / "last")
+            run = Trainer(run.model, run.corpus, TRAINING, tmp_path / "stopped")
+            run.resume()
+        run.run(StopAt(stop))
+        assert run.stopped == (stop is not None) and run.updates == (stop or TRAINING.steps)
+    assert bits(tmp_path / "through" / "last") == bits(tmp_path / "stopped" / "last")
+    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (tmp_path / "stopped/best/model.safetensors").read_bytes()
+    through, stopped = ([{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("through", "stopped"))
+    assert through == stopped
+
+
+def test_the_log_has_one_line_a_step_and_one_a_measurement(text, tmp_path):
+    trainer(text, tmp_path / "run").run()
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [e for e in entries if "loss" in e]
+    assert [e["step"] for e in steps] == list(range(1, 25))
+    assert all({"loss", "norm", "lr", "tokens_per_s"} <= set(e) for e in steps)
+    assert [e["step"] for e in entries if "held_out_loss" in e] == [0, 6, 12, 18, 24]
+    best = GPT.load(tmp_path / "run" / "best")
+    run = trainer(text)
+    run.model = best
+    assert run.evaluate()["held_out_loss"] == min(e["held_out_loss"] for e in entries if "held_out_loss" in e)
+
+
+def test_training_learns_text_with_a_pattern(tmp_path):
+    (tmp_path / "text.txt").write_text("abcdefgh" * 400)
+    run = trainer(tmp_path / "text.txt", training=Training(steps=150, batch_size=4, lr=3e-2, min_lr=3e-3, warmup=10, eval_interval=50, eval_iters=2), dropout=0.0)
+    run.run()
+    assert run.best < 0.5  # the pattern is certain but for the first token of a window
+
+
+@pytest.mark.parametrize("corrupt, message", [
+    (lambda m: m.params["h.0.mlp.c_fc.weight"][0].fill(3e38), "step 1: the value h.0.mlp.c_fc is the first that is not finite"),
+    (lambda m: m.params["wte.weight"].__setitem__((0, 0), np.nan), "step 1: the parameter wte.weight is not finite"),
+])
+def test_what_is_not_finite_is_named(text, corrupt, message):
+    run = trainer(text, dropout=0.0)
+    corrupt(run.model)
+    with pytest.raises(NotFinite, match=message):
+        for _ in range(20):
+            run.step()
+
+
+def test_a_gradient_that_is_not_finite_is_named(text):
+    run = trainer(text, dropout=0.0)
+    record = run.model.record
+    run.model.loss_and_grads = lambda *a, **k: (np.float32(1.0), run.grads.flat.fill(np.inf))
+    run.model.record = lambda *a, **k: record(*a, edit_grad={"h.0.attn": lambda g: g * np.inf}, **k)
+    with np.errstate(invalid="ignore"), pytest.raises(NotFinite, match="the gradient of h.0.attn is the first that is not finite"):
+        run.step()
+
+
+def test_text_that_is_too_short_is_an_error(tmp_path):
+    (tmp_path / "text.txt").write_text("abcdefghij")
+    with pytest.raises(InputError, match="the held-out part has [01] tokens, expected at least block_size"):
+        trainer(tmp_path / "text.txt")
+
+
+def test_another_text_does_not_resume_a_run(text, tmp_path):
+    trainer(text, tmp_path / "run", Training(steps=1, eval_iters=1)).run()
+    text.write_text(text.read_text()[::-1])
+    with pytest.raises(InputError, match="differs from it; expected the same text"):
+        trainer(text, tmp_path / "run").resume()
+
+
+def test_a_run_without_a_folder_keeps_nothing(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    trainer(text).run()
+    assert set(tmp_path.rglob("*")) == before
+
+
+def command(text, out, *flags):
+    shape = [f"--{k.replace('_', '-')}={v}" for k, v in CONFIG.items() if k != "bias"]
+    flags = [*shape, "--steps=60", "--batch-size=2", "--dropout=0.1", "--eval-interval=7", "--eval-iters=1", "--save-interval=3", "--sample-tokens=0", *flags]
+    return [sys.executable, "-m", "numgpt", "train", "--data", str(text), "--out", str(out), "--resume", *flags]
+
+
+def kill_storm(text, tmp_path, kills, seed):
+    """Start the same run again and again and kill it after random times; then let it end and compare with one that ran through."""
+    subprocess.run(command(text, tmp_path / "through"), check=True, capture_output=True)
+    draw, done = np.random.default_rng(seed), 0
+    while done < kills:
+        process = subprocess.Popen(command(text, tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "killed").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # the imports are over: from here on it writes
+        time.sleep(draw.uniform(0, 0.35) if done % 4 else draw.uniform(0, 1.0))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            done += 1
+        else:  # it ended before it was killed: begin anew
+            assert process.returncode == 0
+            __import__("shutil").rmtree(tmp_path / "killed")
+    last = subprocess.run(command(text, tmp_path / "killed"), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    assert bits(tmp_path / "through" / "last") == bits(tmp_path / "killed" / "last")
+    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (tmp_path / "killed/best/model.safetensors").read_bytes()
+    left = {p.name for p in (tmp_path / "killed").iterdir()}
+    assert left == {"last", "best", "log.jsonl"}
+
+
+def test_a_run_killed_three_times_ends_with_the_same_bits(text, tmp_path):
+    kill_storm(text, tmp_path, 3, seed=0)
+
+
+@pytest.mark.slow
+def test_a_run_killed_thirty_times_ends_with_the_same_bits(text, tmp_path):
+    kill_storm(text, tmp_path, 30, seed=1)
