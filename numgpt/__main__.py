@@ -75,6 +75,7 @@ def train(args):
         model = GPT(config, training.seed, args.dtype or "float32", corpus.tokenizer)
 
     trainer = Trainer(model, corpus, training, out)
+    out.mkdir(parents=True, exist_ok=True)
     if begun:
         trainer.resume()
     _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {corpus.tokenizer.vocab_size}")
@@ -262,6 +263,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with status 2."""
 
     def error(self, message):
+        """What argparse calls with its message."""
         raise InputError(f"{message}; expected flags as in: {self.prog} --help")
 
 
@@ -318,10 +320,10 @@ def _print_texts(model, prompt, max_new_tokens, samples=1, show_prompt=False, **
     """Print samples: one as it comes, several when they are done."""
     from .generate import texts
 
-    whole = [prompt if show_prompt else ""] * samples
-    if samples == 1:
-        print(whole[0], end="", flush=True)
-    for parts in texts(model, prompt, max_new_tokens, samples=samples, **options):
+    whole = [""] * samples
+    for n, parts in enumerate(texts(model, prompt, max_new_tokens, samples=samples, **options)):
+        if n == 0 and show_prompt:
+            parts = [prompt + part for part in parts]
         if samples == 1:
             print(parts[0], end="", flush=True)
         whole = [a + b for a, b in zip(whole, parts)]

@@ -1,0 +1,192 @@
+"""Decoding: cached as uncached, sampling by its definition, stop strings, streams."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt import GPT, Config, InputError
+from numgpt.check import SMALL, VARIANTS
+from numgpt.generate import KeyValueCache, advance, choose, logits_stream, stream, texts
+from numgpt.tokenizers import Bytes, Characters
+
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+PROMPT = np.random.default_rng(0).integers(0, 7, (3, 2))
+
+
+def make(changes=(), dtype="float64"):
+    model = GPT(Config(**SMALL | dict(changes)), 1, dtype, Characters("abcdefg"))
+    model.params.flat += 0.3 * np.random.default_rng(0).standard_normal(model.params.flat.shape)
+    return model
+
+
+@every_variant
+@pytest.mark.parametrize("slide", [1, 2, 3, 5])
+def test_cached_logits_are_those_of_the_full_forward_past_the_window_too(changes, slide):
+    model, P = make(changes), SMALL["block_size"]
+    draw = np.random.default_rng(1)
+    steps = logits_stream(model, PROMPT, slide)
+    logits, ids, shown = next(steps), PROMPT, PROMPT.shape[1]
+    for _ in range(3 * P):
+        window = ids[:, -shown:]
+        assert np.allclose(logits, model(window)[:, -1], rtol=0, atol=1e-12)
+        new = draw.integers(0, 7, 3)
+        ids = np.concatenate([ids, new[:, None]], axis=1)
+        shown = shown + 1 if shown < P else P + 1 - slide
+        logits = steps.send(new)
+
+
+@every_variant
+def test_a_prompt_read_in_parts_gives_the_same_logits(changes):
+    model, cache = make(changes), KeyValueCache(5)
+    tokens = np.random.default_rng(2).integers(0, 7, (2, 5))
+    advance(model, tokens[:, :2], cache)
+    advance(model, tokens[:, 2:4], cache)
+    assert np.allclose(advance(model, tokens[:, 4:], cache), model(tokens)[:, -1], rtol=0, atol=1e-12)
+
+
+def test_a_prompt_longer_than_the_window_shows_its_end():
+    model, tokens = make(), np.random.default_rng(3).integers(0, 7, (1, 12))
+    assert np.allclose(next(logits_stream(model, tokens)), model(tokens[:, -5:])[:, -1], rtol=0, atol=1e-12)
+
+
+def test_greedy_decoding_is_the_argmax_of_the_full_forward():
+    model = make()
+    ids = model.generate(PROMPT, max_new_tokens=9, temperature=0)
+    for n in range(2, 11):
+        assert np.array_equal(ids[:, n], model(ids[:, max(0, n - 5) : n])[:, -1].argmax(-1))
+
+
+def test_generate_keeps_prompt_shape_and_seed():
+    model = make()
+    ids = model.generate(PROMPT, max_new_tokens=20, seed=3)
+    assert ids.shape == (3, 22) and np.array_equal(ids[:, :2], PROMPT)
+    assert np.array_equal(ids, model.generate(PROMPT, max_new_tokens=20, seed=3))
+    assert not np.array_equal(ids, model.generate(PROMPT, max_new_tokens=20, seed=4))
+    assert np.array_equal(model.generate(PROMPT[0], max_new_tokens=20, seed=3), ids[0])
+    assert np.array_equal(model.generate(PROMPT, max_new_tokens=0), PROMPT)
+
+
+def test_a_sample_does_not_depend_on_the_others_beside_it():
+    model = make()
+    assert np.array_equal(model.generate(PROMPT, 15, seed=1)[:1], model.generate(PROMPT[:1], 15, seed=1))
+
+
+def probabilities(logits, **options):
+    """What choose() does, counted over many evenly spaced draws."""
+    draws = (np.arange(4000) + 0.5) / 4000
+    return np.bincount([choose(logits, u, **options) for u in draws], minlength=len(logits)) / 4000
+
+
+LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, [0.1, 0.4, 0.05, 0.25, 0.2]),
+        ({"top_k": 2}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
+        ({"top_k": 99}, [0.1, 0.4, 0.05, 0.25, 0.2]),
+        ({"top_p": 0.5}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
+        ({"top_p": 1e-9}, [0, 1, 0, 0, 0]),
+        ({"top_p": 1.0}, [0.1, 0.4, 0.05, 0.25, 0.2]),
+        ({"top_k": 3, "top_p": 0.6}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
+        ({"temperature": 0.5}, np.array([0.01, 0.16, 0.0025, 0.0625, 0.04]) / 0.275),
+        ({"temperature": 0}, [0, 1, 0, 0, 0]),
+        ({"temperature": 1e-3}, [0, 1, 0, 0, 0]),
+    ],
+)
+def test_tokens_are_drawn_with_the_defined_probabilities(options, expected):
+    assert np.allclose(probabilities(LOGITS, **options), expected, atol=1e-3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_sampling_is_defined_on_sorted_probabilities(seed):
+    """Renaming the tokens renames the choice and changes nothing else."""
+    rng = np.random.default_rng(seed)
+    logits, order, u = rng.standard_normal(9), rng.permutation(9), rng.random()
+    assert order[choose(logits[order], u, top_p=0.8)] == choose(logits, u, top_p=0.8)
+
+
+def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_range():
+    assert [choose(np.zeros(4), u) for u in (0.0, 0.3, 0.6, np.nextafter(1, 0))] == [0, 1, 2, 3]
+    assert choose(np.zeros(4), 0.5, temperature=0) == 0
+
+
+def test_float32_and_float64_write_the_same_text():
+    assert np.array_equal(make().generate(PROMPT, 30, seed=5), make(dtype="float32").generate(PROMPT, 30, seed=5))
+
+
+def test_logits_that_are_not_finite_are_an_error():
+    with pytest.raises(InputError, match="logits are not finite"):
+        choose(np.array([0.0, np.nan]), 0.5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"temperature": -1}, "temperature is -1, expected 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0, expected at least 1"),
+        ({"top_p": 0}, "top_p is 0, expected more than 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"slide": 6}, "slide is 6, expected 1 to block_size 5"),
+    ],
+)
+def test_sampling_options_that_cannot_be_used_are_named(options, message):
+    with pytest.raises(InputError, match=message):
+        make().generate(PROMPT, **options)
+
+
+class Scripted:
+    """A model that says a given text whatever it is asked."""
+
+    def __init__(self, monkeypatch, text, tokenizer):
+        self.tokenizer, self.config = tokenizer, Config(**SMALL | {"vocab_size": tokenizer.vocab_size})
+        ids = tokenizer.encode(text)
+
+        def logits(model, tokens, slide=1):
+            for i in ids:
+                yield np.where(np.arange(tokenizer.vocab_size) == i, 50.0, 0.0)[None].repeat(len(tokens), 0)
+
+        monkeypatch.setattr("numgpt.generate.logits_stream", logits)
+        self.length = len(ids)
+
+    def say(self, **options):
+        parts = [p[0] for p in texts(self, "a", self.length, **options)]
+        return "".join(parts), parts
+
+
+@pytest.mark.parametrize("stop, expected", [((), "abcabd efg"), (("abd",), "abc"), (("g", "d e"), "abcab"), (("",), "abcabd efg"), (("zzz",), "abcabd efg"), (("a",), "")])
+def test_text_ends_before_a_stop_string_and_never_shows_a_part_of_it(monkeypatch, stop, expected):
+    model = Scripted(monkeypatch, "abcabd efg", Characters("".join(sorted("abcdefg z"))))
+    text, parts = model.say(stop=stop)
+    assert text == expected
+    assert all(expected.startswith("".join(parts[:n])) for n in range(len(parts)))
+
+
+def test_a_character_of_several_bytes_is_shown_when_it_is_whole(monkeypatch):
+    text, parts = Scripted(monkeypatch, "é€", Bytes()).say()
+    assert text == "é€" and parts == ["", "é", "", "", "€", ""]
+
+
+def test_several_samples_are_made_at_once():
+    model = make()
+    columns = list(zip(*texts(model, "ab", 12, samples=3, seed=2)))
+    assert len(columns) == 3 and len({"".join(c) for c in columns}) == 3
+    alone = "".join(p[0] for p in texts(model, "ab", 12, seed=2))
+    assert "".join(columns[0]) == alone
+
+
+def test_an_empty_prompt_and_a_missing_tokenizer_are_errors():
+    with pytest.raises(InputError, match="the prompt is empty"):
+        next(texts(make(), "", 5))
+    with pytest.raises(InputError, match="no tokenizer"):
+        next(texts(GPT(Config(**SMALL)), "a", 5))
+
+
+def test_the_stream_gives_one_token_after_the_other():
+    model = make()
+    tokens = stream(model, PROMPT, 4, seed=3)
+    assert np.array_equal(np.stack(list(tokens), 1), model.generate(PROMPT, 4, seed=3)[:, 2:])
