@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import numgpt
@@ -17,6 +17,9 @@ every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(V
 @settings(max_examples=15)
 @given(drawn=sizes, width=st.integers(1, 4), shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]), seed=st.integers(0, 2**32 - 1))
 def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
+    # At two channels the three terms of LayerNorm's dx cancel to eps of themselves, so its last digits are rounding: the op
+    # alone is held to the law there, whole models are not.
+    assume(drawn["n_head"] * width != 2)
     config = Config(**SMALL | drawn | {"n_embd": drawn["n_head"] * width} | {k: v for k, v in changes.items() if k not in ("n_head", "n_inner")})
     subject = model_subject("model", config, seed, shape)
     gradcheck.check(subject.forward, subject.backward, *subject.arrays)

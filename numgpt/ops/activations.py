@@ -15,8 +15,7 @@ def gelu_forward(x):
 
     x (...) → y (...).  Source: Hendrycks and Gimpel 2016.
     """
-    cdf = 0.5 * erfc(x * -math.sqrt(0.5))
-    return x * cdf, (x, cdf)
+    return x * normal_cdf(x), (x,)
 
 
 def gelu_backward(dy, saved):
@@ -26,9 +25,14 @@ def gelu_backward(dy, saved):
 
     In words: the gate's value, plus x times how fast the gate opens.
     """
-    x, cdf = saved
+    (x,) = saved
     pdf = np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return (dy * (cdf + x * pdf),)
+    return (dy * (normal_cdf(x) + x * pdf),)
+
+
+def normal_cdf(x):
+    """Φ(x) = ½ erfc(−x/√2), accurate in the left tail too, where ½ (1 + erf) would round to 0."""
+    return 0.5 * erfc(x * -math.sqrt(0.5))
 
 
 gelu = Op("... -> ...", gelu_forward, gelu_backward)
@@ -41,9 +45,7 @@ def gelu_tanh_forward(x):
 
     x (...) → y (...).  Source: Hendrycks and Gimpel 2016, section 2.
     """
-    u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    tanh = np.tanh(u)
-    return 0.5 * x * (1 + tanh), (x, tanh)
+    return 0.5 * x * (1 + gate(x)), (x,)
 
 
 def gelu_tanh_backward(dy, saved):
@@ -54,9 +56,15 @@ def gelu_tanh_backward(dy, saved):
 
     In words: the gate's value, plus x times how fast the gate opens.
     """
-    x, tanh = saved
+    (x,) = saved
+    t = gate(x)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-    return (dy * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope),)
+    return (dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
+
+
+def gate(x):
+    """t = tanh(√(2/π) (x + 0.044715 x³))."""
+    return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
 
 
 gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)

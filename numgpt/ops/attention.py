@@ -12,7 +12,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     """For each query a mean of the values, weighted by how well their keys match it.
 
         s_ts = scale ⟨q_t, k_s⟩, −∞ where t may not see s
-        P = softmax of s over the keys
+        P = exp(s − lse)        lse = ln Σ_s exp s over the keys
         y = P̃ v        P̃ = P k / (1 − p) with dropout on the probabilities, else P
 
     The T queries are the last T of the S positions: query t sees keys 0 … t + S − T.
@@ -21,37 +21,45 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     q (..., T, D), k and v (..., S, D), S ≥ T → y (..., T, D).  Source: Vaswani et al. 2017.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = masked_scores(q, k, scale, mask)
+    top = scores.max(-1, keepdims=True)
+    lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
+    y = dropped(np.exp(scores - lse), keep, p) @ v
+    return y, (q, k, v, y, lse, scale, mask, keep, p)
+
+
+def attend_backward(dy, saved):
+    """Gradients of attend_forward with respect to q, k and v.
+
+        P = exp(s − lse)                    again, so that no (T, S) array is kept between forward and backward
+        dv = P̃ᵀ dy                          because y = P̃ v
+        dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
+        Δ = Σ_s dP P = ⟨dy, y⟩              because dP P = dP̃ P̃, and Σ_s P̃_s ⟨dy, v_s⟩ = ⟨dy, Σ_s P̃_s v_s⟩
+        ds = P (dP − Δ)                     because ∂P_s/∂s_r = P_s ([s = r] − P_r)
+        dq = scale ds k,  dk = scale dsᵀ q  because s = scale q kᵀ
+
+    In words: a score's gradient is how much better its key did than the mean key, times how much it was used; hidden
+    keys have P = 0 and so get exactly nothing.
+    """
+    q, k, v, y, lse, scale, mask, keep, p = saved
+    probs = np.exp(masked_scores(q, k, scale, mask) - lse)
+    dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
+    dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
+    dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))
+    dq = dscores @ k * scale
+    dk = dscores.swapaxes(-1, -2) @ q * scale
+    return dq, dk, dv
+
+
+def masked_scores(q, k, scale, mask):
+    """scale q kᵀ (..., T, S), −∞ where a query may not see a key: one after it, or one that the mask hides."""
     T, S = q.shape[-2], k.shape[-2]
     visible = np.tri(T, S, S - T, dtype=bool)
     if mask is not None:
         visible = visible & mask
         if not visible.any(-1).all():
             raise InputError("attention: the mask leaves a query without a key, expected at least one: let it see itself")
-    scores = np.where(visible, q @ k.swapaxes(-1, -2) * scale, -np.inf)
-    probs = np.exp(scores - scores.max(-1, keepdims=True))
-    probs /= probs.sum(-1, keepdims=True)
-    y = dropped(probs, keep, p) @ v
-    return y, (q, k, v, probs, scale, keep, p)
-
-
-def attend_backward(dy, saved):
-    """Gradients of attend_forward with respect to q, k and v.
-
-        dv = P̃ᵀ dy                          because y = P̃ v
-        dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
-        ds = P (dP − Σ_s dP P)              because ∂P_s/∂s_r = P_s ([s = r] − P_r)
-        dq = scale ds k,  dk = scale dsᵀ q  because s = scale q kᵀ
-
-    In words: a score's gradient is how much better its key did than the mean key, times how much it was used; hidden
-    keys have P = 0 and so get exactly nothing.
-    """
-    q, k, v, probs, scale, keep, p = saved
-    dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
-    dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
-    dscores = probs * (dprobs - (dprobs * probs).sum(-1, keepdims=True))
-    dq = dscores @ k * scale
-    dk = dscores.swapaxes(-1, -2) @ q * scale
-    return dq, dk, dv
+    return np.where(visible, q @ k.swapaxes(-1, -2) * scale, -np.inf)
 
 
 def dropped(probs, keep, p):
@@ -81,8 +89,9 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     mask (..., 1 or H, T, T); keep (..., H, T, T).  qkv (..., T, 3HD) → y (..., T, HD)
     """
     q, k, v = split_heads(qkv, n_head)
-    y, saved = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
-    return merge_heads(y), (saved, n_head)
+    y, (q, k, v, y, *rest) = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
+    y = merge_heads(y)
+    return y, ((q, k, v, one_head_each(y, n_head), *rest), n_head)  # y by heads is a view: nothing is held twice
 
 
 def attention_backward(dy, saved):
@@ -94,16 +103,20 @@ def attention_backward(dy, saved):
     In words: split, go back through each head, merge.
     """
     saved, n_head = saved
-    *lead, T, C = dy.shape
-    dheads = dy.reshape(*lead, T, n_head, C // n_head).swapaxes(-3, -2)  # (..., H, T, D)
-    return (np.concatenate([merge_heads(d) for d in attend_backward(dheads, saved)], axis=-1),)
+    dq, dk, dv = attend_backward(one_head_each(dy, n_head), saved)
+    return (np.concatenate([merge_heads(dq), merge_heads(dk), merge_heads(dv)], axis=-1),)
 
 
 def split_heads(qkv, n_head):
     """qkv (..., T, 3HD) → q, k, v (..., H, T, D), views."""
-    *lead, T, C3 = qkv.shape
-    heads = qkv.reshape(*lead, T, 3, n_head, C3 // (3 * n_head)).swapaxes(-4, -2)  # (..., H, 3, T, D)
-    return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
+    C = qkv.shape[-1] // 3
+    return tuple(one_head_each(qkv[..., i * C : (i + 1) * C], n_head) for i in range(3))
+
+
+def one_head_each(x, n_head):
+    """x (..., T, HD) → (..., H, T, D), a view."""
+    *lead, T, C = x.shape
+    return x.reshape(*lead, T, n_head, C // n_head).swapaxes(-3, -2)
 
 
 def merge_heads(heads):

@@ -33,12 +33,21 @@ def erf(x):
 
     x (...) real or complex → (...) of the same dtype. In float64 within 5e-16 of the value, erfc within 1e-15.
     """
-    return np.piecewise(x, [abs(x.real) <= 0.46875, x.real > 0.46875], [_near_zero, lambda z: 1 - _tail(z), lambda z: _tail(-z) - 1])
+    return _pieces(x, _near_zero, lambda tail: 1 - tail, lambda tail: tail - 1)
 
 
 def erfc(x):
     """erfc(x) = 1 − erf(x), without the cancellation: accurate in the right tail, where 1 − erf(x) would round to 0."""
-    return np.piecewise(x, [abs(x.real) <= 0.46875, x.real > 0.46875], [lambda z: 1 - _near_zero(z), _tail, lambda z: 2 - _tail(-z)])
+    return _pieces(x, lambda z: 1 - _near_zero(z), lambda tail: tail, lambda tail: 2 - tail)
+
+
+def _pieces(x, near_zero, right, left):
+    """Each entry by its range: near_zero(x), or right or left of erfc(|x|)."""
+    far, negative = abs(x.real) > 4.0, x.real < 0
+    middle = (abs(x.real) > 0.46875) & ~far
+    ranges = [middle & ~negative, far & ~negative, middle & negative, far & negative]
+    functions = [lambda z: right(_middle(z)), lambda z: right(_large(z)), lambda z: left(_middle(-z)), lambda z: left(_large(-z))]
+    return np.piecewise(x, ranges, [*functions, near_zero])
 
 
 def _near_zero(x):
@@ -46,16 +55,13 @@ def _near_zero(x):
     return x * _ratio(_SMALL, x * x)
 
 
-def _tail(x):
-    """erfc for x > 0.46875: exp(−x²) times a rational function of x, from 4 on of 1/x²."""
-    return np.piecewise(x, [x.real <= 4.0], [_middle, _large])
-
-
 def _middle(x):
+    """erfc for 0.46875 < x ≤ 4: exp(−x²) times a rational function of x."""
     return _exp_minus_square(x) * _ratio(_MIDDLE, x)
 
 
 def _large(x):
+    """erfc for x > 4: exp(−x²)/x times 1/√π less a rational function of 1/x²."""
     u = 1 / (x * x)
     return _exp_minus_square(x) / x * (1 / math.sqrt(math.pi) - u * _ratio(_LARGE, u))
 
@@ -71,5 +77,8 @@ def _ratio(coefficients, x):
     numerator, denominator = coefficients
     p, q = numerator[0] + 0 * x, denominator[0] + 0 * x
     for a, b in zip(numerator[1:], denominator[1:]):
-        p, q = p * x + a, q * x + b
+        p *= x
+        p += a
+        q *= x
+        q += b
     return p / q
