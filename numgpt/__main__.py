@@ -1,7 +1,9 @@
 """The command line: numgpt train | sample | eval | check | info."""
 
 import argparse
+import contextlib
 import dataclasses
+import os
 import sys
 import typing
 from pathlib import Path
@@ -15,6 +17,8 @@ from .errors import InputError
 
 def main(argv=None):
     """Run a command; returns the exit status: 0, 1 for a failed check or run, 2 for input that cannot be used, 130 when stopped."""
+    if sys.stdout is None or sys.stderr is None:  # closed by the shell: >&-
+        sys.stdout, sys.stderr = (s or open(os.devnull, "w") for s in (sys.stdout, sys.stderr))
     for output in (sys.stdout, sys.stderr):
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
@@ -22,14 +26,17 @@ def main(argv=None):
         args = _parser().parse_args(argv)
         if args.engine:
             use(args.engine)
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"numgpt: {_one_line(error)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away, as head does
+    except BrokenPipeError:  # the reader of our output went away, as head does
+        _forget_output()
         return 1
     except OSError as error:
+        _forget_output()
         print(f"numgpt: {_one_line(error)}: expected to read and write here; check the path, the rights and the space on the disk", file=sys.stderr)
         return 2
     except MemoryError as error:
@@ -40,6 +47,12 @@ def main(argv=None):
         return 130
 
 
+def _forget_output():
+    """Send what is still buffered nowhere, so that Python does not complain of it at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def train(args):
     """numgpt train."""
     from . import checkpoint, data
@@ -48,10 +61,12 @@ def train(args):
     from .train import NotFinite, Trainer
 
     out = Path(args.out) if args.out else _newest_run() if args.resume else _new_run()
+    if args.resume and out is not None:
+        checkpoint.settle(out / "last")
     begun = out is not None and checkpoint.is_checkpoint(out / "last")
     if begun and not args.resume:
         raise InputError(f"{out}: holds another run, expected a new folder: go on with it by --resume, or choose another --out")
-    if not begun and out is not None and out.exists() and any(p.name not in ("log.jsonl", "tokens") and not p.name.startswith(".") for p in out.iterdir()):
+    if not begun and out is not None and out.exists() and any(p.name not in ("best", "log.jsonl", "tokens") and not p.name.startswith(".") for p in out.iterdir()):
         raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
     if args.resume and out is None:
         raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
@@ -61,10 +76,10 @@ def train(args):
     recipe = {name: value for name, value in recipe.items() if value is not None}
     if begun:
         model = GPT.load(out / "last")
-        state = checkpoint.read_json(out / "last" / checkpoint.STATE)
-        _expect_same(out, model, args, fields)
+        state = checkpoint.read_state(out / "last")
+        _expect_same(out, model, args, fields | ({"seed": given["seed"]} if "seed" in given else {}))
         training = from_dict(Training, state["training"] | given)
-        corpus = data.prepare(tokenizer=model.tokenizer, folder=out / "tokens", **state["recipe"] | recipe)
+        corpus = _prepare(state["recipe"] | recipe, model, out / "tokens")
     else:
         training = presets.preset_training(args.preset or presets.DEFAULT, **given)
         corpus = data.prepare(tokenizer=args.tokenizer or "chars", folder=out / "tokens", **recipe)
@@ -104,7 +119,7 @@ def sample(args):
 
     model = GPT.load(_checkpoint(args))
     prompt = _default_prompt(model.tokenizer) if args.prompt is None else args.prompt
-    stop = tuple(s.encode().decode("unicode_escape") if "\\" in s else s for s in args.stop)
+    stop = tuple(s.replace("\\n", "\n").replace("\\t", "\t") for s in args.stop)
     sampling = {"temperature": 0.0 if args.greedy else args.temperature, "top_k": args.top_k, "top_p": args.top_p, "seed": args.seed, "slide": args.slide}
     _print_texts(model, prompt, args.max_new_tokens, samples=args.num_samples, stop=stop, show_prompt=args.prompt is not None, **sampling)
     return 0
@@ -138,33 +153,44 @@ def evaluate(args):
 
 def _held_out(folder, model):
     """(description, ids) of the part of a run's own text that it was not trained on."""
-    from . import checkpoint, data
+    from . import checkpoint
 
-    state = next((p for p in (folder / "last" / checkpoint.STATE, folder.parent / "last" / checkpoint.STATE, folder / checkpoint.STATE) if p.is_file()), None)
-    if state is None:
+    folder = folder.resolve()
+    run = next((p for p in (folder / "last", folder.parent / "last", folder) if (p / checkpoint.STATE).is_file()), None)
+    if run is None:
         raise InputError(f"eval: {folder} is not in a run, expected --data with a text to evaluate on")
-    state = checkpoint.read_json(state)
-    corpus = data.prepare(tokenizer=model.tokenizer, **state["recipe"])
+    state = checkpoint.read_state(run)
+    corpus = _prepare(state["recipe"], model)
     if corpus.digest != state["digest"]:
         raise InputError(f"eval: {state['source']} has changed since the run, expected the same text: name one by --data")
     return f"the held-out part of {corpus.source}", corpus.held_out.astype(int)
+
+
+def _prepare(recipe, model, folder=None):
+    """A run's corpus again, as its state says that it was made."""
+    from . import data
+
+    try:
+        return data.prepare(tokenizer=model.tokenizer, folder=folder, **recipe)
+    except TypeError as error:
+        raise InputError(f"the run's recipe {recipe} cannot be followed ({error}), expected state.json as numgpt wrote it") from error
 
 
 def check(args):
     """numgpt check."""
     from .check import subjects
 
-    chosen = [s for seed in range(args.seed, args.seed + args.draws) for s in subjects(seed) if not args.names or any(n in s.name for n in args.names)]
-    if not chosen:
+    names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
+    if not names:
         raise InputError(f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt check")
-    width = max(len(s.name) for s in chosen)
-    failed = total = 0
+    width, failed, total = max(map(len, names)), 0, 0
     print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")
-    for subject in chosen:
-        for f in subject.findings(args.seed):
-            total, failed = total + 1, failed + (not f.holds)
-            print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
-    print(f"\n{total} laws checked on {len(chosen)} subjects, {failed} failed")
+    for seed in range(args.seed, args.seed + args.draws):
+        for subject in (s for s in subjects(seed) if s.name in names):
+            for f in subject.findings(seed):
+                total, failed = total + 1, failed + (not f.holds)
+                print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
+    print(f"\n{total} laws checked on {len(names)} subjects, {failed} failed")
     return 1 if failed else 0
 
 
@@ -291,7 +317,7 @@ def _checkpoint(args):
 
 def _runs():
     """Numbered runs under runs/, by number."""
-    return sorted((p for p in Path("runs").glob("*") if p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
+    return sorted((p for p in Path("runs").glob("*") if p.name.isascii() and p.name.isdigit() and p.is_dir()), key=lambda p: int(p.name))
 
 
 def _new_run():
@@ -308,10 +334,13 @@ def _expect_same(out, model, args, fields):
     """Raise InputError where a flag asks a resumed run for another model."""
     wanted = dict(vars(presets.preset(args.preset))) | {"vocab_size": model.config.vocab_size} if args.preset else {}
     for name, value in (wanted | fields).items():
-        if getattr(model.config, name) != value:
-            raise InputError(f"{out}: the run's model has {name} {getattr(model.config, name)}, expected {value} by the flags: leave them out, or choose another --out")
+        has = model.seed if name == "seed" else getattr(model.config, name)
+        if has != value:
+            raise InputError(f"{out}: the run's model has {name} {has}, expected {value} by the flags: leave them out, or choose another --out")
     if args.dtype and args.dtype != model.params.dtype.name:
         raise InputError(f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out, or choose another --out")
+    if model.tokenizer is None:
+        raise InputError(f"{out}: the run's tokenizer.json is missing, expected a whole checkpoint")
     if args.tokenizer and model.tokenizer.state()["type"] != args.tokenizer:
         raise InputError(f"{out}: the run's tokenizer is {model.tokenizer.state()['type']}, expected {args.tokenizer}: leave --tokenizer out")
 

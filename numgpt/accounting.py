@@ -47,7 +47,7 @@ def activation_bytes(config, B, T, dtype="float32", dropout=False):
     C, F, H, V, L = config.n_embd, config.ffn_width, config.n_head, config.vocab_size, config.n_layer
     N, itemsize = B * T, np.dtype(dtype).itemsize
     norm = N * C + N  # x̂ and 1/σ
-    attention = N * C + 3 * N * C + N * H + N * C  # input of c_attn; q, k, v; log-sum-exps; result
+    attention = N * C + 3 * N * C + 2 * N * H + N * C  # input of c_attn; q, k, v; maxima and sums; result
     act = 0 if config.activation == "relu" else N * F  # its input; relu holds booleans
     feed_forward = N * C + act + N * F  # input of c_fc; the activation's; input of c_proj
     norms = 2 * L + (config.norm_position == "pre")

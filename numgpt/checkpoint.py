@@ -15,6 +15,11 @@ from .tokenizers import load as load_tokenizer
 
 MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json", "state.json"
 DTYPES = ("float32", "float64")
+NEW, OLD = ".numgpt-new", ".numgpt-old"  # endings of what is being written, and of what is being replaced
+
+
+class Missing(InputError):
+    """A file of a checkpoint is not there."""
 
 
 def save(folder, model, optimizer=None, state=None):
@@ -25,13 +30,13 @@ def save(folder, model, optimizer=None, state=None):
     folder = Path(folder)
     if model.params.dtype.name not in DTYPES:
         raise InputError(f"save: a {model.params.dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}: use model.astype('float64')")
-    if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is no checkpoint, expected a new folder or a checkpoint to replace: choose another name")
+    if folder.exists() and not _ours(folder):
+        raise InputError(f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to replace: choose another name")
 
     def write(new):
-        _write_tensors(new / MODEL, model.params)
         config = {"numgpt": __version__, "dtype": model.params.dtype.name, "seed": model.seed, "config": vars(model.config)}
         _write_json(new / CONFIG, config)
+        _write_tensors(new / MODEL, model.params)
         if model.tokenizer is not None:
             _write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
@@ -44,42 +49,64 @@ def save(folder, model, optimizer=None, state=None):
 
 def load(folder):
     """The arguments of GPT from a checkpoint's folder, every name, shape, dtype and value checked."""
-    folder = find(folder)
+    for attempt in range(3):  # a run that saves in this moment swaps the folder while it is read
+        try:
+            return _load(find(folder))
+        except Missing:
+            if attempt == 2:
+                raise
+
+
+def _load(folder):
     stored = read_json(folder / CONFIG)
-    if not isinstance(stored, dict) or stored.get("dtype") not in DTYPES or not isinstance(stored.get("config"), dict):
+    if not _is_config(stored):
         raise InputError(f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}")
     config = from_dict(Config, stored["config"])
     params = read_tensors(folder / MODEL, Flat(shapes(config), stored["dtype"]))
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
         raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected {config.vocab_size} as in {CONFIG}")
-    return {"config": config, "seed": stored.get("seed", 0), "dtype": params.dtype, "tokenizer": tokenizer, "params": params}
+    return {"config": config, "seed": stored["seed"], "dtype": params.dtype, "tokenizer": tokenizer, "params": params}
 
 
 def load_state(folder, optimizer):
     """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it."""
-    folder = find(folder)
-    if not (folder / STATE).exists() or not (folder / OPTIMIZER).exists():
-        raise InputError(f"{folder}: holds a model but no run that could go on, expected {STATE} and {OPTIMIZER}")
-    state = read_json(folder / STATE)
+    folder, state = find(folder), read_state(folder)
     moments = {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()}
     read_tensors(folder / OPTIMIZER, moments)
-    optimizer.steps = state.pop("updates")
+    optimizer.steps = state["updates"]
+    return state
+
+
+def read_state(folder):
+    """The state that was saved with a run's checkpoint, its entries checked."""
+    path = find(folder) / STATE
+    if not path.exists():
+        raise InputError(f"{path.parent}: holds a model but no run that could go on, expected {STATE} and {OPTIMIZER}")
+    state = read_json(path)
+    kinds = {"updates": int, "best": float | None, "held_out": float | None, "source": str, "recipe": dict, "digest": str, "training": dict}
+    for name, kind in kinds.items():
+        value = state.get(name, ...) if isinstance(state, dict) else ...
+        if not isinstance(value, kind) or isinstance(value, bool) or (name == "updates" and value < 0):
+            raise InputError(f"{path}: has {'no ' + name if value is ... else f'{name} {value!r}'}, expected the file as numgpt wrote it: use another checkpoint")
     return state
 
 
 def is_checkpoint(folder):
-    """Whether a folder holds a model of numgpt, after mending what a killed save left."""
-    settle(Path(folder))
+    """Whether a folder holds a model of numgpt."""
     return (Path(folder) / CONFIG).is_file()
 
 
 def find(folder):
-    """The checkpoint at a path: the folder itself, or a run's best, else its last one."""
+    """The checkpoint at a path: the folder itself, or a run's best, else its last one.
+
+    Where a killed save left the folder beside its place, that one; nothing is moved by looking.
+    """
     folder = Path(folder)
     for candidate in (folder, folder / "best", folder / "last"):
-        if is_checkpoint(candidate):
-            return candidate
+        for place in (candidate, _beside(candidate, OLD)):
+            if is_checkpoint(place):
+                return place
     if not folder.exists():
         raise InputError(f"{folder}: does not exist, expected a checkpoint's folder: numgpt train makes one")
     raise InputError(f"{folder}: holds no checkpoint, expected a folder with {CONFIG} and {MODEL}, or a run with best or last in it")
@@ -90,8 +117,8 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: is missing, expected a whole checkpoint: use another one") from error
-    except ValueError as error:
+        raise Missing(f"{path}: is missing, expected a whole checkpoint: use another one") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON ({error}), expected the file as numgpt wrote it: use another checkpoint") from error
 
 
@@ -114,7 +141,7 @@ def read_tensors(path, into):
                     raise InputError(f"{path}: {name} has dtype {part.get_dtype()}, expected {names[array.dtype.name]} from {CONFIG}")
                 array[...] = file.get_tensor(name)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: is missing, expected a whole checkpoint: use another one") from error
+        raise Missing(f"{path}: is missing, expected a whole checkpoint: use another one") from error
     except SafetensorError as error:
         raise InputError(f"{path}: is damaged ({error}), expected a whole safetensors file: use another checkpoint") from error
     bad = next((name for name, array in into.items() if not np.isfinite(array).all()), None)
@@ -128,8 +155,8 @@ def replace_folder(folder, write):
 
     In that moment, between two renames, the old one is beside it and settle() puts it back.
     """
-    folder = Path(folder)
-    new, old = _beside(folder, "new"), _beside(folder, "old")
+    folder = Path(os.path.realpath(folder))  # a link's target is replaced, not the link
+    new, old = _beside(folder, NEW), _beside(folder, OLD)
     settle(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new, ignore_errors=True)
@@ -149,7 +176,7 @@ def replace_folder(folder, write):
 
 def settle(folder):
     """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in place."""
-    old = _beside(Path(folder), "old")
+    old = _beside(Path(folder), OLD)
     if old.exists():
         if Path(folder).exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -159,7 +186,7 @@ def settle(folder):
 
 def write_file(path, data):
     """Write bytes to a file beside its place, flush and rename."""
-    new = _beside(Path(path), "new")
+    new = _beside(Path(path), NEW)
     with open(new, "wb") as file:
         file.write(data)
         file.flush()
@@ -169,11 +196,29 @@ def write_file(path, data):
 
 
 def _beside(path, ending):
-    return path.with_name(f".{path.name}.{ending}")
+    path = Path(os.path.abspath(path))
+    return path.with_name(f".{path.name}{ending}") if path.name else path / ending
+
+
+def _ours(folder):
+    """Whether a folder is empty, or holds a checkpoint of numgpt and nothing else: only then may it be replaced."""
+    if not folder.is_dir():
+        return False
+    names = {p.name for p in folder.iterdir()}
+    return not names or (CONFIG in names and names <= {MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE} and _is_config(read_json(folder / CONFIG)))
+
+
+def _is_config(stored):
+    return (
+        isinstance(stored, dict)
+        and stored.get("dtype") in DTYPES
+        and isinstance(stored.get("config"), dict)
+        and isinstance(stored.get("seed"), int)
+    )
 
 
 def _write_json(path, content):
-    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _write_tensors(path, arrays):
@@ -184,6 +229,7 @@ def _write_tensors(path, arrays):
         save_file({name: array for name, array in arrays.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: could not be written ({error})") from error
+    shutil.copymode(path.with_name(CONFIG), path)  # safetensors makes it private, whatever the umask
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

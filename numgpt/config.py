@@ -1,10 +1,15 @@
 """What a model is and how it is trained: two dataclasses. Presets are data, in presets.py."""
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .errors import InputError
+
+LARGEST = 2**24  # of any size: far beyond all models, and small enough to count with
 
 
 def setting(default, help, choices=None):
@@ -32,12 +37,12 @@ class Config:
     def __post_init__(self):
         check_fields(self)
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            _expect(self, name, getattr(self, name) >= (0 if name == "n_layer" else 1), "a positive number")
-        _expect(self, "n_inner", self.n_inner is None or self.n_inner >= 1, "a positive number")
+            _expect(self, name, (0 if name == "n_layer" else 1) <= getattr(self, name) <= LARGEST, f"1 to {LARGEST:,}")
+        _expect(self, "n_inner", self.n_inner is None or 1 <= self.n_inner <= LARGEST, f"1 to {LARGEST:,}")
         _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         _expect(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
         if self.n_embd % self.n_head:
-            near = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
+            near = [h for h in range(1, min(self.n_embd, 4 * self.n_head) + 1) if self.n_embd % h == 0]
             near = sorted(near, key=lambda h: abs(h - self.n_head))[:3]
             raise InputError(
                 f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}: choose n_head such as {', '.join(map(str, sorted(near)))}"
@@ -57,7 +62,7 @@ class Training:
     accumulate: int = setting(1, "batches a step, weighted by their counted tokens")
     steps: int = setting(2000, "updates of the parameters")
     lr: float = setting(1e-3, "the highest learning rate")
-    min_lr: float = setting(1e-4, "the learning rate at the end")
+    min_lr: float | None = setting(None, "the learning rate at the end; a tenth of lr unless given")
     warmup: int = setting(100, "steps in which the learning rate rises")
     schedule: str = setting("cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant"))
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
@@ -73,22 +78,37 @@ class Training:
     def __post_init__(self):
         check_fields(self)
         for name in ("batch_size", "accumulate", "eval_interval", "eval_iters", "save_interval"):
-            _expect(self, name, getattr(self, name) >= 1, "a positive number")
-        for name in ("steps", "warmup", "lr", "min_lr", "weight_decay", "clip", "seed"):
+            _expect(self, name, 1 <= getattr(self, name) <= LARGEST, f"1 to {LARGEST:,}")
+        for name in ("steps", "warmup", "lr", "weight_decay", "clip", "seed"):
             _expect(self, name, getattr(self, name) >= 0, "0 or more")
+        _expect(self, "min_lr", self.min_lr is None or 0 <= self.min_lr <= self.lr, f"0 to lr {self.lr}")
         for name in ("beta1", "beta2"):
             _expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
-        _expect(self, "eps", self.eps > 0, "a positive number")
+        _expect(self, "eps", self.eps >= 1e-30, "at least 1e-30, which float32 can add")
+
+    @property
+    def final_lr(self):
+        """The learning rate at the end."""
+        return self.lr / 10 if self.min_lr is None else self.min_lr
 
 
 def check_fields(settings):
-    """Raise InputError for a field of another type than it says, or not among its choices."""
+    """Raise InputError for a field of another type than it says, not finite, or not among its choices.
+
+    NumPy's numbers become Python's: an np.float64 among the settings would turn float32 arrays into float64.
+    """
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         kinds = typing.get_args(f.type) or (f.type,)
-        accepted = (*kinds, int) if float in kinds else kinds
-        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        if isinstance(value, np.generic):
+            value = value.item()
+        if float in kinds and type(value) is int:
+            value = float(value)
+        if type(value) not in kinds:
             raise InputError(f"config: {f.name} is {value!r}, expected {kinds[0].__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"config: {f.name} is {value}, expected a finite number")
+        object.__setattr__(settings, f.name, value)
         choices = f.metadata["choices"]
         if choices and value not in choices:
             raise InputError(f"config: {f.name} is {value!r}, expected one of {', '.join(choices)}")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +40,24 @@ def read(paths):
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith("."))
+            inside = sorted(_texts_in(path))
             if not inside:
                 raise InputError(f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the files themselves")
             files += inside
         else:
             files.append(path)
     return "\n\n".join(map(_read_file, files))
+
+
+def _texts_in(folder):
+    """Its text files at any depth, hidden ones left out; a folder that cannot be read is an error, not skipped."""
+
+    def fail(error):
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        yield from (Path(place) / n for n in names if n.endswith(SUFFIXES) and not n.startswith("."))
 
 
 def _read_file(path):
@@ -62,7 +75,7 @@ def _read_file(path):
 
 
 def prepare(paths=None, *, tokenizer="chars", held_out=0.1, split="blocks", dedup=True, folder=None):
-    """A Corpus from files and folders, or from the default text.
+    """A Corpus from a list of files and folders, or from the default text.
 
     tokenizer: a name, or a Tokenizer to use as it is. held_out: the share that is not trained on.
     split: "blocks" deals every so-many-th block of paragraphs out of the whole text, "tail" cuts its end off.
@@ -73,6 +86,8 @@ def prepare(paths=None, *, tokenizer="chars", held_out=0.1, split="blocks", dedu
         raise InputError(f"data: held_out is {held_out}, expected more than 0 and at most 0.5")
     if split not in SPLITS:
         raise InputError(f"data: split is {split!r}, expected one of {', '.join(SPLITS)}")
+    if isinstance(paths, str | Path):
+        paths = [paths]
     source, text = (", ".join(map(str, paths)), read(paths)) if paths else corpora.default()
     if isinstance(tokenizer, str):
         tokenizer = tokenizers.build(tokenizer, text)
@@ -105,6 +120,7 @@ def split_blocks(text, held_out, blocks=50):
     Dealt out of the whole text, so that both parts are of the same kind; in blocks, so that few contexts are cut.
     Text without paragraphs is divided at line ends, or failing those anywhere.
     """
+    blocks = max(blocks, math.ceil(5 / held_out))
     pieces, glue = re.split(r"\n\s*\n", text), "\n\n"
     if len(pieces) < blocks:
         pieces, glue = text.split("\n"), "\n"
@@ -132,13 +148,15 @@ def _tokens(text, tokenizer, name, digest, folder):
     if len(text) <= LARGE or folder is None:
         return tokenizer.encode(text).astype(dtype)
     path, stamp = Path(folder) / f"{name}.bin", Path(folder) / f"{name}.sha256"
-    if not (path.exists() and stamp.exists() and stamp.read_text() == digest):
+    if not (path.exists() and stamp.exists() and stamp.read_text() == f"{digest} {path.stat().st_size}"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         with open(path, "wb") as file:
             for i in range(0, len(text), LARGE):
                 tokenizer.encode(text[i : i + LARGE]).astype(dtype).tofile(file)
-        write_file(stamp, digest.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        write_file(stamp, f"{digest} {path.stat().st_size}".encode())
     return np.memmap(path, dtype, mode="r")
 
 

@@ -1,5 +1,6 @@
 """Edits of a value in flight (ablation, activation patching), with gradients that stay exact."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ class Edit:
     function: the value → the value that goes on, of the same shape.
     transpose: the gradient with respect to the edited value → that with respect to the value before, or None: then the
     function has to act on each entry by itself (0 * a, a + direction, a patch from another run, a head set to 0), and its
-    derivative is taken by the complex step.
+    derivative is taken by the complex step; where it does not, or differences contradict, an InputError asks for a pair.
     """
 
     function: callable
@@ -54,13 +55,21 @@ class Edit:
         For f(a)_i = f_i(a_i) the directional derivative along v is f_i'(a_i) v_i. Ones give the slope; a second, random
         direction tells whether f is of that form: then it gives the slope times itself.
         """
-        a = self.before.astype(np.complex128)
+        a = self.before.astype(np.float64)
         v = np.random.default_rng(0).standard_normal(a.shape)
+        h = 1e-6 * max(1.0, abs(a).max(initial=0.0))
         try:
-            slope = np.asarray(self.function(a + 1j * H)).imag / H
-            along = np.asarray(self.function(a + 1j * H * v)).imag / H
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a function that throws imaginary parts away: the differences tell
+                slope = np.asarray(self.function(a + 1j * H)).imag / H
+                along = np.asarray(self.function(a + 1j * H * v)).imag / H
+                differences = (np.asarray(self.function(a + h * v)) - np.asarray(self.function(a - h * v))) / (2 * h)
         except TypeError as error:
             raise InputError(f"edit: {name!r} does not take complex numbers ({error}): give a pair (function, transpose)") from error
         if not np.allclose(along, slope * v, rtol=1e-9, atol=0):
             raise InputError(f"edit: {name!r} mixes entries, so its gradient is not known: give a pair (function, transpose)")
+        if not np.linalg.norm(differences - along) <= 1e-3 * np.linalg.norm(differences) + 1e-6:
+            raise InputError(
+                f"edit: {name!r} does not let complex numbers through (abs, sign, .real), so its gradient is not known: give a pair (function, transpose)"
+            )
         return slope

@@ -92,7 +92,8 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
     order = np.argsort(-logits, kind="stable")
     if temperature == 0:
         return int(order[0])
-    probs = np.exp((logits[order] - logits[order[0]]) / temperature)
+    with np.errstate(over="ignore"):  # a temperature near 0: −∞, probability 0
+        probs = np.exp((logits[order] - logits[order[0]]) / temperature)
     if top_k is not None:
         probs = probs[:top_k]
     if top_p is not None:
@@ -109,7 +110,7 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
     P = model.config.block_size
     for name, value, holds, expected in (
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "0 or more"),
-        ("temperature", temperature, temperature >= 0, "0 (greedy) or more"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
         ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
         ("slide", slide, 1 <= slide <= P, f"1 to block_size {P}"),

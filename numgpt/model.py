@@ -1,5 +1,7 @@
 """GPT: a Config, its parameters and perhaps a tokenizer, with everything that one does with them."""
 
+import operator
+
 import numpy as np
 
 from . import checkpoint, generate
@@ -20,9 +22,13 @@ class GPT:
     """
 
     def __init__(self, config, seed=0, dtype="float32", tokenizer=None, params=None):
-        if np.dtype(dtype) not in map(np.dtype, DTYPES):
+        try:
+            known = dtype is not None and np.dtype(dtype) in map(np.dtype, DTYPES)
+        except TypeError:
+            known = False
+        if not known:
             raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
-        self.config, self.seed, self.tokenizer = config, seed, tokenizer
+        self.config, self.seed, self.tokenizer = config, operator.index(seed), tokenizer
         self.params = initialise(config, seed, dtype) if params is None else params
 
     def __call__(self, tokens):
@@ -74,6 +80,8 @@ class GPT:
         sampling: temperature, top_k, top_p, seed, slide, as in numgpt.generate.stream.
         """
         tokens = self._tokens(tokens, window=False)
+        if tokens.ndim > 2:
+            raise InputError(f"tokens: have shape {tokens.shape}, expected (B, T) or (T) to continue")
         new = list(generate.stream(self, np.atleast_2d(tokens), max_new_tokens, **sampling))
         rows = np.concatenate([np.atleast_2d(tokens), *(ids[:, None] for ids in new)], axis=1)
         return rows.reshape(*tokens.shape[:-1], -1)
@@ -100,16 +108,16 @@ class GPT:
         return Record(self.params, self.config, seed=self.seed, **options)
 
     def _tokens(self, tokens, window=True):
-        tokens = np.asarray(tokens)
+        tokens = _array("tokens", tokens)
         if tokens.ndim == 0 or tokens.size == 0:
             raise InputError(f"tokens: have shape {tokens.shape}, expected (B, T) with at least one token")
         check_ids("tokens", tokens, self.config.vocab_size)
         if window and tokens.shape[-1] > self.config.block_size:
             raise InputError(f"tokens: {tokens.shape[-1]} positions, expected at most block_size {self.config.block_size}: give the last of them")
-        return tokens
+        return tokens.astype(np.int64, copy=False)
 
     def _targets(self, tokens, targets):
-        targets = np.asarray(targets)
+        targets = _array("targets", targets)
         if targets.shape != np.shape(tokens):
             raise InputError(f"targets: have shape {targets.shape}, expected {np.shape(tokens)} as the tokens")
         check_ids("targets", targets, self.config.vocab_size, negative=True)
@@ -117,3 +125,10 @@ class GPT:
 
     def __repr__(self):
         return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"
+
+
+def _array(who, ids):
+    try:
+        return np.asarray(ids)
+    except ValueError as error:
+        raise InputError(f"{who}: rows differ in length, expected (B, T): pad the short ones, with targets of -1") from error

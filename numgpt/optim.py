@@ -23,6 +23,10 @@ class AdamW:
 
     def __init__(self, model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip=1.0):
         self.params = getattr(model, "params", model)
+        if not all(0 <= beta < 1 for beta in betas) or not eps > 0:
+            raise InputError(f"AdamW: betas are {betas} and eps is {eps}, expected betas from 0 to below 1 and a positive eps")
+        if self.params.dtype.kind == "c":
+            raise InputError(f"AdamW: the parameters are {self.params.dtype}, expected real ones: complex models are for derivatives")
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
 
@@ -47,7 +51,7 @@ class AdamW:
         return norm
 
     def _flat(self, grads):
-        if isinstance(grads, Flat):
+        if isinstance(grads, Flat) and grads.shapes == self.params.shapes:
             return grads.flat
         if set(grads) != set(self.params):
             odd = sorted(set(grads) ^ set(self.params))
@@ -68,11 +72,11 @@ def learning_rate(step, training):
     """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
 
         warm-up      lr (step + 1) / (warmup + 1)
-        after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the last step
+        after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the end, after the last step
                      f = ½ (1 + cos πx)  or  1 − x  or  1
     """
     if step < training.warmup:
         return training.lr * (step + 1) / (training.warmup + 1)
     x = min(1.0, (step - training.warmup) / max(1, training.steps - training.warmup))
     fall = {"cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x, "constant": 1.0}[training.schedule]
-    return training.min_lr + (training.lr - training.min_lr) * fall
+    return training.final_lr + (training.lr - training.final_lr) * fall

@@ -40,7 +40,7 @@ TRAINING = {
 }
 
 # Large models: betas, decay and clipping of the GPT-3 paper, appendix B.
-_LARGE = {"lr": 6e-4, "min_lr": 6e-5, "beta2": 0.95, "batch_size": 8, "accumulate": 8, "steps": 10000, "warmup": 500}
+_LARGE = {"lr": 6e-4, "beta2": 0.95, "batch_size": 8, "accumulate": 8, "steps": 10000, "warmup": 500}
 
 DEFAULT = "gpt-micro"
 

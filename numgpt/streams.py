@@ -1,6 +1,7 @@
 """Seeded random streams that depend on what they are for, never on the order of the calls."""
 
 import hashlib
+import operator
 
 import numpy as np
 
@@ -12,5 +13,12 @@ def stream(seed, *words):
     128-bit key and a counter. The key is a hash of the words, so that a draw can be made again without replaying
     what came before it: a resumed run has no generator to restore.
     """
-    key = hashlib.blake2b(repr((seed, *words)).encode(), digest_size=16).digest()
+    key = hashlib.blake2b(repr(_plain((seed, *words))).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def _plain(word):
+    """Integers of every type as Python's, so that NumPy's 3 and 3 are one seed."""
+    if isinstance(word, tuple):
+        return tuple(map(_plain, word))
+    return word if isinstance(word, str) else operator.index(word)

@@ -69,8 +69,8 @@ class Trainer:
             for n, (x, y) in enumerate(batches):
                 part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
                 loss += float(part)
-        self._check_finite(loss, batches, i)
-        norm = self.optimizer.step(self.grads, lr)
+            self._check_finite(loss, batches, i)
+            norm = self.optimizer.step(self.grads, lr)
         self.updates += 1
         rate = sum(x.size for x, _ in batches) / (time.perf_counter() - start)
         return {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens_per_s": round(rate)}
@@ -78,17 +78,22 @@ class Trainer:
     def evaluate(self):
         """The mean loss on eval_iters held-out batches, the same ones each time; keeps the best model. Returns the log entry."""
         t, T = self.training, self.model.config.block_size
-        losses = [self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)) for n in range(t.eval_iters)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = [self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)) for n in range(t.eval_iters)]
         self.held_out = float(np.mean(losses, dtype=np.float64))
+        if not np.isfinite(self.held_out):
+            raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {self._bad_parameter() or 'all parameters are finite'}: lower --lr")
         if self.best is None or self.held_out < self.best:
             self.best = self.held_out
             self.save("best")
         return {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
 
     def save(self, name):
-        """Write the model, and as "last" all that the run needs to go on, to out/name."""
+        """Write the model, and as "last" all that the run needs to go on, to out/name. What is not finite is not saved."""
         if self.out is None:
             return
+        if self._bad_parameter():
+            raise NotFinite(f"step {self.updates}: {self._bad_parameter()}: lower --lr")
         if name == "best":
             checkpoint.save(self.out / name, self.model)
         else:
@@ -121,9 +126,8 @@ class Trainer:
         """Raise NotFinite with the first name whose numbers are not finite."""
         if np.isfinite(loss) and np.isfinite(self.grads.flat).all():
             return
-        bad = self.model.params.first_not_finite()
-        if bad:
-            raise NotFinite(f"step {i + 1}: the parameter {bad} is not finite, expected numbers: go back to an earlier checkpoint, lower --lr")
+        if self._bad_parameter():
+            raise NotFinite(f"step {i + 1}: {self._bad_parameter()}: lower --lr")
         for n, (x, y) in enumerate(batches):
             with np.errstate(over="ignore", invalid="ignore"):
                 record = self.model.record(x, y, step=(i, n))
@@ -135,6 +139,10 @@ class Trainer:
                         )
         raise NotFinite(f"step {i + 1}: the sum of the gradients is not finite: lower --lr, or use --dtype float64")
 
+    def _bad_parameter(self):
+        bad = self.model.params.first_not_finite()
+        return bad and f"the parameter {bad} is not finite"
+
     @contextlib.contextmanager
     def _log(self):
         """log.jsonl, one line an entry; on resume without the lines that the checkpoint does not know of."""
@@ -145,8 +153,8 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         kept = []
         if self.updates and path.exists():
-            for line in path.read_text("utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # the last line of a killed run may be half there
+            for line in path.read_text("utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # the last line of a killed run may be half there
                     if json.loads(line)["step"] <= self.updates:
                         kept.append(line + "\n")
         checkpoint.write_file(path, "".join(kept).encode())

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -39,9 +40,10 @@ def test_the_file_is_plain_safetensors_with_gpt2s_names(tmp_path, model):
 def test_an_optimizers_moments_and_a_state_come_back(tmp_path, model):
     optimizer = AdamW(model)
     optimizer.step(model.loss_and_grads([[1, 2]], [[2, 3]])[1], lr=0.1)
-    checkpoint.save(tmp_path / "run", model, optimizer, {"best": 1.5})
+    state = {"best": 1.5, "held_out": None, "source": "text", "recipe": {}, "digest": "0", "training": {}}
+    checkpoint.save(tmp_path / "run", model, optimizer, state)
     again = AdamW(GPT.load(tmp_path / "run"))
-    assert checkpoint.load_state(tmp_path / "run", again) == {"best": 1.5}
+    assert checkpoint.load_state(tmp_path / "run", again) == state | {"updates": 1}
     assert again.steps == 1 and np.array_equal(again.m.flat, optimizer.m.flat) and np.array_equal(again.v.flat, optimizer.v.flat)
 
 
@@ -56,12 +58,16 @@ def test_saving_replaces_a_checkpoint_and_leaves_nothing_beside_it(tmp_path, mod
 def test_saving_never_replaces_what_is_no_checkpoint(tmp_path, model):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(InputError, match="exists and is no checkpoint"):
-        model.save(tmp_path / "thesis")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="exists and is no checkpoint"):
-        model.save(tmp_path / "file")
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text('{"model_type": "gpt2"}')
+    model.save(tmp_path / "annotated")
+    (tmp_path / "annotated" / "notes.txt").write_text("what I found")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for name in ("thesis", "file", "theirs", "annotated"):
+        with pytest.raises(InputError, match="exists and is not just a checkpoint"):
+            model.save(tmp_path / name)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("dtype", ["longdouble", "complex128"])
@@ -74,7 +80,7 @@ def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
 def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, model, moment):
     """The three states of the folder that a kill can leave, made by hand."""
     model.save(tmp_path / "model")
-    new, old = tmp_path / ".model.new", tmp_path / ".model.old"
+    new, old = tmp_path / ".model.numgpt-new", tmp_path / ".model.numgpt-old"
     if moment == "before the renames":
         new.mkdir()
         (new / "model.safetensors").write_bytes(b"half")
@@ -84,9 +90,40 @@ def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, model, 
     else:
         shutil.copytree(tmp_path / "model", old)
         (old / "config.json").unlink()
+    before = sorted(tmp_path.rglob("*"))
     assert np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
+    assert sorted(tmp_path.rglob("*")) == before, "reading moved or removed something"
     model.save(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_can_be_read_while_a_run_saves_it_again_and_again(tmp_path, model):
+    model.save(tmp_path / "model")
+    stop, faults = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            try:
+                GPT.load(tmp_path / "model")
+            except InputError as error:
+                faults.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(100):
+        model.save(tmp_path / "model")
+    stop.set()
+    reader.join()
+    assert not faults
+
+
+def test_a_link_to_a_checkpoint_stays_a_link(tmp_path, model):
+    model.save(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    model.params.flat += 1
+    for _ in range(2):
+        model.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
 
 
 @pytest.mark.parametrize("room", [2000, 6000, 9000])

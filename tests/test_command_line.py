@@ -137,6 +137,10 @@ def damaged(change):
     return make
 
 
+def state(**changes):
+    return lambda folder: (folder / "state.json").write_text(json.dumps(json.loads((folder / "state.json").read_text()) | changes))
+
+
 def write(name, content):
     return lambda home: (home / name).write_bytes(content)
 
@@ -182,6 +186,20 @@ NOTHING = lambda home: None  # noqa: E731
         (NOTHING, "eval run --data nowhere.txt", "nowhere.txt: does not exist"),
         (write("digits.txt", b"abc123"), "eval run --data digits.txt", "character '1' (U+0031) at position 3"),
         (NOTHING, "eval run --data text.txt --stride 9", "stride is 9, expected 1 to block_size 8"),
+        (damaged(lambda f: (f / "state.json").write_text("[]")), "eval damaged", "state.json: has no updates"),
+        (damaged(state(updates=-3)), "eval damaged", "state.json: has updates -3"),
+        (damaged(state(training=[])), "eval damaged", "state.json: has training []"),
+        (damaged(state(recipe={"x": 1})), "eval damaged", "cannot be followed"),
+        (damaged(lambda f: (f / "tokenizer.json").write_text('{"type": "chars", "characters": 5}')), "sample damaged", "the characters are not a text"),
+        (damaged(lambda f: (f / "config.json").write_text("[" * 100000)), "sample damaged", "config.json: is not JSON"),
+        (NOTHING, "sample .", ".: holds no checkpoint"),
+        (NOTHING, "sample /", "/: holds no checkpoint"),
+        (NOTHING, "train --lr inf", "lr is inf, expected a finite number"),
+        (NOTHING, "train --lr 1e-5 --min-lr 1e-4", "min_lr is 0.0001, expected 0 to lr 1e-05"),
+        (NOTHING, "train --batch-size 100000000000000000000", "batch_size is 100000000000000000000, expected 1 to"),
+        (NOTHING, "info gpt2 --n-embd 99999999999 --n-head 7", "n_embd is 99999999999, expected 1 to"),
+        (NOTHING, "train --out run --resume --seed 5", "the run's model has seed 1337, expected 5"),
+        (NOTHING, "sample run --temperature nan", "temperature is nan"),
         (NOTHING, "check nonsense", "nothing is called nonsense"),
         (NOTHING, "info gpt9", "preset: 'gpt9' is unknown"),
         (NOTHING, "info gpt2 --tokens 2000", "--tokens is 2000, expected 1 to block_size 1024"),
@@ -203,12 +221,34 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(here, tmp_path, ca
     assert status == 1 and "is not finite" in error and "lower --lr" in error and "Traceback" not in error and "Warning" not in error
 
 
-def test_output_that_nobody_reads_ends_quietly(here):
-    process = subprocess.Popen([sys.executable, "-m", "numgpt", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-    with process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b"" and process.wait() == 1
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_nobody_reads_ends_quietly(here, buffered):
+    env = os.environ if buffered else os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "numgpt", "info", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()
+
+
+def test_a_full_device_gets_one_line(here):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "numgpt", "info", "gpt2"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+def test_a_text_with_an_odd_name_can_be_resumed_and_evaluated(here, tmp_path):
+    name = os.fsdecode(b"na\xffme.txt")
+    shutil.copy("text.txt", name)
+    assert main(["train", "--data", name, *TINY, "--steps=1", "--out", str(tmp_path / "run"), "--sample-tokens=0"]) == 0
+    assert main(["train", "--resume", "--steps=2", "--out", str(tmp_path / "run"), "--sample-tokens=0"]) == 0
+    assert main(["eval", str(tmp_path / "run")]) == 0
+    os.remove(name)
+
+
+def test_a_command_runs_from_inside_a_checkpoint(here, monkeypatch, capsys):
+    monkeypatch.chdir("run/last")
+    assert main(["sample", ".", "--max-new-tokens", "3"]) == 0
+    assert main(["eval", "."]) == 0
 
 
 def test_the_public_package_is_light_to_import():

@@ -138,6 +138,14 @@ def test_the_message_says_when_the_forward_does_not_let_complex_numbers_through(
         gradcheck.check(forward, backward, X, W)
 
 
+@pytest.mark.parametrize("x", [X * 1e-6, X * 1e6, abs(X) * 1e-7 + 1e-9])
+def test_a_right_pair_passes_whatever_the_size_of_its_arrays(x):
+    def forward(x, w):
+        return x * x * w + 1e-6 * x, (x, w)
+
+    gradcheck.check(forward, lambda dy, s: (dy * (2 * s[0] * s[1] + 1e-6), (dy * s[0] * s[0]).sum(0)), x, W)
+
+
 def test_arrays_without_a_float_are_an_error():
     with pytest.raises(ValueError, match="no array of floats"):
         gradcheck.check(square_forward, square_backward, np.arange(3), np.arange(3))

@@ -147,6 +147,7 @@ def test_float32_gradients_err_by_rounding_only(model):
         ([[0] * 6], "tokens: 6 positions, expected at most block_size 5"),
         (np.zeros((2, 0), int), "tokens: have shape (2, 0), expected (B, T) with at least one token"),
         (3, "tokens: have shape (), expected (B, T)"),
+        ([[1, 2], [3]], "tokens: rows differ in length"),
     ],
 )
 def test_tokens_that_cannot_be_used_are_named(model, tokens, message):
@@ -166,18 +167,30 @@ def test_targets_that_cannot_be_used_are_named(model):
     "changes, message",
     [
         ({"n_head": 4}, "n_embd 6 is not divisible by n_head 4: choose n_head such as 2, 3, 6"),
-        ({"n_embd": 0}, "n_embd is 0, expected a positive number"),
+        ({"n_embd": 0}, "n_embd is 0, expected 1 to 16,777,216"),
         ({"dropout": 1.0}, "dropout is 1.0, expected at least 0 and less than 1"),
         ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),
         ({"n_layer": 1.5}, "n_layer is 1.5, expected int"),
         ({"bias": 1}, "bias is 1, expected bool"),
-        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"dropout": float("nan")}, "dropout is nan, expected a finite number"),
+        ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon is inf, expected a finite number"),
+        ({"n_embd": 10**13}, "n_embd is 10000000000000, expected 1 to"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(changes, message):
     with pytest.raises(InputError) as error:
         Config(**SMALL | changes)
     assert message in str(error.value)
+
+
+def test_numpys_numbers_are_as_good_as_pythons_and_leak_no_dtype(model):
+    config = Config(**{k: np.int64(v) for k, v in SMALL.items()}, layer_norm_epsilon=np.float64(1e-5), dropout=np.float64(0.1))
+    twin = GPT(config, seed=np.int64(0))
+    assert np.array_equal(twin.params.flat, GPT(config, seed=0).params.flat)
+    loss, grads = twin.loss_and_grads(TOKENS, TARGETS, step=np.int64(1), count=(TARGETS >= 0).sum())
+    assert loss.dtype == grads.flat.dtype == twin(TOKENS).dtype == np.float32
+    assert loss == twin.loss_and_grads(TOKENS, TARGETS, step=1)[0]
+    assert np.array_equal(model.generate(TOKENS.astype(np.uint64), 9, seed=np.int32(3)), model.generate(TOKENS, 9, seed=3))
 
 
 def test_an_unknown_dtype_engine_or_preset_is_named():

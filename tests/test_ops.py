@@ -128,6 +128,24 @@ def test_erf_at_the_ends():
     assert np.isnan(erf(np.array([np.nan]))).all()
 
 
+@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh], ids=lambda o: o.name)
+def test_gelu_keeps_its_digits_in_the_left_tail(op):
+    """The value falls like exp(−x²/2): its relative error there is that of the exponent, not 100 %."""
+    x = np.linspace(-8, 8, 3001)
+    exact, single = op.forward(x)[0], op.forward(x.astype(np.float32))[0]
+    assert (abs(single - exact) <= 40 * np.finfo(np.float32).eps * (1 + x * x) * abs(exact)).all()
+
+
+@pytest.mark.parametrize("scale", [1, 100, 3000])
+def test_attention_sums_to_one_at_large_scores(scale):
+    """A mean of values that are all 1 is 1, to a few roundings for each key."""
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        q, k = (scale**0.5 * rng.standard_normal((2, 3, 9, 8))).astype(dtype)
+        y, _ = ops.attend.forward(q, k, np.ones_like(k))
+        assert abs(y - 1).max() <= 9 * np.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh, ops.relu, ops.layernorm, ops.linear], ids=lambda o: o.name)
 def test_nan_comes_out_as_nan(op):
     x = np.array([[np.nan, 1.0]])

@@ -50,6 +50,18 @@ def test_steps_are_those_of_the_equations(model):
         assert np.allclose(model.params["h.0.mlp.c_fc.weight"], w, rtol=1e-13)
 
 
+def test_the_learning_rate_never_rises_above_the_highest():
+    assert Training(lr=1e-6).final_lr == pytest.approx(1e-7)
+    with pytest.raises(InputError, match=r"min_lr is 0.1, expected 0 to lr 0.01"):
+        Training(lr=0.01, min_lr=0.1)
+
+
+@pytest.mark.parametrize("options", [{"betas": (1, 1)}, {"eps": 0}, {"betas": (0.9, float("nan"))}])
+def test_settings_that_would_divide_by_zero_are_errors(model, options):
+    with pytest.raises(InputError, match="AdamW: betas are"):
+        AdamW(model, **options)
+
+
 def test_gradients_are_not_written_to_and_any_mapping_will_do(model):
     grads, twin = gradients(model), GPT(model.config, dtype="float64")
     before = grads.flat.copy()

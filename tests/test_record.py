@@ -105,6 +105,12 @@ def test_an_edit_that_mixes_entries_needs_its_own_transpose(model):
     assert np.isclose((record.grad["h.0.mlp.c_fc.weight"] * v).sum(), expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize("edit", [np.abs, lambda a: a * np.sign(a), lambda a: 2 * a.real, lambda a: a / np.maximum(np.abs(a), 0.1)])
+def test_an_edit_that_hides_from_the_complex_step_is_refused_not_differentiated_wrongly(model, edit):
+    with pytest.raises(InputError, match="edit: 'h.0.mlp' does not let complex numbers through"):
+        model.record(TOKENS, TARGETS, edit={"h.0.mlp": edit})
+
+
 def test_an_edit_of_a_gradient_reaches_what_came_before(model):
     record = model.record(TOKENS, TARGETS, edit_grad={"h.1": lambda g: 0 * g})
     assert (record.grad["h.1"] == 0).all() and (record.grad["h.0.mlp.c_fc.weight"] == 0).all()

@@ -86,6 +86,12 @@ def test_the_split_loses_nothing_and_holds_out_about_its_share(n, share, glue):
         assert abs(len(held) / len(text) - share) < 0.06
 
 
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.02, 0.3])
+def test_a_small_share_is_held_out_too(share):
+    train, held = data.split_blocks("\n\n".join(paragraphs(6000)), share)
+    assert abs(len(held) / len(train + held) - share) < 0.2 * share + 0.0005
+
+
 def test_nothing_held_out_was_trained_on():
     parts = paragraphs(200)
     text = data.without_repeats("\n\n".join(parts + parts[::3]))
@@ -101,6 +107,8 @@ def test_files_and_folders_are_read_in_order(tmp_path):
     (tmp_path / "b.txt").write_text("b\r\nb")
     (tmp_path / "a.md").write_text("\ufeffa", encoding="utf-8")
     (tmp_path / "image.png").write_bytes(b"\xff")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "hidden.txt").write_text("hidden")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "c.txt").write_text("c")
     assert data.read([tmp_path]) == "a\n\nb\nb\n\nc"
@@ -118,6 +126,7 @@ def test_many_tokens_are_kept_in_a_mapped_file(tmp_path, monkeypatch):
         assert np.array_equal(corpus.train, in_memory.train) and np.array_equal(corpus.held_out, in_memory.held_out)
         assert corpus.digest == in_memory.digest
     (tmp_path / "text.txt").write_text("\n\n".join(paragraphs(300, seed=1)))
+    (tmp_path / "tokens" / "train.bin").write_bytes(b"cut")
     changed = data.prepare([tmp_path / "text.txt"], folder=tmp_path / "tokens")
     assert changed.digest != mapped.digest
     assert changed.tokenizer.decode(changed.train) == data.split_blocks(data.read([tmp_path / "text.txt"]), 0.1)[0]

@@ -41,30 +41,32 @@ gelu = Op("... -> ...", gelu_forward, gelu_backward)
 def gelu_tanh_forward(x):
     """The Gaussian error linear unit, tanh form: the one of GPT-1, GPT-2 and GPT-3.
 
-        y = ½ x (1 + t)        t = tanh(u),  u = √(2/π) (x + 0.044715 x³)
+        y = ½ x (1 + tanh u) = x σ        σ = 1/(1 + exp(−2u)),  u = √(2/π) (x + 0.044715 x³)
 
     x (...) → y (...).  Source: Hendrycks and Gimpel 2016, section 2.
     """
-    return 0.5 * x * (1 + gate(x)), (x,)
+    return x * gate(x), (x,)
 
 
 def gelu_tanh_backward(dy, saved):
     """Gradient of gelu_tanh_forward with respect to x.
 
         du/dx = √(2/π) (1 + 3·0.044715 x²)
-        dx = dy (½ (1 + t) + ½ x (1 − t²) du/dx)        because tanh' = 1 − tanh²
+        dx = dy (σ + x 2σ(1 − σ) du/dx)        because dσ/du = 2σ(1 − σ)
 
     In words: the gate's value, plus x times how fast the gate opens.
     """
     (x,) = saved
-    t = gate(x)
+    s = gate(x)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-    return (dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
+    return (dy * (s + 2 * x * s * (1 - s) * slope),)
 
 
 def gate(x):
-    """t = tanh(√(2/π) (x + 0.044715 x³))."""
-    return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u would cancel to 0."""
+    z = -2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    largest = 80.0 if x.dtype == np.float32 else 700.0  # exp would overflow beyond, and σ is 0 long before
+    return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))
 
 
 gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)

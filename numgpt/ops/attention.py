@@ -12,7 +12,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     """For each query a mean of the values, weighted by how well their keys match it.
 
         s_ts = scale ⟨q_t, k_s⟩, −∞ where t may not see s
-        P = exp(s − lse)        lse = ln Σ_s exp s over the keys
+        P = exp(s − m) / Σ exp(s − m)        the softmax over the keys, m their maximum
         y = P̃ v        P̃ = P k / (1 − p) with dropout on the probabilities, else P
 
     The T queries are the last T of the S positions: query t sees keys 0 … t + S − T.
@@ -23,15 +23,16 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = masked_scores(q, k, scale, mask)
     top = scores.max(-1, keepdims=True)
-    lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
-    y = dropped(np.exp(scores - lse), keep, p) @ v
-    return y, (q, k, v, y, lse, scale, mask, keep, p)
+    exps = np.exp(scores - top)
+    total = exps.sum(-1, keepdims=True)
+    y = dropped(exps / total, keep, p) @ v
+    return y, (q, k, v, y, top, total, scale, mask, keep, p)
 
 
 def attend_backward(dy, saved):
     """Gradients of attend_forward with respect to q, k and v.
 
-        P = exp(s − lse)                    again, so that no (T, S) array is kept between forward and backward
+        P = exp(s − m) / Σ exp(s − m)       again, so that no (T, S) array is kept between forward and backward
         dv = P̃ᵀ dy                          because y = P̃ v
         dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
         Δ = Σ_s dP P = ⟨dy, y⟩              because dP P = dP̃ P̃, and Σ_s P̃_s ⟨dy, v_s⟩ = ⟨dy, Σ_s P̃_s v_s⟩
@@ -41,8 +42,8 @@ def attend_backward(dy, saved):
     In words: a score's gradient is how much better its key did than the mean key, times how much it was used; hidden
     keys have P = 0 and so get exactly nothing.
     """
-    q, k, v, y, lse, scale, mask, keep, p = saved
-    probs = np.exp(masked_scores(q, k, scale, mask) - lse)
+    q, k, v, y, top, total, scale, mask, keep, p = saved
+    probs = np.exp(masked_scores(q, k, scale, mask) - top) / total
     dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
     dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
     dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))

@@ -18,7 +18,7 @@ def cross_entropy_forward(logits, targets, *, count=None):
     V = logits.shape[-1]
     rows, ids = logits.reshape(-1, V), targets.reshape(-1)  # (N, V), (N)
     counted = ids >= 0
-    count = int(counted.sum()) if count is None else count
+    count = int(counted.sum() if count is None else count)
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
     ids = np.where(counted, ids, 0)

@@ -10,6 +10,8 @@ class Characters(Tokenizer):
     """characters: the vocabulary; a token is a character's index in it."""
 
     def __init__(self, characters):
+        if not isinstance(characters, str) or any(0xD800 <= ord(c) < 0xE000 for c in characters):
+            raise InputError("tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it")
         self.characters = characters
         self._codes = _codes(characters)
         if len(characters) == 0 or (np.diff(self._codes.astype(np.int64)) <= 0).any():
