@@ -3,7 +3,7 @@
 from . import gradcheck, ops
 from ._version import __version__
 from .config import Config, Training
-from .engine import use
+from .engine import set_threads, use
 from .errors import InputError
 from .model import GPT
 from .optim import AdamW, learning_rate
@@ -24,5 +24,6 @@ __all__ = [
     "ops",
     "preset",
     "preset_training",
+    "set_threads",
     "use",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from . import presets
 from ._version import __version__
 from .config import Config, Training, from_dict
-from .engine import ENGINES, use
+from .engine import ENGINES, set_threads, use
 from .errors import InputError
 
 
@@ -26,6 +26,8 @@ def main(argv=None):
         args = _parser().parse_args(argv)
         if args.engine:
             use(args.engine)
+        if args.threads:
+            set_threads(args.threads)
         status = args.run(args)
         sys.stdout.flush()
         return status
@@ -235,7 +237,8 @@ def _parser():
     def command(name, run, help, example):
         p = commands.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
         p.set_defaults(run=run)
-        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy")
+        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy, numba is faster")
+        p.add_argument("--threads", type=_positive, metavar="N", help="of the numba engine; all processors unless given")
         return p
 
     p = command("train", train, "Train a GPT and write some text with it.", "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR")

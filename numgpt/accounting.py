@@ -51,8 +51,8 @@ def activation_bytes(config, B, T, dtype="float32", dropout=False):
     act = 0 if config.activation == "relu" else N * F  # its input; relu holds booleans
     feed_forward = N * C + act + N * F  # input of c_fc; the activation's; input of c_proj
     norms = 2 * L + (config.norm_position == "pre")
-    floats = norms * norm + L * (attention + feed_forward) + N * C + N * V  # input of the unembedding; the loss's probabilities
-    ids = 8 * N * 2 + N  # tokens, targets, and which of them count
+    floats = norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N  # input of the unembedding; logits, their maxima and sums
+    ids = 8 * N * 2  # tokens and targets
     flags = L * N * F if config.activation == "relu" else 0
     if dropout:
         flags += N * C + L * (2 * N * C + B * H * T * T)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import ops, transformer
+from . import engine, ops, transformer
 from .config import Config
 from .gradcheck import Finding, GradientError, findings
 from .parameters import Flat, shapes
@@ -45,7 +45,10 @@ VARIANTS = {
 
 
 def subjects(seed=0):
-    """Every op in every variant, the layers, and the model variants, at random arrays."""
+    """Every op in every variant, the layers, and the model variants, at random arrays, on the engine in use.
+
+    Complex and long double arrays run on the specification, so a twin's gradient is held to the specification's derivative.
+    """
     for op in ops.ALL.values():
         yield from op_subjects(op, seed)
     for name, changes in VARIANTS.items():
@@ -65,8 +68,16 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
         sizes[larger] = sizes[larger] + sizes[smaller]
     arrays, options = op.draw(rng, sizes, lead)
 
+    def forward(*arrays, **options):
+        with engine.session("float64"):
+            return engine.forward(op, arrays)(*arrays, **options)
+
+    def backward(dy, saved):
+        with engine.session("float64"):
+            return engine.backward(op, dy)(dy, saved)
+
     def subject(variant, arrays, more):
-        return Subject(f"{op.name} ({variant})" if variant else op.name, op.forward, op.backward, tuple(arrays), options | more)
+        return Subject(f"{op.name} ({variant})" if variant else op.name, forward, backward, tuple(arrays), options | more)
 
     yield subject("", arrays, {})
     for i, argument in enumerate(op.arguments):
@@ -104,11 +115,13 @@ def _recorded(name, layer, config, rng, inputs):
         params = dict(zip(names, arrays[len(inputs) :]))
         r = Record(params, config, keep=True, step=step)
         r.scope = prefix
-        return layer.forward(r, *arrays[: len(inputs)]), r
+        with engine.session("float64"):
+            return layer.forward(r, *arrays[: len(inputs)]), r
 
     def backward(dy, r):
         r.start_backward(Flat(drawn, r.params[names[0]].dtype))
-        dx = layer.backward(r, dy)
+        with engine.session("float64"):
+            dx = layer.backward(r, dy)
         r.finish_backward()
         return *([dx] if dx is not None else [None] * len(inputs)), *(r.grads[n] for n in names)
 

@@ -49,12 +49,17 @@ def save(folder, model, optimizer=None, state=None):
 
 def load(folder):
     """The arguments of GPT from a checkpoint's folder, every name, shape, dtype and value checked."""
-    for attempt in range(3):  # a run that saves in this moment swaps the folder while it is read
+    for attempt in range(5):  # a run that saves in this moment swaps the folder while it is read
+        place = find(folder)
         try:
-            return _load(find(folder))
-        except Missing:
-            if attempt == 2:
+            before = os.stat(place).st_ino
+            found = _load(place)
+            if os.stat(place).st_ino == before:
+                return found
+        except (Missing, FileNotFoundError):
+            if attempt == 4:
                 raise
+    raise InputError(f"{folder}: was replaced again and again while it was read, expected it to rest: try once more")
 
 
 def _load(folder):

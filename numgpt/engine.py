@@ -1,29 +1,102 @@
-"""Which code runs an op: its specification, or a faster twin of it where the engine has one."""
+"""Which code runs an op: its specification in plain NumPy, or the Numba twin beside it."""
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from contextlib import nullcontext
+
+import numpy as np
 
 from .errors import InputError
 
-ENGINES = ("reference",)
-_engine = "reference"
+ENGINES = ("reference", "numba")
+TWINNED = (np.dtype("float32"), np.dtype("float64"))
+_engine = None
 
 
 def use(name):
-    """Choose the engine for all that follows: "reference", the specification in plain NumPy."""
+    """Choose the engine for all that follows.
+
+    "reference": the specification in plain NumPy. "numba": compiled twins of it, for float32 and float64; what has no twin,
+    and every other dtype, runs on the specification. Unless chosen here or by the environment variable NUMGPT_ENGINE, numba
+    where it is installed.
+    """
     global _engine
     if name not in ENGINES:
         raise InputError(f"engine: {name!r} is unknown, expected one of {', '.join(ENGINES)}")
+    if name == "numba" and not _numba_is_there():
+        raise InputError("engine: numba is not installed, expected it for this engine: pip install numba, or use the reference")
     _engine = name
 
 
 def current():
     """The name of the engine in use."""
+    if _engine is None:
+        chosen = os.environ.get("NUMGPT_ENGINE")
+        if not chosen and not _numba_is_there() and sys.stderr is not None:
+            print("numgpt: numba is not installed, the slower reference engine runs; pip install numba", file=sys.stderr)
+        use(chosen or ("numba" if _numba_is_there() else "reference"))
     return _engine
 
 
-def forward(op):
-    """The forward that the engine in use runs for op."""
-    return op.forward
+def set_threads(n):
+    """Have the numba engine use n threads, at most as many as there are processors; results do not depend on it."""
+    if current() == "numba":
+        from . import jit
+
+        jit.set_threads(n)
 
 
-def backward(op):
-    """The backward that the engine in use runs for op."""
-    return op.backward
+def forward(op, arrays):
+    """The forward that runs op on these arrays."""
+    twin = _twin(op.forward) if _is_twinned(arrays) else None
+    return twin or op.forward
+
+
+def backward(op, dy):
+    """The backward that undoes op's forward."""
+    return (_twin(op.backward) if _is_twinned((dy,)) else None) or op.backward
+
+
+@functools.cache
+def takes_places(function):
+    """Whether a backward takes `into`: for each parameter the array for its gradient and whether to add, or None."""
+    return "into" in inspect.signature(function).parameters
+
+
+def twin(function, dtype):
+    """The twin of a function of the specification for arrays of a dtype, or the function itself."""
+    return (_twin(function) if np.dtype(dtype) in TWINNED and current() == "numba" else None) or function
+
+
+def session(dtype):
+    """Within it kernels own the threads: a matrix product called from one does not bring its own."""
+    if current() != "numba" or np.dtype(dtype) not in TWINNED:
+        return nullcontext()
+    from . import blas
+
+    blas.keep_memory()
+    return blas.one_thread()
+
+
+def _is_twinned(arrays):
+    """Whether the floats among arrays are all float32 or all float64, and the engine has twins."""
+    dtypes = {a.dtype for a in arrays if a is not None and a.dtype.kind not in "iu"}
+    return len(dtypes) == 1 and dtypes.pop() in TWINNED and current() == "numba"
+
+
+@functools.cache
+def _numba_is_there():
+    return importlib.util.find_spec("numba") is not None
+
+
+@functools.cache
+def _twin(function):
+    """The function of the same name in the file beside its own that ends in _numba."""
+    module = f"{function.__module__}_numba"
+    if not module.startswith("numgpt.") or importlib.util.find_spec(module) is None:
+        return None
+    return getattr(importlib.import_module(module), function.__name__, None)

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from . import checkpoint, generate
+from . import checkpoint, engine, generate
 from .errors import InputError
 from .ops.op import check_ids
 from .parameters import initialise
@@ -33,12 +33,15 @@ class GPT:
 
     def __call__(self, tokens):
         """Logits of the token after each position.  tokens (..., T) integers → (..., T, V)"""
-        return gpt_forward(self._record(), self._tokens(tokens))
+        tokens = self._tokens(tokens)
+        with engine.session(self.params.dtype):
+            return gpt_forward(self._record(), tokens)
 
     def loss(self, tokens, targets, count=None):
         """The mean surprise at the targets in nats, without gradients.  tokens and targets (..., T) → ()"""
         tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
-        return loss_forward(self._record(), tokens, targets, count)
+        with engine.session(self.params.dtype):
+            return loss_forward(self._record(), tokens, targets, count)
 
     def loss_and_grads(self, tokens, targets, *, step=None, count=None, out=None, add=False):
         """The mean surprise at the targets in nats, and its gradient with respect to every parameter.
@@ -51,8 +54,9 @@ class GPT:
         tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
         grads = self.params.like() if out is None else out
         record = self._record(grads=grads, add=add, step=step)
-        loss = loss_forward(record, tokens, targets, count)
-        loss_backward(record, np.ones_like(loss))
+        with engine.session(self.params.dtype):
+            loss = loss_forward(record, tokens, targets, count)
+            loss_backward(record, np.ones_like(loss))
         record.finish_backward()
         return loss, grads
 
@@ -65,13 +69,14 @@ class GPT:
         """
         tokens = self._tokens(tokens)
         record = self._record(grads=self.params.like(), keep=True, edit=edit, edit_grad=edit_grad, step=step)
-        if targets is None:
-            gpt_forward(record, tokens)
-            record.check_names()
-        else:
-            loss = loss_forward(record, tokens, self._targets(tokens, targets))
-            record.check_names()
-            loss_backward(record, np.ones_like(loss))
+        with engine.session(self.params.dtype):
+            if targets is None:
+                gpt_forward(record, tokens)
+                record.check_names()
+            else:
+                loss = loss_forward(record, tokens, self._targets(tokens, targets))
+                record.check_names()
+                loss_backward(record, np.ones_like(loss))
         return record
 
     def generate(self, tokens, max_new_tokens=100, **sampling):

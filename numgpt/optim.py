@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from . import engine
 from .errors import InputError
 from .parameters import Flat
 
@@ -36,18 +37,11 @@ class AdamW:
         grads: mapping name -> array, as from loss_and_grads.
         """
         g = self._flat(grads)
-        norm = global_norm(g)
-        if self.clip and norm > self.clip:
-            g = g * (self.clip / norm)
+        norm = engine.twin(global_norm, g.dtype)(g)
+        clip = self.clip / norm if self.clip and norm > self.clip else 1.0
         self.steps += 1
-        (beta1, beta2), m, v = self.betas, self.m.flat, self.v.flat
-        m *= beta1
-        m += (1 - beta1) * g
-        v *= beta2
-        v += (1 - beta2) * g * g
-        denominator = np.sqrt(v / (1 - beta2**self.steps)) + self.eps
-        self.params.decayed *= 1 - lr * self.weight_decay
-        self.params.flat -= m / denominator * (lr / (1 - beta1**self.steps))
+        w, decayed = self.params.flat, self.params.decayed.size
+        engine.twin(adamw, w.dtype)(w, g, self.m.flat, self.v.flat, decayed, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
         return norm
 
     def _flat(self, grads):
@@ -60,6 +54,22 @@ class AdamW:
         for name, grad in grads.items():
             packed[name] = grad
         return packed.flat
+
+
+def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
+    """Step t = 1, 2, … of AdamW in place on w, m and v (N); the first entries, as many as decayed, are pulled to 0.
+
+    The equations are those of AdamW; clip is what the gradient g is scaled by.
+    """
+    beta1, beta2 = betas
+    if clip != 1:
+        g = g * clip
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * g * g
+    w[:decayed] *= 1 - lr * weight_decay
+    w -= m / (np.sqrt(v / (1 - beta2**t)) + eps) * (lr / (1 - beta1**t))
 
 
 def global_norm(flat):

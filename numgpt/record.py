@@ -92,7 +92,7 @@ class Record:
             p = self.config.dropout
             shape = op.noise(*arrays, **options)
             options = options | {"keep": stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p, "p": p}
-        return engine.forward(op)(*arrays, **options)
+        return engine.forward(op, arrays)(*arrays, **options)
 
     def back(self, name, dy):
         """Run the backward of what was filed under name; add up its parameters' gradients, return those of its inputs.
@@ -109,21 +109,27 @@ class Record:
             dy = self.edit[full].backward(full, dy)
         if isinstance(entry.op, Layer):
             return entry.op.backward(self / name, dy)
-        grads = engine.backward(entry.op)(dy, entry.saved)
-        inputs = len(grads) - len(entry.names)
-        for parameter, grad in zip(entry.names, grads[inputs:]):
-            if parameter is not None and self.grads is not None:
-                self._add(parameter, grad)
+        backward, names = engine.backward(entry.op, dy), [n if self.grads is not None else None for n in entry.names]
+        if names and engine.takes_places(backward):
+            grads = backward(dy, entry.saved, into=[n and (self.grads[n], n in self._summed) for n in names])
+        else:
+            grads = backward(dy, entry.saved)
+        inputs = len(grads) - len(names)
+        for name, grad in zip(names, grads[inputs:]):
+            if name is not None:
+                self._add(name, grad)
         dx = tuple(g for g in grads[:inputs] if g is not None)
         return dx if len(dx) > 1 else dx[0] if dx else None
 
     def _add(self, parameter, grad):
-        """A parameter that is used more than once gets the sum of its gradients."""
-        if parameter in self._summed:
-            self.grads[parameter][...] += grad
-        else:
-            self.grads[parameter][...] = grad
-            self._summed.add(parameter)
+        """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in place itself."""
+        place = self.grads[parameter]
+        if grad is not place:
+            if parameter in self._summed:
+                place += grad
+            else:
+                place[...] = grad
+        self._summed.add(parameter)
         if self.keep:
             self.grad.pop(parameter, None)  # filed anew, so that .grad is in the order in which gradients became complete
             self.grad[parameter] = self.grads[parameter]

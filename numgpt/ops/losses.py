@@ -21,13 +21,12 @@ def cross_entropy_forward(logits, targets, *, count=None):
     count = int(counted.sum() if count is None else count)
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
-    ids = np.where(counted, ids, 0)
-    shifted = rows - rows.max(-1, keepdims=True)
-    exps = np.exp(shifted)
-    sums = exps.sum(-1, keepdims=True)
-    surprise = np.log(sums[:, 0]) - shifted[np.arange(len(ids)), ids]
+    top = rows.max(-1, keepdims=True)
+    shifted = rows - top
+    total = np.exp(shifted).sum(-1, keepdims=True)
+    surprise = np.log(total[:, 0]) - shifted[np.arange(len(ids)), np.where(counted, ids, 0)]
     loss = np.where(counted, surprise, surprise.dtype.type(0)).sum() * (1 / count)
-    return loss, (exps / sums, ids, counted, count, logits.shape)
+    return loss, (logits, ids, top, total, count)
 
 
 def cross_entropy_backward(dy, saved):
@@ -38,11 +37,12 @@ def cross_entropy_backward(dy, saved):
 
     In words: what was predicted minus what was there; each row sums to 0.
     """
-    probs, ids, counted, count, shape = saved
-    dlogits = probs.copy()
-    dlogits[np.arange(len(ids)), ids] -= 1
-    dlogits *= np.where(counted, dy * (1 / count), dy * 0)[:, None]
-    return dlogits.reshape(shape), None
+    logits, ids, top, total, count = saved
+    dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top) / total  # (N, V)
+    counted = ids >= 0
+    dlogits[counted, ids[counted]] -= 1
+    dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))
+    return dlogits.reshape(logits.shape), None
 
 
 cross_entropy = Op(

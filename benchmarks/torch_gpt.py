@@ -1,0 +1,72 @@
+"""PyTorch's side: a plain GPT as its users write it, with the fused attention, over numgpt's names and layouts."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """A pre-norm block."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.n_head, self.activation = c.n_head, "tanh" if c.activation == "gelu_tanh" else "none"
+        self.ln_1, self.ln_2 = nn.LayerNorm(c.n_embd, bias=c.bias), nn.LayerNorm(c.n_embd, bias=c.bias)
+        self.c_attn, self.attn_proj = nn.Linear(c.n_embd, 3 * c.n_embd, bias=c.bias), nn.Linear(c.n_embd, c.n_embd, bias=c.bias)
+        self.c_fc, self.mlp_proj = nn.Linear(c.n_embd, 4 * c.n_embd, bias=c.bias), nn.Linear(4 * c.n_embd, c.n_embd, bias=c.bias)
+
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (a.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for a in self.c_attn(self.ln_1(x)).split(C, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.attn_proj(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate=self.activation))
+
+
+class GPT(nn.Module):
+    """The whole model with a tied head; forward returns the loss."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(c.vocab_size, c.n_embd), nn.Embedding(c.block_size, c.n_embd)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
+        self.ln_f = nn.LayerNorm(c.n_embd, bias=c.bias)
+
+    def forward(self, tokens, targets):
+        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        logits = F.linear(self.ln_f(x), self.wte.weight)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+    @torch.no_grad()
+    def load(self, params):
+        """Copy numgpt's parameters; its matrices are (in, out), nn.Linear's (out, in)."""
+        names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
+        ours = dict(self.named_parameters())
+        for name, value in params.items():
+            theirs = name.replace("h.", "blocks.", 1) if name.startswith("h.") else name
+            for a, b in names.items():
+                theirs = theirs.replace(a, b)
+            linear = name.startswith("h.") and value.ndim == 2
+            ours[theirs].copy_(torch.from_numpy(value.T if linear else value))
+
+
+def optimizer(model, fused):
+    """AdamW as nanoGPT sets it: decay on matrices only. fused None is PyTorch's default."""
+    params = list(model.parameters())
+    groups = [{"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1}, {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
+
+
+def step(model, optimizer, tokens, targets, clip=1.0):
+    """One training step; returns the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = model(tokens, targets)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    assert math.isfinite(loss.item())
+    return loss.item()

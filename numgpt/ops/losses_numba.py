@@ -1,0 +1,70 @@
+"""Twin of cross_entropy: a pass over each row for its maximum, one for the sum, one for the gradient."""
+
+import numpy as np
+from numba import prange
+
+from ..errors import InputError
+from ..jit import SUMS, kernel, launch, parallel
+from .attention_numba import row_max
+from .elementary_numba import exp
+
+
+@kernel(fastmath=SUMS)
+def sum_of_exponentials(x, top):
+    """Σ exp(x − top) in float64."""
+    s = 0.0
+    for i in range(len(x)):
+        s += exp(x[i] - top)
+    return s
+
+
+@kernel
+def softmax_row(x, top, factor, out):
+    """out = exp(x − top) factor."""
+    for i in range(len(x)):
+        out[i] = exp(x[i] - top) * factor
+
+
+@parallel
+def surprises(logits, ids, top, total, surprise):
+    """The maximum, the sum of exponentials and the surprise of each row; 0 where the id is negative."""
+    for n in prange(len(ids)):
+        row = logits[n]
+        m = row_max(row)
+        s = sum_of_exponentials(row, m)
+        top[n], total[n] = m, s
+        surprise[n] = np.log(s) - (row[ids[n]] - m) if ids[n] >= 0 else 0.0
+
+
+@parallel
+def surprise_gradients(logits, ids, top, total, scale, dlogits):
+    """scale (softmax − one-hot), and 0 in the rows that do not count."""
+    for n in prange(len(ids)):
+        row, out = logits[n], dlogits[n]
+        if ids[n] < 0:
+            out[:] = 0
+        else:
+            m = top[n]
+            softmax_row(row, m, row.dtype.type(scale / total[n]), out)
+            out[ids[n]] = row.dtype.type(scale) * (exp(row[ids[n]] - m) * row.dtype.type(1.0 / total[n]) - row.dtype.type(1))
+
+
+def cross_entropy_forward(logits, targets, *, count=None):
+    """Twin of ops.losses.cross_entropy_forward."""
+    V = logits.shape[-1]
+    rows, ids = np.ascontiguousarray(logits.reshape(-1, V)), targets.reshape(-1)
+    count = int((ids >= 0).sum() if count is None else count)
+    if count == 0:
+        raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
+    top, total, surprise = np.empty((len(ids), 1), logits.dtype), np.empty((len(ids), 1), logits.dtype), np.empty(len(ids))
+    launch(surprises, rows, ids, top[:, 0], total[:, 0], surprise)
+    return logits.dtype.type(surprise.sum() / count), (logits, ids, top, total, count)
+
+
+def cross_entropy_backward(dy, saved):
+    """Twin of ops.losses.cross_entropy_backward."""
+    logits, ids, top, total, count = saved
+    dlogits = np.empty(logits.shape, logits.dtype)
+    V = logits.shape[-1]
+    launch(surprise_gradients, np.ascontiguousarray(logits.reshape(-1, V)), ids, top[:, 0], total[:, 0], float(dy) / count, dlogits.reshape(-1, V))
+    return dlogits, None

@@ -1,0 +1,125 @@
+"""Twin of layernorm: one pass a row, sums in float64."""
+
+import numpy as np
+from numba import prange
+
+from ..jit import SUMS, kernel, launch, parallel
+from .linear_numba import rows
+
+TILE = 64  # rows whose parameter gradients are added up together, before the tiles are, in order
+
+
+@kernel(fastmath=SUMS)
+def row_sum(x):
+    """Σ x in float64."""
+    s = 0.0
+    for i in range(len(x)):
+        s += x[i]
+    return s
+
+
+@kernel(fastmath=SUMS)
+def row_squares(x, mean):
+    """Σ (x − mean)² in float64."""
+    s = 0.0
+    for i in range(len(x)):
+        d = x[i] - mean
+        s += d * d
+    return s
+
+
+@kernel(fastmath=SUMS)
+def row_products(dy, weight, xhat):
+    """(Σ g, Σ g x̂) with g = dy weight, in float64."""
+    a, b = 0.0, 0.0
+    for i in range(len(dy)):
+        g = dy[i] * weight[i]
+        a += g
+        b += g * xhat[i]
+    return a, b
+
+
+@kernel
+def normalise_row(x, weight, bias, eps, y, xhat):
+    """y and x̂ of a row; returns r."""
+    C = len(x)
+    mean = x.dtype.type(row_sum(x) / C)
+    r = x.dtype.type(1.0 / np.sqrt(row_squares(x, mean) / C + eps))
+    if len(bias):
+        for c in range(C):
+            hat = (x[c] - mean) * r
+            xhat[c] = hat
+            y[c] = hat * weight[c] + bias[c]
+    else:
+        for c in range(C):
+            hat = (x[c] - mean) * r
+            xhat[c] = hat
+            y[c] = hat * weight[c]
+    return r
+
+
+@parallel
+def normalise(x, weight, bias, eps, y, xhat, rstd):
+    """y, x̂ and r of each row."""
+    N = len(x)
+    for tile in prange((N + TILE - 1) // TILE):
+        for n in range(tile * TILE, min(N, tile * TILE + TILE)):
+            rstd[n] = normalise_row(x[n], weight, bias, eps, y[n], xhat[n])
+
+
+@kernel(fastmath=False)  # a fused multiply-add would leave the rounding of dy w where g − ⟨g⟩ cancels
+def gradient_row(dy, xhat, weight, r, a, b, dx, dweight, dbias):
+    """dx = r (g − a − x̂ b) of a row; dy x̂ and dy are added to dweight and dbias (float64)."""
+    for c in range(len(dy)):
+        d, hat = dy[c], xhat[c]
+        dx[c] = r * (d * weight[c] - a - hat * b)
+        dweight[c] += d * hat
+        dbias[c] += d
+
+
+@kernel
+def gradient_rows(dy, xhat, rstd, weight, dx, dweight, dbias):
+    """dx of some rows; their sums for weight and bias are added to dweight and dbias (float64)."""
+    N, C = dy.shape
+    for n in range(N):
+        a, b = row_products(dy[n], weight, xhat[n])
+        gradient_row(dy[n], xhat[n], weight, rstd[n], dy.dtype.type(a / C), dy.dtype.type(b / C), dx[n], dweight, dbias)
+
+
+@parallel
+def normalise_gradients(dy, xhat, rstd, weight, dx, sums):
+    """dx, and for each tile of rows its sums (tiles, 2, C)."""
+    N, C = dy.shape
+    for tile in prange((N + TILE - 1) // TILE):
+        n0, n1 = tile * TILE, min(N, tile * TILE + TILE)
+        gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, dx[n0:n1], sums[tile, 0], sums[tile, 1])
+
+
+def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
+    """Twin of ops.norms.layernorm_forward."""
+    xs = rows(x)
+    y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
+    launch(normalise, xs, weight, np.empty(0, x.dtype) if bias is None else bias, eps, y, xhat, rstd)
+    return y.reshape(x.shape), (xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1), weight, bias is not None)
+
+
+def layernorm_backward(dy, saved, into=(None, None)):
+    """Twin of ops.norms.layernorm_backward; into: where the gradients of weight and bias go."""
+    xhat, rstd, weight, has_bias = saved
+    dys = rows(dy)
+    dx, sums = np.empty_like(dys), np.zeros(((len(dys) + TILE - 1) // TILE, 2, dys.shape[1]))
+    launch(normalise_gradients, dys, rows(xhat), rstd.reshape(-1), weight, dx, sums)
+    dweight, dbias = sums.sum(0)
+    return dx.reshape(dy.shape), put(dweight, dy.dtype, into[0]), put(dbias, dy.dtype, into[1]) if has_bias else None
+
+
+def put(gradient, dtype, into):
+    """A gradient in its dtype, or written to or added to into = (array, add)."""
+    if into is None:
+        return gradient.astype(dtype)
+    array, add = into
+    if add:
+        array += gradient
+    else:
+        array[...] = gradient
+    return array

@@ -1,0 +1,259 @@
+"""Twins keep the laws of their specifications, err no more than they do, and give the same bits on any number of threads."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import numgpt
+from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
+from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.transformer import BLOCKS, causal_attention, ffn
+
+pytest.importorskip("numba", reason="Numba is not installed")
+
+both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_numba():
+    before = engine.current()
+    numgpt.use("numba")
+    yield
+    numgpt.use(before)
+
+
+TWINNED = [op for op in ops.ALL.values() if engine._twin(op.backward)]
+
+
+def twins_of(op):
+    return engine._twin(op.forward) or op.forward, engine._twin(op.backward)
+
+
+def test_the_ops_that_cost_time_have_twins():
+    assert {op.name for op in TWINNED} >= {"linear", "unembedding", "layernorm", "gelu", "gelu_tanh", "attention", "attend", "cross_entropy", "embedding"}
+
+
+@pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_twins_keep_the_laws(op, data):
+    letters = sorted({c for c in op.line if c.isupper()})
+    sizes = {c: data.draw(st.integers(1, 9), label=c) for c in letters}
+    lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)]), label="lead")
+    for subject in op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, lead):
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_layers_and_models_keep_the_laws_on_twins(changes):
+    config = Config(**SMALL | changes)
+    for seed in range(5):
+        for layer in (causal_attention, ffn, BLOCKS[config.norm_position]):
+            subject = layer_subject("layer", layer, config, seed)
+            gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+        subject = model_subject("model", config, seed)
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+
+
+def cast(arrays, dtype):
+    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arrays]
+
+
+def results(forward, backward, arrays, dy, options):
+    with engine.session("float64"):
+        y, saved = forward(*arrays, **options)
+        return [np.asarray(y), *(g for g in backward(dy, saved) if g is not None)]
+
+
+SIZES = {
+    "ones": dict.fromkeys("CDHIOPSTV", 1),
+    "odd": {"C": 37, "D": 5, "H": 3, "I": 33, "O": 65, "P": 13, "S": 2, "T": 67, "V": 131},
+    "large": {"C": 384, "D": 64, "H": 3, "I": 300, "O": 517, "P": 200, "S": 30, "T": 150, "V": 3001},
+}
+
+
+@both
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [1.0, 3.0])  # larger scores would compare the luck of their rounding, not the code
+@pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
+def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
+    """Against wider precision, relative to the largest entry of each result: at most 4 times the specification's, and 16 roundings."""
+    for subject in op_subjects(op, 0, SIZES[size], (2,)):
+        arrays = [a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in cast(subject.arrays, dtype)]
+        arrays = cast(arrays, dtype)
+        y, _ = op.forward(*arrays, **subject.options)
+        dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)[()]
+        exact = results(op.forward, op.backward, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options)
+        specified = results(op.forward, op.backward, arrays, dy, subject.options)
+        found = results(*twins_of(op), arrays, dy, subject.options)
+        for e, s, f in zip(exact, specified, found, strict=True):
+            assert f.dtype == dtype and f.shape == s.shape
+            largest = abs(e).max(initial=0.0)
+            ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
+            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest, (subject.name, ours / largest, theirs / largest)
+
+
+@pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
+def test_a_twin_saves_what_its_specification_saves(op):
+    """So that either half may be swapped for the specification's."""
+    subject = next(iter(op_subjects(op, 0)))
+    arrays = cast(subject.arrays, "float64")
+    forward, backward = twins_of(op)
+    y, saved = forward(*arrays, **subject.options)
+    same, specified = op.forward(*arrays, **subject.options)
+    dy = np.random.default_rng(0).standard_normal(np.shape(y))
+    for mixed in (op.backward(dy, saved), backward(dy, specified)):
+        for a, b in zip(mixed, op.backward(dy, specified)):
+            assert (a is None) == (b is None)
+            if a is not None:
+                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def step_bits(threads, config, dtype, B=3, steps=2):
+    from numgpt.jit import set_threads
+
+    set_threads(threads)
+    try:
+        model = GPT(config, 0, dtype)
+        optimizer = AdamW(model)
+        rng = np.random.default_rng(0)
+        for _ in range(steps):
+            loss, grads = model.loss_and_grads(*rng.integers(0, config.vocab_size, (2, B, config.block_size)), step=0)
+            optimizer.step(grads, lr=1e-3)
+        return loss.tobytes(), grads.flat.tobytes(), model.params.flat.tobytes()
+    finally:
+        set_threads(os.cpu_count())
+
+
+@pytest.mark.skipif(os.cpu_count() < 2, reason="one processor only")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_one_and_two_threads_give_the_same_bits(changes, dtype):
+    config = Config(**SMALL | {"vocab_size": 301, "block_size": 67, "n_embd": 66, "n_head": 3} | {k: v for k, v in changes.items() if k != "n_head"})
+    first = step_bits(1, config, dtype)
+    assert first == step_bits(2, config, dtype) == step_bits(2, config, dtype)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("op", [o for o in TWINNED if o.name != "embedding"], ids=lambda op: op.name)
+def test_what_is_not_finite_does_not_become_a_number(op, bad):
+    """Where the specification's result is not finite for a bad input, neither is the twin's. In attention a masked key is not
+    multiplied by 0 but left out, so that a NaN from the future stays there: somewhere in the result it must show.
+    """
+    subject = next(iter(op_subjects(op, 0, dict.fromkeys("CDHIOPSTV", 5), (2,))))
+    arrays = cast(subject.arrays, "float32")
+    arrays[0].reshape(-1)[-1] = bad
+    forward, backward = twins_of(op)
+    with np.errstate(all="ignore"):
+        y, saved = forward(*arrays, **subject.options)
+        specified, specified_saved = op.forward(*arrays, **subject.options)
+        assert_not_hidden(op, y, specified)
+        dy = np.ones(np.shape(y), "float32")[()]
+        for a, b in zip(backward(dy, saved), op.backward(dy, specified_saved)):
+            if a is not None:
+                assert_not_hidden(op, a, b)
+
+
+def assert_not_hidden(op, found, specified):
+    hidden = np.isfinite(found) & ~np.isfinite(specified)
+    if op.name in ("attend", "attention"):
+        assert np.isfinite(found).all() <= np.isfinite(specified).all()
+    else:
+        assert not hidden.any()
+
+
+def test_the_default_engine_is_numba_for_floats_and_the_specification_for_the_rest():
+    op, x = ops.gelu, np.ones(3)
+    assert engine.forward(op, (x,)) is not op.forward
+    for dtype in ("longdouble", "complex128", "float16"):
+        assert engine.forward(op, (x.astype(dtype),)) is op.forward
+    assert engine.forward(ops.relu, (x,)) is ops.relu.forward
+
+
+def run(code, **environment):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
+
+
+BATCH = "import numpy as np, numgpt; m = numgpt.GPT(numgpt.Config(vocab_size=7, block_size=5, n_layer=1, n_head=2, n_embd=6)); x = np.arange(5)[None]; "
+
+
+def test_without_numba_everything_works_and_one_line_says_so():
+    code = "import sys; sys.modules['numba'] = None; sys.modules['llvmlite'] = None\n" + BATCH + "m.loss_and_grads(x, x); m(x); print(numgpt.engine.current())"
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "reference\n" and done.stderr.count("\n") == 1 and "numba is not installed" in done.stderr
+
+
+def test_the_environment_chooses_the_engine():
+    for name in engine.ENGINES:
+        assert run(BATCH + "m(x); print(numgpt.engine.current())", NUMGPT_ENGINE=name).stdout == f"{name}\n"
+    done = run(BATCH + "m(x)", NUMGPT_ENGINE="gpu")
+    assert done.returncode == 1 and "engine: 'gpu' is unknown" in done.stderr
+
+
+def test_numba_is_imported_when_it_is_first_needed():
+    assert run(BATCH + "import sys; assert 'numba' not in sys.modules; m(x); assert 'numba' in sys.modules").returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_after_a_step_can_take_steps_of_its_own():
+    code = BATCH + """
+import os
+loss, _ = m.loss_and_grads(x, x)
+child = os.fork()
+if child == 0:
+    again, _ = m.loss_and_grads(x, x)
+    os._exit(0 if again == loss else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert m.loss_and_grads(x, x)[0] == loss
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_python_threads_get_the_same_bits():
+    config = Config(**SMALL | {"vocab_size": 301, "block_size": 40, "n_embd": 60})
+    tokens, targets = np.random.default_rng(0).integers(0, 301, (2, 3, 40))
+    model = GPT(config)
+    expected, found = model.loss_and_grads(tokens, targets)[1].flat.tobytes(), []
+
+    def work():
+        for _ in range(5):
+            found.append(model.loss_and_grads(tokens, targets)[1].flat.tobytes())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == [expected] * 20
+
+
+def test_the_cache_is_keyed_on_the_kernels_sources(tmp_path, monkeypatch):
+    from numgpt import jit
+
+    before = jit.cache_folder()
+    copy = tmp_path / "numgpt"
+    copy.mkdir()
+    for path in [*jit.ROOT.rglob("*_numba.py"), jit.ROOT / "jit.py", jit.ROOT / "blas.py"]:
+        (copy / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(jit, "ROOT", copy)
+    unchanged = jit.cache_folder()
+    with open(copy / "norms_numba.py", "a") as file:
+        file.write("# changed\n")
+    assert len({before.split(os.sep)[-1], unchanged.split(os.sep)[-1]}) == 1
+    assert jit.cache_folder() != unchanged
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "mine"))
+    assert jit.cache_folder() == str(tmp_path / "mine")
+
+
+def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(engine, "_numba_is_there", lambda: False)
+    with pytest.raises(InputError, match="numba is not installed"):
+        numgpt.use("numba")
