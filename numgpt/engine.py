@@ -82,6 +82,16 @@ def session(dtype):
     return blas.one_thread()
 
 
+def fused(layer, r, inputs):
+    """The twin of a whole layer, where there is one that suits the record and the inputs: its forward returns (y, saved)."""
+    if not _is_twinned(inputs):
+        return None
+    forward, backward = _twin(layer.forward), _twin(layer.backward)
+    if forward is None or not sys.modules[forward.__module__].suits(r, *inputs):
+        return None
+    return type(layer)(forward, backward)
+
+
 def _is_twinned(arrays):
     """Whether the floats among arrays are all float32 or all float64, and the engine has twins."""
     dtypes = {a.dtype for a in arrays if a is not None and a.dtype.kind not in "iu"}

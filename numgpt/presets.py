@@ -34,7 +34,7 @@ MODELS = {
 # What differs from Training's defaults.
 TRAINING = {
     "gpt-nano": {"steps": 1000},
-    "gpt-micro": {"steps": 600},
+    "gpt-micro": {"steps": 2000},
     "gpt-mini": {"steps": 3000, "batch_size": 16},
     "gpt-baby": {"steps": 5000, "batch_size": 64},
 }

@@ -1,5 +1,6 @@
 """Record: the bookkeeper of one forward and backward. It differentiates nothing."""
 
+import contextlib
 import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,7 +72,9 @@ class Record:
         full = self.scope + name
         assert full not in self._entries, f"{full} is filed twice"
         if isinstance(op, Layer):
-            value, entry = op.forward(self / name, *inputs), Entry(op)
+            fused = engine.fused(op, self / name, inputs) if self.is_plain(full) else None
+            value, saved = fused.forward(self / name, *inputs) if fused else (op.forward(self / name, *inputs), None)
+            entry = Entry(fused or op, saved)
         else:
             names = tuple(f"{shares or full}.{p}" for p in op.parameters)
             names = tuple(n if n in self.params else None for n in names)
@@ -108,7 +111,7 @@ class Record:
         if full in self.edit:
             dy = self.edit[full].backward(full, dy)
         if isinstance(entry.op, Layer):
-            return entry.op.backward(self / name, dy)
+            return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))
         backward, names = engine.backward(entry.op, dy), [n if self.grads is not None else None for n in entry.names]
         if names and engine.takes_places(backward):
             grads = backward(dy, entry.saved, into=[n and (self.grads[n], n in self._summed) for n in names])
@@ -120,6 +123,30 @@ class Record:
                 self._add(name, grad)
         dx = tuple(g for g in grads[:inputs] if g is not None)
         return dx if len(dx) > 1 else dx[0] if dx else None
+
+    def is_plain(self, name):
+        """Whether what is under a name may run as one piece: nothing in it is kept, edited or dropped."""
+        drops = self.step is not None and self.config.dropout > 0
+        return not (self.keep or drops or any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad)))
+
+    def parameter(self, name):
+        """A parameter of this scope."""
+        return self.params[self.scope + name]
+
+    def put(self, name, grad):
+        """The gradient of a parameter of this scope, from a layer that runs as one piece."""
+        if self.grads is not None:
+            self._add(self.scope + name, grad)
+
+    @contextlib.contextmanager
+    def places(self, *names):
+        """For each name the array for its gradient, and whether to add to what it holds."""
+        full = [self.scope + n for n in names]
+        if self.grads is None:
+            yield [(np.empty_like(self.params[n]), False) for n in full]
+            return
+        yield [(self.grads[n], n in self._summed) for n in full]
+        self._summed.update(full)
 
     def _add(self, parameter, grad):
         """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in place itself."""

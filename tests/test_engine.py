@@ -115,6 +115,81 @@ def test_a_twin_saves_what_its_specification_saves(op):
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
 
 
+@pytest.fixture
+def fused_always(monkeypatch):
+    """Blocks run as one piece however few their rows."""
+    from numgpt import transformer_numba
+
+    monkeypatch.setattr(transformer_numba, "SMALLEST", 0)
+    return transformer_numba
+
+
+FUSED = {"GPT-2": {}, "nanoGPT": {"bias": False, "activation": "gelu"}, "narrow": {"n_inner": 3, "n_head": 1}, "untied": {"tied": False}}
+
+
+@pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
+@pytest.mark.parametrize("shape", [(1, 1), (5,), (2, 5), (7, 3)])
+def test_a_fused_block_keeps_the_law_within_a_model(fused_always, monkeypatch, changes, shape):
+    """The model's loss at float64 with fused blocks, against the derivative of the specification."""
+    calls = []
+    forward = fused_always.pre_norm_block_forward
+    monkeypatch.setattr(engine, "_twin", lambda f, twin=engine._twin: _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f))
+    config = Config(**SMALL | changes)
+    model = GPT(config, 0, "float64")
+    rng = np.random.default_rng(0)
+    model.params.flat += 0.3 * rng.standard_normal(model.params.flat.shape)
+    tokens, targets = rng.integers(0, 7, (2, *shape))
+    v = rng.standard_normal(model.params.flat.shape)
+    loss, grads = model.loss_and_grads(tokens, targets)
+    moved = model.astype("complex128")
+    moved.params.flat += 1e-30j * v
+    exact = moved.loss(tokens, targets)
+    assert len(calls) == config.n_layer
+    assert abs(loss - exact.real) <= 1e-14 * abs(loss)
+    assert abs(grads.flat @ v - exact.imag / 1e-30) <= 1e-13 * abs(grads.flat * v).sum()
+    more = model.params.like()
+    more.flat[:] = 1
+    model.loss_and_grads(tokens, targets, out=more, add=True)
+    assert np.allclose(more.flat - 1, grads.flat, rtol=1e-9, atol=1e-15)
+
+
+def _watched(function, calls):
+    def watched(*args):
+        calls.append(1)
+        return function(*args)
+
+    watched.__module__ = function.__module__
+    return watched
+
+
+@both
+@pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
+def test_a_fused_block_errs_no_more_than_the_specification(changes, dtype, wider):
+    """At a size that fuses by itself; against wider precision, each gradient relative to its largest entry."""
+    config = Config(**{"vocab_size": 50, "block_size": 70, "n_layer": 2, "n_head": 3, "n_embd": 96} | {k: v for k, v in changes.items() if k != "n_head"})
+    tokens, targets = np.random.default_rng(0).integers(0, 50, (2, 8, 70))
+    model = GPT(config, 0, dtype)
+    exact = model.astype(wider).loss_and_grads(tokens, targets)[1]
+    found = model.loss_and_grads(tokens, targets)[1]
+    numgpt.use("reference")
+    specified = model.loss_and_grads(tokens, targets)[1]
+    numgpt.use("numba")
+    for name in exact:
+        largest = abs(exact[name]).max()
+        ours, theirs = (abs(g[name] - exact[name]).max() for g in (found, specified))
+        assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest, name
+
+
+def test_what_is_kept_or_edited_is_not_fused(fused_always):
+    model = GPT(Config(**SMALL), dtype="float64")
+    tokens = np.arange(10).reshape(2, 5) % 7
+    assert "h.0.mlp.act" in model.record(tokens, tokens).value
+    from numgpt import Record
+
+    r = Record(model.params, model.config, edit={"h.1.mlp.act": lambda a: 0 * a})
+    assert r.is_plain("h.0") and not r.is_plain("h.1")
+
+
 def step_bits(threads, config, dtype, B=3, steps=2):
     from numgpt.jit import set_threads
 
@@ -136,8 +211,9 @@ def step_bits(threads, config, dtype, B=3, steps=2):
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 def test_one_and_two_threads_give_the_same_bits(changes, dtype):
     config = Config(**SMALL | {"vocab_size": 301, "block_size": 67, "n_embd": 66, "n_head": 3} | {k: v for k, v in changes.items() if k != "n_head"})
-    first = step_bits(1, config, dtype)
-    assert first == step_bits(2, config, dtype) == step_bits(2, config, dtype)
+    for B in (3, 9):  # op by op, and blocks as one piece
+        first = step_bits(1, config, dtype, B)
+        assert first == step_bits(2, config, dtype, B) == step_bits(2, config, dtype, B)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -13,29 +13,19 @@ from .elementary_numba import exp
 QUERIES = 64  # a block of queries
 
 
-@kernel(fastmath=SUMS)
+@kernel(fastmath={"nnan", "nsz", "reassoc"})
 def row_max(s):
-    """The largest entry. A NaN may be passed over: the sum of exponentials that follows has it."""
-    n = len(s)
-    lanes = np.empty(16, s.dtype)
-    for j in range(16):
-        lanes[j] = s[min(j, n - 1)]
-    for i in range(1, n // 16):
-        for j in range(16):
-            v = s[i * 16 + j]
-            lanes[j] = v if v > lanes[j] else lanes[j]
-    top = lanes[0]
-    for j in range(1, 16):
-        top = lanes[j] if lanes[j] > top else top
-    for i in range(n - n % 16, n):
+    """The largest entry. A NaN may be passed over, for the sake of vector code: the sum of exponentials that follows has it."""
+    top = s[0]
+    for i in range(1, len(s)):
         top = s[i] if s[i] > top else top
     return top
 
 
 @kernel(fastmath=SUMS)
 def exponentials(s, top):
-    """s ← exp(s − top); returns its sum."""
-    total = 0.0
+    """s ← exp(s − top); returns its sum, taken in lanes of s's type: all terms are positive, and float64 would halve the speed."""
+    total = s.dtype.type(0)
     for i in range(len(s)):
         e = exp(s[i] - top)
         s[i] = e
@@ -44,12 +34,17 @@ def exponentials(s, top):
 
 
 @kernel
-def finish(row, n, factor):
-    """The first n entries times a factor, the others 0."""
-    for i in range(n):
-        row[i] *= factor
+def hide(row, n):
+    """−∞ from entry n on. Whole rows then go through the loops that follow: their lengths are round, which vector code likes."""
     for i in range(n, len(row)):
-        row[i] = 0
+        row[i] = -np.inf
+
+
+@kernel
+def multiply(row, factor):
+    """row *= factor."""
+    for i in range(len(row)):
+        row[i] *= factor
 
 
 @kernel
@@ -87,10 +82,11 @@ def attend_head(q, k, v, scale, y, top, total, work):
         for t in range(t0, t1):
             n = t + 1 + S - T
             row = work[t - t0][:seen]
-            m = row_max(row[:n])
-            s = exponentials(row[:n], m)
+            hide(row, n)
+            m = row_max(row)
+            s = exponentials(row, m)
             top[t], total[t] = m, s
-            finish(row, n, row.dtype.type(1.0 / s))
+            multiply(row, row.dtype.type(1.0 / s))
         gemm(False, False, 1.0, scores, v[:seen], 0.0, y[t0:t1])
 
 
@@ -107,10 +103,9 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv, probs, dpr
         for t in range(t0, t1):
             n = t + 1 + S - T
             ps, ds = probs[t - t0][:seen], dprobs[t - t0][:seen]
-            probabilities(ps[:n], top[t], ps.dtype.type(1.0 / total[t]))
-            score_gradients(ps[:n], ds[:n], ps.dtype.type(dot(ps[:n], ds[:n])))
-            finish(ps, n, ps.dtype.type(1))
-            finish(ds, n, ps.dtype.type(1))
+            hide(ps, n)
+            probabilities(ps, top[t], ps.dtype.type(1.0 / total[t]))
+            score_gradients(ps, ds, ps.dtype.type(dot(ps, ds)))
         # The first block sees the fewest keys: what later blocks add to must be there already.
         if t0 == 0:
             dk[seen:] = 0
