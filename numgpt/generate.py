@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from . import engine
 from .errors import InputError
 from .ops import attend, attention, positions, unembedding
 from .ops.attention import merge_heads, split_heads
@@ -73,7 +74,9 @@ def logits_stream(model, tokens, slide=1):
     P, cache = model.config.block_size, KeyValueCache(model.config.block_size)
     window = fresh = tokens[:, -P:]
     while True:
-        ids = yield advance(model, fresh, cache)
+        with engine.session(model.params.dtype):
+            logits = advance(model, fresh, cache)
+        ids = yield logits
         window, fresh = np.concatenate([window, ids[:, None]], axis=1), ids[:, None]
         if cache.length == P:
             window = fresh = window[:, -(P + 1 - slide) :]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
 from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.generate import logits_stream
 from numgpt.transformer import BLOCKS, causal_attention, ffn
 
 pytest.importorskip("numba", reason="Numba is not installed")
@@ -178,6 +179,28 @@ def test_a_fused_block_errs_no_more_than_the_specification(changes, dtype, wider
         largest = abs(exact[name]).max()
         ours, theirs = (abs(g[name] - exact[name]).max() for g in (found, specified))
         assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest, name
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+def test_cached_logits_are_those_of_the_full_forward_on_twins(changes):
+    model = GPT(Config(**SMALL | changes), 1, "float64")
+    prompt = np.random.default_rng(0).integers(0, 7, (3, 2))
+    steps = logits_stream(model, prompt)
+    logits, ids = next(steps), prompt
+    for _ in range(12):
+        assert np.allclose(logits, model(ids[:, -5:])[:, -1], rtol=0, atol=1e-12)
+        new = logits.argmax(-1)
+        ids = np.concatenate([ids, new[:, None]], axis=1)
+        logits = steps.send(new)
+
+
+def test_both_engines_write_the_same_text():
+    model, prompt = GPT(Config(**SMALL), 1), np.zeros((2, 1), int)
+    found = model.generate(prompt, 40, seed=1)
+    numgpt.use("reference")
+    specified = model.generate(prompt, 40, seed=1)
+    numgpt.use("numba")
+    assert np.array_equal(found, specified)
 
 
 def test_what_is_kept_or_edited_is_not_fused(fused_always):
