@@ -110,5 +110,5 @@ def keep_memory():
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD; 32 MiB is the most that glibc takes
             libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

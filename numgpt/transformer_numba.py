@@ -13,7 +13,7 @@ from .blas import gemm
 from .jit import kernel, launch, parallel
 from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI, gelu_chunk, gelu_tanh_chunk
 from .ops.attention import one_head_each, split_heads
-from .ops.attention_numba import _attend, _attend_back
+from .ops.attention_numba import attend_into, attend_back_into
 from .ops.elementary_numba import exp, half_erfc
 from .ops.linear_numba import BLOCK, copy, rows, sum_rows
 from .ops.norms_numba import gradient_row, normalise_row, row_products
@@ -225,7 +225,7 @@ def pre_norm_block_forward(r, x):
     q, k, v = split_heads(qkv, config.n_head)
     scale, merged = 1 / math.sqrt(C // config.n_head), np.empty_like(xs)
     y = one_head_each(merged.reshape(x.shape), config.n_head)
-    top, total = _attend(q, k, v, scale, y)
+    top, total = attend_into(q, k, v, scale, y)
     xhat2, rstd2, h, out = np.empty_like(xs), np.empty(N, x.dtype), np.empty((N, F), x.dtype), np.empty_like(xs)
     launch(
         after_attention, xs, merged, p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), config.layer_norm_epsilon,
@@ -248,7 +248,7 @@ def pre_norm_block_backward(r, dy, saved):
         act, dh, dmiddle, rows(dheads), sums[1],
     )
     dqkv = np.empty((*dy.shape[:-1], 3 * C), dy.dtype)
-    _attend_back(one_head_each(dheads, config.n_head), (q, k, v, y, top, total, scale), *split_heads(dqkv, config.n_head))
+    attend_back_into(one_head_each(dheads, config.n_head), (q, k, v, y, top, total, scale), *split_heads(dqkv, config.n_head))
     dqkvs = rows(dqkv)
     launch(back_to_input, dqkvs, p("attn.c_attn.weight"), xhat1, rstd1, p("ln_1.weight"), dmiddle, dx, sums[0])
 

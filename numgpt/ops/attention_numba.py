@@ -155,7 +155,7 @@ def _batched(x):
     return (1, *x.shape) if x.ndim == 3 else (1, 1, *x.shape) if x.ndim == 2 else (-1, *x.shape[-3:])
 
 
-def _attend(q, k, v, scale, y):
+def attend_into(q, k, v, scale, y):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
     launch(attend_heads, *map(by_batch, (q, k, v)), scale, place(y), place(top)[..., 0], place(total)[..., 0])
@@ -168,7 +168,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
         return attend.forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     y = np.empty(q.shape, q.dtype)
-    top, total = _attend(q, k, v, scale, y)
+    top, total = attend_into(q, k, v, scale, y)
     return y, (q, k, v, y, top, total, scale, mask, keep, p)
 
 
@@ -178,11 +178,12 @@ def attend_backward(dy, saved):
     if mask is not None or keep is not None:
         return attend.backward(dy, saved)
     grads = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
-    _attend_back(dy, saved, *grads)
+    attend_back_into(dy, saved, *grads)
     return grads
 
 
-def _attend_back(dy, saved, dq, dk, dv):
+def attend_back_into(dy, saved, dq, dk, dv):
+    """Fill dq, dk and dv from what attend saved."""
     q, k, v, _, top, total, scale = saved[:7]
     dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
     launch(attend_heads_gradients, dy, q, k, v, top[..., 0], total[..., 0], scale, place(dq), place(dk), place(dv))
@@ -197,7 +198,7 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     merged = np.empty((*qkv.shape[:-1], C), qkv.dtype)
     q, k, v = split_heads(qkv, n_head)
     y = one_head_each(merged, n_head)
-    top, total = _attend(q, k, v, scale, y)
+    top, total = attend_into(q, k, v, scale, y)
     return merged, ((q, k, v, y, top, total, scale, mask, keep, p), n_head)
 
 
@@ -207,5 +208,5 @@ def attention_backward(dy, saved):
     if heads[-3] is not None or heads[-2] is not None:
         return attention.backward(dy, saved)
     dqkv = np.empty((*dy.shape[:-1], 3 * dy.shape[-1]), dy.dtype)
-    _attend_back(one_head_each(dy, n_head), heads, *split_heads(dqkv, n_head))
+    attend_back_into(one_head_each(dy, n_head), heads, *split_heads(dqkv, n_head))
     return (dqkv,)
