@@ -135,4 +135,5 @@ def test_first_not_finite_names_it():
 
 
 def test_presets_are_data():
-    json.dumps([presets.MODELS, presets.TRAINING])
+    assert json.loads(json.dumps(presets.MODELS)) == presets.MODELS
+    assert json.loads(json.dumps(presets.TRAINING)) == presets.TRAINING

@@ -54,7 +54,7 @@ def gelu_tanh_gradient_chunk(x, dy, dx):
         dx[i] = dy[i] * (s + v * s * (one - s) * c * (one + d * v * v))
 
 
-# Loops inside a prange are compiled without vector code; a call to a kernel of its own keeps it.
+# Each chunk is a call of a kernel without prange, which the compiler turns into vector code as it would any loop.
 
 
 @parallel
