@@ -10,10 +10,10 @@ import sys
 
 import llvmlite.binding
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload
-
-from .jit import kernel
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 
@@ -63,45 +63,46 @@ def one_thread():
         _set_threads(before)
 
 
-def _symbol(name, function, dtype):
-    """Register an address by name, so that cached kernels find it again in another process."""
-    llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
-    i32, i64, p = types.int32, types.int64, types.voidptr
-    return types.ExternalFunction(name, types.void(i32, i32, i32, i64, i64, i64, dtype, p, i64, p, i64, dtype, p, i64))
+def _register():
+    """Give the two functions a name each, under which cached kernels find them again in another process."""
+    for name, function in (("numgpt_sgemm", _sgemm), ("numgpt_dgemm", _dgemm)):
+        llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
 
 
 if available():
-    _sgemm_symbol = _symbol("numgpt_sgemm", _sgemm, types.float32)
-    _dgemm_symbol = _symbol("numgpt_dgemm", _dgemm, types.float64)
+    _register()
 
 
-def _gemm(ta, tb, alpha, a, b, beta, c):
-    """c ← alpha op(a) op(b) + beta c for 2-d arrays whose rows are contiguous."""
+@intrinsic
+def gemm(typing, ta, tb, alpha, a, b, beta, c):
+    """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where the flag is set; rows contiguous, strides free.
 
+    Written as the instructions of the call alone: as a function it would be compiled anew for every mixture of layouts.
+    """
+    single = c.dtype == types.float32
+    number, size = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
 
-@overload(_gemm)
-def _gemm_overload(ta, tb, alpha, a, b, beta, c):
-    if c.dtype == types.float32:
-        call, dtype, size = _sgemm_symbol, types.float32, 4
-    else:
-        call, dtype, size = _dgemm_symbol, types.float64, 8
+    def codegen(context, builder, signature, values):
+        i32, i64, pointer = ir.IntType(32), ir.IntType(64), cgutils.voidptr_t
 
-    def run(ta, tb, alpha, a, b, beta, c):
-        M, N = c.shape
-        K = a.shape[0] if ta else a.shape[1]
-        call(
-            ROW_MAJOR, TRANSPOSED if ta else PLAIN, TRANSPOSED if tb else PLAIN, M, N, K, dtype(alpha),
-            a.ctypes, max(a.strides[0] // size, a.shape[1]), b.ctypes, max(b.strides[0] // size, b.shape[1]),
-            dtype(beta), c.ctypes, max(c.strides[0] // size, N),
-        )
+        def matrix(i):
+            array = context.make_array(signature.args[i])(context, builder, values[i])
+            (M, N), (stride, _) = cgutils.unpack_tuple(builder, array.shape, 2), cgutils.unpack_tuple(builder, array.strides, 2)
+            leading = builder.sdiv(stride, i64(size))
+            return M, N, builder.bitcast(array.data, pointer), builder.select(builder.icmp_signed(">", leading, N), leading, N)
 
-    return run
+        def factor(i):
+            return context.cast(builder, values[i], signature.args[i], c.dtype)
 
+        (a_rows, a_columns, a, lda), (_, _, b, ldb), (M, N, c_data, ldc) = matrix(3), matrix(4), matrix(6)
+        K = builder.select(values[0], a_rows, a_columns)
+        ops = [builder.select(values[i], i32(TRANSPOSED), i32(PLAIN)) for i in (0, 1)]
+        kind = ir.FunctionType(ir.VoidType(), [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64])
+        call = cgutils.get_or_insert_function(builder.module, kind, "numgpt_sgemm" if single else "numgpt_dgemm")
+        builder.call(call, [i32(ROW_MAJOR), *ops, M, N, K, factor(2), a, lda, b, ldb, factor(5), c_data, ldc])
+        return context.get_dummy_value()
 
-@kernel
-def gemm(ta, tb, alpha, a, b, beta, c):
-    """c ← alpha op(a) op(b) + beta c, op(x) = xᵀ where the flag is set; rows contiguous, strides free."""
-    _gemm(ta, tb, alpha, a, b, beta, c)
+    return types.void(types.boolean, types.boolean, alpha, a, b, beta, c), codegen
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from numba import prange
 
 from .jit import SUMS, kernel, launch, parallel
 
@@ -21,10 +20,9 @@ def squares(x):
 
 
 @parallel
-def chunk_squares(x, out):
-    """Σ x² of each chunk."""
-    for chunk in prange(len(out)):
-        out[chunk] = squares(x[chunk * CHUNK : (chunk + 1) * CHUNK])
+def chunk_squares(chunk, x, out):
+    """Σ x² of a chunk."""
+    out[chunk] = squares(x[chunk * CHUNK : (chunk + 1) * CHUNK])
 
 
 @kernel
@@ -38,27 +36,26 @@ def update_chunk(w, g, m, v, beta1, beta2, rest1, rest2, clip, eps, keep, rate, 
 
 
 @parallel
-def update(w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root):
-    """AdamW over the flat buffer, whose first entries, as many as decayed, are pulled to 0."""
+def update(chunk, w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root):
+    """AdamW over a chunk of the flat buffer, whose first entries, as many as decayed, are pulled to 0."""
     t = w.dtype.type
-    for chunk in prange((len(w) + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min(len(w), (chunk + 1) * CHUNK)
-        c = min(max(decayed, a), b)
-        for part in range(2):
-            i, j = (a, c) if part == 0 else (c, b)
-            update_chunk(
-                w[i:j], g[i:j], m[i:j], v[i:j], t(beta1), t(beta2), t(1 - beta1), t(1 - beta2), t(clip), t(eps), t(keep if part == 0 else 1.0), t(rate), t(root)
-            )
+    a, b = chunk * CHUNK, min(len(w), (chunk + 1) * CHUNK)
+    c = min(max(decayed, a), b)
+    for part in range(2):
+        i, j = (a, c) if part == 0 else (c, b)
+        update_chunk(
+            w[i:j], g[i:j], m[i:j], v[i:j], t(beta1), t(beta2), t(1 - beta1), t(1 - beta2), t(clip), t(eps), t(keep if part == 0 else 1.0), t(rate), t(root)
+        )
 
 
 def global_norm(flat):
     """Twin of optim.global_norm."""
-    sums = np.empty((len(flat) + CHUNK - 1) // CHUNK)
-    launch(chunk_squares, flat, sums)
+    sums = np.empty(-(-len(flat) // CHUNK))
+    launch(chunk_squares, len(sums), flat, sums)
     return math.sqrt(sum(sums.tolist()))
 
 
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
     """Twin of optim.adamw."""
     beta1, beta2 = betas
-    launch(update, w, g, m, v, decayed, beta1, beta2, clip, eps, 1 - lr * weight_decay, lr / (1 - beta1**t), 1 / (1 - beta2**t))
+    launch(update, -(-len(w) // CHUNK), w, g, m, v, decayed, beta1, beta2, clip, eps, 1 - lr * weight_decay, lr / (1 - beta1**t), 1 / (1 - beta2**t))

@@ -139,14 +139,14 @@ class Record:
             self._add(self.scope + name, grad)
 
     @contextlib.contextmanager
-    def places(self, *names):
-        """For each name the array for its gradient, and whether to add to what it holds."""
-        full = [self.scope + n for n in names]
+    def place(self, name):
+        """The array for the gradient of a parameter of this scope, and whether to add to what it holds."""
+        full = self.scope + name
         if self.grads is None:
-            yield [(np.empty_like(self.params[n]), False) for n in full]
-            return
-        yield [(self.grads[n], n in self._summed) for n in full]
-        self._summed.update(full)
+            yield np.empty_like(self.params[full]), False
+        else:
+            yield self.grads[full], full in self._summed
+            self._summed.add(full)
 
     def _add(self, parameter, grad):
         """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in place itself."""

@@ -7,7 +7,6 @@ the activation are made again in the backward.
 import math
 
 import numpy as np
-from numba import prange
 
 from .blas import gemm
 from .jit import kernel, launch, parallel
@@ -15,7 +14,7 @@ from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI, gelu_chunk, gel
 from .ops.attention import one_head_each, split_heads
 from .ops.attention_numba import attend_into, attend_back_into
 from .ops.elementary_numba import exp, half_erfc
-from .ops.linear_numba import BLOCK, copy, rows, sum_rows
+from .ops.linear_numba import copy, grid, multiply, rows, sum_rows
 from .ops.norms_numba import gradient_row, normalise_row, row_products
 
 TILES = 8  # of rows, whatever the number of threads
@@ -62,45 +61,43 @@ def span(tile, N):
 
 
 @parallel
-def before_attention(x, w, b, eps, weight, bias, xhat, rstd, qkv):
+def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
     """ln_1 and c_attn."""
     N, C = x.shape
-    for tile in prange(TILES):
-        n0, n1 = span(tile, N)
-        normed = np.empty((n1 - n0, C), x.dtype)
-        for n in range(n0, n1):
-            rstd[n] = normalise_row(x[n], w, b, eps, normed[n - n0], xhat[n])
-            if len(bias):
-                copy(bias, qkv[n])
-        gemm(False, False, 1.0, normed, weight, 1.0 if len(bias) else 0.0, qkv[n0:n1])
+    n0, n1 = span(tile, N)
+    normed = np.empty((n1 - n0, C), x.dtype)
+    for n in range(n0, n1):
+        rstd[n] = normalise_row(x[n], w, b, eps, normed[n - n0], xhat[n])
+        if len(bias):
+            copy(bias, qkv[n])
+    gemm(False, False, 1.0, normed, weight, 1.0 if len(bias) else 0.0, qkv[n0:n1])
 
 
 @parallel
-def after_attention(x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, h, out):
+def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, h, out):
     """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
     N, C = x.shape
     F = h.shape[1]
-    for tile in prange(TILES):
-        n0, n1 = span(tile, N)
-        normed, act = np.empty((n1 - n0, C), x.dtype), np.empty((n1 - n0, F), x.dtype)
-        for n in range(n0, n1):
-            copy(x[n], out[n])
-            if len(bias_o):
-                add(bias_o, out[n])
-        gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, out[n0:n1])
-        for n in range(n0, n1):
-            rstd[n] = normalise_row(out[n], w, b, eps, normed[n - n0], xhat[n])
-            if len(bias_fc):
-                copy(bias_fc, h[n])
-        gemm(False, False, 1.0, normed, weight_fc, 1.0 if len(bias_fc) else 0.0, h[n0:n1])
-        for n in range(n0, n1):
-            if tanh:
-                gelu_tanh_chunk(h[n], act[n - n0])
-            else:
-                gelu_chunk(h[n], act[n - n0])
-            if len(bias_proj):
-                add(bias_proj, out[n])
-        gemm(False, False, 1.0, act, weight_proj, 1.0, out[n0:n1])
+    n0, n1 = span(tile, N)
+    normed, act = np.empty((n1 - n0, C), x.dtype), np.empty((n1 - n0, F), x.dtype)
+    for n in range(n0, n1):
+        copy(x[n], out[n])
+        if len(bias_o):
+            add(bias_o, out[n])
+    gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, out[n0:n1])
+    for n in range(n0, n1):
+        rstd[n] = normalise_row(out[n], w, b, eps, normed[n - n0], xhat[n])
+        if len(bias_fc):
+            copy(bias_fc, h[n])
+    gemm(False, False, 1.0, normed, weight_fc, 1.0 if len(bias_fc) else 0.0, h[n0:n1])
+    for n in range(n0, n1):
+        if tanh:
+            gelu_tanh_chunk(h[n], act[n - n0])
+        else:
+            gelu_chunk(h[n], act[n - n0])
+        if len(bias_proj):
+            add(bias_proj, out[n])
+    gemm(False, False, 1.0, act, weight_proj, 1.0, out[n0:n1])
 
 
 @kernel
@@ -114,32 +111,30 @@ def norm_back(d, xhat, rstd, w, base, dx, sums):
 
 
 @parallel
-def back_to_attention(dy, weight_proj, h, tanh, weight_fc, xhat, rstd, w, weight_o, act, dh, dmiddle, dheads, sums):
+def back_to_attention(tile, dy, weight_proj, h, tanh, weight_fc, xhat, rstd, w, weight_o, act, dh, dmiddle, dheads, sums):
     """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the two parts."""
     N, C = dy.shape
-    for tile in prange(TILES):
-        n0, n1 = span(tile, N)
-        dnormed = np.empty((n1 - n0, C), dy.dtype)
-        gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, dh[n0:n1])
-        for n in range(n0, n1):
-            if tanh:
-                gelu_tanh_both(h[n], dh[n], act[n])
-            else:
-                gelu_both(h[n], dh[n], act[n])
-        gemm(False, True, 1.0, dh[n0:n1], weight_fc, 0.0, dnormed)
-        norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
-        gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
+    n0, n1 = span(tile, N)
+    dnormed = np.empty((n1 - n0, C), dy.dtype)
+    gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, dh[n0:n1])
+    for n in range(n0, n1):
+        if tanh:
+            gelu_tanh_both(h[n], dh[n], act[n])
+        else:
+            gelu_both(h[n], dh[n], act[n])
+    gemm(False, True, 1.0, dh[n0:n1], weight_fc, 0.0, dnormed)
+    norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
+    gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
 
 
 @parallel
-def back_to_input(dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
+def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
     """From the gradient of c_attn's result to that of the block's input."""
     N, C = dmiddle.shape
-    for tile in prange(TILES):
-        n0, n1 = span(tile, N)
-        dnormed = np.empty((n1 - n0, C), dx.dtype)
-        gemm(False, True, 1.0, dqkv[n0:n1], weight, 0.0, dnormed)
-        norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
+    n0, n1 = span(tile, N)
+    dnormed = np.empty((n1 - n0, C), dx.dtype)
+    gemm(False, True, 1.0, dqkv[n0:n1], weight, 0.0, dnormed)
+    norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
 
 
 @kernel
@@ -156,50 +151,12 @@ def scale_rows(part, w, b, dbias, add_to_it, out):
                 target[j] += b[i] * dbias[j]
 
 
-@kernel
-def blocks_of(M, N):
-    """(rows, columns) of blocks of a matrix's gradient: its larger side is divided."""
-    if M >= N:
-        return min(TILES, max(1, M // BLOCK)), 1
-    return 1, min(TILES, max(1, N // BLOCK))
-
-
 @parallel
-def matrix_gradients(x0, d0, g0, add0, x1, d1, w1, b1, dbias1, g1, add1, x2, d2, g2, add2, x3, d3, w3, b3, dbias3, g3, add3):
-    """The gradients of the four matrices: g0 of the mlp's c_proj, g1 of c_fc, g2 of attention's c_proj, g3 of c_attn."""
-    r0, c0 = blocks_of(*g0.shape)
-    r1, c1 = blocks_of(*g1.shape)
-    r2, c2 = blocks_of(*g2.shape)
-    r3, c3 = blocks_of(*g3.shape)
-    n0 = r0 * c0
-    n1 = n0 + r1 * c1
-    n2 = n1 + r2 * c2
-    for task in prange(n2 + r3 * c3):
-        if task < n0:
-            plain_block(x0, d0, g0, add0, r0, c0, task)
-        elif task < n1:
-            scaled_block(x1, d1, w1, b1, dbias1, g1, add1, r1, c1, task - n0)
-        elif task < n2:
-            plain_block(x2, d2, g2, add2, r2, c2, task - n1)
-        else:
-            scaled_block(x3, d3, w3, b3, dbias3, g3, add3, r3, c3, task - n2)
-
-
-@kernel
-def plain_block(x, d, g, add_to_it, r, c, block):
-    """A block of g ← xᵀ d (+ g)."""
+def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
+    """A block of g ← w xᵀ d + b dbias (+ g), which is divided into rows × columns of them."""
     M, N = g.shape
-    i, j = block // c, block % c
-    i0, i1, j0, j1 = i * M // r, (i + 1) * M // r, j * N // c, (j + 1) * N // c
-    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if add_to_it else 0.0, g[i0:i1, j0:j1])
-
-
-@kernel
-def scaled_block(x, d, w, b, dbias, g, add_to_it, r, c, block):
-    """A block of g ← w xᵀ d + b dbias (+ g)."""
-    M, N = g.shape
-    i, j = block // c, block % c
-    i0, i1, j0, j1 = i * M // r, (i + 1) * M // r, j * N // c, (j + 1) * N // c
+    i, j = block // columns, block % columns
+    i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
     part = np.empty((i1 - i0, j1 - j0), g.dtype)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
     scale_rows(part, w[i0:i1], b[i0:i1] if len(b) else b, dbias[j0:j1] if len(b) else dbias, add_to_it, g[i0:i1, j0:j1])
@@ -219,7 +176,7 @@ def pre_norm_block_forward(r, x):
     tanh = config.activation == "gelu_tanh"
     xhat1, rstd1, qkv = np.empty_like(xs), np.empty(N, x.dtype), np.empty((*x.shape[:-1], 3 * C), x.dtype)
     launch(
-        before_attention, xs, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon, p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
+        before_attention, TILES, xs, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon, p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
         xhat1, rstd1, rows(qkv),
     )
     q, k, v = split_heads(qkv, config.n_head)
@@ -228,7 +185,7 @@ def pre_norm_block_forward(r, x):
     top, total = attend_into(q, k, v, scale, y)
     xhat2, rstd2, h, out = np.empty_like(xs), np.empty(N, x.dtype), np.empty((N, F), x.dtype), np.empty_like(xs)
     launch(
-        after_attention, xs, merged, p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), config.layer_norm_epsilon,
+        after_attention, TILES, xs, merged, p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), config.layer_norm_epsilon,
         p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), tanh, xhat2, rstd2, h, out,
     )
     return out.reshape(x.shape), (xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, h, tanh)
@@ -244,13 +201,13 @@ def pre_norm_block_backward(r, dy, saved):
     sums = np.zeros((2, TILES, 2, C))
     act, dh, dmiddle, dheads, dx = np.empty_like(h), np.empty_like(h), np.empty_like(dys), np.empty(dy.shape, dy.dtype), np.empty_like(dys)
     launch(
-        back_to_attention, dys, p("mlp.c_proj.weight"), h, tanh, p("mlp.c_fc.weight"), xhat2, rstd2, p("ln_2.weight"), p("attn.c_proj.weight"),
+        back_to_attention, TILES, dys, p("mlp.c_proj.weight"), h, tanh, p("mlp.c_fc.weight"), xhat2, rstd2, p("ln_2.weight"), p("attn.c_proj.weight"),
         act, dh, dmiddle, rows(dheads), sums[1],
     )
     dqkv = np.empty((*dy.shape[:-1], 3 * C), dy.dtype)
     attend_back_into(one_head_each(dheads, config.n_head), (q, k, v, y, top, total, scale), *split_heads(dqkv, config.n_head))
     dqkvs = rows(dqkv)
-    launch(back_to_input, dqkvs, p("attn.c_attn.weight"), xhat1, rstd1, p("ln_1.weight"), dmiddle, dx, sums[0])
+    launch(back_to_input, TILES, dqkvs, p("attn.c_attn.weight"), xhat1, rstd1, p("ln_1.weight"), dmiddle, dx, sums[0])
 
     biases = {}
     if config.bias:
@@ -262,9 +219,11 @@ def pre_norm_block_backward(r, dy, saved):
         r.put(f"{name}.weight", dweight)
         if config.bias:
             r.put(f"{name}.bias", dbias)
-    with r.places("mlp.c_proj.weight", "mlp.c_fc.weight", "attn.c_proj.weight", "attn.c_attn.weight") as ((g0, add0), (g1, add1), (g2, add2), (g3, add3)):
-        launch(
-            matrix_gradients, act, dys, g0, add0, xhat2, dh, p("ln_2.weight"), bias("ln_2.bias"), biases.get("mlp.c_fc", none), g1, add1,
-            merged, dmiddle, g2, add2, xhat1, dqkvs, p("ln_1.weight"), bias("ln_1.bias"), biases.get("attn.c_attn", none), g3, add3,
-        )
+    for name, x, d in (("mlp.c_proj", act, dys), ("attn.c_proj", merged, dmiddle)):
+        with r.place(f"{name}.weight") as into:
+            multiply(True, False, x, d, into=into)
+    for name, norm, x, d in (("mlp.c_fc", "ln_2", xhat2, dh), ("attn.c_attn", "ln_1", xhat1, dqkvs)):
+        with r.place(f"{name}.weight") as (g, add_to_it):
+            i, j = grid(*g.shape)
+            launch(scaled_gradient, i * j, i, j, x, d, p(f"{norm}.weight"), bias(f"{norm}.bias"), biases.get(name, none), g, add_to_it)
     return dx.reshape(dy.shape)

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from numba import prange
 
 from ..jit import kernel, launch, parallel
 from .elementary_numba import exp, half_erfc
@@ -54,46 +53,41 @@ def gelu_tanh_gradient_chunk(x, dy, dx):
         dx[i] = dy[i] * (s + v * s * (one - s) * c * (one + d * v * v))
 
 
-# Each chunk is a call of a kernel without prange, which the compiler turns into vector code as it would any loop.
+@kernel
+def chunk_of(x, chunk):
+    """A chunk of a flat array."""
+    return x[chunk * CHUNK : (chunk + 1) * CHUNK]
 
 
 @parallel
-def gelu_values(x, y):
-    """All chunks of gelu_chunk."""
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        gelu_chunk(x[a:b], y[a:b])
+def gelu_values(chunk, x, y):
+    """A chunk of GELU."""
+    gelu_chunk(chunk_of(x, chunk), chunk_of(y, chunk))
 
 
 @parallel
-def gelu_gradients(x, dy, dx):
-    """All chunks of gelu_gradient_chunk."""
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        gelu_gradient_chunk(x[a:b], dy[a:b], dx[a:b])
+def gelu_gradients(chunk, x, dy, dx):
+    """A chunk of GELU's gradient."""
+    gelu_gradient_chunk(chunk_of(x, chunk), chunk_of(dy, chunk), chunk_of(dx, chunk))
 
 
 @parallel
-def gelu_tanh_values(x, y):
-    """All chunks of gelu_tanh_chunk."""
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        gelu_tanh_chunk(x[a:b], y[a:b])
+def gelu_tanh_values(chunk, x, y):
+    """A chunk of GELU's tanh form."""
+    gelu_tanh_chunk(chunk_of(x, chunk), chunk_of(y, chunk))
 
 
 @parallel
-def gelu_tanh_gradients(x, dy, dx):
-    """All chunks of gelu_tanh_gradient_chunk."""
-    for chunk in prange((x.size + CHUNK - 1) // CHUNK):
-        a, b = chunk * CHUNK, min(x.size, (chunk + 1) * CHUNK)
-        gelu_tanh_gradient_chunk(x[a:b], dy[a:b], dx[a:b])
+def gelu_tanh_gradients(chunk, x, dy, dx):
+    """A chunk of the gradient of GELU's tanh form."""
+    gelu_tanh_gradient_chunk(chunk_of(x, chunk), chunk_of(dy, chunk), chunk_of(dx, chunk))
 
 
 def _map(kernel, *arrays):
     """Run an elementwise kernel over arrays of one shape; returns its last argument, a new array."""
     flat = [np.ascontiguousarray(a).reshape(-1) for a in arrays]
     out = np.empty_like(flat[0])
-    launch(kernel, *flat, out)
+    launch(kernel, -(-out.size // CHUNK), *flat, out)
     return out.reshape(arrays[0].shape)
 
 

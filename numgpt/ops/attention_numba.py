@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from numba import prange
 
 from ..blas import gemm
 from ..jit import SUMS, kernel, launch, parallel
@@ -116,27 +115,21 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv, probs, dpr
 
 
 @parallel
-def attend_heads(q, k, v, scale, y, top, total):
-    """All heads: q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
-    B, H, T, D = q.shape
-    S = k.shape[2]
-    for task in prange(B * H):
-        b, h = task // H, task % H
-        work = np.empty((min(T, QUERIES), S), y.dtype)
-        attend_head(q[b, h], k[b, h], v[b, h], scale, y[b, h], top[b, h], total[b, h], work)
+def attend_heads(task, q, k, v, scale, y, top, total):
+    """A head: q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
+    b, h = task // q.shape[1], task % q.shape[1]
+    work = np.empty((min(q.shape[2], QUERIES), k.shape[2]), y.dtype)
+    attend_head(q[b, h], k[b, h], v[b, h], scale, y[b, h], top[b, h], total[b, h], work)
 
 
 @parallel
-def attend_heads_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
-    """The gradients of all heads."""
-    B, H, T, D = q.shape
-    S = k.shape[2]
-    for task in prange(B * H):
-        b, h = task // H, task % H
-        probs, dprobs = np.empty((min(T, QUERIES), S), dy.dtype), np.empty((min(T, QUERIES), S), dy.dtype)
-        attend_head_gradients(
-            dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h], probs, dprobs
-        )
+def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
+    """The gradients of a head."""
+    b, h = task // q.shape[1], task % q.shape[1]
+    work = np.empty((2, min(q.shape[2], QUERIES), k.shape[2]), dy.dtype)
+    attend_head_gradients(
+        dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h], work[0], work[1]
+    )
 
 
 def by_batch(x):
@@ -158,7 +151,8 @@ def _batched(x):
 def attend_into(q, k, v, scale, y):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
-    launch(attend_heads, *map(by_batch, (q, k, v)), scale, place(y), place(top)[..., 0], place(total)[..., 0])
+    q, k, v = map(by_batch, (q, k, v))
+    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, scale, place(y), place(top)[..., 0], place(total)[..., 0])
     return top, total
 
 
@@ -186,7 +180,7 @@ def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved."""
     q, k, v, _, top, total, scale = saved[:7]
     dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
-    launch(attend_heads_gradients, dy, q, k, v, top[..., 0], total[..., 0], scale, place(dq), place(dk), place(dv))
+    launch(attend_heads_gradients, q.shape[0] * q.shape[1], dy, q, k, v, top[..., 0], total[..., 0], scale, place(dq), place(dk), place(dv))
 
 
 def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):

@@ -1,7 +1,6 @@
 """Twins of linear and unembedding: blocks of the result, each one BLAS call of one thread."""
 
 import numpy as np
-from numba import prange
 
 from ..blas import gemm
 from ..jit import kernel, launch, parallel
@@ -10,7 +9,6 @@ BLOCK = 64  # rows or columns from which a block is worth a call of its own
 BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the threads
 
 
-@kernel
 def grid(M, N):
     """(rows, columns) of blocks that a result (M, N) is divided into."""
     rows = min(BLOCKS, max(1, M // BLOCK))
@@ -32,19 +30,17 @@ def add_to(x, sums):
 
 
 @parallel
-def product(ta, tb, a, b, bias, beta, c):
-    """c ← op(a) op(b) + bias + beta c. bias (0) is none; beta 0 ignores what c held."""
+def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
+    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them. bias (0) is none; beta 0 ignores what c held."""
     M, N = c.shape
-    rows, columns = grid(M, N)
-    for block in prange(rows * columns):
-        i, j = block // columns, block % columns
-        i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
-        scale = beta
-        if len(bias):
-            for n in range(i0, i1):
-                copy(bias[j0:j1], c[n][j0:j1])
-            scale = 1.0
-        gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
+    i, j = block // columns, block % columns
+    i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
+    scale = beta
+    if len(bias):
+        for n in range(i0, i1):
+            copy(bias[j0:j1], c[n][j0:j1])
+        scale = 1.0
+    gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
 
 
 def rows(x):
@@ -56,28 +52,27 @@ def multiply(ta, tb, a, b, bias=None, into=None):
     """op(a) op(b) + bias as a new array, or written to or added to into = (array, add)."""
     shape = (a.shape[1 if ta else 0], b.shape[0 if tb else 1])
     c, add = (np.empty(shape, a.dtype), False) if into is None else into
-    launch(product, ta, tb, a, b, np.empty(0, a.dtype) if bias is None else bias, 1.0 if add else 0.0, c)
+    i, j = grid(*shape)
+    launch(product, i * j, i, j, ta, tb, a, b, np.empty(0, a.dtype) if bias is None else bias, 1.0 if add else 0.0, c)
     return c
 
 
 @parallel
-def column_sums(x, add, out):
-    """out ← Σ rows of x (+ out), each column added up in the order of the rows, in float64."""
+def column_sums(tile, x, add, out):
+    """out ← Σ rows of x (+ out) for 64 columns, each added up in the order of the rows, in float64."""
     N, C = x.shape
-    tiles = (C + 63) // 64
-    for tile in prange(tiles):
-        c0, c1 = tile * 64, min(C, tile * 64 + 64)
-        sums = np.zeros(64, np.float64)
-        for n in range(N):
-            add_to(x[n][c0:c1], sums)
-        for c in range(c1 - c0):
-            out[c0 + c] = sums[c] + (out[c0 + c] if add else 0.0)
+    c0, c1 = tile * 64, min(C, tile * 64 + 64)
+    sums = np.zeros(64, np.float64)
+    for n in range(N):
+        add_to(x[n][c0:c1], sums)
+    for c in range(c1 - c0):
+        out[c0 + c] = sums[c] + (out[c0 + c] if add else 0.0)
 
 
 def sum_rows(x, into=None):
     """Σ rows of x (N, C) → (C), new or into = (array, add)."""
     out, add = (np.empty(x.shape[1], x.dtype), False) if into is None else into
-    launch(column_sums, x, add, out)
+    launch(column_sums, -(-x.shape[1] // 64), x, add, out)
     return out
 
 

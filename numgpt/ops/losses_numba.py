@@ -1,12 +1,13 @@
 """Twin of cross_entropy: a pass over each row for its maximum, one for the sum, one for the gradient."""
 
 import numpy as np
-from numba import prange
 
 from ..errors import InputError
 from ..jit import SUMS, kernel, launch, parallel
 from .attention_numba import row_max
 from .elementary_numba import exp
+
+TILE = 32  # rows a task
 
 
 @kernel(fastmath=SUMS)
@@ -26,9 +27,9 @@ def softmax_row(x, top, factor, out):
 
 
 @parallel
-def surprises(logits, ids, top, total, surprise):
-    """The maximum, the sum of exponentials and the surprise of each row; 0 where the id is negative."""
-    for n in prange(len(ids)):
+def surprises(tile, logits, ids, top, total, surprise):
+    """The maximum, the sum of exponentials and the surprise of each row of a tile; 0 where the id is negative."""
+    for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
         row = logits[n]
         m = row_max(row)
         s = sum_of_exponentials(row, m)
@@ -37,9 +38,9 @@ def surprises(logits, ids, top, total, surprise):
 
 
 @parallel
-def surprise_gradients(logits, ids, top, total, scale, dlogits):
-    """scale (softmax − one-hot), and 0 in the rows that do not count."""
-    for n in prange(len(ids)):
+def surprise_gradients(tile, logits, ids, top, total, scale, dlogits):
+    """scale (softmax − one-hot), and 0 in the rows that do not count, of a tile of rows."""
+    for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
         row, out = logits[n], dlogits[n]
         if ids[n] < 0:
             out[:] = 0
@@ -57,7 +58,7 @@ def cross_entropy_forward(logits, targets, *, count=None):
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
     top, total, surprise = np.empty((len(ids), 1), logits.dtype), np.empty((len(ids), 1), logits.dtype), np.empty(len(ids))
-    launch(surprises, rows, ids, top[:, 0], total[:, 0], surprise)
+    launch(surprises, -(-len(ids) // TILE), rows, ids, top[:, 0], total[:, 0], surprise)
     return logits.dtype.type(surprise.sum() / count), (logits, ids, top, total, count)
 
 
@@ -66,5 +67,5 @@ def cross_entropy_backward(dy, saved):
     logits, ids, top, total, count = saved
     dlogits = np.empty(logits.shape, logits.dtype)
     V = logits.shape[-1]
-    launch(surprise_gradients, np.ascontiguousarray(logits.reshape(-1, V)), ids, top[:, 0], total[:, 0], float(dy) / count, dlogits.reshape(-1, V))
+    launch(surprise_gradients, -(-len(ids) // TILE), np.ascontiguousarray(logits.reshape(-1, V)), ids, top[:, 0], total[:, 0], float(dy) / count, dlogits.reshape(-1, V))
     return dlogits, None

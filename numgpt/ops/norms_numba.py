@@ -1,7 +1,6 @@
 """Twin of layernorm: one pass a row, sums in float64."""
 
 import numpy as np
-from numba import prange
 
 from ..jit import SUMS, kernel, launch, parallel
 from .linear_numba import rows
@@ -59,12 +58,10 @@ def normalise_row(x, weight, bias, eps, y, xhat):
 
 
 @parallel
-def normalise(x, weight, bias, eps, y, xhat, rstd):
-    """y, x̂ and r of each row."""
-    N = len(x)
-    for tile in prange((N + TILE - 1) // TILE):
-        for n in range(tile * TILE, min(N, tile * TILE + TILE)):
-            rstd[n] = normalise_row(x[n], weight, bias, eps, y[n], xhat[n])
+def normalise(tile, x, weight, bias, eps, y, xhat, rstd):
+    """y, x̂ and r of each row of a tile."""
+    for n in range(tile * TILE, min(len(x), tile * TILE + TILE)):
+        rstd[n] = normalise_row(x[n], weight, bias, eps, y[n], xhat[n])
 
 
 @kernel(fastmath=False)  # a fused multiply-add would leave the rounding of dy w where g − ⟨g⟩ cancels
@@ -87,19 +84,17 @@ def gradient_rows(dy, xhat, rstd, weight, dx, dweight, dbias):
 
 
 @parallel
-def normalise_gradients(dy, xhat, rstd, weight, dx, sums):
-    """dx, and for each tile of rows its sums (tiles, 2, C)."""
-    N, C = dy.shape
-    for tile in prange((N + TILE - 1) // TILE):
-        n0, n1 = tile * TILE, min(N, tile * TILE + TILE)
-        gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, dx[n0:n1], sums[tile, 0], sums[tile, 1])
+def normalise_gradients(tile, dy, xhat, rstd, weight, dx, sums):
+    """dx of a tile of rows, and its sums (tiles, 2, C)."""
+    n0, n1 = tile * TILE, min(len(dy), tile * TILE + TILE)
+    gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, dx[n0:n1], sums[tile, 0], sums[tile, 1])
 
 
 def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     """Twin of ops.norms.layernorm_forward."""
     xs = rows(x)
     y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
-    launch(normalise, xs, weight, np.empty(0, x.dtype) if bias is None else bias, eps, y, xhat, rstd)
+    launch(normalise, -(-len(xs) // TILE), xs, weight, np.empty(0, x.dtype) if bias is None else bias, eps, y, xhat, rstd)
     return y.reshape(x.shape), (xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1), weight, bias is not None)
 
 
@@ -107,8 +102,8 @@ def layernorm_backward(dy, saved, into=(None, None)):
     """Twin of ops.norms.layernorm_backward; into: where the gradients of weight and bias go."""
     xhat, rstd, weight, has_bias = saved
     dys = rows(dy)
-    dx, sums = np.empty_like(dys), np.zeros(((len(dys) + TILE - 1) // TILE, 2, dys.shape[1]))
-    launch(normalise_gradients, dys, rows(xhat), rstd.reshape(-1), weight, dx, sums)
+    dx, sums = np.empty_like(dys), np.zeros((-(-len(dys) // TILE), 2, dys.shape[1]))
+    launch(normalise_gradients, len(sums), dys, rows(xhat), rstd.reshape(-1), weight, dx, sums)
     dweight, dbias = sums.sum(0)
     return dx.reshape(dy.shape), put(dweight, dy.dtype, into[0]), put(dbias, dy.dtype, into[1]) if has_bias else None
 
