@@ -45,18 +45,10 @@ _cache = cache_folder()
 
 
 def kernel(function=None, *, fastmath=FAST):
-    """A function for kernels to call: @njit with the house's options, its cache in the house's folder."""
+    """A function for kernels to call: @njit with the house's options, compiled into whatever calls it."""
     if function is None:
         return functools.partial(kernel, fastmath=fastmath)
-    return _njit(function, fastmath=fastmath, no_cpython_wrapper=True)
-
-
-def _njit(function, **options):
-    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache
-    try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)
-    finally:
-        numba_config.CACHE_DIR = before
+    return numba.njit(function, fastmath=fastmath, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic
@@ -129,7 +121,11 @@ def parallel(function):
     # One loop for all kernels, with a name and a task of its own: Numba files compiled code by name, and a closure's not for long.
     loop = python_types.FunctionType(_all_tasks.__code__, {"__name__": __name__, "_spread": _spread, "task": kernel(function)}, name)
     loop.__qualname__ = name
-    return _njit(loop)
+    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache
+    try:
+        return numba.njit(loop, cache=True, nogil=True, no_cfunc_wrapper=True)
+    finally:
+        numba_config.CACHE_DIR = before
 
 
 def launch(kernel, tasks, *args):

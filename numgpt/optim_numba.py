@@ -25,27 +25,20 @@ def chunk_squares(chunk, x, out):
     out[chunk] = squares(x[chunk * CHUNK : (chunk + 1) * CHUNK])
 
 
-@kernel
-def update_chunk(w, g, m, v, beta1, beta2, rest1, rest2, clip, eps, keep, rate, root):
-    """AdamW on one chunk; all factors in the arrays' dtype."""
-    for i in range(len(w)):
-        grad = g[i] * clip
-        m[i] = m[i] * beta1 + rest1 * grad
-        v[i] = v[i] * beta2 + rest2 * grad * grad
-        w[i] = w[i] * keep - rate * m[i] / (np.sqrt(v[i] * root) + eps)
-
-
 @parallel
 def update(chunk, w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root):
     """AdamW over a chunk of the flat buffer, whose first entries, as many as decayed, are pulled to 0."""
     t = w.dtype.type
+    rest1, rest2, beta1, beta2, clip, eps, rate, root = t(1 - beta1), t(1 - beta2), t(beta1), t(beta2), t(clip), t(eps), t(rate), t(root)
     a, b = chunk * CHUNK, min(len(w), (chunk + 1) * CHUNK)
     c = min(max(decayed, a), b)
-    for part in range(2):
-        i, j = (a, c) if part == 0 else (c, b)
-        update_chunk(
-            w[i:j], g[i:j], m[i:j], v[i:j], t(beta1), t(beta2), t(1 - beta1), t(1 - beta2), t(clip), t(eps), t(keep if part == 0 else 1.0), t(rate), t(root)
-        )
+    for i0, i1, factor in ((a, c, t(keep)), (c, b, t(1))):
+        ws, gs, ms, vs = w[i0:i1], g[i0:i1], m[i0:i1], v[i0:i1]
+        for i in range(len(ws)):
+            grad = gs[i] * clip
+            ms[i] = ms[i] * beta1 + rest1 * grad
+            vs[i] = vs[i] * beta2 + rest2 * grad * grad
+            ws[i] = ws[i] * factor - rate * ms[i] / (np.sqrt(vs[i] * root) + eps)
 
 
 def global_norm(flat):

@@ -14,23 +14,16 @@ from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI, gelu_chunk, gel
 from .ops.attention import one_head_each, split_heads
 from .ops.attention_numba import attend_into, attend_back_into
 from .ops.elementary_numba import exp, half_erfc
-from .ops.linear_numba import copy, grid, multiply, rows, sum_rows
-from .ops.norms_numba import gradient_row, normalise_row, row_products
+from .ops.linear_numba import grid, multiply, rows, set_rows, sum_rows
+from .ops.norms_numba import gradient_rows, normalise_rows
 
 TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
 
 
 @kernel
-def add(x, y):
-    """y += x."""
-    for i in range(len(x)):
-        y[i] += x[i]
-
-
-@kernel
 def gelu_both(h, d, act):
-    """act = x Φ(x) and d ← d (Φ(x) + x φ(x)) of a row x = h."""
+    """act = x Φ(x) and d ← d (Φ(x) + x φ(x)) for x = h, all flat."""
     one, half, scale = h.dtype.type(1), h.dtype.type(0.5), h.dtype.type(INV_SQRT_2PI)
     for i in range(len(h)):
         v = h[i]
@@ -44,7 +37,7 @@ def gelu_both(h, d, act):
 
 @kernel
 def gelu_tanh_both(h, d, act):
-    """act = x σ(2u) and d ← d (σ + x 2σ(1 − σ) du/dx) of a row x = h."""
+    """act = x σ(2u) and d ← d (σ + x 2σ(1 − σ) du/dx) for x = h, all flat."""
     one, a, b = h.dtype.type(1), h.dtype.type(-2 * SQRT_2_OVER_PI), h.dtype.type(0.044715)
     c, e = h.dtype.type(2 * SQRT_2_OVER_PI), h.dtype.type(3 * 0.044715)
     for i in range(len(h)):
@@ -60,54 +53,56 @@ def span(tile, N):
     return tile * N // TILES, (tile + 1) * N // TILES
 
 
+# Where there is no bias it is None, and tanh is None for GELU's erf form: the compiler then leaves out what is not needed.
+
+
 @parallel
 def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
     """ln_1 and c_attn."""
     N, C = x.shape
     n0, n1 = span(tile, N)
-    normed = np.empty((n1 - n0, C), x.dtype)
-    for n in range(n0, n1):
-        rstd[n] = normalise_row(x[n], w, b, eps, normed[n - n0], xhat[n])
-        if len(bias):
-            copy(bias, qkv[n])
-    gemm(False, False, 1.0, normed, weight, 1.0 if len(bias) else 0.0, qkv[n0:n1])
+    normed, y = np.empty((n1 - n0, C), x.dtype), qkv[n0:n1]
+    normalise_rows(x[n0:n1], w, b, eps, normed, xhat[n0:n1], rstd[n0:n1])
+    if bias is None:
+        gemm(False, False, 1.0, normed, weight, 0.0, y)
+    else:
+        set_rows(bias, y)
+        gemm(False, False, 1.0, normed, weight, 1.0, y)
 
 
 @parallel
 def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, h, out):
     """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
     N, C = x.shape
-    F = h.shape[1]
     n0, n1 = span(tile, N)
-    normed, act = np.empty((n1 - n0, C), x.dtype), np.empty((n1 - n0, F), x.dtype)
-    for n in range(n0, n1):
-        copy(x[n], out[n])
-        if len(bias_o):
-            add(bias_o, out[n])
-    gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, out[n0:n1])
-    for n in range(n0, n1):
-        rstd[n] = normalise_row(out[n], w, b, eps, normed[n - n0], xhat[n])
-        if len(bias_fc):
-            copy(bias_fc, h[n])
-    gemm(False, False, 1.0, normed, weight_fc, 1.0 if len(bias_fc) else 0.0, h[n0:n1])
-    for n in range(n0, n1):
-        if tanh:
-            gelu_tanh_chunk(h[n], act[n - n0])
-        else:
-            gelu_chunk(h[n], act[n - n0])
-        if len(bias_proj):
-            add(bias_proj, out[n])
-    gemm(False, False, 1.0, act, weight_proj, 1.0, out[n0:n1])
+    normed, inner, act, stream = np.empty((n1 - n0, C), x.dtype), h[n0:n1], np.empty((n1 - n0, h.shape[1]), x.dtype), out[n0:n1]
+    sum_with_bias(x[n0:n1], bias_o, stream)
+    gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, stream)
+    normalise_rows(stream, w, b, eps, normed, xhat[n0:n1], rstd[n0:n1])
+    if bias_fc is None:
+        gemm(False, False, 1.0, normed, weight_fc, 0.0, inner)
+    else:
+        set_rows(bias_fc, inner)
+        gemm(False, False, 1.0, normed, weight_fc, 1.0, inner)
+    if tanh is None:
+        gelu_chunk(inner.reshape(-1), act.reshape(-1))
+    else:
+        gelu_tanh_chunk(inner.reshape(-1), act.reshape(-1))
+    if bias_proj is not None:
+        sum_with_bias(stream, bias_proj, stream)
+    gemm(False, False, 1.0, act, weight_proj, 1.0, stream)
 
 
 @kernel
-def norm_back(d, xhat, rstd, w, base, dx, sums):
-    """dx = base + the norm's gradient for d, row by row; sums (2, C) collects those of its weight and bias."""
-    N, C = d.shape
+def sum_with_bias(x, bias, y):
+    """y = x + bias, bias None is none."""
+    N, C = x.shape
     for n in range(N):
-        a, b = row_products(d[n], w, xhat[n])
-        gradient_row(d[n], xhat[n], w, rstd[n], d.dtype.type(a / C), d.dtype.type(b / C), dx[n], sums[0], sums[1])
-        add(base[n], dx[n])
+        for c in range(C):
+            if bias is None:
+                y[n, c] = x[n, c]
+            else:
+                y[n, c] = x[n, c] + bias[c]
 
 
 @parallel
@@ -115,15 +110,14 @@ def back_to_attention(tile, dy, weight_proj, h, tanh, weight_fc, xhat, rstd, w, 
     """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the two parts."""
     N, C = dy.shape
     n0, n1 = span(tile, N)
-    dnormed = np.empty((n1 - n0, C), dy.dtype)
-    gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, dh[n0:n1])
-    for n in range(n0, n1):
-        if tanh:
-            gelu_tanh_both(h[n], dh[n], act[n])
-        else:
-            gelu_both(h[n], dh[n], act[n])
-    gemm(False, True, 1.0, dh[n0:n1], weight_fc, 0.0, dnormed)
-    norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
+    dnormed, d = np.empty((n1 - n0, C), dy.dtype), dh[n0:n1]
+    gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, d)
+    if tanh is None:
+        gelu_both(h[n0:n1].reshape(-1), d.reshape(-1), act[n0:n1].reshape(-1))
+    else:
+        gelu_tanh_both(h[n0:n1].reshape(-1), d.reshape(-1), act[n0:n1].reshape(-1))
+    gemm(False, True, 1.0, d, weight_fc, 0.0, dnormed)
+    gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
     gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
 
 
@@ -134,32 +128,25 @@ def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
     n0, n1 = span(tile, N)
     dnormed = np.empty((n1 - n0, C), dx.dtype)
     gemm(False, True, 1.0, dqkv[n0:n1], weight, 0.0, dnormed)
-    norm_back(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
-
-
-@kernel
-def scale_rows(part, w, b, dbias, add_to_it, out):
-    """out ← w part + b dbias (+ out), w and b by row: the gradient of a matrix that reads x̂ w + b, from part = x̂ᵀ dy."""
-    for i in range(len(part)):
-        row, target, factor = part[i], out[i], w[i]
-        if not add_to_it:
-            target[:] = 0
-        for j in range(len(row)):
-            target[j] += factor * row[j]
-        if len(b):
-            for j in range(len(row)):
-                target[j] += b[i] * dbias[j]
+    gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
 
 
 @parallel
 def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
-    """A block of g ← w xᵀ d + b dbias (+ g), which is divided into rows × columns of them."""
+    """A block of g ← w xᵀ d + b dbias (+ g), which is divided into rows × columns: the gradient of a matrix that reads x̂ w + b."""
     M, N = g.shape
     i, j = block // columns, block % columns
     i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
-    part = np.empty((i1 - i0, j1 - j0), g.dtype)
+    out, part = g[i0:i1, j0:j1], np.empty((i1 - i0, j1 - j0), g.dtype)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
-    scale_rows(part, w[i0:i1], b[i0:i1] if len(b) else b, dbias[j0:j1] if len(b) else dbias, add_to_it, g[i0:i1, j0:j1])
+    if not add_to_it:
+        out[:] = 0
+    for m in range(i1 - i0):
+        for n in range(j1 - j0):
+            if b is None:
+                out[m, n] += w[i0 + m] * part[m, n]
+            else:
+                out[m, n] += w[i0 + m] * part[m, n] + b[i0 + m] * dbias[j0 + n]
 
 
 def suits(r, x):
@@ -169,11 +156,10 @@ def suits(r, x):
 
 def pre_norm_block_forward(r, x):
     """Twin of transformer.pre_norm_block_forward; returns (y, saved)."""
-    config, none = r.config, np.empty(0, x.dtype)
-    p, bias = r.parameter, lambda name: r.parameter(name) if config.bias else none
+    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
     xs, F = rows(x), config.ffn_width
     N, C = xs.shape
-    tanh = config.activation == "gelu_tanh"
+    tanh = True if config.activation == "gelu_tanh" else None
     xhat1, rstd1, qkv = np.empty_like(xs), np.empty(N, x.dtype), np.empty((*x.shape[:-1], 3 * C), x.dtype)
     launch(
         before_attention, TILES, xs, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon, p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
@@ -194,8 +180,7 @@ def pre_norm_block_forward(r, x):
 def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
     xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, h, tanh = saved
-    config, none = r.config, np.empty(0, dy.dtype)
-    p, bias = r.parameter, lambda name: r.parameter(name) if config.bias else none
+    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
     dys = rows(dy)
     N, C = dys.shape
     sums = np.zeros((2, TILES, 2, C))
@@ -225,5 +210,5 @@ def pre_norm_block_backward(r, dy, saved):
     for name, norm, x, d in (("mlp.c_fc", "ln_2", xhat2, dh), ("attn.c_attn", "ln_1", xhat1, dqkvs)):
         with r.place(f"{name}.weight") as (g, add_to_it):
             i, j = grid(*g.shape)
-            launch(scaled_gradient, i * j, i, j, x, d, p(f"{norm}.weight"), bias(f"{norm}.bias"), biases.get(name, none), g, add_to_it)
+            launch(scaled_gradient, i * j, i, j, x, d, p(f"{norm}.weight"), bias(f"{norm}.bias"), biases.get(name), g, add_to_it)
     return dx.reshape(dy.shape)

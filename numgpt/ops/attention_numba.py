@@ -7,18 +7,9 @@ import numpy as np
 from ..blas import gemm
 from ..jit import SUMS, kernel, launch, parallel
 from .attention import attend, attention, one_head_each, split_heads
-from .elementary_numba import exp
+from .elementary_numba import exp, row_max
 
 QUERIES = 64  # a block of queries
-
-
-@kernel(fastmath={"nnan", "nsz", "reassoc"})
-def row_max(s):
-    """The largest entry. A NaN may be passed over, for the sake of vector code: the sum of exponentials that follows has it."""
-    top = s[0]
-    for i in range(1, len(s)):
-        top = s[i] if s[i] > top else top
-    return top
 
 
 @kernel(fastmath=SUMS)
@@ -33,31 +24,10 @@ def exponentials(s, top):
 
 
 @kernel
-def hide(row, n):
-    """−∞ from entry n on. Whole rows then go through the loops that follow: their lengths are round, which vector code likes."""
-    for i in range(n, len(row)):
-        row[i] = -np.inf
-
-
-@kernel
-def multiply(row, factor):
-    """row *= factor."""
-    for i in range(len(row)):
-        row[i] *= factor
-
-
-@kernel
 def probabilities(s, top, inverse):
     """s ← exp(s − top) inverse."""
     for i in range(len(s)):
         s[i] = exp(s[i] - top) * inverse
-
-
-@kernel
-def score_gradients(p, d, delta):
-    """d ← p (d − delta)."""
-    for i in range(len(p)):
-        d[i] = p[i] * (d[i] - delta)
 
 
 @kernel(fastmath=SUMS)
@@ -69,67 +39,61 @@ def dot(a, b):
     return s
 
 
-@kernel
-def attend_head(q, k, v, scale, y, top, total, work):
-    """One head: y, and the maximum and sum of each query's scores. q (T, D), k and v (S, D), work (QUERIES, S)."""
-    T, S = len(q), len(k)
-    for t0 in range(0, T, QUERIES):
-        t1 = min(T, t0 + QUERIES)
-        seen = t1 + S - T
-        scores = work[: t1 - t0, :seen]
-        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, scores)
-        for t in range(t0, t1):
-            n = t + 1 + S - T
-            row = work[t - t0][:seen]
-            hide(row, n)
-            m = row_max(row)
-            s = exponentials(row, m)
-            top[t], total[t] = m, s
-            multiply(row, row.dtype.type(1.0 / s))
-        gemm(False, False, 1.0, scores, v[:seen], 0.0, y[t0:t1])
-
-
-@kernel
-def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv, probs, dprobs):
-    """One head: dq, dk and dv, which hold anything before. probs, dprobs (QUERIES, S)."""
-    T, S = len(q), len(k)
-    for t0 in range(0, T, QUERIES):
-        t1 = min(T, t0 + QUERIES)
-        seen = t1 + S - T
-        p, d = probs[: t1 - t0, :seen], dprobs[: t1 - t0, :seen]
-        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, p)
-        gemm(False, True, 1.0, dy[t0:t1], v[:seen], 0.0, d)
-        for t in range(t0, t1):
-            n = t + 1 + S - T
-            ps, ds = probs[t - t0][:seen], dprobs[t - t0][:seen]
-            hide(ps, n)
-            probabilities(ps, top[t], ps.dtype.type(1.0 / total[t]))
-            score_gradients(ps, ds, ps.dtype.type(dot(ps, ds)))
-        # The first block sees the fewest keys: what later blocks add to must be there already.
-        if t0 == 0:
-            dk[seen:] = 0
-            dv[seen:] = 0
-        gemm(True, False, 1.0, p, dy[t0:t1], 0.0 if t0 == 0 else 1.0, dv[:seen])
-        gemm(False, False, scale, d, k[:seen], 0.0, dq[t0:t1])
-        gemm(True, False, scale, d, q[t0:t1], 0.0 if t0 == 0 else 1.0, dk[:seen])
+# Keys that a query does not see are given the score −∞ instead of being left out: rows of one length, and a round one, are what
+# vector code likes. Loops that read one array and write another run over both axes of a block, since before each loop the
+# compiler has to ask whether the arrays overlap.
 
 
 @parallel
 def attend_heads(task, q, k, v, scale, y, top, total):
     """A head: q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
     b, h = task // q.shape[1], task % q.shape[1]
-    work = np.empty((min(q.shape[2], QUERIES), k.shape[2]), y.dtype)
-    attend_head(q[b, h], k[b, h], v[b, h], scale, y[b, h], top[b, h], total[b, h], work)
+    (T, D), S = q.shape[2:], k.shape[2]
+    work = np.empty((min(T, QUERIES), S), y.dtype)
+    for t0 in range(0, T, QUERIES):
+        t1 = min(T, t0 + QUERIES)
+        seen = t1 + S - T
+        scores, block = work[: t1 - t0, :seen], y[b, h, t0:t1]
+        gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, scores)
+        for t in range(t1 - t0):
+            row = scores[t]
+            row[seen - (t1 - t0) + t + 1 :] = -np.inf
+            top[b, h, t0 + t] = m = row_max(row)
+            total[b, h, t0 + t] = exponentials(row, m)
+        gemm(False, False, 1.0, scores, v[b, h, :seen], 0.0, block)
+        for t in range(t1 - t0):
+            inverse = y.dtype.type(1.0 / total[b, h, t0 + t])
+            for d in range(D):
+                block[t, d] *= inverse
 
 
 @parallel
 def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
     """The gradients of a head."""
     b, h = task // q.shape[1], task % q.shape[1]
-    work = np.empty((2, min(q.shape[2], QUERIES), k.shape[2]), dy.dtype)
-    attend_head_gradients(
-        dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h], work[0], work[1]
-    )
+    T, S = q.shape[2], k.shape[2]
+    work, deltas = np.empty((2, min(T, QUERIES), S), dy.dtype), np.empty(min(T, QUERIES), dy.dtype)
+    for t0 in range(0, T, QUERIES):
+        t1 = min(T, t0 + QUERIES)
+        seen = t1 + S - T
+        p, ds, beta = work[0, : t1 - t0, :seen], work[1, : t1 - t0, :seen], 0.0 if t0 == 0 else 1.0
+        gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, p)
+        gemm(False, True, 1.0, dy[b, h, t0:t1], v[b, h, :seen], 0.0, ds)
+        for t in range(t1 - t0):
+            row = p[t]
+            row[seen - (t1 - t0) + t + 1 :] = -np.inf
+            probabilities(row, top[b, h, t0 + t], row.dtype.type(1.0 / total[b, h, t0 + t]))
+            deltas[t] = dot(row, ds[t])
+        for t in range(t1 - t0):
+            for s in range(seen):
+                ds[t, s] = p[t, s] * (ds[t, s] - deltas[t])
+        # The first block sees the fewest keys: what later blocks add to must be there already.
+        if t0 == 0:
+            dk[b, h, seen:] = 0
+            dv[b, h, seen:] = 0
+        gemm(True, False, 1.0, p, dy[b, h, t0:t1], beta, dv[b, h, :seen])
+        gemm(False, False, scale, ds, k[b, h, :seen], 0.0, dq[b, h, t0:t1])
+        gemm(True, False, scale, ds, q[b, h, t0:t1], beta, dk[b, h, :seen])
 
 
 def by_batch(x):

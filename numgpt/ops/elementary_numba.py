@@ -12,19 +12,45 @@ SQRT_HALF = math.sqrt(0.5)
 
 
 @intrinsic
-def _bits_to_float32(context, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), codegen
+def _bits_of(typing, x):
+    """The bits of a float as an integer of its size."""
+    return _same_bits({types.float32: types.int32, types.float64: types.int64}[x], x)
 
 
 @intrinsic
-def _bits_to_float64(context, bits):
-    def codegen(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.float64))
+def _float_of(typing, bits):
+    """The float with the bits of an integer."""
+    return _same_bits({types.int32: types.float32, types.int64: types.float64}[bits], bits)
 
-    return types.float64(types.int64), codegen
+
+def _same_bits(to, of):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], context.get_value_type(to))
+
+    return to(of), codegen
+
+
+@kernel
+def row_max(x):
+    """The largest entry. A NaN may be passed over: the sum of exponentials that follows has it.
+
+    Floats are compared as integers, all bits but the sign's turned over below 0: that the compiler can turn into vector code.
+    """
+    top = _ordered(_bits_of(x[0]))
+    for i in range(len(x)):
+        bits = _ordered(_bits_of(x[i]))
+        top = bits if bits > top else top
+    return _float_of(_ordered(top))
+
+
+def _ordered(bits):
+    """An integer that is ordered as the float with these bits is, and back."""
+
+
+@overload(_ordered, inline="always")
+def _ordered_overload(bits):
+    kind, shift, mask = (types.int32, 31, 0x7FFFFFFF) if bits == types.int32 else (types.int64, 63, 0x7FFFFFFFFFFFFFFF)
+    return lambda bits: kind(bits ^ ((bits >> shift) & mask))  # Numba's integers grow to 64 bits otherwise
 
 
 def _exp(x):
@@ -43,7 +69,7 @@ def _exp_overload(x):
             n = (z * log2e + two52) - two52
             r = (z - n * ln2_hi) - n * ln2_lo
             p = r * r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))) + r + f(1)
-            y = p * f(2) * _bits_to_float32((i(n) + i(126)) << i(23))  # 2ⁿ as 2 · 2ⁿ⁻¹, for n = 128 has no float32
+            y = p * f(2) * _float_of(i((i(n) + i(126)) << i(23)))  # 2ⁿ as 2 · 2ⁿ⁻¹, for n = 128 has no float32
             y = f(0) if x < low else y
             y = f(math.inf) if x > f(88.7228) else y
             return y if x == x else x
@@ -59,7 +85,7 @@ def _exp_overload(x):
         r = (z - n * ln2_hi) - n * ln2_lo
         q = c8 + r * (c9 + r * (c10 + r * (c11 + r * (c12 + r * c13))))
         p = r * r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * (c7 + r * q)))))) + r + 1.0
-        y = p * 2.0 * _bits_to_float64((i(n) + i(1022)) << i(52))
+        y = p * 2.0 * _float_of((i(n) + i(1022)) << i(52))
         y = 0.0 if x < low else y
         y = math.inf if x > 709.782712893384 else y
         return y if x == x else x

@@ -16,10 +16,12 @@ def grid(M, N):
 
 
 @kernel
-def copy(x, y):
-    """y = x."""
-    for i in range(len(x)):
-        y[i] = x[i]
+def set_rows(x, y):
+    """Each row of y = x."""
+    N, C = y.shape
+    for n in range(N):
+        for c in range(C):
+            y[n, c] = x[c]
 
 
 @kernel
@@ -31,14 +33,13 @@ def add_to(x, sums):
 
 @parallel
 def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
-    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them. bias (0) is none; beta 0 ignores what c held."""
+    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them. bias None is none; beta 0 ignores what c held."""
     M, N = c.shape
     i, j = block // columns, block % columns
     i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
     scale = beta
-    if len(bias):
-        for n in range(i0, i1):
-            copy(bias[j0:j1], c[n][j0:j1])
+    if bias is not None:
+        set_rows(bias[j0:j1], c[i0:i1, j0:j1])
         scale = 1.0
     gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
 
@@ -53,7 +54,7 @@ def multiply(ta, tb, a, b, bias=None, into=None):
     shape = (a.shape[1 if ta else 0], b.shape[0 if tb else 1])
     c, add = (np.empty(shape, a.dtype), False) if into is None else into
     i, j = grid(*shape)
-    launch(product, i * j, i, j, ta, tb, a, b, np.empty(0, a.dtype) if bias is None else bias, 1.0 if add else 0.0, c)
+    launch(product, i * j, i, j, ta, tb, a, b, bias, 1.0 if add else 0.0, c)
     return c
 
 

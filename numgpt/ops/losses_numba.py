@@ -4,8 +4,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..jit import SUMS, kernel, launch, parallel
-from .attention_numba import row_max
-from .elementary_numba import exp
+from .elementary_numba import exp, row_max
 
 TILE = 32  # rows a task
 

@@ -38,63 +38,62 @@ def row_products(dy, weight, xhat):
     return a, b
 
 
+# Loops that write run over both axes of a tile: before each loop the compiler has to ask whether the arrays overlap.
+
+
 @kernel
-def normalise_row(x, weight, bias, eps, y, xhat):
-    """y and x̂ of a row; returns r."""
-    C = len(x)
-    mean = x.dtype.type(row_sum(x) / C)
-    r = x.dtype.type(1.0 / np.sqrt(row_squares(x, mean) / C + eps))
-    if len(bias):
+def normalise_rows(x, weight, bias, eps, y, xhat, rstd):
+    """y, x̂ and r of each row; bias None is none."""
+    N, C = x.shape
+    for n in range(N):
+        row = x[n]
+        mean = x.dtype.type(row_sum(row) / C)
+        r = x.dtype.type(1.0 / np.sqrt(row_squares(row, mean) / C + eps))
+        rstd[n] = r
         for c in range(C):
-            hat = (x[c] - mean) * r
-            xhat[c] = hat
-            y[c] = hat * weight[c] + bias[c]
-    else:
-        for c in range(C):
-            hat = (x[c] - mean) * r
-            xhat[c] = hat
-            y[c] = hat * weight[c]
-    return r
+            hat = (x[n, c] - mean) * r
+            xhat[n, c] = hat
+            if bias is None:
+                y[n, c] = hat * weight[c]
+            else:
+                y[n, c] = hat * weight[c] + bias[c]
 
 
 @parallel
 def normalise(tile, x, weight, bias, eps, y, xhat, rstd):
-    """y, x̂ and r of each row of a tile."""
-    for n in range(tile * TILE, min(len(x), tile * TILE + TILE)):
-        rstd[n] = normalise_row(x[n], weight, bias, eps, y[n], xhat[n])
+    """y, x̂ and r of a tile of rows."""
+    n0, n1 = tile * TILE, min(len(x), tile * TILE + TILE)
+    normalise_rows(x[n0:n1], weight, bias, eps, y[n0:n1], xhat[n0:n1], rstd[n0:n1])
 
 
 @kernel(fastmath=False)  # a fused multiply-add would leave the rounding of dy w where g − ⟨g⟩ cancels
-def gradient_row(dy, xhat, weight, r, a, b, dx, dweight, dbias):
-    """dx = r (g − a − x̂ b) of a row; dy x̂ and dy are added to dweight and dbias (float64)."""
-    for c in range(len(dy)):
-        d, hat = dy[c], xhat[c]
-        dx[c] = r * (d * weight[c] - a - hat * b)
-        dweight[c] += d * hat
-        dbias[c] += d
-
-
-@kernel
-def gradient_rows(dy, xhat, rstd, weight, dx, dweight, dbias):
-    """dx of some rows; their sums for weight and bias are added to dweight and dbias (float64)."""
+def gradient_rows(dy, xhat, rstd, weight, base, dx, sums):
+    """dx = r (g − ⟨g⟩ − x̂ ⟨g x̂⟩) + base of each row, base None is none; Σ dy x̂ and Σ dy are added to sums (2, C), float64."""
     N, C = dy.shape
     for n in range(N):
         a, b = row_products(dy[n], weight, xhat[n])
-        gradient_row(dy[n], xhat[n], weight, rstd[n], dy.dtype.type(a / C), dy.dtype.type(b / C), dx[n], dweight, dbias)
+        a, b, r = dy.dtype.type(a / C), dy.dtype.type(b / C), rstd[n]
+        for c in range(C):
+            d, hat = dy[n, c], xhat[n, c]
+            dx[n, c] = r * (d * weight[c] - a - hat * b)
+            if base is not None:
+                dx[n, c] += base[n, c]
+            sums[0, c] += d * hat
+            sums[1, c] += d
 
 
 @parallel
 def normalise_gradients(tile, dy, xhat, rstd, weight, dx, sums):
     """dx of a tile of rows, and its sums (tiles, 2, C)."""
     n0, n1 = tile * TILE, min(len(dy), tile * TILE + TILE)
-    gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, dx[n0:n1], sums[tile, 0], sums[tile, 1])
+    gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, None, dx[n0:n1], sums[tile])
 
 
 def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     """Twin of ops.norms.layernorm_forward."""
     xs = rows(x)
     y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
-    launch(normalise, -(-len(xs) // TILE), xs, weight, np.empty(0, x.dtype) if bias is None else bias, eps, y, xhat, rstd)
+    launch(normalise, -(-len(xs) // TILE), xs, weight, bias, eps, y, xhat, rstd)
     return y.reshape(x.shape), (xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1), weight, bias is not None)
 
 
