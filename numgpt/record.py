@@ -1,7 +1,6 @@
 """Record: the bookkeeper of one forward and backward. It differentiates nothing."""
 
 import contextlib
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,7 +59,8 @@ class Record:
 
     def __truediv__(self, name):
         """The scope below: the same record, with name. before every name."""
-        inner = copy.copy(self)
+        inner = object.__new__(type(self))  # copy.copy takes twenty times as long
+        vars(inner).update(vars(self))
         inner.scope = f"{self.scope}{name}."
         return inner
 

@@ -1,7 +1,7 @@
 """Twin of the pre-norm block: its ops run tile by tile of rows, so that what one writes the next finds in the cache.
 
-Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: the results of the norms and of
-the activation are made again in the backward.
+Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: the results of the norms are made
+again in the backward, and the activation's slope takes the place of its input.
 """
 
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from .blas import gemm
 from .jit import kernel, launch, parallel
-from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI, gelu_chunk, gelu_tanh_chunk
+from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI
 from .ops.attention import one_head_each, split_heads
 from .ops.attention_numba import attend_into, attend_back_into
 from .ops.elementary_numba import exp, half_erfc
@@ -22,8 +22,8 @@ SMALLEST = 64  # rows of a tile below which the ops' own division of the work is
 
 
 @kernel
-def gelu_both(h, d, act):
-    """act = x Φ(x) and d ← d (Φ(x) + x φ(x)) for x = h, all flat."""
+def gelu_and_slope(h, act):
+    """act = x Φ(x) and h ← Φ(x) + x φ(x), the slope, for x = h, all flat."""
     one, half, scale = h.dtype.type(1), h.dtype.type(0.5), h.dtype.type(INV_SQRT_2PI)
     for i in range(len(h)):
         v = h[i]
@@ -32,19 +32,26 @@ def gelu_both(h, d, act):
         tail = half_erfc(a, gauss)
         cdf = tail if v < 0 else one - tail
         act[i] = v * cdf
-        d[i] = d[i] * (cdf + v * gauss * scale)
+        h[i] = cdf + v * gauss * scale
 
 
 @kernel
-def gelu_tanh_both(h, d, act):
-    """act = x σ(2u) and d ← d (σ + x 2σ(1 − σ) du/dx) for x = h, all flat."""
+def gelu_tanh_and_slope(h, act):
+    """act = x σ(2u) and h ← σ + x 2σ(1 − σ) du/dx, the slope, for x = h, all flat."""
     one, a, b = h.dtype.type(1), h.dtype.type(-2 * SQRT_2_OVER_PI), h.dtype.type(0.044715)
     c, e = h.dtype.type(2 * SQRT_2_OVER_PI), h.dtype.type(3 * 0.044715)
     for i in range(len(h)):
         v = h[i]
         s = one / (one + exp(a * (v + b * v * v * v)))
         act[i] = v * s
-        d[i] = d[i] * (s + v * s * (one - s) * c * (one + e * v * v))
+        h[i] = s + v * s * (one - s) * c * (one + e * v * v)
+
+
+@kernel
+def multiply_by(y, x):
+    """y *= x."""
+    for i in range(len(y)):
+        y[i] *= x[i]
 
 
 @kernel
@@ -66,31 +73,31 @@ def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
     if bias is None:
         gemm(False, False, 1.0, normed, weight, 0.0, y)
     else:
-        set_rows(bias, y)
+        set_rows(bias, 0, qkv, n0, n1, len(bias))
         gemm(False, False, 1.0, normed, weight, 1.0, y)
 
 
 @parallel
-def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, h, out):
+def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, slope, act, out):
     """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
     N, C = x.shape
     n0, n1 = span(tile, N)
-    normed, inner, act, stream = np.empty((n1 - n0, C), x.dtype), h[n0:n1], np.empty((n1 - n0, h.shape[1]), x.dtype), out[n0:n1]
+    normed, inner, stream = np.empty((n1 - n0, C), x.dtype), slope[n0:n1], out[n0:n1]
     sum_with_bias(x[n0:n1], bias_o, stream)
     gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, stream)
     normalise_rows(stream, w, b, eps, normed, xhat[n0:n1], rstd[n0:n1])
     if bias_fc is None:
         gemm(False, False, 1.0, normed, weight_fc, 0.0, inner)
     else:
-        set_rows(bias_fc, inner)
+        set_rows(bias_fc, 0, slope, n0, n1, len(bias_fc))
         gemm(False, False, 1.0, normed, weight_fc, 1.0, inner)
     if tanh is None:
-        gelu_chunk(inner.reshape(-1), act.reshape(-1))
+        gelu_and_slope(inner.reshape(-1), act[n0:n1].reshape(-1))
     else:
-        gelu_tanh_chunk(inner.reshape(-1), act.reshape(-1))
+        gelu_tanh_and_slope(inner.reshape(-1), act[n0:n1].reshape(-1))
     if bias_proj is not None:
         sum_with_bias(stream, bias_proj, stream)
-    gemm(False, False, 1.0, act, weight_proj, 1.0, stream)
+    gemm(False, False, 1.0, act[n0:n1], weight_proj, 1.0, stream)
 
 
 @kernel
@@ -106,16 +113,13 @@ def sum_with_bias(x, bias, y):
 
 
 @parallel
-def back_to_attention(tile, dy, weight_proj, h, tanh, weight_fc, xhat, rstd, w, weight_o, act, dh, dmiddle, dheads, sums):
+def back_to_attention(tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, weight_o, dh, dmiddle, dheads, sums):
     """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the two parts."""
     N, C = dy.shape
     n0, n1 = span(tile, N)
     dnormed, d = np.empty((n1 - n0, C), dy.dtype), dh[n0:n1]
     gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, d)
-    if tanh is None:
-        gelu_both(h[n0:n1].reshape(-1), d.reshape(-1), act[n0:n1].reshape(-1))
-    else:
-        gelu_tanh_both(h[n0:n1].reshape(-1), d.reshape(-1), act[n0:n1].reshape(-1))
+    multiply_by(d.reshape(-1), slope[n0:n1].reshape(-1))
     gemm(False, True, 1.0, d, weight_fc, 0.0, dnormed)
     gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
     gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
@@ -137,16 +141,16 @@ def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
     M, N = g.shape
     i, j = block // columns, block % columns
     i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
-    out, part = g[i0:i1, j0:j1], np.empty((i1 - i0, j1 - j0), g.dtype)
+    part = np.empty((i1 - i0, j1 - j0), g.dtype)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
     if not add_to_it:
-        out[:] = 0
+        g[i0:i1, j0:j1] = 0
     for m in range(i1 - i0):
         for n in range(j1 - j0):
             if b is None:
-                out[m, n] += w[i0 + m] * part[m, n]
+                g[i0 + m, j0 + n] += w[i0 + m] * part[m, n]
             else:
-                out[m, n] += w[i0 + m] * part[m, n] + b[i0 + m] * dbias[j0 + n]
+                g[i0 + m, j0 + n] += w[i0 + m] * part[m, n] + b[i0 + m] * dbias[j0 + n]
 
 
 def suits(r, x):
@@ -169,25 +173,25 @@ def pre_norm_block_forward(r, x):
     scale, merged = 1 / math.sqrt(C // config.n_head), np.empty_like(xs)
     y = one_head_each(merged.reshape(x.shape), config.n_head)
     top, total = attend_into(q, k, v, scale, y)
-    xhat2, rstd2, h, out = np.empty_like(xs), np.empty(N, x.dtype), np.empty((N, F), x.dtype), np.empty_like(xs)
+    xhat2, rstd2, slope, act, out = np.empty_like(xs), np.empty(N, x.dtype), np.empty((N, F), x.dtype), np.empty((N, F), x.dtype), np.empty_like(xs)
     launch(
         after_attention, TILES, xs, merged, p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), config.layer_norm_epsilon,
-        p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), tanh, xhat2, rstd2, h, out,
+        p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), tanh, xhat2, rstd2, slope, act, out,
     )
-    return out.reshape(x.shape), (xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, h, tanh)
+    return out.reshape(x.shape), (xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, slope, act)
 
 
 def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
-    xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, h, tanh = saved
+    xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, slope, act = saved
     config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
     dys = rows(dy)
     N, C = dys.shape
     sums = np.zeros((2, TILES, 2, C))
-    act, dh, dmiddle, dheads, dx = np.empty_like(h), np.empty_like(h), np.empty_like(dys), np.empty(dy.shape, dy.dtype), np.empty_like(dys)
+    dh, dmiddle, dheads, dx = np.empty_like(act), np.empty_like(dys), np.empty(dy.shape, dy.dtype), np.empty_like(dys)
     launch(
-        back_to_attention, TILES, dys, p("mlp.c_proj.weight"), h, tanh, p("mlp.c_fc.weight"), xhat2, rstd2, p("ln_2.weight"), p("attn.c_proj.weight"),
-        act, dh, dmiddle, rows(dheads), sums[1],
+        back_to_attention, TILES, dys, p("mlp.c_proj.weight"), slope, p("mlp.c_fc.weight"), xhat2, rstd2, p("ln_2.weight"), p("attn.c_proj.weight"),
+        dh, dmiddle, rows(dheads), sums[1],
     )
     dqkv = np.empty((*dy.shape[:-1], 3 * C), dy.dtype)
     attend_back_into(one_head_each(dheads, config.n_head), (q, k, v, y, top, total, scale), *split_heads(dqkv, config.n_head))
@@ -199,8 +203,7 @@ def pre_norm_block_backward(r, dy, saved):
         for name, d in (("mlp.c_proj", dys), ("mlp.c_fc", dh), ("attn.c_proj", dmiddle), ("attn.c_attn", dqkvs)):
             biases[name] = sum_rows(d)
             r.put(f"{name}.bias", biases[name])
-    for i, name in enumerate(("ln_1", "ln_2")):
-        dweight, dbias = sums[i].sum(0)
+    for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
         if config.bias:
             r.put(f"{name}.bias", dbias)

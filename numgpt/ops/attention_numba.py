@@ -3,6 +3,8 @@
 import math
 
 import numpy as np
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic
 
 from ..blas import gemm
 from ..jit import SUMS, kernel, launch, parallel
@@ -30,6 +32,23 @@ def probabilities(s, top, inverse):
         s[i] = exp(s[i] - top) * inverse
 
 
+@kernel
+def multiply(x, factor):
+    """x *= factor."""
+    for i in range(len(x)):
+        x[i] *= factor
+
+
+@intrinsic
+def contiguous(typing, x):
+    """A row of which the compiler does not know that its entries lie side by side, said to be such a row."""
+
+    def codegen(context, builder, signature, args):
+        return impl_ret_borrowed(context, builder, signature.return_type, args[0])
+
+    return x.copy(layout="C")(x), codegen
+
+
 @kernel(fastmath=SUMS)
 def dot(a, b):
     """⟨a, b⟩ in float64."""
@@ -40,31 +59,28 @@ def dot(a, b):
 
 
 # Keys that a query does not see are given the score −∞ instead of being left out: rows of one length, and a round one, are what
-# vector code likes. Loops that read one array and write another run over both axes of a block, since before each loop the
-# compiler has to ask whether the arrays overlap.
+# vector code likes. Each block has arrays of just its size, for the compiler knows of no slice of columns that rows are contiguous.
+# Loops that read one array and write another run over both axes of a block: before each the compiler asks whether they overlap.
 
 
 @parallel
 def attend_heads(task, q, k, v, scale, y, top, total):
     """A head: q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
     b, h = task // q.shape[1], task % q.shape[1]
-    (T, D), S = q.shape[2:], k.shape[2]
-    work = np.empty((min(T, QUERIES), S), y.dtype)
+    T, S = q.shape[2], k.shape[2]
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
-        scores, block = work[: t1 - t0, :seen], y[b, h, t0:t1]
+        scores = np.empty((t1 - t0, seen), y.dtype)
         gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, scores)
         for t in range(t1 - t0):
             row = scores[t]
             row[seen - (t1 - t0) + t + 1 :] = -np.inf
             top[b, h, t0 + t] = m = row_max(row)
             total[b, h, t0 + t] = exponentials(row, m)
-        gemm(False, False, 1.0, scores, v[b, h, :seen], 0.0, block)
-        for t in range(t1 - t0):
-            inverse = y.dtype.type(1.0 / total[b, h, t0 + t])
-            for d in range(D):
-                block[t, d] *= inverse
+        gemm(False, False, 1.0, scores, v[b, h, :seen], 0.0, y[b, h, t0:t1])
+        for t in range(t0, t1):
+            multiply(contiguous(y[b, h, t]), y.dtype.type(1.0 / total[b, h, t]))
 
 
 @parallel
@@ -72,11 +88,11 @@ def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
     """The gradients of a head."""
     b, h = task // q.shape[1], task % q.shape[1]
     T, S = q.shape[2], k.shape[2]
-    work, deltas = np.empty((2, min(T, QUERIES), S), dy.dtype), np.empty(min(T, QUERIES), dy.dtype)
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
-        p, ds, beta = work[0, : t1 - t0, :seen], work[1, : t1 - t0, :seen], 0.0 if t0 == 0 else 1.0
+        p, ds, deltas = np.empty((t1 - t0, seen), dy.dtype), np.empty((t1 - t0, seen), dy.dtype), np.empty(t1 - t0, dy.dtype)
+        beta = 0.0 if t0 == 0 else 1.0
         gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, p)
         gemm(False, True, 1.0, dy[b, h, t0:t1], v[b, h, :seen], 0.0, ds)
         for t in range(t1 - t0):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..jit import launch, parallel
-from .linear_numba import add_to, rows
+from .linear_numba import rows
 
 
 @parallel
@@ -11,7 +11,9 @@ def scatter_add(tile, ids, dy, dweight):
     """dweight[ids_n] += dy_n for 64 columns."""
     c0, c1 = tile * 64, min(dy.shape[1], tile * 64 + 64)
     for n in range(len(ids)):
-        add_to(dy[n][c0:c1], dweight[ids[n]][c0:c1])
+        i = ids[n]
+        for c in range(c1 - c0):
+            dweight[i, c0 + c] += dy[n, c0 + c]
 
 
 def embedding_backward(dy, saved, into=(None,)):

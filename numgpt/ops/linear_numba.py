@@ -16,19 +16,11 @@ def grid(M, N):
 
 
 @kernel
-def set_rows(x, y):
-    """Each row of y = x."""
-    N, C = y.shape
-    for n in range(N):
-        for c in range(C):
-            y[n, c] = x[c]
-
-
-@kernel
-def add_to(x, sums):
-    """sums += x."""
-    for i in range(len(x)):
-        sums[i] += x[i]
+def set_rows(x, c0, y, n0, n1, width):
+    """y[n0 : n1, c0 : c0 + width] = x[c0 : c0 + width] in each row."""
+    for n in range(n1 - n0):
+        for c in range(width):
+            y[n0 + n, c0 + c] = x[c0 + c]
 
 
 @parallel
@@ -39,7 +31,7 @@ def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
     i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
     scale = beta
     if bias is not None:
-        set_rows(bias[j0:j1], c[i0:i1, j0:j1])
+        set_rows(bias, j0, c, i0, i1, j1 - j0)
         scale = 1.0
     gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
 
@@ -65,7 +57,8 @@ def column_sums(tile, x, add, out):
     c0, c1 = tile * 64, min(C, tile * 64 + 64)
     sums = np.zeros(64, np.float64)
     for n in range(N):
-        add_to(x[n][c0:c1], sums)
+        for c in range(c1 - c0):
+            sums[c] += x[n, c0 + c]
     for c in range(c1 - c0):
         out[c0 + c] = sums[c] + (out[c0 + c] if add else 0.0)
 
