@@ -96,17 +96,30 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
     logits = logits.real.astype(np.float64)
     if not np.isfinite(logits).all():
         raise InputError("generate: the logits are not finite, expected numbers: is the checkpoint whole?")
-    order = np.argsort(-logits, kind="stable")
     if temperature == 0:
-        return int(order[0])
+        return int(np.argmax(logits))
     with np.errstate(over="ignore"):  # a temperature near 0: −∞, probability 0
-        probs = np.exp((logits[order] - logits[order[0]]) / temperature)
-    if top_k is not None:
-        probs = probs[:top_k]
-    if top_p is not None:
-        probs = probs[: 1 + int(np.searchsorted(np.cumsum(probs), top_p * probs.sum()))]
-    sums = np.cumsum(probs)
-    return int(order[min(np.searchsorted(sums, draw * sums[-1], side="right"), len(sums) - 1)])
+        probs = np.exp((logits - logits.max()) / temperature)
+    # Few ids have most of the probability: no more are sorted than it takes.
+    n = min(len(logits), top_k or 256)
+    while True:
+        order = largest(logits, n)
+        sums, whole = np.cumsum(probs[order]), n in (top_k, len(logits))
+        total, last = sums[-1] if whole else probs.sum(), n - 1
+        if top_p is not None:
+            reached = int(np.searchsorted(sums, top_p * total))
+            whole, last = whole or reached < n, min(reached, n - 1)
+            total = sums[last]
+        place = int(np.searchsorted(sums, draw * total, side="right"))
+        if whole or (top_p is None and place < n):
+            return int(order[min(place, last)])
+        n = min(len(logits), 8 * n)
+
+
+def largest(x, n):
+    """The places of the n largest entries, from the largest down; equal ones by place.  x (V,) → (n,)"""
+    places = np.arange(len(x)) if n >= len(x) else np.flatnonzero(x >= np.partition(x, len(x) - n)[len(x) - n])
+    return places[np.argsort(-x[places], kind="stable")][:n]
 
 
 def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1):

@@ -4,6 +4,8 @@ import numpy as np
 
 from ..blas import gemm
 from ..jit import kernel, launch, parallel
+from .few_rows_numba import FEW, logits_of_few, multiply_few
+from .few_rows_numba import suits as few_rows_suit
 
 BLOCK = 64  # rows or columns from which a block is worth a call of its own
 BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the threads
@@ -72,8 +74,9 @@ def sum_rows(x, into=None):
 
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
-    y = multiply(False, False, rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[1])
-    return y, (x, weight, bias is not None)
+    xs = rows(x)
+    y = multiply_few(xs, weight, bias) if few_rows_suit(len(xs), *weight.shape) else multiply(False, False, xs, weight, bias)
+    return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
 
 def linear_backward(dy, saved, into=(None, None)):
@@ -87,7 +90,9 @@ def linear_backward(dy, saved, into=(None, None)):
 
 def unembedding_forward(x, weight):
     """Twin of ops.linear.unembedding_forward."""
-    return multiply(False, True, rows(x), weight).reshape(*x.shape[:-1], len(weight)), (x, weight)
+    xs = rows(x)
+    y = logits_of_few(xs, weight) if len(xs) <= FEW else multiply(False, True, xs, weight)
+    return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
 
 
 def unembedding_backward(dy, saved, into=(None,)):
