@@ -40,10 +40,6 @@ class CachedRecord(Record):
         super().__init__(params, config)
         self.cache = cache
 
-    def is_plain(self, name):
-        """Nothing runs as one piece: attention has to pass by the cache."""
-        return False
-
     def run(self, full, op, arrays, options):
         """As Record.run, for the tokens after those in the cache."""
         if op is positions:

@@ -39,8 +39,11 @@ class Record:
     keep: hold every value and gradient, in .value and .grad; else what was saved is let go as the backward proceeds.
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
+    cache: keys and values of earlier positions, where a subclass decodes with them.
     seed, step: draw the masks of dropout, with the name; step None: nothing is dropped.
     """
+
+    cache = None
 
     def __init__(self, params, config, *, grads=None, add=False, keep=False, edit=None, edit_grad=None, seed=0, step=None):
         self.params, self.config, self.keep, self.seed, self.step = params, config, keep, seed, step
