@@ -11,6 +11,9 @@ import time
 from importlib import metadata
 
 
+PAUSE = 0.3  # seconds before each turn: the threads of the one before may still wait for work awake (OpenMP's do) and take a processor
+
+
 class Contestant:
     """A process that answers lines of JSON: {"do": name, …} → {…}."""
 
@@ -43,13 +46,10 @@ def serve(answers):
 
 
 def time_in_turn(contestants, rounds):
-    """Ask all for a timed piece of work, rounds times in turn; fills .seconds.
-
-    A pause before each: the threads of the one before may still wait for work awake (OpenMP's do) and take a processor.
-    """
+    """Ask all for a timed piece of work, rounds times in turn; fills .seconds."""
     for _ in range(rounds):
         for contestant in contestants:
-            time.sleep(0.3)
+            time.sleep(PAUSE)
             contestant.seconds.append(contestant.ask("time")["seconds"])
 
 
