@@ -31,13 +31,18 @@ class AdamW:
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
 
-    def step(self, grads, lr):
+    def norm(self, grads):
+        """The global norm of the gradients; not finite where one of them is not."""
+        g = self._flat(grads)
+        return engine.twin(global_norm, g.dtype)(g)
+
+    def step(self, grads, lr, norm=None):
         """Update the parameters in place; returns the gradient's norm before clipping.
 
-        grads: mapping name -> array, as from loss_and_grads.
+        grads: mapping name -> array, as from loss_and_grads. norm: their global norm, where it is known.
         """
         g = self._flat(grads)
-        norm = engine.twin(global_norm, g.dtype)(g)
+        norm = self.norm(grads) if norm is None else norm
         clip = self.clip / norm if self.clip and norm > self.clip else 1.0
         self.steps += 1
         w, decayed = self.params.flat, self.params.decayed.size

@@ -69,8 +69,9 @@ class Trainer:
             for n, (x, y) in enumerate(batches):
                 part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
                 loss += float(part)
-            self._check_finite(loss, batches, i)
-            norm = self.optimizer.step(self.grads, lr)
+            norm = self.optimizer.norm(self.grads)
+            self._check_finite(loss, norm, batches, i)
+            self.optimizer.step(self.grads, lr, norm)
         self.updates += 1
         rate = sum(x.size for x, _ in batches) / (time.perf_counter() - start)
         return {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens_per_s": round(rate)}
@@ -122,9 +123,9 @@ class Trainer:
         self.best, self.held_out = state["best"], state["held_out"]
         self.updates = self.saved = self.optimizer.steps
 
-    def _check_finite(self, loss, batches, i):
+    def _check_finite(self, loss, norm, batches, i):
         """Raise NotFinite with the first name whose numbers are not finite."""
-        if np.isfinite(loss) and np.isfinite(self.grads.flat).all():
+        if np.isfinite(loss) and np.isfinite(norm):
             return
         if self._bad_parameter():
             raise NotFinite(f"step {i + 1}: {self._bad_parameter()}: lower --lr")
