@@ -28,3 +28,28 @@ def test_a_training_step_is_compared(tmp_path, with_torch):
     losses = [r["loss"] for r in rows if "GEMM" not in r["name"]]
     assert max(losses) - min(losses) < 1e-3 and losses[0] > 3
     assert "| a | numgpt |" in done.stdout
+
+
+def run(script, *flags, cwd):
+    done = subprocess.run([sys.executable, BENCHMARKS / script, *flags, "--json", cwd / "figures.json"], capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads((cwd / "figures.json").read_text())["rows"], done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
+def test_decoding_is_held_against_reading_the_weights(tmp_path):
+    rows, said = run("decode.py", "--preset", "gpt-nano", "--batch", "1", "3", "--tokens", "4", "--rounds", "1", "--only", "numgpt", "read", cwd=tmp_path)
+    assert [(r["batch"], r["of_bandwidth"] > 0) for r in rows] == [(1, True)] * 2 + [(3, True)] * 2 and "| 3 | numgpt |" in said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_decoding_writes_what_transformers_writes(tmp_path):
+    rows, _ = run("decode.py", "--tokens", "4", "--batch", "2", "--rounds", "1", "--only", "numgpt", "transformers", cwd=tmp_path)
+    assert len(rows) == 2 and all(r["to_transformers"] > 0 for r in rows)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
+def test_ops_are_compared_one_by_one(tmp_path):
+    rows, said = run("ops.py", "--shape", "a", "--ops", "layernorm", "attention", "--rounds", "1", "--seconds", "0.01", cwd=tmp_path)
+    assert [(r["op"], r["way"]) for r in rows] == [(op, way) for op in ("layernorm", "attention") for way in ("forward", "backward")]
+    assert all(r["to_reference"] > 0 for r in rows) and ("torch: does not run here" in said) == (importlib.util.find_spec("torch") is None)

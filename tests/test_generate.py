@@ -108,6 +108,22 @@ def test_sampling_is_defined_on_sorted_probabilities(seed):
     assert order[choose(logits[order], u, top_p=0.8)] == choose(logits, u, top_p=0.8)
 
 
+@given(data=st.data())
+def test_an_id_is_chosen_as_if_all_were_sorted(data):
+    """However few ids are sorted, among thousands too, and with many ties."""
+    size, digits = data.draw(st.sampled_from([1, 5, 257, 3000])), data.draw(st.integers(0, 4))
+    spread, seed = data.draw(st.sampled_from([0.1, 1, 6])), data.draw(st.integers(0, 2**32 - 1))
+    logits = np.round(spread * np.random.default_rng(seed).standard_normal(size), digits)
+    draw, temperature = data.draw(st.floats(0, 0.999999)), data.draw(st.sampled_from([0.5, 1.0, 3.0]))
+    top_k, top_p = data.draw(st.none() | st.integers(1, size + 2)), data.draw(st.none() | st.floats(1e-6, 0.999999))
+    order = np.argsort(-logits, kind="stable")
+    probs = np.exp((logits[order] - logits.max()) / temperature)[:top_k]
+    kept = probs[: 1 + np.searchsorted(np.cumsum(probs), (top_p or 1) * probs.sum())] if top_p else probs
+    share = np.cumsum(kept) / kept.sum()
+    found = int(np.flatnonzero(order == choose(logits, draw, temperature, top_k, top_p))[0])
+    assert found < len(kept) + 1 and share[min(found, len(kept) - 1)] > draw - 1e-9 and (found == 0 or share[found - 1] <= draw + 1e-9)
+
+
 def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_range():
     assert [choose(np.zeros(4), u) for u in (0.0, 0.3, 0.6, np.nextafter(1, 0))] == [0, 1, 2, 3]
     assert choose(np.zeros(4), 0.5, temperature=0) == 0

@@ -1,0 +1,128 @@
+"""What kernels stand on: tasks spread over threads, sums of a few rows, the largest entry of a row."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("numba", reason="Numba is not installed")
+
+from numgpt import GPT, Config, engine
+from numgpt.generate import logits_stream
+from numgpt.jit import kernel, launch, parallel, set_threads, threads
+from numgpt.ops.elementary_numba import row_max
+from numgpt.ops.few_rows_numba import FEW, logits_of_few, multiply_few, suits
+
+every_count = pytest.mark.parametrize("count", [1, 2])
+both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = threads()
+    yield
+    set_threads(before)
+
+
+@parallel
+def count_up(task, counts):
+    counts[task] += 1
+
+
+@parallel
+def fail_at_three(task, counts):
+    if task == 3:
+        raise MemoryError
+    counts[task] += 1
+
+
+@every_count
+@pytest.mark.parametrize("tasks", [0, 1, 2, 3, 7, 64, 1001])
+def test_every_task_runs_once(tasks, count):
+    set_threads(count)
+    counts = np.zeros(tasks + 1, int)
+    for _ in range(20):
+        launch(count_up, tasks, counts)
+    assert counts.tolist() == [20] * tasks + [0]
+
+
+@every_count
+def test_a_task_that_fails_is_told_after_all_others_have_run(count):
+    set_threads(count)
+    counts = np.zeros(6, int)
+    with pytest.raises(MemoryError):
+        launch(fail_at_three, 6, counts)
+    assert counts.tolist() == [1, 1, 1, 0, 1, 1]
+
+
+@parallel
+def largest_of_rows(task, x, out):
+    out[task] = row_max(x[task])
+
+
+@given(
+    x=st.lists(st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45])).filter(lambda v: v == v), min_size=1, max_size=70),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_the_largest_of_a_row_is_found_by_its_bits(x, dtype):
+    x = np.array([x], dtype)
+    out = np.empty(1, dtype)
+    launch(largest_of_rows, 1, x, out)
+    assert out[0] == x.max()
+
+
+def products(M, K, N, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(s).astype(dtype) for s in ((M, K), (K, N), (N,))]
+
+
+@both
+@pytest.mark.parametrize("K, N", [(64, 16), (128, 48), (768, 64)])
+@pytest.mark.parametrize("M", range(1, FEW + 1))
+def test_few_rows_err_no_more_than_a_blas(M, K, N, dtype, wider):
+    x, w, b = products(M, K, N, dtype)
+    assert suits(M, K, N) and not suits(FEW + 1, K, N) and not suits(M, K + 1, N) and not suits(M, K, N + 1)
+    exact = x.astype(wider) @ w.astype(wider)
+    for found, blas, truth in (
+        (multiply_few(x, w), x @ w, exact),
+        (multiply_few(x, w, b), x @ w + b, exact + b.astype(wider)),
+        (logits_of_few(x, w.T.copy()), x @ w, exact),
+        (logits_of_few(x, w.T[: N - 3].copy()), x @ w[:, : N - 3], exact[:, : N - 3]),  # not a multiple of four
+    ):
+        assert found.dtype == dtype and found.shape == blas.shape
+        assert abs(found - truth).max() <= 2 * abs(blas - truth).max() + 16 * np.finfo(dtype).eps * abs(truth).max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_the_threads(dtype):
+    x, w, b = products(FEW, 128, 48, dtype)
+    for product in (lambda x: multiply_few(x, w, b), lambda x: logits_of_few(x, w.T.copy())):
+        set_threads(2)
+        found = product(x)
+        set_threads(1)
+        assert all(product(x[:n]).tobytes() == found[:n].tobytes() for n in range(1, FEW + 1))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_so_in_few_rows(bad):
+    x, w, _ = products(2, 64, 16, "float32")
+    x[1, 5] = bad
+    for found in (multiply_few(x, w), logits_of_few(x, w.T.copy())):
+        assert np.isfinite(found[0]).all() and not np.isfinite(found[1]).any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": False, "activation": "gelu"}, {"activation": "relu"}, {"norm_position": "post"}], ids=str)
+def test_decoding_reads_the_cache_with_few_rows_as_with_many(changes):
+    before = engine.current()
+    engine.use("numba")
+    try:
+        model = GPT(Config(vocab_size=33, block_size=24, n_layer=2, n_head=2, n_embd=64, **changes), 1, "float64")
+        ids = np.random.default_rng(0).integers(0, 33, (3, 2))
+        steps = logits_stream(model, ids)
+        logits = next(steps)
+        for _ in range(20):
+            assert np.allclose(logits, model(ids)[:, -1], rtol=0, atol=1e-12)
+            ids = np.concatenate([ids, logits.argmax(-1)[:, None]], axis=1)
+            logits = steps.send(ids[:, -1])
+    finally:
+        engine.use(before)
