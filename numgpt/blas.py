@@ -107,9 +107,12 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
 @functools.cache
 def keep_memory():
-    """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again at every step."""
+    """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again at every step.
+
+    Not that of the largest, which linear_numba.empty holds: the C library would break it up for small ones, and ask for more.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 1 << 30) or libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD; 32 MiB is the most that glibc takes
+            libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD, the most that glibc takes
             libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

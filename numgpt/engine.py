@@ -62,9 +62,11 @@ def backward(op, dy):
 
 
 @functools.cache
-def takes_places(function):
-    """Whether a backward takes `into`: for each parameter the array for its gradient and whether to add, or None."""
-    return "into" in inspect.signature(function).parameters
+def takes(function, name):
+    """Whether a twin's backward takes `into`, for each parameter the array for its gradient and whether to add, or None; or
+    `spare`, whether it may write over what its forward saved.
+    """
+    return name in inspect.signature(function).parameters
 
 
 def twin(function, dtype):

@@ -53,7 +53,7 @@ class GPT:
         """
         tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
         grads = self.params.like() if out is None else out
-        record = self._record(grads=grads, add=add, step=step)
+        record = self._record(grads=grads, add=add, step=step, spare=True)
         with engine.session(self.params.dtype):
             loss = loss_forward(record, tokens, targets, count)
             loss_backward(record, np.ones_like(loss))

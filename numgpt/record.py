@@ -40,12 +40,15 @@ class Record:
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
     cache: keys and values of earlier positions, where a subclass decodes with them.
+    spare: nobody else looks at the values, so the backward may write over them.
     seed, step: draw the masks of dropout, with the name; step None: nothing is dropped.
     """
 
     cache = None
 
-    def __init__(self, params, config, *, grads=None, add=False, keep=False, edit=None, edit_grad=None, seed=0, step=None):
+    def __init__(self, params, config, *, grads=None, add=False, keep=False, edit=None, edit_grad=None, seed=0, step=None, spare=False):
+        assert not (keep and spare)
+        self.spare = spare
         self.params, self.config, self.keep, self.seed, self.step = params, config, keep, seed, step
         self.edit = {name: Edit.of(name, e) for name, e in (edit or {}).items()}
         self.edit_grad = dict(edit_grad or {})
@@ -116,10 +119,12 @@ class Record:
         if isinstance(entry.op, Layer):
             return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))
         backward, names = engine.backward(entry.op, dy), [n if self.grads is not None else None for n in entry.names]
-        if names and engine.takes_places(backward):
-            grads = backward(dy, entry.saved, into=[n and (self.grads[n], n in self._summed) for n in names])
-        else:
-            grads = backward(dy, entry.saved)
+        options = {}
+        if names and engine.takes(backward, "into"):
+            options["into"] = [n and (self.grads[n], n in self._summed) for n in names]
+        if self.spare and engine.takes(backward, "spare"):
+            options["spare"] = True
+        grads = backward(dy, entry.saved, **options)
         inputs = len(grads) - len(names)
         for name, grad in zip(names, grads[inputs:]):
             if name is not None:

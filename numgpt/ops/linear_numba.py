@@ -1,13 +1,17 @@
 """Twins of linear and unembedding: blocks of the result, each one BLAS call of one thread."""
 
+import math
+import sys
+
 import numpy as np
 
 from ..blas import gemm
-from ..jit import kernel, launch, parallel
+from ..jit import LOCK, kernel, launch, parallel
 from .few_rows_numba import FEW, logits_of_few, multiply_few
 from .few_rows_numba import suits as few_rows_suit
 
 BLOCK = 64  # rows or columns from which a block is worth a call of its own
+LARGE = 1 << 25  # bytes
 BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the threads
 
 
@@ -15,6 +19,16 @@ def grid(M, N):
     """(rows, columns) of blocks that a result (M, N) is divided into."""
     rows = min(BLOCKS, max(1, M // BLOCK))
     return rows, min(BLOCKS // rows, max(1, N // BLOCK))
+
+
+_large = np.empty(0)
+
+
+def _holders():
+    return sys.getrefcount(_large)
+
+
+_NOBODY = _holders()
 
 
 @kernel
@@ -38,6 +52,18 @@ def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
     gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
 
 
+def empty(shape, dtype):
+    """np.empty; of a large array, such as the logits of a large vocabulary, the memory is held and used again when nobody else does."""
+    global _large
+    if math.prod(shape) * np.dtype(dtype).itemsize <= LARGE:
+        return np.empty(shape, dtype)
+    with LOCK:
+        if _holders() > _NOBODY or _large.shape != tuple(shape) or _large.dtype != dtype:
+            _large = None  # let go before another is asked for
+            _large = np.empty(shape, dtype)
+        return _large[...]  # a view, which holds what it shows
+
+
 def rows(x):
     """x (..., C) → (N, C), rows contiguous."""
     return np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
@@ -46,7 +72,7 @@ def rows(x):
 def multiply(ta, tb, a, b, bias=None, into=None):
     """op(a) op(b) + bias as a new array, or written to or added to into = (array, add)."""
     shape = (a.shape[1 if ta else 0], b.shape[0 if tb else 1])
-    c, add = (np.empty(shape, a.dtype), False) if into is None else into
+    c, add = (empty(shape, a.dtype), False) if into is None else into
     i, j = grid(*shape)
     launch(product, i * j, i, j, ta, tb, a, b, bias, 1.0 if add else 0.0, c)
     return c

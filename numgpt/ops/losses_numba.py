@@ -19,10 +19,10 @@ def sum_of_exponentials(x, top):
 
 
 @kernel
-def softmax_row(x, top, factor, out):
-    """out = exp(x − top) factor."""
+def softmax_row(x, top, factor):
+    """x ← exp(x − top) factor."""
     for i in range(len(x)):
-        out[i] = exp(x[i] - top) * factor
+        x[i] = exp(x[i] - top) * factor
 
 
 @parallel
@@ -37,16 +37,17 @@ def surprises(tile, logits, ids, top, total, surprise):
 
 
 @parallel
-def surprise_gradients(tile, logits, ids, top, total, scale, dlogits):
-    """scale (softmax − one-hot), and 0 in the rows that do not count, of a tile of rows."""
+def surprise_gradients(tile, ids, top, total, scale, logits):
+    """logits ← scale (softmax − one-hot), and 0 in the rows that do not count, of a tile of rows."""
     for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
-        row, out = logits[n], dlogits[n]
+        row = logits[n]
         if ids[n] < 0:
-            out[:] = 0
+            row[:] = 0
         else:
-            m = top[n]
-            softmax_row(row, m, row.dtype.type(scale / total[n]), out)
-            out[ids[n]] = row.dtype.type(scale) * (exp(row[ids[n]] - m) * row.dtype.type(1.0 / total[n]) - row.dtype.type(1))
+            inverse, factor = row.dtype.type(1.0 / total[n]), row.dtype.type(scale)
+            at_target = factor * (exp(row[ids[n]] - top[n]) * inverse - row.dtype.type(1))
+            softmax_row(row, top[n], row.dtype.type(scale / total[n]))
+            row[ids[n]] = at_target
 
 
 def cross_entropy_forward(logits, targets, *, count=None):
@@ -61,10 +62,9 @@ def cross_entropy_forward(logits, targets, *, count=None):
     return logits.dtype.type(surprise.sum() / count), (logits, ids, top, total, count)
 
 
-def cross_entropy_backward(dy, saved):
-    """Twin of ops.losses.cross_entropy_backward."""
+def cross_entropy_backward(dy, saved, spare=False):
+    """Twin of ops.losses.cross_entropy_backward; spare: the gradient may take the logits' place."""
     logits, ids, top, total, count = saved
-    dlogits = np.empty(logits.shape, logits.dtype)
-    V = logits.shape[-1]
-    launch(surprise_gradients, -(-len(ids) // TILE), np.ascontiguousarray(logits.reshape(-1, V)), ids, top[:, 0], total[:, 0], float(dy) / count, dlogits.reshape(-1, V))
+    dlogits = logits if spare and logits.flags.c_contiguous else np.array(logits, order="C")
+    launch(surprise_gradients, -(-len(ids) // TILE), ids, top[:, 0], total[:, 0], float(dy) / count, dlogits.reshape(-1, logits.shape[-1]))
     return dlogits, None
