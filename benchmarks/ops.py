@@ -147,7 +147,7 @@ def main():
     parser.add_argument("--ops", nargs="+", help="these only")
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
     parser.add_argument("--seconds", type=float, default=0.05, help="how long each is timed in a round, at least")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the twins and of PyTorch; the specification keeps NumPy's own")
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -13,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
@@ -79,6 +80,8 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
     Written as the instructions of the call alone: as a function it would be compiled anew for every mixture of layouts.
     """
+    if not a.dtype == b.dtype == c.dtype:
+        raise TypingError(f"gemm: the matrices are {a.dtype}, {b.dtype} and {c.dtype}, expected one dtype")
     single = c.dtype == types.float32
     number, size = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
 
@@ -109,7 +112,7 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 def keep_memory():
     """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again at every step.
 
-    Not that of the largest, which linear_numba.empty holds: the C library would break it up for small ones, and ask for more.
+    Not that of the largest: broken up for small ones, it would be asked for anew. linear_numba.empty holds that of the logits.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -10,6 +10,14 @@ from .errors import InputError
 H = 1e-30
 
 
+def fit(who, edited, like):
+    """What an edit returned, in the dtype and with the memory layout that those expect who go on with it."""
+    edited = np.asarray(edited)
+    if edited.shape != like.shape:
+        raise InputError(f"{who} returned shape {edited.shape}, expected {like.shape}")
+    return np.array(edited, like.dtype, order="C")
+
+
 @dataclass
 class Edit:
     """A function of a value and how gradients pass back through it.
@@ -38,15 +46,12 @@ class Edit:
     def forward(self, name, value):
         """The edited value, in the value's own dtype; value itself is not written to."""
         self.before = value
-        edited = np.asarray(self.function(value.copy()))
-        if edited.shape != value.shape:
-            raise InputError(f"edit: {name!r} returned shape {edited.shape}, expected {value.shape}")
-        return edited.astype(value.dtype)
+        return fit(f"edit: {name!r}", self.function(value.copy()), value)
 
     def backward(self, name, dy):
         """The gradient with respect to the value before the edit."""
         if self.transpose is not None:
-            return self.transpose(dy)
+            return fit(f"edit: the transpose of {name!r}", self.transpose(dy), dy)
         return dy * self.slope(name).astype(dy.dtype)
 
     def slope(self, name):

@@ -27,8 +27,9 @@ def use(name):
     global _engine
     if name not in ENGINES:
         raise InputError(f"engine: {name!r} is unknown, expected one of {', '.join(ENGINES)}")
-    if name == "numba" and not _numba_is_there():
-        raise InputError("engine: numba is not installed, expected it for this engine: pip install numba, or use the reference")
+    missing = _missing() if name == "numba" else None
+    if missing:
+        raise InputError(f"engine: {missing}, or use the reference")
     _engine = name
 
 
@@ -36,9 +37,10 @@ def current():
     """The name of the engine in use."""
     if _engine is None:
         chosen = os.environ.get("NUMGPT_ENGINE")
-        if not chosen and not _numba_is_there() and sys.stderr is not None:
-            print("numgpt: numba is not installed, the slower reference engine runs; pip install numba", file=sys.stderr)
-        use(chosen or ("numba" if _numba_is_there() else "reference"))
+        missing = None if chosen else _missing()
+        if missing and sys.stderr is not None:
+            print(f"numgpt: the slower reference engine runs: {missing}", file=sys.stderr)
+        use(chosen or ("reference" if missing else "numba"))
     return _engine
 
 
@@ -101,8 +103,14 @@ def _is_twinned(arrays):
 
 
 @functools.cache
-def _numba_is_there():
-    return importlib.util.find_spec("numba") is not None
+def _missing():
+    """What the numba engine lacks, or None."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed, expected it for the numba engine: pip install numba"
+    from . import blas
+
+    if not blas.available():
+        return "no BLAS is found that kernels can call, expected NumPy's own of a wheel from PyPI, or MKL: pip install mkl"
 
 
 @functools.cache

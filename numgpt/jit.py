@@ -29,13 +29,12 @@ ROOT = Path(__file__).parent
 
 # OpenMP's threads wait for work awake, which starts a kernel in some microseconds; Numba's own workqueue sleeps and needs a hundred.
 numba_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-_launch_threads()
 
 
 def _use_wide_vectors():
-    """Have the compiler use 512-bit vectors, which it avoids since early processors that had them slowed down: exp takes ⅔ of the time.
+    """Have the compiler use 512-bit vectors on processors with vbmi2; it avoids them, since the first that had them slowed down.
 
-    Processors with vbmi2 do not slow down. The setting is the whole process's, so it is left alone where Numba has compiled already.
+    The setting is the whole process's, so it is left alone where Numba has compiled already.
     """
     started = "_toplevel_target_context" in vars(cpu_target)
     if not started and numba_config.CPU_NAME is None and numba_config.CPU_FEATURES is None and "+avx512vbmi2" in get_host_cpu_features():
@@ -50,13 +49,11 @@ _use_wide_vectors()
 
 
 def cache_folder():
-    """Where compiled kernels lie: the user's cache, in a folder named after the sources of all kernels."""
-    if os.environ.get("NUMBA_CACHE_DIR"):
-        return os.environ["NUMBA_CACHE_DIR"]
+    """Where compiled kernels lie: NUMBA_CACHE_DIR or the user's cache, in a folder named after the sources of all kernels."""
     digest = hashlib.sha256(f"{__version__} {numba.__version__}".encode())
     for path in sorted([*ROOT.rglob("*_numba.py"), ROOT / "jit.py", ROOT / "blas.py"], key=lambda p: p.name):
         digest.update(path.read_bytes())
-    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None) or Path.home() / ".cache"
+    home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None) or Path.home() / ".cache"
     return str(Path(home) / "numgpt" / digest.hexdigest()[:32])
 
 
@@ -75,7 +72,7 @@ def _spread(typing, task, tasks, threads, args):
     """task(i, *args) for i in 0 … tasks − 1 on Numba's threads; returns whether one of them failed.
 
     Each thread begins with its own part, the same for every kernel with as many tasks: what a thread wrote is still in its cache.
-    When that is done it helps the others. What prange would do, at a third of the time to compile.
+    When that is done it helps the others. What prange would do, in less time to compile: benchmarks/train_step.py prints it.
     """
     call = task.get_call_type(typing, (types.intp, *args.types), {})
 
@@ -128,9 +125,13 @@ def _spread(typing, task, tasks, threads, args):
         first = cgutils.alloca_once_value(builder, ir.Constant(pointer, None))
         dims, steps = cgutils.alloca_once_value(builder, threads), cgutils.alloca_once_value(builder, intp(1))
         raw = [builder.bitcast(x, pointer) for x in (dims, steps, state)]
+        get_threads = cgutils.get_or_insert_function(builder.module, ir.FunctionType(intp, []), "get_num_threads")
+        set_threads = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [intp]), "set_num_threads")
         with builder.if_else(builder.icmp_signed(">", threads, intp(1))) as (many, one):
-            with many:
+            with many:  # the pool leaves its number of threads behind for the caller's own prange
+                before = builder.call(get_threads, [])
                 builder.call(pool, [builder.bitcast(worker, pointer), builder.bitcast(first, pointer), *raw, intp(0), intp(1), threads])
+                builder.call(set_threads, [before])
             with one:
                 builder.call(worker, [first, *raw])
         return builder.load(cgutils.gep_inbounds(builder, state, 0, 3))
@@ -149,8 +150,9 @@ def parallel(function):
     The tasks run at the same time on several threads, in any order: no two may write to the same place.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    # One loop for all kernels, with a name and a task of its own: Numba files compiled code by name, and a closure's not for long.
-    loop = python_types.FunctionType(_all_tasks.__code__, {"__name__": __name__, "_spread": _spread, "task": kernel(function)}, name)
+    # One loop for all kernels, with a task of its own: Numba files compiled code by name, file and line, and a closure's not for long.
+    code = _all_tasks.__code__.replace(co_filename=function.__code__.co_filename, co_firstlineno=function.__code__.co_firstlineno)
+    loop = python_types.FunctionType(code, {"__name__": __name__, "_spread": _spread, "task": kernel(function)}, name)
     loop.__qualname__ = name
     before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache
     try:
@@ -163,6 +165,7 @@ def launch(kernel, tasks, *args):
     """Run all tasks of a parallel kernel: one kernel at a time, whatever Python threads ask."""
     with LOCK:
         if not _launched:
+            _launch_threads()
             _tell_once()
             _launched.add(kernel)
         kernel(tasks, 1 if _forked else min(_threads, tasks), *args)

@@ -42,7 +42,7 @@ class AdamW:
         grads: mapping name -> array, as from loss_and_grads. norm: their global norm, where it is known.
         """
         g = self._flat(grads)
-        norm = self.norm(grads) if norm is None else norm
+        norm = engine.twin(global_norm, g.dtype)(g) if norm is None else norm
         clip = self.clip / norm if self.clip and norm > self.clip else 1.0
         self.steps += 1
         w, decayed = self.params.flat, self.params.decayed.size

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import engine
-from .edits import Edit
+from .edits import Edit, fit
 from .errors import InputError
 from .streams import stream
 
@@ -39,15 +39,15 @@ class Record:
     keep: hold every value and gradient, in .value and .grad; else what was saved is let go as the backward proceeds.
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
-    cache: keys and values of earlier positions, where a subclass decodes with them.
     spare: nobody else looks at the values, so the backward may write over them.
     seed, step: draw the masks of dropout, with the name; step None: nothing is dropped.
     """
 
-    cache = None
+    cache = None  # keys and values of earlier positions, in a subclass that decodes with them
 
     def __init__(self, params, config, *, grads=None, add=False, keep=False, edit=None, edit_grad=None, seed=0, step=None, spare=False):
-        assert not (keep and spare)
+        if keep and spare:
+            raise InputError("Record: keep and spare are both set, expected one: what may be written over is not kept")
         self.spare = spare
         self.params, self.config, self.keep, self.seed, self.step = params, config, keep, seed, step
         self.edit = {name: Edit.of(name, e) for name, e in (edit or {}).items()}
@@ -65,7 +65,7 @@ class Record:
 
     def __truediv__(self, name):
         """The scope below: the same record, with name. before every name."""
-        inner = object.__new__(type(self))  # copy.copy takes twenty times as long
+        inner = object.__new__(type(self))  # copy.copy takes far longer, and this is called for every layer
         vars(inner).update(vars(self))
         inner.scope = f"{self.scope}{name}."
         return inner
@@ -111,7 +111,7 @@ class Record:
         full = self.scope + name
         entry = self._entries[full] if self.keep else self._entries.pop(full)
         if full in self.edit_grad:
-            dy = self.edit_grad[full](dy)
+            dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy), dy)
         if self.keep:
             self.grad[full] = dy
         if full in self.edit:

@@ -138,7 +138,7 @@ class Trainer:
                         raise NotFinite(
                             f"step {i + 1}: the {what} {name} is the first that is not finite, the loss is {loss}: lower --lr, or use --dtype float64"
                         )
-        raise NotFinite(f"step {i + 1}: the sum of the gradients is not finite: lower --lr, or use --dtype float64")
+        raise NotFinite(f"step {i + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr")
 
     def _bad_parameter(self):
         bad = self.model.params.first_not_finite()

@@ -1,7 +1,7 @@
 """Twin of the pre-norm block: its ops run tile by tile of rows, so that what one writes the next finds in the cache.
 
-Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: the results of the norms are made
-again in the backward, and the activation's slope takes the place of its input.
+Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only x̂, from which the
+gradient of the matrix that reads the norm follows too, and the activation's slope in the place of its input.
 """
 
 import math

@@ -43,7 +43,7 @@ def test_decoding_is_held_against_reading_the_weights(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
-def test_decoding_writes_what_transformers_writes(tmp_path):
+def test_decoding_starts_from_the_logits_of_transformers(tmp_path):
     rows, _ = run("decode.py", "--tokens", "4", "--batch", "2", "--rounds", "1", "--only", "numgpt", "transformers", cwd=tmp_path)
     assert len(rows) == 2 and all(r["to_transformers"] > 0 for r in rows)
 

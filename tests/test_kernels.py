@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("numba", reason="Numba is not installed")
+numba = pytest.importorskip("numba", reason="Numba is not installed")
 
 from numgpt import GPT, Config, engine
 from numgpt.generate import logits_stream
-from numgpt.jit import kernel, launch, parallel, set_threads, threads
+from numgpt.jit import launch, parallel, set_threads, threads
 from numgpt.ops.elementary_numba import row_max
 from numgpt.ops.few_rows_numba import FEW, logits_of_few, multiply_few, suits
 
@@ -53,6 +53,17 @@ def test_a_task_that_fails_is_told_after_all_others_have_run(count):
     with pytest.raises(MemoryError):
         launch(fail_at_three, 6, counts)
     assert counts.tolist() == [1, 1, 1, 0, 1, 1]
+
+
+def test_numbas_own_number_of_threads_is_left_alone():
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        set_threads(2)
+        launch(count_up, 8, np.zeros(8, int))
+        assert numba.get_num_threads() == 1
+    finally:
+        numba.set_num_threads(before)
 
 
 @parallel

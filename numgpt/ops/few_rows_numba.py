@@ -1,4 +1,4 @@
-"""Products of a few rows with a matrix, as decoding asks for: every entry of the matrix is read once, in the order in which it lies.
+"""Products of a few rows with a matrix, as decoding asks for: the matrix comes from memory once, in the order in which it lies.
 
 A BLAS packs a matrix before it multiplies, which pays for many rows only. A row's result does not depend on the rows beside it.
 """
@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from ..jit import SUMS, kernel, launch, parallel
 
-FEW = 8  # rows up to which this is faster than a BLAS
+FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
 LANES = 16  # columns that are worked on at once
 GROUP = 4  # rows of the left matrix, or of the embedding, that are worked on at once

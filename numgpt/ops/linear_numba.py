@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 
+from .. import jit
 from ..blas import gemm
-from ..jit import LOCK, kernel, launch, parallel
+from ..jit import kernel, launch, parallel
 from .few_rows_numba import FEW, logits_of_few, multiply_few
 from .few_rows_numba import suits as few_rows_suit
 
@@ -41,7 +42,10 @@ def set_rows(x, c0, y, n0, n1, width):
 
 @parallel
 def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
-    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them. bias None is none; beta 0 ignores what c held."""
+    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them.
+
+    beta 0 ignores what c held, and so does a bias; None is none.
+    """
     M, N = c.shape
     i, j = block // columns, block % columns
     i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
@@ -53,11 +57,11 @@ def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
 
 
 def empty(shape, dtype):
-    """np.empty; of a large array, such as the logits of a large vocabulary, the memory is held and used again when nobody else does."""
+    """np.empty for logits; where they are large, the memory is held, and used again when nobody else does."""
     global _large
     if math.prod(shape) * np.dtype(dtype).itemsize <= LARGE:
         return np.empty(shape, dtype)
-    with LOCK:
+    with jit.LOCK:
         if _holders() > _NOBODY or _large.shape != tuple(shape) or _large.dtype != dtype:
             _large = None  # let go before another is asked for
             _large = np.empty(shape, dtype)
@@ -72,7 +76,7 @@ def rows(x):
 def multiply(ta, tb, a, b, bias=None, into=None):
     """op(a) op(b) + bias as a new array, or written to or added to into = (array, add)."""
     shape = (a.shape[1 if ta else 0], b.shape[0 if tb else 1])
-    c, add = (empty(shape, a.dtype), False) if into is None else into
+    c, add = (np.empty(shape, a.dtype), False) if into is None else into
     i, j = grid(*shape)
     launch(product, i * j, i, j, ta, tb, a, b, bias, 1.0 if add else 0.0, c)
     return c
@@ -100,7 +104,7 @@ def sum_rows(x, into=None):
 
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
-    xs = rows(x)
+    xs, weight = rows(x), np.ascontiguousarray(weight)
     y = multiply_few(xs, weight, bias) if few_rows_suit(len(xs), *weight.shape) else multiply(False, False, xs, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
@@ -117,7 +121,11 @@ def linear_backward(dy, saved, into=(None, None)):
 def unembedding_forward(x, weight):
     """Twin of ops.linear.unembedding_forward."""
     xs = rows(x)
-    y = logits_of_few(xs, weight) if len(xs) <= FEW else multiply(False, True, xs, weight)
+    weight = np.ascontiguousarray(weight)
+    if len(xs) <= FEW:
+        y = logits_of_few(xs, weight)
+    else:
+        y = multiply(False, True, xs, weight, into=(empty((len(xs), len(weight)), x.dtype), False))
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
 
 
