@@ -19,11 +19,14 @@ class KeyValueCache:
 
     def append(self, name, k, v):
         """Add k and v (..., H, T, D) at the end; returns all so far, (..., H, S, D). advance() moves the end."""
-        end = self.length + k.shape[-2]
-        if name not in self._store:
-            shape = (2, *k.shape[:-2], self.block_size, k.shape[-1])
-            self._store[name] = np.empty(shape, k.dtype)
-        store = self._store[name]
+        end, store = self.length + k.shape[-2], self._store.get(name)
+        held = 0 if store is None else store.shape[-2]
+        if end > held:  # room for twice as many: memory is asked for, and paged in, as it is needed
+            room = min(self.block_size, max(64, 2 * held, end))
+            larger = np.empty((2, *k.shape[:-2], room, k.shape[-1]), k.dtype)
+            if store is not None:
+                larger[..., : self.length, :] = store[..., : self.length, :]
+            store = self._store[name] = larger
         store[0][..., self.length : end, :] = k
         store[1][..., self.length : end, :] = v
         return store[0][..., :end, :], store[1][..., :end, :]

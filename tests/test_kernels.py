@@ -127,11 +127,11 @@ def test_decoding_reads_the_cache_with_few_rows_as_with_many(changes):
     before = engine.current()
     engine.use("numba")
     try:
-        model = GPT(Config(vocab_size=33, block_size=24, n_layer=2, n_head=2, n_embd=64, **changes), 1, "float64")
+        model = GPT(Config(vocab_size=33, block_size=140, n_layer=2, n_head=2, n_embd=64, **changes), 1, "float64")
         ids = np.random.default_rng(0).integers(0, 33, (3, 2))
         steps = logits_stream(model, ids)
         logits = next(steps)
-        for _ in range(20):
+        for _ in range(135):  # past 64 and 128, where the cache grows
             assert np.allclose(logits, model(ids)[:, -1], rtol=0, atol=1e-12)
             ids = np.concatenate([ids, logits.argmax(-1)[:, None]], axis=1)
             logits = steps.send(ids[:, -1])
