@@ -82,8 +82,10 @@ def test_the_split_loses_nothing_and_holds_out_about_its_share(n, share, glue):
     train, held = data.split_blocks(text, share)
     sort = lambda s: sorted(s.replace("\n", ""))  # noqa: E731
     assert sort(train + held) == sort(text)
-    if len(text) > 5000:
-        assert abs(len(held) / len(text) - share) < 0.06
+    # A block of whole paragraphs, of up to 90 characters each, may have one more or one less than its share of the text.
+    block, paragraph = len(text) / max(50, 5 / share), 90 if glue else 0
+    if len(text) > 5000 and block > paragraph:
+        assert abs(len(held) / len(text) - share) < 0.06 + share * paragraph / block
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.02, 0.3])
