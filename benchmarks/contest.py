@@ -38,6 +38,23 @@ class Contestant:
         self.process.stdout.close()
 
 
+def enter(contestants, do):
+    """({name: contestant}, {name: answer}): ask each for a first thing; who does not answer does not run here, and is left out."""
+    entered, answers = {}, {}
+    for contestant in contestants:
+        answer = contestant.ask(do)
+        if answer is None:
+            print(f"  {contestant.name}: does not run here")
+        else:
+            entered[contestant.name], answers[contestant.name] = contestant, answer
+    return entered, answers
+
+
+def number(x, form):
+    """A figure of a table, empty where there is none."""
+    return "" if x is None else format(x, form)
+
+
 def serve(answers):
     """The contestant's side: answers is a mapping from request to function; a function's result is sent back."""
     for line in sys.stdin:

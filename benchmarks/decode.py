@@ -97,16 +97,14 @@ def read_run(preset, batch, tokens, threads):
 
 def contest_of(preset, batch, names, tokens, rounds, threads):
     """Run one batch size; returns rows of figures."""
-    contestants = []
-    for name in names:
+    def start(name):
         environment = {"NUMGPT_BLAS": "openblas"} if KINDS[name] == "numgpt-openblas" else {}
         flags = ["--worker", KINDS[name], "--preset", preset, "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads)]
-        contestants.append(contest.Contestant(name, [sys.executable, __file__, *flags], environment))
-    answers = {c.name: c.ask("logits") for c in contestants}
-    for c in [c for c in contestants if answers[c.name] is None]:
-        print(f"  {c.name}: does not run here")
-        contestants.remove(c)
-    found = [(name, a["logits"]) for name, a in answers.items() if a and a["logits"]]
+        return contest.Contestant(name, [sys.executable, __file__, *flags], environment)
+
+    entered, answers = contest.enter(map(start, names), "logits")
+    contestants = list(entered.values())
+    found = [(name, a["logits"]) for name, a in answers.items() if a["logits"]]
     for name, logits in found:
         assert all(abs(x - y) < 1e-4 for x, y in zip(logits, found[0][1], strict=True)), f"{name} has other logits than {found[0][0]}"
     contest.time_in_turn(contestants, rounds)
@@ -125,9 +123,7 @@ def contest_of(preset, batch, names, tokens, rounds, threads):
 
 def show(rows):
     """The table."""
-    def number(x, form):
-        return "" if x is None else format(x, form)
-
+    number = contest.number
     print("| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for r in rows:
         print(f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} | {number(r['to_transformers'], '.2f')} | {number(r['of_bandwidth'], '.2f')} | {r['peak_mb']:.0f} |", flush=True)

@@ -119,12 +119,8 @@ def worker(kind, shape, threads, at_least):
 def contest_of(shape, names, rounds, at_least, threads):
     """Rows of figures for one shape: medians, and medians of the paired ratios."""
     flags = ["--shape", shape, "--seconds", str(at_least), "--threads", str(threads)]
-    contestants = {kind: contest.Contestant(kind, [sys.executable, __file__, "--worker", kind, *flags]) for kind in KINDS}
-    sizes = {kind: c.ask("sizes") for kind, c in contestants.items()}
-    for kind, found in list(sizes.items()):
-        if found is None:
-            print(f"  {kind}: does not run here")
-            del contestants[kind]
+    start = (contest.Contestant(kind, [sys.executable, __file__, "--worker", kind, *flags]) for kind in KINDS)
+    contestants, sizes = contest.enter(start, "sizes")
     for op in names or sizes["numba"]:
         values = [sizes[kind][op] for kind in contestants]
         assert max(values) - min(values) < 1e-3 * max(values), f"{op}: the mean absolute values are {values}, expected the same"

@@ -163,15 +163,8 @@ def first_steps(shape, threads):
 
 def contest_of(shape, names, rounds, threads):
     """Run a shape; returns rows of figures."""
-    contestants, firsts = [], {}
-    for name in names:
-        contestant = start(name, shape, threads)
-        first = contestant.ask("first")
-        if first is None:
-            print(f"  {name}: does not run here")
-            continue
-        firsts[name] = first
-        contestants.append(contestant)
+    entered, firsts = contest.enter((start(name, shape, threads) for name in names), "first")
+    contestants = list(entered.values())
     losses = {c.name: c.ask("warm")["losses"] for c in contestants}
     reference = next(iter(losses.values()))
     for name, found in losses.items():
@@ -198,9 +191,7 @@ def contest_of(shape, names, rounds, threads):
 
 def show(rows):
     """The table."""
-    def number(x, form):
-        return "" if x is None else format(x, form)
-
+    number = contest.number
     print("| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for r in rows:
         print(f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} | {r['first_step']:.2f} |", flush=True)
