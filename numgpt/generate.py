@@ -17,16 +17,21 @@ class KeyValueCache:
     def __init__(self, block_size):
         self.block_size, self.length, self._store = block_size, 0, {}
 
-    def append(self, name, k, v):
-        """Add k and v (..., H, T, D) at the end; returns all so far, (..., H, S, D). advance() moves the end."""
-        end, store = self.length + k.shape[-2], self._store.get(name)
+    def memory(self, name, shape, dtype):
+        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D) after the positions so far."""
+        end, store = self.length + shape[-2], self._store.get(name)
         held = 0 if store is None else store.shape[-2]
         if end > held:  # room for twice as many: memory is asked for, and paged in, as it is needed
             room = min(self.block_size, max(64, 2 * held, end))
-            larger = np.empty((2, *k.shape[:-2], room, k.shape[-1]), k.dtype)
+            larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype)
             if store is not None:
                 larger[..., : self.length, :] = store[..., : self.length, :]
             store = self._store[name] = larger
+        return store
+
+    def append(self, name, k, v):
+        """Add k and v (..., H, T, D) at the end; returns all so far, (..., H, S, D). advance() moves the end."""
+        store, end = self.memory(name, k.shape, k.dtype), self.length + k.shape[-2]
         store[0][..., self.length : end, :] = k
         store[1][..., self.length : end, :] = v
         return store[0][..., :end, :], store[1][..., :end, :]

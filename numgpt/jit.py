@@ -1,14 +1,17 @@
 """How kernels are compiled and run: one thread pool, one lock, a cache that is never stale. Imports Numba, so is imported late."""
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import os
+import platform
 import sys
 import threading
 import types as python_types
 from pathlib import Path
 
+import llvmlite.binding
 import numba
 import numba.core.config as numba_config
 from llvmlite import ir
@@ -26,9 +29,19 @@ FAST = {"contract"}
 SUMS = {"contract", "reassoc"}  # sums may be taken in lanes; the lanes are the same for every number of threads
 LOCK = threading.RLock()
 ROOT = Path(__file__).parent
+AWAKE = 1 << 10  # turns of waiting between two phases before other threads are given way
 
 # OpenMP's threads wait for work awake, which starts a kernel in some microseconds; Numba's own workqueue sleeps and needs a hundred.
 numba_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
+
+def _register():
+    """Give what lets other threads run a name for compiled code."""
+    function = ctypes.windll.kernel32.SwitchToThread if os.name == "nt" else ctypes.CDLL(None).sched_yield
+    llvmlite.binding.add_symbol("numgpt_give_way", ctypes.cast(function, ctypes.c_void_p).value)
+
+
+_register()
 
 
 def _use_wide_vectors():
@@ -68,25 +81,34 @@ def kernel(function=None, *, fastmath=FAST):
 
 
 @intrinsic
-def _spread(typing, task, tasks, threads, args):
-    """task(i, *args) for i in 0 … tasks − 1 on Numba's threads; returns whether one of them failed.
+def _spread(typing, task, phases, threads, args):
+    """task(i, *args) for i in 0 … phases − 1 on Numba's threads; returns whether one of them failed.
 
+    phases may be a tuple: task(phase, i, *args) for i in 0 … phases[phase] − 1, each phase when all of the one before is done.
     Each thread begins with its own part, the same for every kernel with as many tasks: what a thread wrote is still in its cache.
     When that is done it helps the others. What prange would do, in less time to compile: benchmarks/train_step.py prints it.
     """
-    call = task.get_call_type(typing, (types.intp, *args.types), {})
+    several = isinstance(phases, types.BaseTuple)
+    call = task.get_call_type(typing, (*[types.intp] * (1 + several), *args.types), {})
 
     def codegen(context, builder, signature, values):
-        _, tasks, threads, packed = values
+        _, phases_value, threads, packed = values
         intp, pointer = context.get_value_type(types.intp), cgutils.voidptr_t
-        next_of = builder.alloca(intp, threads)  # for each thread's part its next task
+        totals = cgutils.unpack_tuple(builder, phases_value) if several else [phases_value]
+        count = intp(len(totals))
+        totals_of, done_of = builder.alloca(intp, count), builder.alloca(intp, count)  # for each phase its tasks, and those that are done
+        next_of = builder.alloca(intp, builder.mul(threads, count))  # for each phase and each thread's part its next task
 
         def begin(builder, i, tasks, threads):
             return builder.sdiv(builder.mul(i, tasks), threads)
 
-        with cgutils.for_range(builder, threads) as loop:
-            builder.store(begin(builder, loop.index, tasks, threads), builder.gep(next_of, [loop.index]))
-        state = cgutils.pack_struct(builder, [tasks, threads, next_of, intp(0), packed])
+        for phase, total in enumerate(totals):
+            builder.store(total, builder.gep(totals_of, [intp(phase)]))
+            builder.store(intp(0), builder.gep(done_of, [intp(phase)]))
+            with cgutils.for_range(builder, threads) as loop:
+                place = builder.add(builder.mul(intp(phase), threads), loop.index)
+                builder.store(begin(builder, loop.index, total, threads), builder.gep(next_of, [place]))
+        state = cgutils.pack_struct(builder, [threads, totals_of, done_of, next_of, intp(0), packed])
         state_type, state = state.type, cgutils.alloca_once_value(builder, state)
 
         # void worker(char **args, size_t *dims, size_t *steps, void *state), as the thread pool calls it.
@@ -95,27 +117,34 @@ def _spread(typing, task, tasks, threads, args):
         worker.linkage = "internal"
         inner = ir.IRBuilder(worker.append_basic_block("entry"))
         shared = inner.bitcast(worker.args[3], state_type.as_pointer())
-        total, team, nexts, failed, arrays = (cgutils.gep_inbounds(inner, shared, 0, i) for i in range(5))
-        total, team, nexts, arrays = map(inner.load, (total, team, nexts, arrays))
+        team, total_at, done_at, next_at, failed, arrays = (cgutils.gep_inbounds(inner, shared, 0, i) for i in range(6))
+        team, total_at, done_at, next_at, arrays = map(inner.load, (team, total_at, done_at, next_at, arrays))
         arrays = [inner.extract_value(arrays, i) for i in range(len(args.types))]
         own = inner.ptrtoint(inner.load(worker.args[0]), intp)
-        with cgutils.for_range(inner, team) as loop:
-            part = inner.srem(inner.add(own, loop.index), team)
-            counter, end = inner.gep(nexts, [part]), begin(inner, inner.add(part, intp(1)), total, team)
-            again, run, done = map(inner.append_basic_block, ("again", "run", "done"))
-            inner.branch(again)
-            inner.position_at_end(again)
-            i = inner.atomic_rmw("add", counter, intp(1), "monotonic")
-            inner.cbranch(inner.icmp_signed("<", i, end), run, done)
-            inner.position_at_end(run)
-            context.add_linking_libs(context.get_function(task, call).libs)
-            description = task.dispatcher.overloads[call.args].fndesc
-            function = context.declare_function(builder.module, description)
-            status, _ = context.call_conv.call_function(inner, function, description.restype, description.argtypes, [i, *arrays])
-            with inner.if_then(status.is_error):
-                inner.store(intp(1), failed)
-            inner.branch(again)
-            inner.position_at_end(done)
+        with cgutils.for_range(inner, count) as phase:
+            total, finished = inner.load(inner.gep(total_at, [phase.index])), inner.gep(done_at, [phase.index])
+            with cgutils.for_range(inner, team) as loop:
+                part = inner.srem(inner.add(own, loop.index), team)
+                counter, end = inner.gep(next_at, [inner.add(inner.mul(phase.index, team), part)]), begin(inner, inner.add(part, intp(1)), total, team)
+                again, run, done = map(inner.append_basic_block, ("again", "run", "done"))
+                inner.branch(again)
+                inner.position_at_end(again)
+                i = inner.atomic_rmw("add", counter, intp(1), "monotonic")
+                inner.cbranch(inner.icmp_signed("<", i, end), run, done)
+                inner.position_at_end(run)
+                context.add_linking_libs(context.get_function(task, call).libs)
+                description = task.dispatcher.overloads[call.args].fndesc
+                function = context.declare_function(builder.module, description)
+                indices = [phase.index, i] if several else [i]
+                status, _ = context.call_conv.call_function(inner, function, description.restype, description.argtypes, [*indices, *arrays])
+                with inner.if_then(status.is_error):
+                    inner.store(intp(1), failed)
+                if several:
+                    inner.atomic_rmw("add", finished, intp(1), "release")
+                inner.branch(again)
+                inner.position_at_end(done)
+            if several:
+                _wait(inner, finished, total)
         inner.ret_void()
 
         # void numba_parallel_for(worker, args, dims, steps, state, inner dims, number of args, threads): a call of worker for each of
@@ -134,20 +163,44 @@ def _spread(typing, task, tasks, threads, args):
                 builder.call(set_threads, [before])
             with one:
                 builder.call(worker, [first, *raw])
-        return builder.load(cgutils.gep_inbounds(builder, state, 0, 3))
+        return builder.load(cgutils.gep_inbounds(builder, state, 0, 4))
 
-    return types.intp(task, types.intp, types.intp, args), codegen
+    return types.intp(task, phases, types.intp, args), codegen
 
 
-def _all_tasks(tasks, threads, *args):
-    if _spread(task, tasks, threads, args):  # noqa: F821, given by parallel()
+def _wait(builder, counter, total):
+    """Wait until a counter has come to total, awake for some microseconds, then giving way to other threads.
+
+    It waits only for tasks that a thread has begun, so it ends however many of the pool's threads there really are.
+    """
+    intp = total.type
+    turns = cgutils.alloca_once_value(builder, intp(0))
+    test, more, give_way, out = map(builder.append_basic_block, ("test", "more", "give_way", "out"))
+    builder.branch(test)
+    builder.position_at_end(test)
+    builder.cbranch(builder.icmp_signed("<", builder.load_atomic(counter, "acquire", 8), total), more, out)
+    builder.position_at_end(more)
+    before = builder.load(turns)
+    builder.store(builder.add(before, intp(1)), turns)
+    if platform.machine() in ("x86_64", "AMD64"):
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), [])
+    builder.cbranch(builder.icmp_signed("<", before, intp(AWAKE)), test, give_way)
+    builder.position_at_end(give_way)
+    builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "numgpt_give_way"), [])
+    builder.branch(test)
+    builder.position_at_end(out)
+
+
+def _all_tasks(phases, threads, *args):
+    if _spread(task, phases, threads, args):  # noqa: F821, given by parallel()
         raise MemoryError
 
 
 def parallel(function):
     """A kernel whose first argument is the number of its task: launch(kernel, tasks, *args) runs kernel(i, *args) for each i.
 
-    The tasks run at the same time on several threads, in any order: no two may write to the same place.
+    The tasks run at the same time on several threads, in any order: no two may write to the same place. A kernel of several phases,
+    kernel(phase, i, *args), is given a tuple of tasks; what one phase wrote the next may read.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     # One loop for all kernels, with a task of its own: Numba files compiled code by name, file and line, and a closure's not for long.
@@ -168,7 +221,8 @@ def launch(kernel, tasks, *args):
             _launch_threads()
             _tell_once()
             _launched.add(kernel)
-        kernel(tasks, 1 if _forked else min(_threads, tasks), *args)
+        most = max(tasks) if isinstance(tasks, tuple) else tasks
+        kernel(tasks, 1 if _forked else min(_threads, most), *args)
 
 
 def _after_fork():

@@ -4,21 +4,21 @@ Used where nothing inside the block is kept, edited or dropped. It saves less th
 gradient of the matrix that reads the norm follows too, and the activation's slope in the place of its input.
 """
 
+import functools
 import math
 
 import numpy as np
 
 from .blas import gemm
 from .jit import kernel, launch, parallel
-from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI, gelu_forward, gelu_tanh_forward
-from .ops.attention import merge_heads, one_head_each, split_heads
-from .ops.attention_numba import attend_back_into, attend_forward, attend_into
+from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI
+from .ops.attention import one_head_each, split_heads
+from .ops.attention_numba import attend_back_into, attend_into
 from .ops.elementary_numba import exp, half_erfc
-from .ops.few_rows_numba import FEW
-from .ops.linear_numba import grid, linear_forward, multiply, rows, set_rows, sum_rows
-from .ops.norms_numba import gradient_rows, layernorm_forward, normalise_rows
+from .ops.linear_numba import grid, multiply, rows, set_rows, sum_rows
+from .ops.norms_numba import gradient_rows, normalise_rows
 
-ACTIVATIONS = {"gelu": gelu_forward, "gelu_tanh": gelu_tanh_forward}
+ACTIVATIONS = ("gelu", "gelu_tanh")
 
 TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
@@ -158,31 +158,23 @@ def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
 
 def suits(r, x):
     """Whether the twin is made for this block and input: many rows, or few that are decoded with a cache."""
-    if r.config.activation not in ACTIVATIONS or x.ndim < 2:
-        return False
-    N = x[..., 0].size
-    return N >= TILES * SMALLEST if r.cache is None else N <= FEW
+    if r.cache is not None:
+        return decoding().suits(r, x)
+    return r.config.activation in ACTIVATIONS and x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST
 
 
-def cached_block(r, x):
-    """The block for a few rows of new positions that read those in the cache: its ops one after the other, without the bookkeeping."""
-    def of(name):
-        return r.parameter(f"{name}.weight"), r.parameter(f"{name}.bias") if r.config.bias else None
+@functools.cache
+def decoding():
+    """Imported when first needed: who trains only does not wait for it."""
+    from . import decoding_numba
 
-    eps = r.config.layer_norm_epsilon
-    normed, _ = layernorm_forward(x, *of("ln_1"), eps=eps)
-    q, k, v = split_heads(linear_forward(normed, *of("attn.c_attn"))[0], r.config.n_head)
-    y, _ = attend_forward(q, *r.cache.append(f"{r.scope}attn.heads", k, v))
-    x = x + linear_forward(merge_heads(y), *of("attn.c_proj"))[0]
-    normed, _ = layernorm_forward(x, *of("ln_2"), eps=eps)
-    a, _ = ACTIVATIONS[r.config.activation](linear_forward(normed, *of("mlp.c_fc"))[0])
-    return x + linear_forward(a, *of("mlp.c_proj"))[0]
+    return decoding_numba
 
 
 def pre_norm_block_forward(r, x):
     """Twin of transformer.pre_norm_block_forward; returns (y, saved)."""
     if r.cache is not None:
-        return cached_block(r, x), None
+        return decoding().cached_block(r, x), None
     config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
     xs, F = rows(x), config.ffn_width
     N, C = xs.shape

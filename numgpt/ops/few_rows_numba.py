@@ -1,99 +1,167 @@
 """Products of a few rows with a matrix, as decoding asks for: the matrix comes from memory once, in the order in which it lies.
 
 A BLAS packs a matrix before it multiplies, which pays for many rows only. A row's result does not depend on the rows beside it.
+Written in vector instructions: of loops over columns the compiler would ask in vain whether y overlaps the rows of w.
 """
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from ..jit import SUMS, kernel, launch, parallel
+from ..jit import kernel, launch, parallel
 
 FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
-LANES = 16  # columns that are worked on at once
-GROUP = 4  # rows of the left matrix, or of the embedding, that are worked on at once
+DEPTH = 16  # a part's rows of the matrix are a multiple of it
+WIDTH = 32  # and the matrix's columns of this
+VECTOR = 64 if "+avx512f" in get_host_cpu_features() else 32  # bytes
 
 
 def suits(rows, K, N):
     """Whether x (rows, K) times a matrix (K, N) is for this file."""
-    return rows <= FEW and K % (8 * PARTS) == 0 and N % LANES == 0
+    return 0 < rows <= FEW and K % DEPTH == 0 and N % WIDTH == 0
+
+
+def suits_logits(rows, K, V):
+    """Whether x (rows, K) times the transpose of (V, K) is for this file."""
+    return 0 < rows <= FEW and K % DEPTH == 0 and V >= 4 * PARTS
+
+
+def padded(x):
+    """x (M, K) with rows of zeros added, up to 1, 4 or 8 rows, for which there are loops."""
+    M = len(x)
+    missing = (1 if M == 1 else 4 if M <= 4 else FEW) - M
+    return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
+
+
+def _instructions(context, builder, signature, args, dtype):
+    """(place, load, spread): the address of entry [row, column] of argument i, a vector or two from there on, a number in all lanes."""
+    size = dtype.bitwidth // 8
+    vector = ir.VectorType(context.get_value_type(dtype), VECTOR // size)
+    undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+
+    def place(i, row, column, kind=vector):
+        array = context.make_array(signature.args[i])(context, builder, args[i])
+        _, columns = cgutils.unpack_tuple(builder, array.shape, 2)
+        pointer = builder.gep(array.data, [builder.add(builder.mul(row, columns), column)])
+        return builder.bitcast(pointer, kind.as_pointer()) if kind else pointer
+
+    def load(pointer):
+        loaded = builder.load(pointer)
+        loaded.align = size
+        return loaded
+
+    def spread(pointer):
+        return builder.shuffle_vector(builder.insert_element(undefined, builder.load(pointer), ir.IntType(32)(0)), undefined, first)
+
+    return vector, place, load, spread
+
+
+def _fused(builder, a, b, c):
+    """a b + c in one rounding, where the processor can."""
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
 def _accumulate(rows, depth):
-    """An intrinsic y[m : m + rows, n : n + LANES] += x[m : m + rows, k : k + depth] w[k : k + depth, n : n + LANES].
-
-    In vector instructions, since before each loop over columns the compiler would ask in vain whether y overlaps the rows of w.
-    """
+    """An intrinsic y[:, n : n + step] += x[:, k : k + depth] w[k : k + depth, n : n + step], for so many rows and two vectors a step."""
 
     @intrinsic
-    def accumulate(typing, x, w, y, m, k, n):
+    def accumulate(typing, x, w, y, k, n):
         def codegen(context, builder, signature, args):
-            intp, i32 = context.get_value_type(types.intp), ir.IntType(32)
-            vector = ir.VectorType(context.get_value_type(w.dtype), LANES)
-            undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(i32, LANES), [0] * LANES)
-            fused = {"flags": ("contract",)}
-
-            def place(i, row, column):
-                array = context.make_array(signature.args[i])(context, builder, args[i])
-                _, columns = cgutils.unpack_tuple(builder, array.shape, 2)
-                return builder.gep(array.data, [builder.add(builder.mul(row, columns), column)])
-
-            def vector_at(i, row, column):
-                return builder.bitcast(place(i, row, column), vector.as_pointer())
-
-            def load(pointer):
-                loaded = builder.load(pointer)
-                loaded.align = w.dtype.bitwidth // 8
-                return loaded
-
-            m, k, n = args[3:]
-            xs = [builder.add(m, intp(i)) for i in range(rows)]
-            ys = [vector_at(2, i, n) for i in xs]
-            sums = [load(y) for y in ys]
+            intp, (k, n) = context.get_value_type(types.intp), args[3:]
+            vector, place, load, spread = _instructions(context, builder, signature, args, w.dtype)
+            both = n, builder.add(n, intp(vector.count))
+            places = [place(2, intp(i), column) for i in range(rows) for column in both]
+            sums = [load(p) for p in places]
             for d in range(depth):
                 row = builder.add(k, intp(d))
-                entries = load(vector_at(1, row, n))
-                for i, x_row in enumerate(xs):
-                    factor = builder.insert_element(undefined, builder.load(place(0, x_row, row)), i32(0))
-                    factor = builder.shuffle_vector(factor, undefined, first)
-                    sums[i] = builder.fadd(builder.fmul(factor, entries, **fused), sums[i], **fused)
-            for y, total in zip(ys, sums):
-                builder.store(total, y).align = w.dtype.bitwidth // 8
+                entries = [load(place(1, row, column)) for column in both]
+                for i in range(rows):
+                    factor = spread(place(0, intp(i), row, None))
+                    sums[2 * i : 2 * i + 2] = [_fused(builder, factor, e, s) for e, s in zip(entries, sums[2 * i : 2 * i + 2])]
+            for p, total in zip(places, sums):
+                builder.store(total, p).align = w.dtype.bitwidth // 8
             return context.get_dummy_value()
 
-        return types.void(x, w, y, types.intp, types.intp, types.intp), codegen
+        return types.void(x, w, y, types.intp, types.intp), codegen
 
     return accumulate
 
 
-_one_row, _group = _accumulate(1, 4), _accumulate(GROUP, 8)
+def _dot_products(rows, group):
+    """An intrinsic y[:, v : v + group] = x w[v : v + group]ᵀ, for so many rows of x."""
+
+    @intrinsic
+    def dot_products(typing, x, w, y, v):
+        def codegen(context, builder, signature, args):
+            intp, v = context.get_value_type(types.intp), args[3]
+            vector, place, load, _ = _instructions(context, builder, signature, args, w.dtype)
+            _, K = cgutils.unpack_tuple(builder, context.make_array(w)(context, builder, args[1]).shape, 2)
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(rows * group)]
+            with cgutils.for_range_slice(builder, intp(0), K, intp(vector.count), intp) as (k, _):
+                entries = [load(place(1, builder.add(v, intp(j)), k)) for j in range(group)]
+                for i in range(rows):
+                    factors = load(place(0, intp(i), k))
+                    for j in range(group):
+                        s = sums[i * group + j]
+                        builder.store(_fused(builder, factors, entries[j], builder.load(s)), s)
+            name = f"llvm.vector.reduce.fadd.v{vector.count}f{w.dtype.bitwidth}"
+            across = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector.element, [vector.element, vector]), name)
+            for i in range(rows):
+                for j in range(group):
+                    total = builder.call(across, [ir.Constant(vector.element, 0.0), builder.load(sums[i * group + j])], fastmath=("reassoc",))
+                    builder.store(total, place(2, intp(i), builder.add(v, intp(j)), None))
+            return context.get_dummy_value()
+
+        return types.void(x, w, y, types.intp), codegen
+
+    return dot_products
+
+
+_one_row, _four_rows, _eight_rows = _accumulate(1, 4), _accumulate(4, DEPTH), _accumulate(8, DEPTH)
+_dots_of_one, _dots_of_four, _dots_of_eight = _dot_products(1, 4), _dot_products(4, 4), _dot_products(8, 2)
+
+
+@kernel
+def part_of(part, K):
+    """The rows k0 to k1 of a matrix of K that are a part."""
+    return DEPTH * (part * (K // DEPTH) // PARTS), DEPTH * ((part + 1) * (K // DEPTH) // PARTS)
+
+
+@kernel
+def add_products(x, w, k0, k1, y):
+    """y (M, N) += x[:, k0:k1] w[k0:k1] for M = 1, 4 or 8 rows."""
+    M, N = y.shape
+    step = 2 * VECTOR // w.itemsize
+    if M == 1:
+        for k in range(k0, k1, 4):
+            for n in range(0, N, step):
+                _one_row(x, w, y, k, n)
+    elif M == 4:
+        for k in range(k0, k1, DEPTH):
+            for n in range(0, N, step):
+                _four_rows(x, w, y, k, n)
+    else:
+        for k in range(k0, k1, DEPTH):
+            for n in range(0, N, step):
+                _eight_rows(x, w, y, k, n)
 
 
 @parallel
 def part_products(part, x, w, sums):
-    """sums[part] (M, N) = x w over a part of w's rows; x is one row or GROUP, 2 GROUP … of them."""
-    M, (K, N) = len(x), w.shape
-    k0, k1, y = part * K // PARTS, (part + 1) * K // PARTS, sums[part]
-    y[:] = 0
-    if M == 1:
-        for k in range(k0, k1, 4):
-            for n in range(0, N, LANES):
-                _one_row(x, w, y, 0, k, n)
-    else:
-        for k in range(k0, k1, 8):
-            for m in range(0, M, GROUP):
-                for n in range(0, N, LANES):
-                    _group(x, w, y, m, k, n)
+    """sums[part] (M, N) = x w over a part of w's rows."""
+    k0, k1 = part_of(part, len(w))
+    sums[part] = 0
+    add_products(x, w, k0, k1, sums[part])
 
 
 def multiply_few(x, w, bias=None):
     """x w + bias for x (M, K), w (K, N) that suit."""
-    M = len(x)
-    if M > 1 and M % GROUP:
-        x = np.concatenate([x, np.zeros((-M % GROUP, x.shape[1]), x.dtype)])
+    assert suits(len(x), *w.shape), "the loops would leave the arrays"
+    M, x = len(x), padded(x)
     sums = np.empty((PARTS, len(x), w.shape[1]), x.dtype)
     launch(part_products, PARTS, x, w, sums)
     y = sums.sum(0)[:M]
@@ -102,44 +170,26 @@ def multiply_few(x, w, bias=None):
     return y
 
 
-@kernel(fastmath=SUMS)
-def group_products(x, w, v):
-    """The products of a row with GROUP rows of w from v on."""
-    a = b = c = d = x.dtype.type(0)
-    for i in range(len(x)):
-        a += x[i] * w[v, i]
-        b += x[i] * w[v + 1, i]
-        c += x[i] * w[v + 2, i]
-        d += x[i] * w[v + 3, i]
-    return a, b, c, d
-
-
-@kernel(fastmath=SUMS)
-def row_product(x, w, v):
-    """The product of a row with row v of w."""
-    s = x.dtype.type(0)
-    for i in range(len(x)):
-        s += x[i] * w[v, i]
-    return s
-
-
 @parallel
 def part_logits(part, x, w, y):
-    """y = x wᵀ for a part of w's rows."""
+    """y = x wᵀ for a part of w's rows, for M = 1, 4 or 8 rows of x."""
     V = len(w)
-    groups = V // GROUP
-    g0, g1 = part * groups // PARTS, (part + 1) * groups // PARTS
-    for v in range(GROUP * g0, GROUP * g1, GROUP):
-        for m in range(len(x)):
-            y[m, v], y[m, v + 1], y[m, v + 2], y[m, v + 3] = group_products(x[m], w, v)
-    if part == PARTS - 1:
-        for v in range(GROUP * groups, V):
-            for m in range(len(x)):
-                y[m, v] = row_product(x[m], w, v)
+    v0, v1 = part * V // PARTS, (part + 1) * V // PARTS
+    step = 2 if len(x) == 8 else 4
+    for v in range(v0, v1, step):
+        v = min(v, v1 - step)  # the last ones again, where the step does not come out even
+        if len(x) == 1:
+            _dots_of_one(x, w, y, v)
+        elif len(x) == 4:
+            _dots_of_four(x, w, y, v)
+        else:
+            _dots_of_eight(x, w, y, v)
 
 
 def logits_of_few(x, w):
-    """x wᵀ for x (M, K) of few rows, w (V, K)."""
+    """x wᵀ for x (M, K) of few rows, w (V, K) that suit."""
+    assert suits_logits(len(x), w.shape[1], len(w)), "the loops would leave the arrays"
+    M, x = len(x), padded(x)
     y = np.empty((len(x), len(w)), x.dtype)
     launch(part_logits, PARTS, x, w, y)
-    return y
+    return y[:M]

@@ -8,8 +8,7 @@ import numpy as np
 from .. import jit
 from ..blas import gemm
 from ..jit import kernel, launch, parallel
-from .few_rows_numba import FEW, logits_of_few, multiply_few
-from .few_rows_numba import suits as few_rows_suit
+from . import few_rows_numba as few
 
 BLOCK = 64  # rows or columns from which a block is worth a call of its own
 LARGE = 1 << 25  # bytes
@@ -105,7 +104,7 @@ def sum_rows(x, into=None):
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
     xs, weight = rows(x), np.ascontiguousarray(weight)
-    y = multiply_few(xs, weight, bias) if few_rows_suit(len(xs), *weight.shape) else multiply(False, False, xs, weight, bias)
+    y = few.multiply_few(xs, weight, bias) if few.suits(len(xs), *weight.shape) else multiply(False, False, xs, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
 
@@ -122,8 +121,8 @@ def unembedding_forward(x, weight):
     """Twin of ops.linear.unembedding_forward."""
     xs = rows(x)
     weight = np.ascontiguousarray(weight)
-    if len(xs) <= FEW:
-        y = logits_of_few(xs, weight)
+    if few.suits_logits(len(xs), weight.shape[1], len(weight)):
+        y = few.logits_of_few(xs, weight)
     else:
         y = multiply(False, True, xs, weight, into=(empty((len(xs), len(weight)), x.dtype), False))
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight)

@@ -1,0 +1,143 @@
+"""The pre-norm block for a few rows of new positions that read those in the cache, in one launch of six phases.
+
+A matrix is read by parts of its rows, in the order in which it lies in memory; whoever needs a product adds up its parts, in
+order. What takes less time than a wait between two phases, a norm or a sum of parts, each task does for itself.
+"""
+
+import math
+
+import numpy as np
+
+from .jit import SUMS, kernel, launch, parallel
+from .ops.attention_numba import exponentials
+from .ops.elementary_numba import row_max
+from .ops.few_rows_numba import PARTS, add_products, padded, part_of
+from .ops.few_rows_numba import suits as few_rows_suit
+from .ops.linear_numba import rows
+from .ops.norms_numba import normalise_rows
+from .transformer_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope
+
+
+@kernel
+def sum_of_parts(parts, bias, c0, c1, y):
+    """y (M, c1 − c0) += Σ parts[:, :, c0:c1] + bias[c0:c1], bias None is none."""
+    P, M, _ = parts.shape
+    for m in range(M):
+        for p in range(P):
+            for c in range(c1 - c0):
+                y[m, c] += parts[p, m, c0 + c]
+        if bias is not None:
+            for c in range(c1 - c0):
+                y[m, c] += bias[c0 + c]
+
+
+@kernel
+def normalised(x, w, b, eps):
+    """LayerNorm of a few rows."""
+    y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(len(x), x.dtype)
+    normalise_rows(x, w, b, eps, y, xhat, rstd)
+    return y
+
+
+@kernel
+def multiply_part(part, x, w, sums):
+    """sums[part] = x w over a part of w's rows."""
+    k0, k1 = part_of(part, len(w))
+    sums[part] = 0
+    add_products(x, w, k0, k1, sums[part])
+
+
+@kernel(fastmath=SUMS)
+def row_product(x, w, v):
+    """The product of a row with row v of w."""
+    s = x.dtype.type(0)
+    for i in range(len(x)):
+        s += x[i] * w[v, i]
+    return s
+
+
+@kernel
+def attend_position(q, keys, values, y):
+    """y (D) = Σ softmax(⟨q, k⟩) v over all keys and values (S, D)."""
+    S, D = keys.shape
+    scores = np.empty(S, q.dtype)
+    for s in range(S):
+        scores[s] = row_product(q, keys, s)
+    total = exponentials(scores, row_max(scores))
+    y[:] = 0
+    for s in range(S):
+        for d in range(D):
+            y[d] += scores[s] * values[s, d]
+    for d in range(D):
+        y[d] *= q.dtype.type(1 / total)
+
+
+@parallel
+def block(
+    phase, task, x, T, w1, b1, eps, weight_a, bias_a, scale, store, length, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj, tanh,
+    qkv_parts, heads, o_parts, stream, fc_parts, proj_parts, out,
+):  # fmt: skip
+    """x (M, C), of whose rows B T are positions → out (M, C); the keys and values are added to store (2, B, H, room, D)."""
+    M, C = x.shape
+    if phase == 0:  # ln_1 and c_attn
+        multiply_part(task, normalised(x, w1, b1, eps), weight_a, qkv_parts)
+    elif phase == 1:  # a head
+        H, D = store.shape[2], store.shape[4]
+        b, h = task // H, task % H
+        qkv = np.zeros((3, T, D), x.dtype)
+        for part in range(3):
+            sum_of_parts(qkv_parts[:, b * T : (b + 1) * T], bias_a, part * C + h * D, part * C + (h + 1) * D, qkv[part])
+        store[0, b, h, length : length + T] = qkv[1]
+        store[1, b, h, length : length + T] = qkv[2]
+        for t in range(T):
+            for d in range(D):
+                qkv[0, t, d] *= scale
+            seen = length + t + 1
+            attend_position(qkv[0, t], store[0, b, h, :seen], store[1, b, h, :seen], heads[b * T + t, h * D : (h + 1) * D])
+    elif phase == 2:  # c_proj of attention
+        multiply_part(task, heads, weight_o, o_parts)
+    elif phase == 3:  # the residual, ln_2 and c_fc
+        middle = x.copy()
+        sum_of_parts(o_parts, bias_o, 0, C, middle)
+        if task == 0:
+            stream[:] = middle
+        multiply_part(task, normalised(middle, w2, b2, eps), weight_fc, fc_parts)
+    elif phase == 4:  # the activation and c_proj
+        f0, f1 = part_of(task, len(weight_proj))
+        h, act = np.zeros((M, f1 - f0), x.dtype), np.empty((M, f1 - f0), x.dtype)
+        sum_of_parts(fc_parts, bias_fc, f0, f1, h)
+        if tanh is None:
+            gelu_and_slope(h.reshape(-1), act.reshape(-1))
+        else:
+            gelu_tanh_and_slope(h.reshape(-1), act.reshape(-1))
+        proj_parts[task] = 0
+        add_products(act, weight_proj[f0:f1], 0, f1 - f0, proj_parts[task])
+    else:  # the residual
+        c0, c1 = task * C // PARTS, (task + 1) * C // PARTS
+        out[:, c0:c1] = stream[:, c0:c1]
+        sum_of_parts(proj_parts, bias_proj, c0, c1, out[:, c0:c1])
+
+
+def suits(r, x):
+    """Whether the block is for this file: few rows, and widths that come out even."""
+    N, C, F = x[..., 0].size, r.config.n_embd, r.config.ffn_width
+    return r.config.activation in ACTIVATIONS and all(few_rows_suit(N, K, width) for K, width in ((C, 3 * C), (C, C), (C, F), (F, C)))
+
+
+def cached_block(r, x):
+    """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache."""
+    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
+    xs = padded(rows(x))
+    M, C = xs.shape
+    T, H, F, D = x.shape[-2], config.n_head, config.ffn_width, C // config.n_head
+    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, D), x.dtype)
+    store = store.reshape(2, -1, *store.shape[-3:])
+    qkv_parts, o_parts, fc_parts, proj_parts = (np.empty((PARTS, M, width), x.dtype) for width in (3 * C, C, F, C))
+    stream, out = np.empty_like(xs), np.empty_like(xs)
+    launch(
+        block, (PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS), xs, T, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon,
+        p("attn.c_attn.weight"), bias("attn.c_attn.bias"), x.dtype.type(1 / math.sqrt(D)), store, r.cache.length, p("attn.c_proj.weight"), bias("attn.c_proj.bias"),
+        p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"),
+        True if config.activation == "gelu_tanh" else None, qkv_parts, np.zeros_like(xs), o_parts, stream, fc_parts, proj_parts, out,
+    )  # fmt: skip
+    return out[: x[..., 0].size].reshape(x.shape)
