@@ -19,16 +19,14 @@ from .transformer_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope
 
 
 @kernel
-def sum_of_parts(parts, bias, c0, c1, y):
-    """y (M, c1 − c0) += Σ parts[:, :, c0:c1] + bias[c0:c1], bias None is none."""
-    P, M, _ = parts.shape
-    for m in range(M):
-        for p in range(P):
-            for c in range(c1 - c0):
-                y[m, c] += parts[p, m, c0 + c]
-        if bias is not None:
-            for c in range(c1 - c0):
-                y[m, c] += bias[c0 + c]
+def add_parts(parts, m0, c0, bias, y, at, width):
+    """y[:, at : at + width] += Σ parts[:, m0 :, c0 : c0 + width] + bias[c0 : c0 + width], bias None is none."""
+    for m in range(len(y)):
+        for c in range(width):
+            s = y[m, at + c]
+            for p in range(PARTS):
+                s += parts[p, m0 + m, c0 + c]
+            y[m, at + c] = s if bias is None else s + bias[c0 + c]
 
 
 @kernel
@@ -75,9 +73,9 @@ def attend_position(q, keys, values, y):
 @parallel
 def block(
     phase, task, x, T, w1, b1, eps, weight_a, bias_a, scale, store, length, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj, tanh,
-    qkv_parts, heads, o_parts, stream, fc_parts, proj_parts, out,
+    qkv_parts, heads, o_parts, stream, fc_parts, proj_parts,
 ):  # fmt: skip
-    """x (M, C), of whose rows B T are positions → out (M, C); the keys and values are added to store (2, B, H, room, D)."""
+    """x (M, C), of whose rows B T are positions → stream (M, C); the keys and values are added to store (2, B, H, room, D)."""
     M, C = x.shape
     if phase == 0:  # ln_1 and c_attn
         multiply_part(task, normalised(x, w1, b1, eps), weight_a, qkv_parts)
@@ -86,7 +84,7 @@ def block(
         b, h = task // H, task % H
         qkv = np.zeros((3, T, D), x.dtype)
         for part in range(3):
-            sum_of_parts(qkv_parts[:, b * T : (b + 1) * T], bias_a, part * C + h * D, part * C + (h + 1) * D, qkv[part])
+            add_parts(qkv_parts, b * T, part * C + h * D, bias_a, qkv[part], 0, D)
         store[0, b, h, length : length + T] = qkv[1]
         store[1, b, h, length : length + T] = qkv[2]
         for t in range(T):
@@ -98,14 +96,14 @@ def block(
         multiply_part(task, heads, weight_o, o_parts)
     elif phase == 3:  # the residual, ln_2 and c_fc
         middle = x.copy()
-        sum_of_parts(o_parts, bias_o, 0, C, middle)
+        add_parts(o_parts, 0, 0, bias_o, middle, 0, C)
         if task == 0:
             stream[:] = middle
         multiply_part(task, normalised(middle, w2, b2, eps), weight_fc, fc_parts)
     elif phase == 4:  # the activation and c_proj
         f0, f1 = part_of(task, len(weight_proj))
         h, act = np.zeros((M, f1 - f0), x.dtype), np.empty((M, f1 - f0), x.dtype)
-        sum_of_parts(fc_parts, bias_fc, f0, f1, h)
+        add_parts(fc_parts, 0, f0, bias_fc, h, 0, f1 - f0)
         if tanh is None:
             gelu_and_slope(h.reshape(-1), act.reshape(-1))
         else:
@@ -114,8 +112,7 @@ def block(
         add_products(act, weight_proj[f0:f1], 0, f1 - f0, proj_parts[task])
     else:  # the residual
         c0, c1 = task * C // PARTS, (task + 1) * C // PARTS
-        out[:, c0:c1] = stream[:, c0:c1]
-        sum_of_parts(proj_parts, bias_proj, c0, c1, out[:, c0:c1])
+        add_parts(proj_parts, 0, c0, bias_proj, stream, c0, c1 - c0)
 
 
 def suits(r, x):
@@ -124,20 +121,33 @@ def suits(r, x):
     return r.config.activation in ACTIVATIONS and all(few_rows_suit(N, K, width) for K, width in ((C, 3 * C), (C, C), (C, F), (F, C)))
 
 
+def weights(r):
+    """The parameters of a block and what else is the same for all its steps, in the order in which they are used."""
+    p, bias = r.parameter, lambda name: r.parameter(name) if r.config.bias else None
+    eps = r.config.layer_norm_epsilon
+    return (
+        (p("ln_1.weight"), bias("ln_1.bias"), eps, p("attn.c_attn.weight"), bias("attn.c_attn.bias")),
+        (p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias")),
+        (p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), True if r.config.activation == "gelu_tanh" else None),
+    )
+
+
+def work_arrays(M, C, F, dtype):
+    """What one phase writes for the next; rows of heads that are only there for evenness stay 0."""
+    return np.empty((PARTS, M, 3 * C), dtype), np.zeros((M, C), dtype), np.empty((PARTS, M, C), dtype), np.empty((PARTS, M, F), dtype), np.empty((PARTS, M, C), dtype)
+
+
 def cached_block(r, x):
     """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache."""
-    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
-    xs = padded(rows(x))
+    xs, T, H = padded(rows(x)), x.shape[-2], r.config.n_head
     M, C = xs.shape
-    T, H, F, D = x.shape[-2], config.n_head, config.ffn_width, C // config.n_head
-    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, D), x.dtype)
+    before, between, after = r.cache.kept(r.scope, weights, r)
+    qkv_parts, heads, o_parts, fc_parts, proj_parts = r.cache.kept((M, x.shape), work_arrays, M, C, r.config.ffn_width, x.dtype)
+    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, C // H), x.dtype)
     store = store.reshape(2, -1, *store.shape[-3:])
-    qkv_parts, o_parts, fc_parts, proj_parts = (np.empty((PARTS, M, width), x.dtype) for width in (3 * C, C, F, C))
-    stream, out = np.empty_like(xs), np.empty_like(xs)
+    stream, scale = np.empty_like(xs), x.dtype.type(1 / math.sqrt(C // H))
     launch(
-        block, (PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS), xs, T, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon,
-        p("attn.c_attn.weight"), bias("attn.c_attn.bias"), x.dtype.type(1 / math.sqrt(D)), store, r.cache.length, p("attn.c_proj.weight"), bias("attn.c_proj.bias"),
-        p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"),
-        True if config.activation == "gelu_tanh" else None, qkv_parts, np.zeros_like(xs), o_parts, stream, fc_parts, proj_parts, out,
+        block, (PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS), xs, T, *before, scale, store, r.cache.length, *between, *after,
+        qkv_parts, heads, o_parts, stream, fc_parts, proj_parts,
     )  # fmt: skip
-    return out[: x[..., 0].size].reshape(x.shape)
+    return stream[: x[..., 0].size].reshape(x.shape)

@@ -15,7 +15,7 @@ class KeyValueCache:
     """The keys and values of all positions so far, by the name of the attention that made them."""
 
     def __init__(self, block_size):
-        self.block_size, self.length, self._store = block_size, 0, {}
+        self.block_size, self.length, self._store, self._kept = block_size, 0, {}, {}
 
     def memory(self, name, shape, dtype):
         """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D) after the positions so far."""
@@ -35,6 +35,12 @@ class KeyValueCache:
         store[0][..., self.length : end, :] = k
         store[1][..., self.length : end, :] = v
         return store[0][..., :end, :], store[1][..., :end, :]
+
+    def kept(self, key, make, *args):
+        """make(*args), once: what is the same at every step of one model."""
+        if key not in self._kept:
+            self._kept[key] = make(*args)
+        return self._kept[key]
 
     def clear(self):
         """Forget all positions, keep the memory."""
@@ -97,11 +103,12 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
     Sorted, so that engines which agree on the logits pick the same id. temperature 0: the largest.
     logits (V,), draw a float → int
     """
-    logits = logits.real.astype(np.float64)
+    logits = logits.real
     if not np.isfinite(logits).all():
         raise InputError("generate: the logits are not finite, expected numbers: is the checkpoint whole?")
     if temperature == 0:
         return int(np.argmax(logits))
+    logits = logits.astype(np.float64)
     with np.errstate(over="ignore"):  # a temperature near 0: −∞, probability 0
         probs = np.exp((logits - logits.max()) / temperature)
     # Few ids have most of the probability: no more are sorted than it takes.
@@ -146,7 +153,7 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
     steps = logits_stream(model, tokens, slide)
     logits = next(steps)
     for n in range(max_new_tokens):
-        draws = [random_stream(seed, "sample", row, tokens.shape[1] + n).random() for row in range(len(tokens))]
+        draws = [random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0 for row in range(len(tokens))]
         ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(logits, draws)])
         yield ids
         if n + 1 < max_new_tokens:

@@ -17,6 +17,7 @@ FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
 DEPTH = 16  # a part's rows of the matrix are a multiple of it
 WIDTH = 32  # and the matrix's columns of this
+AHEAD, ROWS_AHEAD = 4, 8  # vectors in a row, and rows of an embedding, that memory is asked for before they are read; the processor's own guess comes late
 VECTOR = 64 if "+avx512f" in get_host_cpu_features() else 32  # bytes
 
 
@@ -65,8 +66,15 @@ def _fused(builder, a, b, c):
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _accumulate(rows, depth):
-    """An intrinsic y[:, n : n + step] += x[:, k : k + depth] w[k : k + depth, n : n + step], for so many rows and two vectors a step."""
+def _prefetch(builder, address):
+    """Have a line of memory brought to the second cache; an address outside of all arrays does no harm."""
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, i32(0), i32(2), i32(1)])
+
+
+def _accumulate(rows):
+    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step], for so many rows and two vectors a step."""
 
     @intrinsic
     def accumulate(typing, x, w, y, k, n):
@@ -76,9 +84,11 @@ def _accumulate(rows, depth):
             both = n, builder.add(n, intp(vector.count))
             places = [place(2, intp(i), column) for i in range(rows) for column in both]
             sums = [load(p) for p in places]
-            for d in range(depth):
+            for d in range(DEPTH):
                 row = builder.add(k, intp(d))
                 entries = [load(place(1, row, column)) for column in both]
+                for column in both:
+                    _prefetch(builder, place(1, row, builder.add(column, intp(AHEAD * vector.count)), ir.IntType(8)))
                 for i in range(rows):
                     factor = spread(place(0, intp(i), row, None))
                     sums[2 * i : 2 * i + 2] = [_fused(builder, factor, e, s) for e, s in zip(entries, sums[2 * i : 2 * i + 2])]
@@ -103,6 +113,8 @@ def _dot_products(rows, group):
             sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(rows * group)]
             with cgutils.for_range_slice(builder, intp(0), K, intp(vector.count), intp) as (k, _):
                 entries = [load(place(1, builder.add(v, intp(j)), k)) for j in range(group)]
+                for j in range(group):
+                    _prefetch(builder, place(1, builder.add(v, intp(j + ROWS_AHEAD)), k, ir.IntType(8)))
                 for i in range(rows):
                     factors = load(place(0, intp(i), k))
                     for j in range(group):
@@ -121,7 +133,7 @@ def _dot_products(rows, group):
     return dot_products
 
 
-_one_row, _four_rows, _eight_rows = _accumulate(1, 4), _accumulate(4, DEPTH), _accumulate(8, DEPTH)
+_one_row, _four_rows, _eight_rows = _accumulate(1), _accumulate(4), _accumulate(8)
 _dots_of_one, _dots_of_four, _dots_of_eight = _dot_products(1, 4), _dot_products(4, 4), _dot_products(8, 2)
 
 
@@ -136,17 +148,13 @@ def add_products(x, w, k0, k1, y):
     """y (M, N) += x[:, k0:k1] w[k0:k1] for M = 1, 4 or 8 rows."""
     M, N = y.shape
     step = 2 * VECTOR // w.itemsize
-    if M == 1:
-        for k in range(k0, k1, 4):
-            for n in range(0, N, step):
+    for k in range(k0, k1, DEPTH):
+        for n in range(0, N, step):
+            if M == 1:
                 _one_row(x, w, y, k, n)
-    elif M == 4:
-        for k in range(k0, k1, DEPTH):
-            for n in range(0, N, step):
+            elif M == 4:
                 _four_rows(x, w, y, k, n)
-    else:
-        for k in range(k0, k1, DEPTH):
-            for n in range(0, N, step):
+            else:
                 _eight_rows(x, w, y, k, n)
 
 
