@@ -97,7 +97,8 @@ def _spread(typing, task, phases, threads, args):
         totals = cgutils.unpack_tuple(builder, phases_value) if several else [phases_value]
         count = intp(len(totals))
         totals_of, done_of = builder.alloca(intp, count), builder.alloca(intp, count)  # for each phase its tasks, and those that are done
-        next_of = builder.alloca(intp, builder.mul(threads, count))  # for each phase and each thread's part its next task
+        apart = intp(8)  # so many numbers fill a line of the cache: threads that count in one line wait for each other
+        next_of = builder.alloca(intp, builder.mul(builder.mul(threads, count), apart))  # for each phase and each thread's part its next task
 
         def begin(builder, i, tasks, threads):
             return builder.sdiv(builder.mul(i, tasks), threads)
@@ -107,8 +108,9 @@ def _spread(typing, task, phases, threads, args):
             builder.store(intp(0), builder.gep(done_of, [intp(phase)]))
             with cgutils.for_range(builder, threads) as loop:
                 place = builder.add(builder.mul(intp(phase), threads), loop.index)
-                builder.store(begin(builder, loop.index, total, threads), builder.gep(next_of, [place]))
-        state = cgutils.pack_struct(builder, [threads, totals_of, done_of, next_of, intp(0), packed])
+                builder.store(begin(builder, loop.index, total, threads), builder.gep(next_of, [builder.mul(place, apart)]))
+        arrays = [_borrowed(context, builder, kind, array) for kind, array in zip(args.types, cgutils.unpack_tuple(builder, packed))]
+        state = cgutils.pack_struct(builder, [threads, totals_of, done_of, next_of, intp(0), cgutils.pack_struct(builder, arrays)])
         state_type, state = state.type, cgutils.alloca_once_value(builder, state)
 
         # void worker(char **args, size_t *dims, size_t *steps, void *state), as the thread pool calls it.
@@ -120,12 +122,14 @@ def _spread(typing, task, phases, threads, args):
         team, total_at, done_at, next_at, failed, arrays = (cgutils.gep_inbounds(inner, shared, 0, i) for i in range(6))
         team, total_at, done_at, next_at, arrays = map(inner.load, (team, total_at, done_at, next_at, arrays))
         arrays = [inner.extract_value(arrays, i) for i in range(len(args.types))]
-        own = inner.ptrtoint(inner.load(worker.args[0]), intp)
+        own, mine = inner.ptrtoint(inner.load(worker.args[0]), intp), inner.alloca(intp)
         with cgutils.for_range(inner, count) as phase:
             total, finished = inner.load(inner.gep(total_at, [phase.index])), inner.gep(done_at, [phase.index])
+            inner.store(intp(0), mine)
             with cgutils.for_range(inner, team) as loop:
                 part = inner.srem(inner.add(own, loop.index), team)
-                counter, end = inner.gep(next_at, [inner.add(inner.mul(phase.index, team), part)]), begin(inner, inner.add(part, intp(1)), total, team)
+                counter = inner.gep(next_at, [inner.mul(inner.add(inner.mul(phase.index, team), part), apart)])
+                end = begin(inner, inner.add(part, intp(1)), total, team)
                 again, run, done = map(inner.append_basic_block, ("again", "run", "done"))
                 inner.branch(again)
                 inner.position_at_end(again)
@@ -139,11 +143,11 @@ def _spread(typing, task, phases, threads, args):
                 status, _ = context.call_conv.call_function(inner, function, description.restype, description.argtypes, [*indices, *arrays])
                 with inner.if_then(status.is_error):
                     inner.store(intp(1), failed)
-                if several:
-                    inner.atomic_rmw("add", finished, intp(1), "release")
+                inner.store(inner.add(inner.load(mine), intp(1)), mine)
                 inner.branch(again)
                 inner.position_at_end(done)
             if several:
+                inner.atomic_rmw("add", finished, inner.load(mine), "release")
                 _wait(inner, finished, total)
         inner.ret_void()
 
@@ -166,6 +170,15 @@ def _spread(typing, task, phases, threads, args):
         return builder.load(cgutils.gep_inbounds(builder, state, 0, 4))
 
     return types.intp(task, phases, types.intp, args), codegen
+
+
+def _borrowed(context, builder, kind, value):
+    """An array without its count of references, which the caller holds: else every slice in a task counts, and threads wait for each other."""
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = cgutils.get_null_value(array.meminfo.type)
+    return array._getvalue()
 
 
 def _wait(builder, counter, total):
