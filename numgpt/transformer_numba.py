@@ -4,6 +4,7 @@ Used where nothing inside the block is kept, edited or dropped. It saves less th
 gradient of the matrix that reads the norm follows too, and the activation's slope in the place of its input.
 """
 
+import contextlib
 import functools
 import math
 
@@ -12,10 +13,9 @@ import numpy as np
 from .blas import gemm
 from .jit import kernel, launch, parallel
 from .ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI
-from .ops.attention import one_head_each, split_heads
-from .ops.attention_numba import attend_back_into, attend_into
+from .ops.attention_numba import attend_head, attend_head_gradients
 from .ops.elementary_numba import exp, half_erfc
-from .ops.linear_numba import grid, multiply, rows, set_rows, sum_rows
+from .ops.linear_numba import borders, grid, rows, set_rows, tile_sums
 from .ops.norms_numba import gradient_rows, normalise_rows
 
 ACTIVATIONS = ("gelu", "gelu_tanh")
@@ -66,7 +66,7 @@ def span(tile, N):
 # Where there is no bias it is None, and tanh is None for GELU's erf form: the compiler then leaves out what is not needed.
 
 
-@parallel
+@kernel
 def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
     """ln_1 and c_attn."""
     N, C = x.shape
@@ -80,7 +80,7 @@ def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
         gemm(False, False, 1.0, normed, weight, 1.0, y)
 
 
-@parallel
+@kernel
 def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, slope, act, out):
     """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
     N, C = x.shape
@@ -115,7 +115,7 @@ def sum_with_bias(x, bias, y):
                 y[n, c] = x[n, c] + bias[c]
 
 
-@parallel
+@kernel
 def back_to_attention(tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, weight_o, dh, dmiddle, dheads, sums):
     """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the two parts."""
     N, C = dy.shape
@@ -128,7 +128,7 @@ def back_to_attention(tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, we
     gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
 
 
-@parallel
+@kernel
 def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
     """From the gradient of c_attn's result to that of the block's input."""
     N, C = dmiddle.shape
@@ -138,15 +138,56 @@ def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
     gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
 
 
+@kernel
+def head(task, qkv, B, H):
+    """The batch's row and its sequence's q, k and v, as slices of columns of qkv (N, 3 C), for one of B H heads."""
+    N, C = len(qkv), qkv.shape[1] // 3
+    b, h, D, T = task // H, task % H, C // H, N // B
+    own = qkv[b * T : (b + 1) * T]
+    return own[:, h * D : (h + 1) * D], own[:, C + h * D : C + (h + 1) * D], own[:, 2 * C + h * D : 2 * C + (h + 1) * D]
+
+
 @parallel
-def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
-    """A block of g ← w xᵀ d + b dbias (+ g), which is divided into rows × columns: the gradient of a matrix that reads x̂ w + b."""
-    M, N = g.shape
-    i, j = block // columns, block % columns
-    i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
+def block_forward(
+    phase, task, x, B, H, scale, w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj, eps, tanh,
+    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act, out,
+):  # fmt: skip
+    """A block in three phases; top and total (B H, T)."""
+    if phase == 0:
+        before_attention(task, x, w1, b1, eps, weight_a, bias_a, xhat1, rstd1, qkv)
+    elif phase == 1:
+        q, k, v = head(task, qkv, B, H)
+        T, D = q.shape
+        b, h = task // H, task % H
+        attend_head(q, k, v, scale, merged[b * T : (b + 1) * T, h * D : (h + 1) * D], top[task], total[task])
+    else:
+        after_attention(task, x, merged, weight_o, bias_o, w2, b2, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat2, rstd2, slope, act, out)
+
+
+@kernel
+def bias_gradient(task, d, dbias):
+    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles; returns the task's number among those of the next."""
+    tiles = (d.shape[1] + 63) // 64
+    if dbias is not None:
+        if 0 <= task < tiles:
+            tile_sums(task, d, False, dbias)
+    return task - tiles
+
+
+@kernel
+def gradient(block, rows, columns, x, d, g, add):
+    """A block of g ← xᵀ d (+ g)."""
+    i0, i1, j0, j1 = borders(block, rows, columns, g)
+    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if add else 0.0, g[i0:i1, j0:j1])
+
+
+@kernel
+def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add):
+    """A block of g ← w xᵀ d + b dbias (+ g): the gradient of a matrix that reads x̂ w + b."""
+    i0, i1, j0, j1 = borders(block, rows, columns, g)
     part = np.empty((i1 - i0, j1 - j0), g.dtype)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
-    if not add_to_it:
+    if not add:
         g[i0:i1, j0:j1] = 0
     for m in range(i1 - i0):
         for n in range(j1 - j0):
@@ -154,6 +195,38 @@ def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add_to_it):
                 g[i0 + m, j0 + n] += w[i0 + m] * part[m, n]
             else:
                 g[i0 + m, j0 + n] += w[i0 + m] * part[m, n] + b[i0 + m] * dbias[j0 + n]
+
+
+@parallel
+def block_backward(
+    phase, task, dy, B, H, scale, w1, b1, weight_a, weight_o, w2, b2, weight_fc, weight_proj, xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2,
+    slope, act, dh, dmiddle, dmerged, dqkv, dx, sums, dbias_proj, dbias_fc, dbias_o, dbias_a, grids, add, g_proj, g_fc, g_o, g_a,
+):  # fmt: skip
+    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the matrices'."""
+    if phase == 0:
+        back_to_attention(task, dy, weight_proj, slope, weight_fc, xhat2, rstd2, w2, weight_o, dh, dmiddle, dmerged, sums[1])
+    elif phase == 1:
+        q, k, v = head(task, qkv, B, H)
+        dq, dk, dv = head(task, dqkv, B, H)
+        T, D = q.shape
+        b, h = task // H, task % H
+        attend_head_gradients(dmerged[b * T : (b + 1) * T, h * D : (h + 1) * D], q, k, v, top[task], total[task], scale, dq, dk, dv)
+    elif phase == 2:
+        back_to_input(task, dqkv, weight_a, xhat1, rstd1, w1, dmiddle, dx, sums[0])
+    elif phase == 3:
+        task = bias_gradient(task, dy, dbias_proj)
+        task = bias_gradient(task, dh, dbias_fc)
+        task = bias_gradient(task, dmiddle, dbias_o)
+        bias_gradient(task, dqkv, dbias_a)
+    else:
+        if task < grids[0]:
+            gradient(task, grids[1], grids[2], act, dy, g_proj, add[0])
+        elif task < grids[3]:
+            scaled_gradient(task - grids[0], grids[4], grids[5], xhat2, dh, w2, b2, dbias_fc, g_fc, add[1])
+        elif task < grids[6]:
+            gradient(task - grids[3], grids[7], grids[8], merged, dmiddle, g_o, add[2])
+        else:
+            scaled_gradient(task - grids[6], grids[10], grids[11], xhat1, dqkv, w1, b1, dbias_a, g_a, add[3])
 
 
 def suits(r, x):
@@ -176,57 +249,53 @@ def pre_norm_block_forward(r, x):
     if r.cache is not None:
         return decoding().cached_block(r, x), None
     config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
-    xs, F = rows(x), config.ffn_width
-    N, C = xs.shape
-    tanh = True if config.activation == "gelu_tanh" else None
-    xhat1, rstd1, qkv = np.empty_like(xs), np.empty(N, x.dtype), np.empty((*x.shape[:-1], 3 * C), x.dtype)
+    xs, H = rows(x), config.n_head
+    (N, C), F, T = xs.shape, config.ffn_width, x.shape[-2]
+    B, scale = N // T, 1 / math.sqrt(C // H)
+
+    def new(*shape):
+        return np.empty(shape, x.dtype)
+
+    saved = new(N, C), new(N), new(N, 3 * C), new(N, C), new(B * H, T), new(B * H, T), new(N, C), new(N), new(N, F), new(N, F)
+    out = np.empty_like(xs)
     launch(
-        before_attention, TILES, xs, p("ln_1.weight"), bias("ln_1.bias"), config.layer_norm_epsilon, p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
-        xhat1, rstd1, rows(qkv),
-    )
-    q, k, v = split_heads(qkv, config.n_head)
-    scale, merged = 1 / math.sqrt(C // config.n_head), np.empty_like(xs)
-    y = one_head_each(merged.reshape(x.shape), config.n_head)
-    top, total = attend_into(q, k, v, scale, y)
-    xhat2, rstd2, slope, act, out = np.empty_like(xs), np.empty(N, x.dtype), np.empty((N, F), x.dtype), np.empty((N, F), x.dtype), np.empty_like(xs)
-    launch(
-        after_attention, TILES, xs, merged, p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), config.layer_norm_epsilon,
-        p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), tanh, xhat2, rstd2, slope, act, out,
-    )
-    return out.reshape(x.shape), (xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, slope, act)
+        block_forward, (TILES, B * H, TILES), xs, B, H, scale, p("ln_1.weight"), bias("ln_1.bias"), p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
+        p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"),
+        p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), config.layer_norm_epsilon, True if config.activation == "gelu_tanh" else None, *saved, out,
+    )  # fmt: skip
+    return out.reshape(x.shape), (B, H, scale, *saved)
+
+
+MATRICES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")  # in the order in which their gradients are done
 
 
 def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
-    xhat1, rstd1, q, k, v, y, top, total, scale, merged, xhat2, rstd2, slope, act = saved
-    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
-    dys = rows(dy)
+    (B, H, scale, *values), p, has_bias = saved, r.parameter, r.config.bias
+    bias = (lambda name: p(name)) if has_bias else lambda name: None
+    dys, F = rows(dy), r.config.ffn_width
     N, C = dys.shape
     sums = np.zeros((2, TILES, 2, C))
-    dh, dmiddle, dheads, dx = np.empty_like(act), np.empty_like(dys), np.empty(dy.shape, dy.dtype), np.empty_like(dys)
-    launch(
-        back_to_attention, TILES, dys, p("mlp.c_proj.weight"), slope, p("mlp.c_fc.weight"), xhat2, rstd2, p("ln_2.weight"), p("attn.c_proj.weight"),
-        dh, dmiddle, rows(dheads), sums[1],
-    )
-    dqkv = np.empty((*dy.shape[:-1], 3 * C), dy.dtype)
-    attend_back_into(one_head_each(dheads, config.n_head), (q, k, v, y, top, total, scale), *split_heads(dqkv, config.n_head))
-    dqkvs = rows(dqkv)
-    launch(back_to_input, TILES, dqkvs, p("attn.c_attn.weight"), xhat1, rstd1, p("ln_1.weight"), dmiddle, dx, sums[0])
-
-    biases = {}
-    if config.bias:
-        for name, d in (("mlp.c_proj", dys), ("mlp.c_fc", dh), ("attn.c_proj", dmiddle), ("attn.c_attn", dqkvs)):
-            biases[name] = sum_rows(d)
-            r.put(f"{name}.bias", biases[name])
+    dh, dmiddle, dmerged, dqkv, dx = (np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C, C))
+    dbiases = [np.empty(width, dy.dtype) if has_bias else None for width in (C, F, C, 3 * C)]
+    tiles = sum(-(-width // 64) for width in (C, F, C, 3 * C)) if has_bias else 0
+    with contextlib.ExitStack() as stack:
+        places = [stack.enter_context(r.place(f"{name}.weight")) for name in MATRICES]
+        grids, end = (), 0
+        for g, _ in places:
+            i, j = grid(*g.shape)
+            end += i * j
+            grids += (end, i, j)
+        launch(
+            block_backward, (TILES, B * H, TILES, tiles, end), dys, B, H, scale, p("ln_1.weight"), bias("ln_1.bias"), p("attn.c_attn.weight"), p("attn.c_proj.weight"),
+            p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), p("mlp.c_proj.weight"), *values, dh, dmiddle, dmerged, dqkv, dx, sums, *dbiases,
+            grids, tuple(add for _, add in places), *(g for g, _ in places),
+        )  # fmt: skip
+    for name, dbias in zip(MATRICES, dbiases):
+        if has_bias:
+            r.put(f"{name}.bias", dbias)
     for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
-        if config.bias:
+        if has_bias:
             r.put(f"{name}.bias", dbias)
-    for name, x, d in (("mlp.c_proj", act, dys), ("attn.c_proj", merged, dmiddle)):
-        with r.place(f"{name}.weight") as into:
-            multiply(True, False, x, d, into=into)
-    for name, norm, x, d in (("mlp.c_fc", "ln_2", xhat2, dh), ("attn.c_attn", "ln_1", xhat1, dqkvs)):
-        with r.place(f"{name}.weight") as (g, add_to_it):
-            i, j = grid(*g.shape)
-            launch(scaled_gradient, i * j, i, j, x, d, p(f"{norm}.weight"), bias(f"{norm}.bias"), biases.get(name), g, add_to_it)
     return dx.reshape(dy.shape)

@@ -55,6 +55,45 @@ def test_a_task_that_fails_is_told_after_all_others_have_run(count):
     assert counts.tolist() == [1, 1, 1, 0, 1, 1]
 
 
+@parallel
+def doubled_prefix_sums(phase, task, x, sums, seen):
+    if phase == 0:
+        x[task] *= 2
+    elif phase == 1:
+        sums[task] = x[: task + 1].sum()
+        if task == 2:
+            raise MemoryError
+    else:
+        seen[task] = sums.sum()
+
+
+@every_count
+@pytest.mark.parametrize("tasks", [1, 2, 50])
+def test_a_phase_finds_all_that_the_one_before_wrote(tasks, count):
+    set_threads(count)
+    for _ in range(50):
+        x, sums, seen = np.arange(tasks, dtype=float), np.zeros(tasks), np.zeros(3)
+        try:
+            launch(doubled_prefix_sums, (tasks, tasks, 3), x, sums, seen)
+            assert tasks < 3
+        except MemoryError:  # the other tasks have run
+            assert tasks > 2
+        assert seen.tolist() == [np.cumsum(2 * np.arange(tasks)).sum()] * 3
+
+
+@every_count
+def test_a_phase_may_have_no_tasks(count):
+    set_threads(count)
+    counts = np.zeros((3, 4), int)
+    launch(count_phases, (0, 4, 0), counts)
+    assert counts.tolist() == [[0] * 4, [1] * 4, [0] * 4]
+
+
+@parallel
+def count_phases(phase, task, counts):
+    counts[phase, task] += 1
+
+
 def test_numbas_own_number_of_threads_is_left_alone():
     before = numba.get_num_threads()
     try:

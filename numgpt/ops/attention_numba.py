@@ -63,53 +63,65 @@ def dot(a, b):
 # Loops that read one array and write another run over both axes of a block: before each the compiler asks whether they overlap.
 
 
-@parallel
-def attend_heads(task, q, k, v, scale, y, top, total):
-    """A head: q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
-    b, h = task // q.shape[1], task % q.shape[1]
-    T, S = q.shape[2], k.shape[2]
+@kernel
+def attend_head(q, k, v, scale, y, top, total):
+    """A head: q (T, D), k and v (S, D) → y (T, D), top and total (T)."""
+    T, S = len(q), len(k)
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
         scores = np.empty((t1 - t0, seen), y.dtype)
-        gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, scores)
+        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, scores)
         for t in range(t1 - t0):
             row = scores[t]
             row[seen - (t1 - t0) + t + 1 :] = -np.inf
-            top[b, h, t0 + t] = m = row_max(row)
-            total[b, h, t0 + t] = exponentials(row, m)
-        gemm(False, False, 1.0, scores, v[b, h, :seen], 0.0, y[b, h, t0:t1])
+            top[t0 + t] = m = row_max(row)
+            total[t0 + t] = exponentials(row, m)
+        gemm(False, False, 1.0, scores, v[:seen], 0.0, y[t0:t1])
         for t in range(t0, t1):
-            multiply(contiguous(y[b, h, t]), y.dtype.type(1.0 / total[b, h, t]))
+            multiply(contiguous(y[t]), y.dtype.type(1.0 / total[t]))
 
 
-@parallel
-def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
+@kernel
+def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
     """The gradients of a head."""
-    b, h = task // q.shape[1], task % q.shape[1]
-    T, S = q.shape[2], k.shape[2]
+    T, S = len(q), len(k)
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
         p, ds, deltas = np.empty((t1 - t0, seen), dy.dtype), np.empty((t1 - t0, seen), dy.dtype), np.empty(t1 - t0, dy.dtype)
         beta = 0.0 if t0 == 0 else 1.0
-        gemm(False, True, scale, q[b, h, t0:t1], k[b, h, :seen], 0.0, p)
-        gemm(False, True, 1.0, dy[b, h, t0:t1], v[b, h, :seen], 0.0, ds)
+        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, p)
+        gemm(False, True, 1.0, dy[t0:t1], v[:seen], 0.0, ds)
         for t in range(t1 - t0):
             row = p[t]
             row[seen - (t1 - t0) + t + 1 :] = -np.inf
-            probabilities(row, top[b, h, t0 + t], row.dtype.type(1.0 / total[b, h, t0 + t]))
+            probabilities(row, top[t0 + t], row.dtype.type(1.0 / total[t0 + t]))
             deltas[t] = dot(row, ds[t])
         for t in range(t1 - t0):
             for s in range(seen):
                 ds[t, s] = p[t, s] * (ds[t, s] - deltas[t])
         # The first block sees the fewest keys: what later blocks add to must be there already.
         if t0 == 0:
-            dk[b, h, seen:] = 0
-            dv[b, h, seen:] = 0
-        gemm(True, False, 1.0, p, dy[b, h, t0:t1], beta, dv[b, h, :seen])
-        gemm(False, False, scale, ds, k[b, h, :seen], 0.0, dq[b, h, t0:t1])
-        gemm(True, False, scale, ds, q[b, h, t0:t1], beta, dk[b, h, :seen])
+            dk[seen:] = 0
+            dv[seen:] = 0
+        gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[:seen])
+        gemm(False, False, scale, ds, k[:seen], 0.0, dq[t0:t1])
+        gemm(True, False, scale, ds, q[t0:t1], beta, dk[:seen])
+
+
+@parallel
+def attend_heads(task, q, k, v, scale, y, top, total):
+    """q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
+    b, h = task // q.shape[1], task % q.shape[1]
+    attend_head(q[b, h], k[b, h], v[b, h], scale, y[b, h], top[b, h], total[b, h])
+
+
+@parallel
+def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
+    """The gradients of attend_heads."""
+    b, h = task // q.shape[1], task % q.shape[1]
+    attend_head_gradients(dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h])
 
 
 def by_batch(x):

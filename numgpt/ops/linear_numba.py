@@ -39,15 +39,18 @@ def set_rows(x, c0, y, n0, n1, width):
             y[n0 + n, c0 + c] = x[c0 + c]
 
 
-@parallel
-def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
-    """A block of c ← op(a) op(b) + bias + beta c, which is divided into rows × columns of them.
-
-    beta 0 ignores what c held, and so does a bias; None is none.
-    """
+@kernel
+def borders(block, rows, columns, c):
+    """The rows and the columns (i0, i1, j0, j1) of a block of c, which is divided into rows × columns of them."""
     M, N = c.shape
     i, j = block // columns, block % columns
-    i0, i1, j0, j1 = i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
+    return i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
+
+
+@parallel
+def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
+    """A block of c ← op(a) op(b) + bias + beta c; beta 0 ignores what c held, and so does a bias; None is none."""
+    i0, i1, j0, j1 = borders(block, rows, columns, c)
     scale = beta
     if bias is not None:
         set_rows(bias, j0, c, i0, i1, j1 - j0)
@@ -81,8 +84,8 @@ def multiply(ta, tb, a, b, bias=None, into=None):
     return c
 
 
-@parallel
-def column_sums(tile, x, add, out):
+@kernel
+def tile_sums(tile, x, add, out):
     """out ← Σ rows of x (+ out) for 64 columns, each added up in the order of the rows, in float64."""
     N, C = x.shape
     c0, c1 = tile * 64, min(C, tile * 64 + 64)
@@ -92,6 +95,12 @@ def column_sums(tile, x, add, out):
             sums[c] += x[n, c0 + c]
     for c in range(c1 - c0):
         out[c0 + c] = sums[c] + (out[c0 + c] if add else 0.0)
+
+
+@parallel
+def column_sums(tile, x, add, out):
+    """The sums of all columns, tile by tile."""
+    tile_sums(tile, x, add, out)
 
 
 def sum_rows(x, into=None):
