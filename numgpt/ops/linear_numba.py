@@ -16,7 +16,10 @@ BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so
 
 
 def grid(M, N):
-    """(rows, columns) of blocks that a result (M, N) is divided into."""
+    """(rows, columns) of blocks that a result (M, N) is divided into: along the longer side, so that the BLAS packs little twice."""
+    if N > M:
+        columns = min(BLOCKS, max(1, N // (2 * BLOCK)))
+        return min(BLOCKS // columns, max(1, M // BLOCK)), columns
     rows = min(BLOCKS, max(1, M // BLOCK))
     return rows, min(BLOCKS // rows, max(1, N // BLOCK))
 
