@@ -10,7 +10,7 @@ from ..blas import gemm
 from ..jit import kernel, launch, parallel
 from . import few_rows_numba as few
 
-BLOCK = 64  # rows or columns from which a block is worth a call of its own
+BLOCK, WIDE = 64, 192  # rows, and columns of a wide result, from which a block is worth a call of its own
 LARGE = 1 << 25  # bytes
 BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the threads
 
@@ -18,7 +18,7 @@ BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so
 def grid(M, N):
     """(rows, columns) of blocks that a result (M, N) is divided into: along the longer side, so that the BLAS packs little twice."""
     if N > M:
-        columns = min(BLOCKS, max(1, N // (2 * BLOCK)))
+        columns = min(BLOCKS, max(1, N // WIDE))
         return min(BLOCKS // columns, max(1, M // BLOCK)), columns
     rows = min(BLOCKS, max(1, M // BLOCK))
     return rows, min(BLOCKS // rows, max(1, N // BLOCK))
