@@ -15,7 +15,7 @@ from .ops.few_rows_numba import PARTS, add_products, padded, part_of
 from .ops.few_rows_numba import suits as few_rows_suit
 from .ops.linear_numba import rows
 from .ops.norms_numba import normalise_rows
-from .transformer_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope
+from .transformer_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 
 
 @kernel
@@ -71,11 +71,10 @@ def attend_position(q, keys, values, y):
 
 
 @parallel
-def block(
-    phase, task, x, T, w1, b1, eps, weight_a, bias_a, scale, store, length, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj, tanh,
-    qkv_parts, heads, o_parts, stream, fc_parts, proj_parts,
-):  # fmt: skip
+def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, stream):
     """x (M, C), of whose rows B T are positions → stream (M, C); the keys and values are added to store (2, B, H, room, D)."""
+    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = parameters
+    qkv_parts, heads, o_parts, fc_parts, proj_parts = work
     M, C = x.shape
     if phase == 0:  # ln_1 and c_attn
         multiply_part(task, normalised(x, w1, b1, eps), weight_a, qkv_parts)
@@ -121,17 +120,6 @@ def suits(r, x):
     return r.config.activation in ACTIVATIONS and all(few_rows_suit(N, K, width) for K, width in ((C, 3 * C), (C, C), (C, F), (F, C)))
 
 
-def weights(r):
-    """The parameters of a block and what else is the same for all its steps, in the order in which they are used."""
-    p, bias = r.parameter, lambda name: r.parameter(name) if r.config.bias else None
-    eps = r.config.layer_norm_epsilon
-    return (
-        (p("ln_1.weight"), bias("ln_1.bias"), eps, p("attn.c_attn.weight"), bias("attn.c_attn.bias")),
-        (p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias")),
-        (p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"), p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), True if r.config.activation == "gelu_tanh" else None),
-    )
-
-
 def work_arrays(M, C, F, dtype):
     """What one phase writes for the next; rows of heads that are only there for evenness stay 0."""
     return np.empty((PARTS, M, 3 * C), dtype), np.zeros((M, C), dtype), np.empty((PARTS, M, C), dtype), np.empty((PARTS, M, F), dtype), np.empty((PARTS, M, C), dtype)
@@ -141,13 +129,11 @@ def cached_block(r, x):
     """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache."""
     xs, T, H = padded(rows(x)), x.shape[-2], r.config.n_head
     M, C = xs.shape
-    before, between, after = r.cache.kept(r.scope, weights, r)
-    qkv_parts, heads, o_parts, fc_parts, proj_parts = r.cache.kept((M, x.shape), work_arrays, M, C, r.config.ffn_width, x.dtype)
+    parameters = r.cache.kept(r.scope, parameters_of, r)
+    work = r.cache.kept((M, x.shape), work_arrays, M, C, r.config.ffn_width, x.dtype)
     store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, C // H), x.dtype)
     store = store.reshape(2, -1, *store.shape[-3:])
-    stream, scale = np.empty_like(xs), x.dtype.type(1 / math.sqrt(C // H))
-    launch(
-        block, (PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS), xs, T, *before, scale, store, r.cache.length, *between, *after,
-        qkv_parts, heads, o_parts, stream, fc_parts, proj_parts,
-    )  # fmt: skip
+    stream, scale, tanh = np.empty_like(xs), x.dtype.type(1 / math.sqrt(C // H)), True if r.config.activation == "gelu_tanh" else None
+    phases = PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS
+    launch(block, phases, xs, T, scale, r.config.layer_norm_epsilon, tanh, parameters, store, r.cache.length, work, stream)
     return stream[: x[..., 0].size].reshape(x.shape)

@@ -109,8 +109,7 @@ def _spread(typing, task, phases, threads, args):
             with cgutils.for_range(builder, threads) as loop:
                 place = builder.add(builder.mul(intp(phase), threads), loop.index)
                 builder.store(begin(builder, loop.index, total, threads), builder.gep(next_of, [builder.mul(place, apart)]))
-        arrays = [_borrowed(context, builder, kind, array) for kind, array in zip(args.types, cgutils.unpack_tuple(builder, packed))]
-        state = cgutils.pack_struct(builder, [threads, totals_of, done_of, next_of, intp(0), cgutils.pack_struct(builder, arrays)])
+        state = cgutils.pack_struct(builder, [threads, totals_of, done_of, next_of, intp(0), _borrowed(context, builder, args, packed)])
         state_type, state = state.type, cgutils.alloca_once_value(builder, state)
 
         # void worker(char **args, size_t *dims, size_t *steps, void *state), as the thread pool calls it.
@@ -173,7 +172,9 @@ def _spread(typing, task, phases, threads, args):
 
 
 def _borrowed(context, builder, kind, value):
-    """An array without its count of references, which the caller holds: else every slice in a task counts, and threads wait for each other."""
+    """Arrays without their count of references, which the caller holds: else every slice in a task counts, and threads wait for each other."""
+    if isinstance(kind, types.BaseTuple):
+        return context.make_tuple(builder, kind, [_borrowed(context, builder, k, v) for k, v in zip(kind, cgutils.unpack_tuple(builder, value))])
     if not isinstance(kind, types.Array):
         return value
     array = context.make_array(kind)(context, builder, value)

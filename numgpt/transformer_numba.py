@@ -6,6 +6,7 @@ gradient of the matrix that reads the norm follows too, and the activation's slo
 
 import contextlib
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -140,26 +141,23 @@ def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
 
 @kernel
 def head(task, qkv, B, H):
-    """The batch's row and its sequence's q, k and v, as slices of columns of qkv (N, 3 C), for one of B H heads."""
+    """The place of a head in an array (N, C), and its q, k and v as slices of columns of qkv (N, 3 C)."""
     N, C = len(qkv), qkv.shape[1] // 3
     b, h, D, T = task // H, task % H, C // H, N // B
-    own = qkv[b * T : (b + 1) * T]
-    return own[:, h * D : (h + 1) * D], own[:, C + h * D : C + (h + 1) * D], own[:, 2 * C + h * D : 2 * C + (h + 1) * D]
+    own, columns = qkv[b * T : (b + 1) * T], slice(h * D, (h + 1) * D)
+    return slice(b * T, (b + 1) * T), columns, own[:, columns], own[:, C + h * D : C + (h + 1) * D], own[:, 2 * C + h * D : 2 * C + (h + 1) * D]
 
 
 @parallel
-def block_forward(
-    phase, task, x, B, H, scale, w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj, eps, tanh,
-    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act, out,
-):  # fmt: skip
-    """A block in three phases; top and total (B H, T)."""
+def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out):
+    """A block in three phases; parameters and saved as parameters_of and new_saved give them."""
+    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = parameters
+    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
     if phase == 0:
         before_attention(task, x, w1, b1, eps, weight_a, bias_a, xhat1, rstd1, qkv)
     elif phase == 1:
-        q, k, v = head(task, qkv, B, H)
-        T, D = q.shape
-        b, h = task // H, task % H
-        attend_head(q, k, v, scale, merged[b * T : (b + 1) * T, h * D : (h + 1) * D], top[task], total[task])
+        n, c, q, k, v = head(task, qkv, B, H)
+        attend_head(q, k, v, scale, merged[n, c], top[task], total[task])
     else:
         after_attention(task, x, merged, weight_o, bias_o, w2, b2, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat2, rstd2, slope, act, out)
 
@@ -175,16 +173,18 @@ def bias_gradient(task, d, dbias):
 
 
 @kernel
-def gradient(block, rows, columns, x, d, g, add):
-    """A block of g ← xᵀ d (+ g)."""
-    i0, i1, j0, j1 = borders(block, rows, columns, g)
+def gradient(block, blocks, x, d, into):
+    """A block of g ← xᵀ d (+ g) for into = (g, whether to add)."""
+    g, add = into
+    i0, i1, j0, j1 = borders(block, blocks[1], blocks[2], g)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if add else 0.0, g[i0:i1, j0:j1])
 
 
 @kernel
-def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add):
+def scaled_gradient(block, blocks, x, d, w, b, dbias, into):
     """A block of g ← w xᵀ d + b dbias (+ g): the gradient of a matrix that reads x̂ w + b."""
-    i0, i1, j0, j1 = borders(block, rows, columns, g)
+    g, add = into
+    i0, i1, j0, j1 = borders(block, blocks[1], blocks[2], g)
     part = np.empty((i1 - i0, j1 - j0), g.dtype)
     gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
     if not add:
@@ -198,19 +198,22 @@ def scaled_gradient(block, rows, columns, x, d, w, b, dbias, g, add):
 
 
 @parallel
-def block_backward(
-    phase, task, dy, B, H, scale, w1, b1, weight_a, weight_o, w2, b2, weight_fc, weight_proj, xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2,
-    slope, act, dh, dmiddle, dmerged, dqkv, dx, sums, dbias_proj, dbias_fc, dbias_o, dbias_a, grids, add, g_proj, g_fc, g_o, g_a,
-):  # fmt: skip
-    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the matrices'."""
+def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx, sums, dbiases, blocks, into):
+    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the matrices'.
+
+    between: the gradients within the block. For each of MATRICES dbiases has its bias's gradient, blocks the task after its last,
+    and the rows and columns that its own is divided into, into that gradient and whether to add to it.
+    """
+    w1, b1, weight_a, _, weight_o, _, w2, b2, weight_fc, _, weight_proj, _ = parameters
+    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
+    dh, dmiddle, dmerged, dqkv = between
+    dbias_proj, dbias_fc, dbias_o, dbias_a = dbiases
     if phase == 0:
         back_to_attention(task, dy, weight_proj, slope, weight_fc, xhat2, rstd2, w2, weight_o, dh, dmiddle, dmerged, sums[1])
     elif phase == 1:
-        q, k, v = head(task, qkv, B, H)
-        dq, dk, dv = head(task, dqkv, B, H)
-        T, D = q.shape
-        b, h = task // H, task % H
-        attend_head_gradients(dmerged[b * T : (b + 1) * T, h * D : (h + 1) * D], q, k, v, top[task], total[task], scale, dq, dk, dv)
+        n, c, q, k, v = head(task, qkv, B, H)
+        _, _, dq, dk, dv = head(task, dqkv, B, H)
+        attend_head_gradients(dmerged[n, c], q, k, v, top[task], total[task], scale, dq, dk, dv)
     elif phase == 2:
         back_to_input(task, dqkv, weight_a, xhat1, rstd1, w1, dmiddle, dx, sums[0])
     elif phase == 3:
@@ -219,14 +222,15 @@ def block_backward(
         task = bias_gradient(task, dmiddle, dbias_o)
         bias_gradient(task, dqkv, dbias_a)
     else:
-        if task < grids[0]:
-            gradient(task, grids[1], grids[2], act, dy, g_proj, add[0])
-        elif task < grids[3]:
-            scaled_gradient(task - grids[0], grids[4], grids[5], xhat2, dh, w2, b2, dbias_fc, g_fc, add[1])
-        elif task < grids[6]:
-            gradient(task - grids[3], grids[7], grids[8], merged, dmiddle, g_o, add[2])
+        end_proj, end_fc, end_o = blocks[0][0], blocks[1][0], blocks[2][0]
+        if task < end_proj:
+            gradient(task, blocks[0], act, dy, into[0])
+        elif task < end_fc:
+            scaled_gradient(task - end_proj, blocks[1], xhat2, dh, w2, b2, dbias_fc, into[1])
+        elif task < end_o:
+            gradient(task - end_fc, blocks[2], merged, dmiddle, into[2])
         else:
-            scaled_gradient(task - grids[6], grids[10], grids[11], xhat1, dqkv, w1, b1, dbias_a, g_a, add[3])
+            scaled_gradient(task - end_o, blocks[3], xhat1, dqkv, w1, b1, dbias_a, into[3])
 
 
 def suits(r, x):
@@ -244,58 +248,52 @@ def decoding():
     return decoding_numba
 
 
+MATRICES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")  # in the order in which their gradients are done
+PARAMETERS = [f"{name}.{p}" for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj") for p in ("weight", "bias")]
+
+
+def parameters_of(r):
+    """PARAMETERS, a bias that the model does not have is None."""
+    return tuple(r.parameter(name) if r.config.bias or name.endswith("weight") else None for name in PARAMETERS)
+
+
+def new_saved(B, T, C, F, H, dtype):
+    """Arrays for x̂ and r of ln_1, q k v, what attention returns, its maxima and sums, x̂ and r of ln_2, the activation's slope and value."""
+    N = B * T
+    return tuple(np.empty(s, dtype) for s in ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F)))
+
+
 def pre_norm_block_forward(r, x):
     """Twin of transformer.pre_norm_block_forward; returns (y, saved)."""
     if r.cache is not None:
         return decoding().cached_block(r, x), None
-    config, p, bias = r.config, r.parameter, lambda name: r.parameter(name) if r.config.bias else None
-    xs, H = rows(x), config.n_head
-    (N, C), F, T = xs.shape, config.ffn_width, x.shape[-2]
-    B, scale = N // T, 1 / math.sqrt(C // H)
-
-    def new(*shape):
-        return np.empty(shape, x.dtype)
-
-    saved = new(N, C), new(N), new(N, 3 * C), new(N, C), new(B * H, T), new(B * H, T), new(N, C), new(N), new(N, F), new(N, F)
-    out = np.empty_like(xs)
-    launch(
-        block_forward, (TILES, B * H, TILES), xs, B, H, scale, p("ln_1.weight"), bias("ln_1.bias"), p("attn.c_attn.weight"), bias("attn.c_attn.bias"),
-        p("attn.c_proj.weight"), bias("attn.c_proj.bias"), p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), bias("mlp.c_fc.bias"),
-        p("mlp.c_proj.weight"), bias("mlp.c_proj.bias"), config.layer_norm_epsilon, True if config.activation == "gelu_tanh" else None, *saved, out,
-    )  # fmt: skip
-    return out.reshape(x.shape), (B, H, scale, *saved)
-
-
-MATRICES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")  # in the order in which their gradients are done
+    config, xs = r.config, rows(x)
+    (N, C), T, H = xs.shape, x.shape[-2], config.n_head
+    B, scale, tanh = N // T, 1 / math.sqrt(C // H), True if config.activation == "gelu_tanh" else None
+    saved, out = new_saved(B, T, C, config.ffn_width, H, x.dtype), np.empty_like(xs)
+    launch(block_forward, (TILES, B * H, TILES), xs, B, H, scale, config.layer_norm_epsilon, tanh, parameters_of(r), saved, out)
+    return out.reshape(x.shape), (B, H, scale, saved)
 
 
 def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
-    (B, H, scale, *values), p, has_bias = saved, r.parameter, r.config.bias
-    bias = (lambda name: p(name)) if has_bias else lambda name: None
-    dys, F = rows(dy), r.config.ffn_width
-    N, C = dys.shape
-    sums = np.zeros((2, TILES, 2, C))
-    dh, dmiddle, dmerged, dqkv, dx = (np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C, C))
-    dbiases = [np.empty(width, dy.dtype) if has_bias else None for width in (C, F, C, 3 * C)]
-    tiles = sum(-(-width // 64) for width in (C, F, C, 3 * C)) if has_bias else 0
+    (B, H, scale, arrays), dys = saved, rows(dy)
+    (N, C), F = dys.shape, r.config.ffn_width
+    between, dx = tuple(np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C)), np.empty_like(dys)
+    sums, widths = np.zeros((2, TILES, 2, C)), (C, F, C, 3 * C) if r.config.bias else ()
+    dbiases = tuple(np.empty(width, dy.dtype) for width in widths) or (None,) * len(MATRICES)
     with contextlib.ExitStack() as stack:
-        places = [stack.enter_context(r.place(f"{name}.weight")) for name in MATRICES]
-        grids, end = (), 0
-        for g, _ in places:
-            i, j = grid(*g.shape)
-            end += i * j
-            grids += (end, i, j)
-        launch(
-            block_backward, (TILES, B * H, TILES, tiles, end), dys, B, H, scale, p("ln_1.weight"), bias("ln_1.bias"), p("attn.c_attn.weight"), p("attn.c_proj.weight"),
-            p("ln_2.weight"), bias("ln_2.bias"), p("mlp.c_fc.weight"), p("mlp.c_proj.weight"), *values, dh, dmiddle, dmerged, dqkv, dx, sums, *dbiases,
-            grids, tuple(add for _, add in places), *(g for g, _ in places),
-        )  # fmt: skip
+        into = tuple(stack.enter_context(r.place(f"{name}.weight")) for name in MATRICES)
+        grids = [grid(*g.shape) for g, _ in into]
+        ends = itertools.accumulate(i * j for i, j in grids)
+        blocks = tuple((end, *g) for end, g in zip(ends, grids))
+        phases = TILES, B * H, TILES, sum(-(-width // 64) for width in widths), blocks[-1][0]
+        launch(block_backward, phases, dys, B, H, scale, parameters_of(r), arrays, between, dx, sums, dbiases, blocks, into)
     for name, dbias in zip(MATRICES, dbiases):
-        if has_bias:
+        if dbias is not None:
             r.put(f"{name}.bias", dbias)
     for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
-        if has_bias:
+        if r.config.bias:
             r.put(f"{name}.bias", dbias)
     return dx.reshape(dy.shape)
