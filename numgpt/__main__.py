@@ -1,18 +1,16 @@
-"""The command line: numgpt train | sample | eval | check | info."""
+"""The command line: numgpt and the name of a command."""
 
-import argparse
 import contextlib
 import dataclasses
 import os
 import sys
-import typing
 from pathlib import Path
 
 from . import presets
-from ._version import __version__
 from .config import Config, Training, from_dict
-from .engine import ENGINES, set_threads, use
+from .engine import set_threads, use
 from .errors import InputError
+from .flags import parser
 
 
 def main(argv=None):
@@ -23,7 +21,7 @@ def main(argv=None):
         if hasattr(output, "reconfigure"):
             output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
     try:
-        args = _parser().parse_args(argv)
+        args = parser(COMMANDS).parse_args(argv)
         if args.engine:
             use(args.engine)
         if args.threads:
@@ -72,8 +70,7 @@ def train(args):
         raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
     if args.resume and out is None:
         raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Training) if hasattr(args, f.name)}
-    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if hasattr(args, f.name)}
+    given, fields = _fields(args, Training), _fields(args, Config)
     recipe = {"paths": args.data, "held_out": args.held_out, "split": args.split, "dedup": args.dedup}
     recipe = {name: value for name, value in recipe.items() if value is not None}
     if begun:
@@ -196,12 +193,43 @@ def check(args):
     return 1 if failed else 0
 
 
+def convert(args):
+    """numgpt convert."""
+    from .model import GPT
+
+    model = GPT.load(args.source)
+    if args.dtype:
+        model = model.astype(args.dtype)
+    model.save(args.destination, args.to)
+    print(f"{args.destination}: {model.n_params:,} parameters, {model.params.dtype}, {'as transformers reads them' if args.to == 'hf' else 'a checkpoint of numgpt'}")
+    if args.to == "hf" and model.tokenizer is not None:
+        _say("numgpt: the tokenizer stays behind: characters and bytes have no file that transformers reads")
+    return 0
+
+
+def export(args):
+    """numgpt export."""
+    from . import llmc
+    from .model import GPT
+
+    fields = _fields(args, Config)
+    if args.model in presets.MODELS:
+        model = GPT(presets.preset(args.model, **fields), args.seed)
+    elif fields:
+        raise InputError(f"export: {args.model} has its own {', '.join(fields)}, expected a preset where flags change the model: leave them out")
+    else:
+        model = GPT.load(args.model).astype("float32")
+    for path in llmc.save_all(args.folder, model, args.batch_size, args.tokens or min(64, model.config.block_size), args.seed):
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    return 0
+
+
 def info(args):
     """numgpt info."""
     from . import accounting
     from .model import GPT
 
-    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if hasattr(args, f.name)}
+    fields = _fields(args, Config)
     if args.model in presets.MODELS or not Path(args.model).exists():
         config = presets.preset(args.model, **fields)
     else:
@@ -228,87 +256,9 @@ def info(args):
     return 0
 
 
-def _parser():
-    """All commands and their flags."""
-    parser = _Parser(prog="numgpt", description="A GPT in pure NumPy: train, sample, evaluate, and check every gradient.")
-    parser.add_argument("--version", action="version", version=f"numgpt {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train | sample | eval | check | info")
-
-    def command(name, run, help, example):
-        p = commands.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
-        p.set_defaults(run=run)
-        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy, numba is faster")
-        p.add_argument("--threads", type=_positive, metavar="N", help="of the numba engine; all processors unless given")
-        return p
-
-    p = command("train", train, "Train a GPT and write some text with it.", "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR")
-    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
-    p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
-    p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
-    p.add_argument("--tokenizer", choices=("chars", "bytes"), help="one token a character, or a byte; chars unless given")
-    p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
-    p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
-    p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
-    p.add_argument("--dedup", action=argparse.BooleanOptionalAction, help="drop paragraphs that came before in the text; yes unless given")
-    p.add_argument("--sample-tokens", type=_count, default=300, metavar="N", help="tokens to write at the end; %(default)s")
-    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
-    _add_fields(p.add_argument_group("training, instead of the preset's"), Training)
-
-    p = command("sample", sample, "Write text with a trained model.", "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3")
-    _add_checkpoint(p)
-    p.add_argument("--prompt", help="text to continue; a line break unless given")
-    p.add_argument("--max-new-tokens", type=_count, default=300, metavar="N", help="%(default)s unless given")
-    p.add_argument("--temperature", type=float, default=0.8, help="below 1 bolder in the likely, above 1 in the unlikely; 0 is greedy; %(default)s")
-    p.add_argument("--top-k", type=int, metavar="K", help="choose among the K most probable tokens")
-    p.add_argument("--top-p", type=float, metavar="P", help="choose among the fewest tokens whose probabilities reach P")
-    p.add_argument("--greedy", action="store_true", help="always the most probable token")
-    p.add_argument("--num-samples", type=_positive, default=1, metavar="N", help="how many texts at once; %(default)s")
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times; \\n is a line break")
-    p.add_argument("--seed", type=int, default=0, help="%(default)s unless given")
-    p.add_argument("--slide", type=int, default=1, metavar="N", help="tokens that leave at once past the context length: more is faster; %(default)s")
-
-    p = command("eval", evaluate, "Loss, perplexity and bits per byte of a text under a model.", "numgpt eval runs/1 --data FILE --stride 32")
-    _add_checkpoint(p)
-    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; what the run held out of its own text unless given")
-    p.add_argument("--stride", type=int, metavar="N", help="how far each window advances; half the context length unless given")
-    p.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="windows at once; %(default)s")
-
-    p = command("check", check, "Hold every op, layer and model variant to the laws of its derivative.", "numgpt check layernorm 'model GPT-2' --draws 5")
-    p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this")
-    p.add_argument("--seed", type=_count, default=0, help="of the drawn sizes and values; %(default)s")
-    p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
-
-    p = command("info", info, "Parameters, bytes and FLOPs of a model, counted without allocating it.", "numgpt info gpt3-175b --batch-size 1")
-    p.add_argument("model", nargs="?", default=presets.DEFAULT, help=f"a preset or a checkpoint: {', '.join(presets.MODELS)}; %(default)s unless given")
-    p.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="sequences a step; %(default)s")
-    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; block_size unless given")
-    p.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="%(default)s unless given")
-    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with status 2."""
-
-    def error(self, message):
-        """What argparse calls with its message."""
-        raise InputError(f"{message}; expected flags as in: {self.prog} --help")
-
-
-def _add_fields(parser, settings):
-    """A flag for every field of a dataclass; absent from the result unless given."""
-    for f in dataclasses.fields(settings):
-        flag, kinds = "--" + f.name.replace("_", "-"), typing.get_args(f.type) or (f.type,)
-        options = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"].replace("%", "%%")}
-        if kinds[0] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
-        else:
-            parser.add_argument(flag, type=kinds[0], choices=f.metadata["choices"], metavar=None if f.metadata["choices"] else {int: "N", float: "X"}.get(kinds[0], "NAME"), **options)
-
-
-def _add_checkpoint(parser):
-    parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run; the newest under runs/ unless given")
+def _fields(args, settings):
+    """The fields of a dataclass that flags gave."""
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(settings) if hasattr(args, f.name)}
 
 
 def _checkpoint(args):
@@ -377,26 +327,6 @@ def _default_prompt(tokenizer):
     return "\n"
 
 
-def _count(text):
-    """An integer of 0 or more, for argparse."""
-    return _at_least(0, text)
-
-
-def _positive(text):
-    """An integer of 1 or more, for argparse."""
-    return _at_least(1, text)
-
-
-def _at_least(smallest, text):
-    try:
-        value = int(text)
-    except ValueError:
-        value = smallest - 1
-    if value < smallest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, expected {smallest} or more")
-    return value
-
-
 def _human(n):
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if n < 1024 or unit == "TiB":
@@ -411,6 +341,8 @@ def _one_line(error):
 def _say(text):
     print(text, file=sys.stderr, flush=True)
 
+
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

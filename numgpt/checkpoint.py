@@ -35,14 +35,14 @@ def save(folder, model, optimizer=None, state=None):
 
     def write(new):
         config = {"numgpt": __version__, "dtype": model.params.dtype.name, "seed": model.seed, "config": vars(model.config)}
-        _write_json(new / CONFIG, config)
-        _write_tensors(new / MODEL, model.params)
+        write_json(new / CONFIG, config)
+        write_tensors(new / MODEL, model.params)
         if model.tokenizer is not None:
-            _write_json(new / TOKENIZER, model.tokenizer.state())
+            write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
-            _write_tensors(new / OPTIMIZER, {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()})
+            write_tensors(new / OPTIMIZER, {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()})
         if state is not None:
-            _write_json(new / STATE, state | ({"updates": optimizer.steps} if optimizer else {}))
+            write_json(new / STATE, state | ({"updates": optimizer.steps} if optimizer else {}))
 
     replace_folder(folder, write)
 
@@ -65,7 +65,7 @@ def load(folder):
 def _load(folder):
     stored = read_json(folder / CONFIG)
     if not _is_config(stored):
-        raise InputError(f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}")
+        raise InputError(f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}, or a GPT-2 of transformers")
     config = from_dict(Config, stored["config"])
     params = read_tensors(folder / MODEL, Flat(shapes(config), stored["dtype"]))
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
@@ -222,11 +222,13 @@ def _is_config(stored):
     )
 
 
-def _write_json(path, content):
+def write_json(path, content):
+    """Write a JSON file, whole or not at all."""
     write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _write_tensors(path, arrays):
+def write_tensors(path, arrays):
+    """Write a mapping of arrays as safetensors beside a folder's config.json."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from . import checkpoint, engine, generate
+from . import checkpoint, engine, generate, huggingface
 from .errors import InputError
 from .ops.op import check_ids
 from .parameters import initialise
@@ -91,14 +91,20 @@ class GPT:
         rows = np.concatenate([np.atleast_2d(tokens), *(ids[:, None] for ids in new)], axis=1)
         return rows.reshape(*tokens.shape[:-1], -1)
 
-    def save(self, folder):
-        """Write config, parameters and tokenizer to a folder, whole or not at all."""
-        checkpoint.save(folder, self)
+    def save(self, folder, layout="numgpt"):
+        """Write config, parameters and tokenizer to a folder, whole or not at all; layout "hf": as transformers reads a GPT-2."""
+        if layout not in ("numgpt", "hf"):
+            raise InputError(f"save: layout {layout!r} is unknown, expected numgpt or hf")
+        (checkpoint if layout == "numgpt" else huggingface).save(folder, self)
 
     @classmethod
     def load(cls, folder):
-        """The model of a checkpoint's folder, or of a run's (its best, else its last)."""
-        return cls(**checkpoint.load(folder))
+        """The model of a checkpoint's folder, of a run's (its best, else its last), or of a GPT-2 that transformers saved.
+
+        folder may be "hf:" and a name on the Hugging Face hub, where huggingface_hub is installed.
+        """
+        theirs = huggingface.find(folder)
+        return cls(**(checkpoint.load(folder) if theirs is None else huggingface.load(theirs)))
 
     def astype(self, dtype):
         """The same model in another dtype, with parameters of its own."""

@@ -1,0 +1,129 @@
+"""The command line's flags, one parser a command."""
+
+import argparse
+import dataclasses
+import typing
+
+from . import presets
+from ._version import __version__
+from .config import Config, Training
+from .engine import ENGINES
+from .errors import InputError
+
+
+def parser(commands):
+    """All commands and their flags; commands is a mapping from name to what runs it."""
+    whole = _Parser(prog="numgpt", description="A GPT in pure NumPy: train, sample, evaluate, and check every gradient.")
+    whole.add_argument("--version", action="version", version=f"numgpt {__version__}")
+    parsers = whole.add_subparsers(dest="command", required=True, metavar=" | ".join(commands))
+
+    def command(name, help, example):
+        p = parsers.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        p.set_defaults(run=commands[name])
+        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy, numba is faster")
+        p.add_argument("--threads", type=_positive, metavar="N", help="of the numba engine; all processors unless given")
+        return p
+
+    p = command("train", "Train a GPT and write some text with it.", "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR")
+    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
+    p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
+    p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
+    p.add_argument("--tokenizer", choices=("chars", "bytes"), help="one token a character, or a byte; chars unless given")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
+    p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
+    p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
+    p.add_argument("--dedup", action=argparse.BooleanOptionalAction, help="drop paragraphs that came before in the text; yes unless given")
+    p.add_argument("--sample-tokens", type=_count, default=300, metavar="N", help="tokens to write at the end; %(default)s")
+    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
+    _add_fields(p.add_argument_group("training, instead of the preset's"), Training)
+
+    p = command("sample", "Write text with a trained model.", "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3")
+    _add_checkpoint(p)
+    p.add_argument("--prompt", help="text to continue; a line break unless given")
+    p.add_argument("--max-new-tokens", type=_count, default=300, metavar="N", help="%(default)s unless given")
+    p.add_argument("--temperature", type=float, default=0.8, help="below 1 bolder in the likely, above 1 in the unlikely; 0 is greedy; %(default)s")
+    p.add_argument("--top-k", type=int, metavar="K", help="choose among the K most probable tokens")
+    p.add_argument("--top-p", type=float, metavar="P", help="choose among the fewest tokens whose probabilities reach P")
+    p.add_argument("--greedy", action="store_true", help="always the most probable token")
+    p.add_argument("--num-samples", type=_positive, default=1, metavar="N", help="how many texts at once; %(default)s")
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times; \\n is a line break")
+    p.add_argument("--seed", type=int, default=0, help="%(default)s unless given")
+    p.add_argument("--slide", type=int, default=1, metavar="N", help="tokens that leave at once past the context length: more is faster; %(default)s")
+
+    p = command("eval", "Loss, perplexity and bits per byte of a text under a model.", "numgpt eval runs/1 --data FILE --stride 32")
+    _add_checkpoint(p)
+    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; what the run held out of its own text unless given")
+    p.add_argument("--stride", type=int, metavar="N", help="how far each window advances; half the context length unless given")
+    p.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="windows at once; %(default)s")
+
+    p = command("check", "Hold every op, layer and model variant to the laws of its derivative.", "numgpt check layernorm 'model GPT-2' --draws 5")
+    p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this")
+    p.add_argument("--seed", type=_count, default=0, help="of the drawn sizes and values; %(default)s")
+    p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
+
+    p = command("convert", "Write a model in another layout or dtype: transformers' GPT-2 from numgpt's checkpoint, or the other way.", "numgpt convert runs/1 exported --to hf")
+    p.add_argument("source", help="a checkpoint, a run, a folder of transformers, or hf: and a name on the Hugging Face hub")
+    p.add_argument("destination", help="the folder to write")
+    p.add_argument("--to", choices=("numgpt", "hf"), default="numgpt", help="%(default)s unless given")
+    p.add_argument("--dtype", choices=("float32", "float64"), help="the source's own unless given")
+
+    p = command("export", "Write what a port in another language is checked with: llm.c's model, debug state, tokens and tokenizer.", "numgpt export files gpt2 --llmc --n-layer 2 --n-embd 32 --n-head 2 --vocab-size 300 --block-size 16")
+    p.add_argument("folder", help="where to write model.bin, debug_state.bin, tokens.bin and, if the model has a tokenizer, tokenizer.bin")
+    p.add_argument("model", nargs="?", default="gpt2", help="a preset or a checkpoint; %(default)s unless given")
+    p.add_argument("--llmc", action="store_true", required=True, help="the files of llm.c, of which each begins with 256 integers")
+    p.add_argument("--seed", type=_count, default=0, help="of a preset's parameters, and of the tokens; %(default)s")
+    p.add_argument("--batch-size", type=_positive, default=4, metavar="B", help="sequences of the debug state; %(default)s")
+    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; 64, or block_size where it is less")
+    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
+
+    p = command("info", "Parameters, bytes and FLOPs of a model, counted without allocating it.", "numgpt info gpt3-175b --batch-size 1")
+    p.add_argument("model", nargs="?", default=presets.DEFAULT, help=f"a preset or a checkpoint: {', '.join(presets.MODELS)}; %(default)s unless given")
+    p.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="sequences a step; %(default)s")
+    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; block_size unless given")
+    p.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="%(default)s unless given")
+    _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
+    return whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with status 2."""
+
+    def error(self, message):
+        """What argparse calls with its message."""
+        raise InputError(f"{message}; expected flags as in: {self.prog} --help")
+
+
+def _add_fields(parser, settings):
+    """A flag for every field of a dataclass; absent from the result unless given."""
+    for f in dataclasses.fields(settings):
+        flag, kinds = "--" + f.name.replace("_", "-"), typing.get_args(f.type) or (f.type,)
+        options = {"dest": f.name, "default": argparse.SUPPRESS, "help": f.metadata["help"].replace("%", "%%")}
+        if kinds[0] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            parser.add_argument(flag, type=kinds[0], choices=f.metadata["choices"], metavar=None if f.metadata["choices"] else {int: "N", float: "X"}.get(kinds[0], "NAME"), **options)
+
+
+def _add_checkpoint(parser):
+    parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run; the newest under runs/ unless given")
+
+
+def _count(text):
+    """An integer of 0 or more, for argparse."""
+    return _at_least(0, text)
+
+
+def _positive(text):
+    """An integer of 1 or more, for argparse."""
+    return _at_least(1, text)
+
+
+def _at_least(smallest, text):
+    try:
+        value = int(text)
+    except ValueError:
+        value = smallest - 1
+    if value < smallest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, expected {smallest} or more")
+    return value

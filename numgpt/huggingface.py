@@ -1,0 +1,179 @@
+"""GPT-2 as transformers keeps it, read and written without PyTorch: config.json and model.safetensors, whole or in shards."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import checkpoint
+from .config import Config
+from .errors import InputError
+from .parameters import Flat, shapes
+
+CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}  # of a file → of the parameters
+MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers that older files carry beside the parameters
+
+
+def find(place):
+    """The folder of a GPT-2 of transformers: place itself, or for "hf:" and a name what the hub gives; None for any other."""
+    if str(place).startswith("hf:"):
+        return download(str(place)[3:])
+    path = Path(place) / CONFIG
+    return Path(place) if path.is_file() and is_model(checkpoint.read_json(path)) else None
+
+
+def is_model(config):
+    """Whether what a config.json holds is that of a GPT-2 of transformers."""
+    return isinstance(config, dict) and config.get("model_type") == "gpt2"
+
+
+def load(folder):
+    """The arguments of GPT from a folder, every name, shape, dtype and value checked.
+
+    float16 and bfloat16 become float32, which holds them exactly. Names with and without "transformer." are known.
+    """
+    folder = Path(folder)
+    stored = checkpoint.read_json(folder / CONFIG)
+    config = config_from(stored, folder / CONFIG)
+    files = _files(folder)
+    entries = {}
+    for file in files:
+        for name, entry in _entries(file).items():
+            short = name.removeprefix("transformer.")
+            if short in entries:
+                raise InputError(f"{file}: {name} is there twice, expected each array once")
+            if not MASKS.fullmatch(short):
+                entries[short] = (file, name, *entry)
+    wanted = shapes(config)
+    head = entries.pop("lm_head.weight", None) if config.tied else None
+    odd = sorted(set(entries) ^ set(wanted))
+    if odd:
+        raise InputError(f"{folder}: {odd[0]} is {'not expected' if odd[0] in entries else 'missing'}, expected the {len(wanted)} arrays of its {CONFIG}")
+    for name, (file, _, dtype, shape, _) in entries.items():
+        if shape != wanted[name]:
+            raise InputError(f"{file}: {name} has shape {shape}, expected {wanted[name]} from {CONFIG}")
+        if dtype not in DTYPES:
+            raise InputError(f"{file}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    dtype = "float64" if any(dtype == "F64" for _, _, dtype, _, _ in entries.values()) else "float32"
+    params = Flat(wanted, dtype)
+    for name, entry in entries.items():
+        params[name] = _array(*entry)
+    bad = params.first_not_finite()
+    if bad:
+        raise InputError(f"{folder}: {bad} holds NaN or infinity, expected finite numbers")
+    if head is not None and not (head[3] == wanted["wte.weight"] and np.array_equal(_array(*head), params["wte.weight"])):
+        raise InputError(f"{folder}: lm_head.weight is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings to false there")
+    return {"config": config, "seed": 0, "dtype": params.dtype, "tokenizer": None, "params": params}
+
+
+def config_from(stored, path):
+    """The Config that a config.json of transformers describes; InputError for a form of GPT-2 that numgpt does not compute."""
+    if not is_model(stored):
+        raise InputError(f"{path}: is not a GPT-2's, expected model_type gpt2")
+    for name, expected in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False)):
+        if stored.get(name, expected) != expected:
+            raise InputError(f"{path}: {name} is {stored[name]}, expected {str(expected).lower()}: that form of attention is not computed here")
+    activation = stored.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"{path}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    rates = {stored.get(f"{part}_pdrop", 0.1) for part in ("embd", "attn", "resid")}
+    fields = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_inner": "n_inner"}
+    fields |= {"tied": "tie_word_embeddings", "layer_norm_epsilon": "layer_norm_epsilon"}
+    values = {ours: stored[theirs] for ours, theirs in fields.items() if theirs in stored}
+    # One rate for all dropout here. Where they differ none is used: that is how a model is read, not trained.
+    return Config(**values, activation=ACTIVATIONS[activation], dropout=rates.pop() if len(rates) == 1 else 0.0)
+
+
+def save(folder, model):
+    """Write a model so that transformers' from_pretrained reads it. Biases that it does not have are written as 0."""
+    c, folder = model.config, Path(folder)
+    if c.norm_position != "pre":
+        raise InputError("save: a model with norms after each sum is no GPT-2, expected norm_position pre: save it as numgpt's own checkpoint")
+    if model.params.dtype.name not in checkpoint.DTYPES:
+        raise InputError(f"save: a {model.params.dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use model.astype('float64')")
+    if folder.exists() and not _ours(folder):
+        raise InputError(f"{folder}: exists and is not just {CONFIG} and {MODEL} of a GPT-2, expected a new folder or one to replace: choose another name")
+    arrays = {f"transformer.{name}" if name != "lm_head.weight" else name: array for name, array in model.params.items()}
+    if not c.bias:
+        arrays |= {name.replace(".weight", ".bias"): np.zeros_like(a, shape=a.shape[-1:]) for name, a in arrays.items() if ".ln_" in name or ".c_" in name}
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation)
+    config = {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "dtype": model.params.dtype.name, "torch_dtype": model.params.dtype.name,
+        "vocab_size": c.vocab_size, "n_positions": c.block_size, "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "n_inner": c.n_inner,
+        "activation_function": activation, "layer_norm_epsilon": c.layer_norm_epsilon, "tie_word_embeddings": c.tied,
+        "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "resid_pdrop": c.dropout,
+    }  # fmt: skip
+    if c.vocab_size <= 50256:  # transformers' default ids for the ends of texts are those of GPT-2's vocabulary
+        config |= {"bos_token_id": None, "eos_token_id": None}
+
+    def write(new):
+        checkpoint.write_json(new / CONFIG, config)
+        checkpoint.write_tensors(new / MODEL, arrays)
+
+    checkpoint.replace_folder(folder, write)
+
+
+def download(name):
+    """The folder of a model that the Hugging Face hub knows by this name, from huggingface_hub's cache or the network."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise InputError(f"hf:{name}: huggingface_hub is not installed, expected it for a name on the hub: pip install numgpt[hub]") from None
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+    except Exception as error:  # of many kinds, from many libraries
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"hf:{name}: the Hugging Face hub did not give it ({reason}), expected a model's name and a network: download the folder elsewhere") from error
+
+
+def _files(folder):
+    """The safetensors files of a folder, each of them inside of it."""
+    if (folder / MODEL).is_file():
+        return [folder / MODEL]
+    if not (folder / INDEX).is_file():
+        hint = ": it has only pickled weights, which numgpt does not open; save it with safe_serialization" if any(folder.glob("*.bin")) else ""
+        raise checkpoint.Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
+    index = checkpoint.read_json(folder / INDEX)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
+        raise InputError(f"{folder / INDEX}: has no weight_map from arrays to files, expected one")
+    outside = next((n for n in names.values() if Path(n).name != n or "\\" in n or not n.endswith(".safetensors")), None)
+    if outside is not None:
+        raise InputError(f"{folder / INDEX}: names the file {outside!r}, expected safetensors files in the same folder")
+    return [folder / n for n in sorted(set(names.values()))]
+
+
+def _entries(path):
+    """Name → (dtype, shape, first byte) of the arrays of a safetensors file, which the library has found whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except FileNotFoundError as error:
+        raise checkpoint.Missing(f"{path}: is missing, expected all files that {INDEX} names") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: is damaged ({error}), expected a whole safetensors file") from error
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: (*entry, 8 + length + header[name]["data_offsets"][0]) for name, entry in found.items()}
+
+
+def _array(path, name, dtype, shape, start):
+    """An array of a file, mapped; bfloat16 is the upper half of a float32."""
+    if not np.prod(shape):
+        return np.zeros(shape, np.float32)
+    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype]
+    array = np.memmap(path, kind, "r", start, shape)
+    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
+
+
+def _ours(folder):
+    """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else: only then may it be replaced."""
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else {None}
+    return not names or (names == {CONFIG, MODEL} and is_model(checkpoint.read_json(folder / CONFIG)))

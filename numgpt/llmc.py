@@ -1,0 +1,216 @@
+"""The files of llm.c: model, debug state, tokens and tokenizer, so that a port in another language can be held to ours.
+
+Each file begins with 256 little-endian int32, of which the first is a magic number and the second a version.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import write_file
+from .config import Config
+from .errors import InputError
+from .model import GPT
+from .parameters import Flat, shapes
+from .streams import stream
+
+HEADER = 1024  # bytes
+MODEL, STATE, TOKENIZER, TOKENS = 20240326, 20240327, 20240328, 20240520
+FLOAT32, BFLOAT16 = 3, 5  # versions of a model's file
+LAYER = ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias")
+LAYER += ("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias")
+
+
+def save_model(path, model):
+    """Write a model as llm.c reads it, in float32: matrices (out, in), each kind for all layers together, the vocabulary padded."""
+    c = model.config
+    _check(c, "save")
+    header = (MODEL, FLOAT32, c.block_size, c.vocab_size, c.n_layer, c.n_head, c.n_embd, _padded(c.vocab_size))
+    write_file(path, b"".join([_header(*header), *_parameters(model.params, c)]))
+
+
+def load_model(path):
+    """The GPT of a model's file, float32 or bfloat16; its parameters become float32."""
+    h = _read_header(path, MODEL, (FLOAT32, BFLOAT16))
+    block_size, V, L, H, C, padded = map(int, h[2:8])
+    try:
+        config = Config(vocab_size=V, block_size=block_size, n_layer=L, n_head=H, n_embd=C)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if padded < V:
+        raise InputError(f"{path}: the padded vocabulary is {padded}, expected at least the vocabulary of {V}")
+    size = 4 if h[1] == FLOAT32 else 2
+    count = _count(config, padded)
+    _expect_size(path, HEADER + size * count)
+    flat = np.memmap(path, "<f4" if size == 4 else "<u2", "r", HEADER, (count,))
+    values = flat if size == 4 else (flat.astype("<u4") << 16).view("<f4")
+    params = _unpack(values, config, padded)
+    bad = params.first_not_finite()
+    if bad:
+        raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers")
+    return GPT(config, params=params)
+
+
+def save_state(path, model, tokens, targets):
+    """Write what one forward and backward of a model gives: tokens, targets, logits, loss and all gradients, in float32."""
+    _check(model.config, "save")
+    tokens, targets = np.atleast_2d(tokens), np.atleast_2d(targets)
+    loss, grads = model.loss_and_grads(tokens, targets)
+    ids = [np.ascontiguousarray(a, "<i4").tobytes() for a in (tokens, targets)]
+    floats = [np.ascontiguousarray(a, "<f4").tobytes() for a in (model(tokens), loss)]
+    write_file(path, b"".join([_header(STATE, 2, *tokens.shape), *ids, *floats, *_parameters(grads, model.config)]))
+
+
+def load_state(path, config):
+    """{"tokens", "targets", "logits", "loss", "grads"} of a debug state that a model of this Config has made; grads is a Flat."""
+    _check(config, "load")
+    h = _read_header(path, STATE, (2,))
+    (B, T), V, padded = map(int, h[2:4]), config.vocab_size, _padded(config.vocab_size)
+    if not (B > 0 and 0 < T <= config.block_size):
+        raise InputError(f"{path}: has B {B} and T {T}, expected some texts of 1 to {config.block_size} tokens")
+    n, count = B * T, _count(config, padded)
+    _expect_size(path, HEADER + 4 * (2 * n + n * V + 1 + count))
+    ids = np.fromfile(path, "<i4", 2 * n, offset=HEADER).reshape(2, B, T).astype(np.int64)
+    floats = np.memmap(path, "<f4", "r", HEADER + 8 * n, (n * V + 1 + count,))
+    logits = np.array(floats[: n * V]).reshape(B, T, V)
+    grads = _unpack(floats[n * V + 1 :], config, padded)
+    return {"tokens": ids[0], "targets": ids[1], "logits": logits, "loss": float(floats[n * V]), "grads": grads}
+
+
+def save_tokens(path, ids):
+    """Write ids (N) below 65,536 as training data."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or (ids.size and not 0 <= ids.min() <= ids.max() < 2**16) or ids.size >= 2**31:
+        raise InputError(f"save: ids of shape {ids.shape} and dtype {ids.dtype}, expected (N) integers of 0 to 65,535, fewer than 2³¹ of them")
+    write_file(path, _header(TOKENS, 1, len(ids)) + ids.astype("<u2").tobytes())
+
+
+def load_tokens(path):
+    """The ids of a file of training data, mapped.  → (N,) uint16"""
+    n = int(_read_header(path, TOKENS, (1,))[2])
+    _expect_size(path, HEADER + 2 * n)
+    return np.memmap(path, "<u2", "r", HEADER, (n,)) if n else np.zeros(0, np.uint16)
+
+
+def save_tokenizer(path, pieces, end_of_text):
+    """Write the bytes of every token, of at most 255 each, and the id that ends a text."""
+    long = next((i for i, p in enumerate(pieces) if len(p) > 255), None)
+    if long is not None:
+        raise InputError(f"save: token {long} has {len(pieces[long])} bytes, expected at most 255")
+    if not 0 <= end_of_text < len(pieces):
+        raise InputError(f"save: end_of_text is {end_of_text}, expected one of the {len(pieces)} ids")
+    write_file(path, _header(TOKENIZER, 2, len(pieces), end_of_text) + b"".join(bytes([len(p)]) + bytes(p) for p in pieces))
+
+
+def load_tokenizer(path):
+    """(pieces, end_of_text) of a tokenizer's file; end_of_text is None in version 1."""
+    h = _read_header(path, TOKENIZER, (1, 2))
+    n, data, place, pieces = int(h[2]), Path(path).read_bytes(), HEADER, []
+    while place < len(data) and len(pieces) < n:
+        pieces.append(data[place + 1 : place + 1 + data[place]])
+        place += 1 + data[place]
+    if place != len(data) or len(pieces) != n:
+        raise InputError(f"{path}: holds {len(pieces)} whole tokens or goes on after them, expected the {n} that its header says")
+    if h[1] == 2 and not 0 <= h[3] < n:
+        raise InputError(f"{path}: end of text is {h[3]}, expected one of the {n} ids")
+    return pieces, int(h[3]) if h[1] == 2 else None
+
+
+def save_all(folder, model, batch_size, T, seed=0):
+    """Write a set of files that belong together: model.bin, tokens.bin, debug_state.bin on the first of them, and tokenizer.bin.
+
+    The tokens are drawn by the seed. tokenizer.bin is left out where the model has no tokenizer. Returns the paths.
+    """
+    V, folder = model.config.vocab_size, Path(folder)
+    if not 1 <= T <= model.config.block_size:
+        raise InputError(f"export: {T} tokens a sequence, expected 1 to block_size {model.config.block_size}")
+    _check(model.config, "export")
+    ids = stream(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("model.bin", "tokens.bin", "debug_state.bin")]
+    save_model(paths[0], model)
+    save_tokens(paths[1], ids)
+    save_state(paths[2], model, ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T))
+    if model.tokenizer is not None:
+        paths.append(folder / "tokenizer.bin")
+        save_tokenizer(paths[-1], [model.tokenizer.decode_bytes([i]) for i in range(V)], V - 1)
+    return paths
+
+
+def _check(config, what):
+    """Raise InputError for a form of GPT that llm.c has no file for."""
+    forms = {"tied": True, "activation": "gelu_tanh", "norm_position": "pre", "layer_norm_epsilon": 1e-5}
+    for name, expected in forms.items():
+        if getattr(config, name) != expected:
+            raise InputError(f"{what}: the model has {name} {getattr(config, name)}, expected {expected} in a file of llm.c")
+    if config.ffn_width != 4 * config.n_embd:
+        raise InputError(f"{what}: the model has n_inner {config.ffn_width}, expected 4 n_embd = {4 * config.n_embd} in a file of llm.c")
+
+
+def _padded(V):
+    return -(-V // 128) * 128
+
+
+def _count(config, padded):
+    """The numbers in a file of parameters or gradients."""
+    C, L = config.n_embd, config.n_layer
+    return padded * C + config.block_size * C + L * (12 * C * C + 13 * C) + 2 * C
+
+
+def _parameters(values, config):
+    """The bytes of all parameters or gradients in llm.c's order; a bias that the model does not have is 0."""
+    C = config.n_embd
+    sizes = shapes(Config(**vars(config) | {"bias": True}))
+
+    def of(name):
+        array = values[name] if name in values else np.zeros(sizes[name], values.dtype)
+        return array.T if array.ndim == 2 and ".c_" in name else array
+
+    rest = np.zeros((_padded(config.vocab_size) - config.vocab_size, C))
+    names = [f"h.{i}.{name}" for name in LAYER for i in range(config.n_layer)]
+    for array in (values["wte.weight"], rest, values["wpe.weight"], *map(of, names), of("ln_f.weight"), of("ln_f.bias")):
+        yield np.ascontiguousarray(array, "<f4").tobytes()
+
+
+def _unpack(flat, config, padded):
+    """The Flat of numbers in llm.c's order."""
+    found, place = Flat(shapes(config), np.float32), 0
+
+    def take(name, *shape):
+        nonlocal place
+        size = math.prod(shape)
+        array = flat[place : place + size].reshape(shape)
+        found[name] = array[: config.vocab_size] if name == "wte.weight" else array.T if len(shape) == 2 and ".c_" in name else array
+        place += size
+
+    take("wte.weight", padded, config.n_embd)
+    for name in ["wpe.weight", *(f"h.{i}.{name}" for name in LAYER for i in range(config.n_layer)), "ln_f.weight", "ln_f.bias"]:
+        shape = found.shapes[name]
+        take(name, *(shape[::-1] if ".c_" in name else shape))
+    return found
+
+
+def _header(*fields):
+    header = np.zeros(HEADER // 4, "<i4")
+    header[: len(fields)] = fields
+    return header.tobytes()
+
+
+def _read_header(path, magic, versions):
+    """The 256 integers that a file begins with."""
+    try:
+        header = np.fromfile(path, "<i4", HEADER // 4)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: does not exist, expected a file of llm.c") from error
+    if len(header) < HEADER // 4 or header[0] != magic:
+        raise InputError(f"{path}: does not begin with {magic}, expected another kind of llm.c's files")
+    if header[1] not in versions:
+        raise InputError(f"{path}: has version {header[1]}, expected {' or '.join(map(str, versions))}")
+    return header
+
+
+def _expect_size(path, size):
+    found = Path(path).stat().st_size
+    if found != size:
+        raise InputError(f"{path}: has {found:,} bytes, expected {size:,} from its header: it is cut short, or of another model")

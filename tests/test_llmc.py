@@ -1,0 +1,141 @@
+"""llm.c's files: written and read again, of the published sizes, laid out as its C reads them, and one line for what is wrong."""
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, llmc
+from numgpt.__main__ import main
+from numgpt.errors import InputError
+from numgpt.presets import preset
+
+SMALL = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
+
+
+def model_of(**changes):
+    model = GPT(Config(**SMALL | changes), 3)
+    model.params.flat += np.float32(0.1) * np.random.default_rng(0).standard_normal(model.n_params, np.float32)
+    return model
+
+
+@pytest.fixture
+def files(tmp_path):
+    model = model_of()
+    llmc.save_all(tmp_path, model, 2, 5)
+    return tmp_path, model
+
+
+def test_a_set_belongs_together_and_is_read_again(files):
+    folder, model = files
+    again, tokens = llmc.load_model(folder / "model.bin"), llmc.load_tokens(folder / "tokens.bin")
+    assert again.config == model.config and again.params.flat.tobytes() == model.params.flat.tobytes()
+    state = llmc.load_state(folder / "debug_state.bin", again.config)
+    assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1]) and np.array_equal(state["targets"].reshape(-1), tokens[1:])
+    loss, grads = model.loss_and_grads(state["tokens"], state["targets"])
+    assert state["loss"] == loss and state["grads"].flat.tobytes() == grads.flat.tobytes()
+    assert np.array_equal(state["logits"], model(state["tokens"]))
+    assert not (folder / "tokenizer.bin").exists()
+
+
+def test_the_bytes_lie_where_the_c_program_looks_for_them(files):
+    """Offsets counted here by hand: a header of 1,024 bytes, wte of 128 rows, wpe, then each kind for all layers, matrices (out, in)."""
+    folder, model = files
+    data = np.fromfile(folder / "model.bin", "<f4")
+    header = data[:256].view("<i4")
+    assert header[:8].tolist() == [20240326, 3, 8, 19, 2, 2, 8, 128] and not header[8:].any()
+    wte, wpe = 256, 256 + 128 * 8
+    assert np.array_equal(data[wte : wte + 19 * 8], model.params["wte.weight"].reshape(-1)) and not data[wte + 19 * 8 : wpe].any()
+    qkvw = wpe + 8 * 8 + 2 * 8 + 2 * 8
+    second = data[qkvw + 3 * 8 * 8 : qkvw + 2 * 3 * 8 * 8].reshape(24, 8)
+    assert np.array_equal(second, model.params["h.1.attn.c_attn.weight"].T)
+    assert np.array_equal(data[-8:], model.params["ln_f.bias"])
+
+
+def test_files_of_gpt2_have_the_published_sizes():
+    config = preset("gpt2")
+    count = llmc._count(config, 50304)
+    assert count == 124_475_904 and 1024 + 4 * count == 497_904_640
+    assert 1024 + 4 * (2 * 4 * 64 + 4 * 64 * 50257 + 1 + count) == 549_369_860
+
+
+def test_half_precision_is_read_exactly(files):
+    folder, _ = files
+    data = np.fromfile(folder / "model.bin", "<u4")
+    data[1] = 5
+    halves = (data[256:] >> 16).astype("<u2")
+    (folder / "half.bin").write_bytes(data[:256].tobytes() + halves.tobytes())
+    (folder / "cut.bin").write_bytes(np.concatenate([data[:256] + np.uint32(0), data[256:] & np.uint32(0xFFFF0000)]).tobytes())
+    header = np.fromfile(folder / "cut.bin", "<i4")
+    header[1] = 3
+    header.tofile(folder / "cut.bin")
+    assert llmc.load_model(folder / "half.bin").params.flat.tobytes() == llmc.load_model(folder / "cut.bin").params.flat.tobytes()
+
+
+def test_a_tokenizer_comes_back(tmp_path):
+    pieces = [bytes([i]) for i in range(256)] + [b"", "ß€".encode(), b"x" * 255]
+    llmc.save_tokenizer(tmp_path / "t.bin", pieces, 256)
+    assert llmc.load_tokenizer(tmp_path / "t.bin") == (pieces, 256)
+    with pytest.raises(InputError, match="256 bytes"):
+        llmc.save_tokenizer(tmp_path / "t.bin", [b"x" * 256], 0)
+    with pytest.raises(InputError, match="end_of_text is 3"):
+        llmc.save_tokenizer(tmp_path / "t.bin", [b"x"], 3)
+
+
+@pytest.mark.parametrize("ids", [[-1], [65536], [[1, 2]], [0.5]], ids=str)
+def test_ids_that_do_not_fit_are_refused(tmp_path, ids):
+    with pytest.raises(InputError, match="expected \\(N\\) integers"):
+        llmc.save_tokens(tmp_path / "t.bin", ids)
+
+
+@pytest.mark.parametrize("changes", [{"tied": False}, {"activation": "gelu"}, {"norm_position": "post"}, {"n_inner": 9}, {"layer_norm_epsilon": 1e-6}], ids=str)
+def test_a_form_that_llmc_does_not_have_is_named(tmp_path, changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        llmc.save_model(tmp_path / "m.bin", model_of(**changes))
+
+
+def test_biases_that_a_model_lacks_are_written_as_zero(tmp_path):
+    model = model_of(bias=False)
+    llmc.save_model(tmp_path / "m.bin", model)
+    tokens = np.arange(8)[None]
+    assert np.allclose(llmc.load_model(tmp_path / "m.bin")(tokens), model(tokens), rtol=0, atol=1e-6)
+
+
+def readers(config):
+    return {
+        "model.bin": llmc.load_model,
+        "debug_state.bin": lambda path: llmc.load_state(path, config),
+        "tokens.bin": llmc.load_tokens,
+        "tokenizer.bin": llmc.load_tokenizer,
+    }
+
+
+@pytest.mark.parametrize("name", ["model.bin", "debug_state.bin", "tokens.bin", "tokenizer.bin"])
+def test_a_file_that_is_cut_or_of_another_kind_is_said_to_be(files, name):
+    folder, model = files
+    llmc.save_tokenizer(folder / "tokenizer.bin", [b"a", b"bc"], 1)
+    path, read = folder / name, readers(model.config)[name]
+    data = path.read_bytes()
+    fields = np.frombuffer(data[:1024], "<i4")
+    for bad in (b"", data[:1000], data[:-1], data + b"x", b"\0" * len(data)):
+        path.write_bytes(bad)
+        with pytest.raises(InputError):
+            read(path)
+    for place in range(1, 8):  # another number in the header is told, or is one that the size does not depend on
+        free = {"model.bin": (3, 5), "tokenizer.bin": (3,)}.get(name, ())
+        for value in (-1, 2**31 - 1, fields[place] + 1) if fields[place] and place not in free else (-1,) if place in free else ():
+            changed = fields.copy()
+            changed[place] = value
+            path.write_bytes(changed.tobytes() + data[1024:])
+            with pytest.raises(InputError):
+                read(path)
+    with pytest.raises(InputError, match="does not exist"):
+        read(folder / "nowhere.bin")
+
+
+def test_the_command_writes_a_set(tmp_path, capsys):
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
+    assert main(["export", str(tmp_path / "set"), "--llmc", "--seed", "5", "--batch-size", "2", *flags]) == 0
+    assert capsys.readouterr().out.count("bytes") == 3
+    assert np.array_equal(llmc.load_model(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat)
+    for bad in (["--tokens", "99"], ["--activation", "gelu"], ["--n-head", "3"]):
+        assert main(["export", str(tmp_path / "set"), "--llmc", *flags, *bad]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
