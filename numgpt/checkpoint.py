@@ -1,5 +1,6 @@
 """Checkpoints: a folder of safetensors and JSON, written beside its place, flushed to disk and renamed: never half there."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -192,11 +193,16 @@ def settle(folder):
 def write_file(path, data):
     """Write bytes to a file beside its place, flush and rename."""
     new = _beside(Path(path), NEW)
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
     _flush(Path(path).parent)
 
 

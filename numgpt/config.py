@@ -10,6 +10,7 @@ import numpy as np
 from .errors import InputError
 
 LARGEST = 2**24  # of any size: far beyond all models, and small enough to count with
+DEEPEST = 2**12  # blocks: each has a dozen parameters, whose names are made before a file is looked at
 
 
 def setting(default, help, choices=None):
@@ -37,7 +38,8 @@ class Config:
     def __post_init__(self):
         check_fields(self)
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            _expect(self, name, (0 if name == "n_layer" else 1) <= getattr(self, name) <= LARGEST, f"1 to {LARGEST:,}")
+            low, high = (0, DEEPEST) if name == "n_layer" else (1, LARGEST)
+            _expect(self, name, low <= getattr(self, name) <= high, f"{low} to {high:,}")
         _expect(self, "n_inner", self.n_inner is None or 1 <= self.n_inner <= LARGEST, f"1 to {LARGEST:,}")
         _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         _expect(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
@@ -103,7 +105,7 @@ def check_fields(settings):
         if isinstance(value, np.generic):
             value = value.item()
         if float in kinds and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < 2**1023 else math.inf
         if type(value) not in kinds:
             raise InputError(f"config: {f.name} is {value!r}, expected {kinds[0].__name__}")
         if isinstance(value, float) and not math.isfinite(value):

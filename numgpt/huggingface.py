@@ -14,6 +14,7 @@ from .parameters import Flat, shapes
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}  # of a file → of the parameters
+SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers that older files carry beside the parameters
 
 
@@ -47,16 +48,17 @@ def load(folder):
                 raise InputError(f"{file}: {name} is there twice, expected each array once")
             if not MASKS.fullmatch(short):
                 entries[short] = (file, name, *entry)
+    for name, (file, _, dtype, _, _) in entries.items():
+        if dtype not in DTYPES:
+            raise InputError(f"{file}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     wanted = shapes(config)
     head = entries.pop("lm_head.weight", None) if config.tied else None
     odd = sorted(set(entries) ^ set(wanted))
     if odd:
         raise InputError(f"{folder}: {odd[0]} is {'not expected' if odd[0] in entries else 'missing'}, expected the {len(wanted)} arrays of its {CONFIG}")
-    for name, (file, _, dtype, shape, _) in entries.items():
+    for name, (file, _, _, shape, _) in entries.items():
         if shape != wanted[name]:
             raise InputError(f"{file}: {name} has shape {shape}, expected {wanted[name]} from {CONFIG}")
-        if dtype not in DTYPES:
-            raise InputError(f"{file}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     dtype = "float64" if any(dtype == "F64" for _, _, dtype, _, _ in entries.values()) else "float32"
     params = Flat(wanted, dtype)
     for name, entry in entries.items():
@@ -77,9 +79,14 @@ def config_from(stored, path):
         if stored.get(name, expected) != expected:
             raise InputError(f"{path}: {name} is {stored[name]}, expected {str(expected).lower()}: that form of attention is not computed here")
     activation = stored.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(f"{path}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-    rates = {stored.get(f"{part}_pdrop", 0.1) for part in ("embd", "attn", "resid")}
+    rates = set()
+    for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
+        rate = stored.get(name, 0.1)
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise InputError(f"{path}: {name} is {rate!r}, expected a number of 0 to below 1")
+        rates.add(float(rate))
     fields = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_inner": "n_inner"}
     fields |= {"tied": "tie_word_embeddings", "layer_norm_epsilon": "layer_norm_epsilon"}
     values = {ours: stored[theirs] for ours, theirs in fields.items() if theirs in stored}
@@ -140,9 +147,12 @@ def _files(folder):
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
         raise InputError(f"{folder / INDEX}: has no weight_map from arrays to files, expected one")
-    outside = next((n for n in names.values() if Path(n).name != n or "\\" in n or not n.endswith(".safetensors")), None)
+    outside = next((n for n in names.values() if not SHARD.fullmatch(n)), None)
     if outside is not None:
         raise InputError(f"{folder / INDEX}: names the file {outside!r}, expected safetensors files in the same folder")
+    absent = next((n for n in names.values() if not (folder / n).is_file()), None)
+    if absent is not None:
+        raise checkpoint.Missing(f"{folder / absent}: is missing, expected all files that {INDEX} names")
     return [folder / n for n in sorted(set(names.values()))]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import write_file
+from .checkpoint import replace_folder, write_file
 from .config import Config
 from .errors import InputError
 from .model import GPT
@@ -16,6 +16,7 @@ from .parameters import Flat, shapes
 from .streams import stream
 
 HEADER = 1024  # bytes
+FILES = ("model.bin", "tokens.bin", "debug_state.bin", "tokenizer.bin")
 MODEL, STATE, TOKENIZER, TOKENS = 20240326, 20240327, 20240328, 20240520
 FLOAT32, BFLOAT16 = 3, 5  # versions of a model's file
 LAYER = ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias")
@@ -126,16 +127,19 @@ def save_all(folder, model, batch_size, T, seed=0):
     if not 1 <= T <= model.config.block_size:
         raise InputError(f"export: {T} tokens a sequence, expected 1 to block_size {model.config.block_size}")
     _check(model.config, "export")
+    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= set(FILES)):
+        raise InputError(f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to replace: choose another name")
     ids = stream(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("model.bin", "tokens.bin", "debug_state.bin")]
-    save_model(paths[0], model)
-    save_tokens(paths[1], ids)
-    save_state(paths[2], model, ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T))
-    if model.tokenizer is not None:
-        paths.append(folder / "tokenizer.bin")
-        save_tokenizer(paths[-1], [model.tokenizer.decode_bytes([i]) for i in range(V)], V - 1)
-    return paths
+
+    def write(new):
+        save_model(new / FILES[0], model)
+        save_tokens(new / FILES[1], ids)
+        save_state(new / FILES[2], model, ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T))
+        if model.tokenizer is not None:
+            save_tokenizer(new / FILES[3], [model.tokenizer.decode_bytes([i]) for i in range(V)], V - 1)
+
+    replace_folder(folder, write)
+    return [folder / name for name in FILES if (folder / name).exists()]
 
 
 def _check(config, what):

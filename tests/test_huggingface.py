@@ -97,7 +97,7 @@ def test_shards_are_joined(folder):
     index = {name: f"model-{names.index(name) % 2}.safetensors" for name in names}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     same(GPT.load(folder), model)
-    for bad in ("../model-1.safetensors", "/etc/model.safetensors", "sub/model-1.safetensors", "model-1.bin", "model-9.safetensors"):
+    for bad in ("../model-1.safetensors", "/etc/model.safetensors", "sub/model-1.safetensors", "model-1.bin", "model-9.safetensors", "\ud800.safetensors", "..safetensors"):
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index | {"transformer.wte.weight": bad}}))
         with pytest.raises(InputError, match="same folder|is missing"):
             GPT.load(folder)
@@ -115,6 +115,12 @@ def test_shards_are_joined(folder):
         ({"n_layer": 1}, "h.1.attn.c_attn.bias is not expected"),
         ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
         ({"model_type": "bert"}, "is not numgpt's"),
+        ({"activation_function": []}, "activation_function is"),
+        ({"embd_pdrop": []}, "embd_pdrop is"),
+        ({"attn_pdrop": None}, "attn_pdrop is"),
+        ({"resid_pdrop": -1}, "resid_pdrop is -1"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is inf"),
+        ({"n_layer": 2**24}, "n_layer is 16777216, expected 0 to 4,096"),
     ],
 )
 def test_a_config_that_does_not_fit_is_named(folder, changes, message):
@@ -132,6 +138,7 @@ def test_a_config_that_does_not_fit_is_named(folder, changes, message):
         (lambda a: a.update({"transformer.ln_f.bias": np.zeros(8, np.int64)}), "has dtype I64"),
         (lambda a: a.update({"transformer.ln_f.bias": np.full(8, np.nan, np.float32)}), "holds NaN"),
         (lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.float32)}), "lm_head.weight is not wte.weight"),
+        (lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.int64)}), "has dtype I64"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(folder, change, message):

@@ -136,6 +136,10 @@ def test_the_command_writes_a_set(tmp_path, capsys):
     assert main(["export", str(tmp_path / "set"), "--llmc", "--seed", "5", "--batch-size", "2", *flags]) == 0
     assert capsys.readouterr().out.count("bytes") == 3
     assert np.array_equal(llmc.load_model(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat)
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    assert main(["export", str(tmp_path / "set"), "--llmc", *flags]) == 2
+    assert "choose another name" in capsys.readouterr().err and (tmp_path / "set" / "notes.txt").exists()
+    (tmp_path / "set" / "notes.txt").unlink()
     for bad in (["--tokens", "99"], ["--activation", "gelu"], ["--n-head", "3"]):
         assert main(["export", str(tmp_path / "set"), "--llmc", *flags, *bad]) == 2
         assert capsys.readouterr().err.count("\n") == 1
