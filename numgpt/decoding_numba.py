@@ -11,7 +11,7 @@ import numpy as np
 from .jit import SUMS, kernel, launch, parallel
 from .ops.attention_numba import exponentials
 from .ops.elementary_numba import row_max
-from .ops.few_rows_numba import PARTS, add_products, padded, part_of
+from .ops.few_rows_numba import PARTS, add_products, multiply_part, padded, part_of
 from .ops.few_rows_numba import suits as few_rows_suit
 from .ops.linear_numba import rows
 from .ops.norms_numba import normalise_rows
@@ -35,14 +35,6 @@ def normalised(x, w, b, eps):
     y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(len(x), x.dtype)
     normalise_rows(x, w, b, eps, y, xhat, rstd)
     return y
-
-
-@kernel
-def multiply_part(part, x, w, sums):
-    """sums[part] = x w over a part of w's rows."""
-    k0, k1 = part_of(part, len(w))
-    sums[part] = 0
-    add_products(x, w, k0, k1, sums[part])
 
 
 @kernel(fastmath=SUMS)

@@ -158,12 +158,18 @@ def add_products(x, w, k0, k1, y):
                 _eight_rows(x, w, y, k, n)
 
 
-@parallel
-def part_products(part, x, w, sums):
+@kernel
+def multiply_part(part, x, w, sums):
     """sums[part] (M, N) = x w over a part of w's rows."""
     k0, k1 = part_of(part, len(w))
     sums[part] = 0
     add_products(x, w, k0, k1, sums[part])
+
+
+@parallel
+def part_products(part, x, w, sums):
+    """All parts of a product."""
+    multiply_part(part, x, w, sums)
 
 
 def multiply_few(x, w, bias=None):
