@@ -224,6 +224,17 @@ def export(args):
     return 0
 
 
+def diff(args):
+    """numgpt diff."""
+    from .parity import first_divergence
+
+    found = first_divergence(args.a, args.b, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
+    if args.all:
+        print(f"{found.comparison}\n")
+    print(found)
+    return 0 if found.first is None else 1
+
+
 def info(args):
     """numgpt info."""
     from . import accounting
@@ -342,7 +353,7 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "info": info}
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "diff": diff, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

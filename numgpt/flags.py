@@ -77,6 +77,15 @@ def parser(commands):
     p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; 64, or block_size where it is less")
     _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
 
+    p = command("diff", "The first value or gradient at which two models part beyond rounding, and the likely cause.", "numgpt diff runs/1 exported")
+    p.add_argument("a", help="a checkpoint, a run, a folder of transformers, hf: and a name on the hub, or a model of llm.c")
+    p.add_argument("b", help="the same, or a debug state of llm.c")
+    p.add_argument("--all", action="store_true", help="a line for every parameter, value and gradient")
+    p.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="in which both run; %(default)s")
+    p.add_argument("--batch-size", type=_positive, default=2, metavar="B", help="sequences of random tokens; %(default)s")
+    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; 16, or block_size where it is less")
+    p.add_argument("--seed", type=_count, default=0, help="of the tokens; %(default)s")
+
     p = command("info", "Parameters, bytes and FLOPs of a model, counted without allocating it.", "numgpt info gpt3-175b --batch-size 1")
     p.add_argument("model", nargs="?", default=presets.DEFAULT, help=f"a preset or a checkpoint: {', '.join(presets.MODELS)}; %(default)s unless given")
     p.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="sequences a step; %(default)s")

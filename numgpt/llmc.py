@@ -23,6 +23,15 @@ LAYER = ("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "
 LAYER += ("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias")
 
 
+def kind_of(path):
+    """The magic number that a file begins with: MODEL, STATE, TOKENS or TOKENIZER; InputError for any other."""
+    with open(path, "rb") as file:
+        magic = int.from_bytes(file.read(4), "little")
+    if magic not in (MODEL, STATE, TOKENIZER, TOKENS):
+        raise InputError(f"{path}: begins with {magic}, expected a file of llm.c: {MODEL} for a model, {STATE} for a debug state")
+    return magic
+
+
 def save_model(path, model):
     """Write a model as llm.c reads it, in float32: matrices (out, in), each kind for all layers together, the vocabulary padded."""
     c = model.config

@@ -97,11 +97,14 @@ class Record:
     def run(self, full, op, arrays, options):
         """Check the arrays against the op's line, draw its mask if it drops, and run its forward on the engine."""
         op.check(arrays, options)
-        if op.noise and self.step is not None and self.config.dropout > 0:
-            p = self.config.dropout
-            shape = op.noise(*arrays, **options)
-            options = options | {"keep": stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p, "p": p}
-        return engine.forward(op, arrays)(*arrays, **options)
+        return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
+
+    def mask(self, full, op, arrays, options):
+        """The options that make an op drop, where it does in this step."""
+        if not op.noise or self.step is None or self.config.dropout == 0:
+            return {}
+        p, shape = self.config.dropout, op.noise(*arrays, **options)
+        return {"keep": stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p, "p": p}
 
     def back(self, name, dy):
         """Run the backward of what was filed under name; add up its parameters' gradients, return those of its inputs.

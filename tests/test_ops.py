@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from op_table import TORCH
 
 from numgpt import InputError, gradcheck, ops
 from numgpt.check import op_subjects
 from numgpt.gradcheck import GradientError
 from numgpt.ops.erf import erf, erfc
+from numgpt.parity.op_table import TORCH
 
 every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
 
@@ -25,7 +25,7 @@ def draw_subjects(op, data):
 
 
 def test_every_op_has_a_row_in_the_table():
-    assert set(TORCH) == set(ops.ALL), "an op was added without its row in tests/op_table.py, or a row without its op"
+    assert set(TORCH) == set(ops.ALL), "an op was added without its row in numgpt/parity/op_table.py, or a row without its op"
 
 
 def test_every_pair_in_the_package_is_an_op():

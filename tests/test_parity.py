@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_table import TORCH
 
 from numgpt import GPT, AdamW, Config, ops
 from numgpt.check import op_subjects
+from numgpt.parity.op_table import TORCH
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 

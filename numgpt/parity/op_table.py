@@ -1,7 +1,4 @@
-"""One row an op: what PyTorch calls it, as a function of its arrays and options. All laws run over this table.
-
-A row's function gets torch, the arrays as tensors and the op's options; None where PyTorch has no such op.
-"""
+"""One row an op: what PyTorch calls it, as a function of torch, the arrays as tensors, and the op's options."""
 
 
 def _attend(torch, q, k, v, scale=None, mask=None, keep=None, p=0.0):
@@ -30,7 +27,7 @@ TORCH = {
     "embedding": lambda torch, ids, weight: torch.nn.functional.embedding(ids, weight),
     "positions": lambda torch, x, weight, start=0: x + weight[start : start + x.shape[-2]],
     "linear": lambda torch, x, weight, bias: torch.nn.functional.linear(x, weight.T, bias),
-    "layernorm": lambda torch, x, weight, bias: torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias),
+    "layernorm": lambda torch, x, weight, bias, eps=1e-5: torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps),
     "gelu": lambda torch, x: torch.nn.functional.gelu(x),
     "gelu_tanh": lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh"),
     "relu": lambda torch, x: torch.relu(x),

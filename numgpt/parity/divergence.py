@@ -1,0 +1,178 @@
+"""The first place where two models part, and why."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Config
+from ..errors import InputError
+from ..model import GPT
+from ..streams import stream
+from . import rounding
+from .causes import CAUSES
+from .comparison import Comparison, Row, first, rows
+from .modules import is_module
+from .sides import Ours, State, Theirs, opened
+
+DEPTH = 3  # causes that may act together
+SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
+
+
+def compare(module, model=None, tokens=None, targets=None, *, names=None, call=None, dtype="float64", seed=0, shape=(2, None)):
+    """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and gradient by name.
+
+    model: a GPT or a Config that says what the module should compute; read off the module unless given.
+    names: numgpt's name -> the module's path, for one that does not name its parts as nanoGPT, minGPT or transformers do.
+    call: (module, tokens, targets) -> (logits, loss), for one that takes them in another way.
+    tokens, targets (B, T) integers, targets below 0 do not count: drawn by seed unless given, in a shape (B, T), T None: 16 or
+    what the block size allows. dtype: in which both run.
+    Returns a Comparison; its check() raises ParityError where they differ by more than rounding explains.
+    """
+    if not is_module(module):
+        raise InputError(f"compare: was given {type(module).__name__}, expected a torch.nn.Module: first_divergence takes checkpoints and files too")
+    theirs = Theirs(module, names, call, config=_config(model))
+    ours = Ours(GPT(theirs.config, params=theirs.params(), dtype="float64"), "numgpt with the weights of B")
+    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), dtype)[0]
+
+
+def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, optimizers=(None, None), lr=None, dtype="float64", seed=0, shape=(2, None)):
+    """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found by trying.
+
+    a, b: each a GPT, a PyTorch module, or the path of a checkpoint, of a folder of transformers or of a file of llm.c; each runs
+    with its own weights. A debug state of llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
+    optimizers: an AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then compared too; lr: of
+    numgpt's, that of PyTorch's unless given. Returns a Divergence; print it.
+    """
+    sides = _opened((a, b), names, call, optimizers, lr)
+    batch = _batch(sides, tokens, targets, seed, shape)
+    comparison, runs, resolution = _compare(sides, batch, dtype)
+    form, left, causes = sides[0].form, comparison.first, []
+    while left is not None and len(causes) < DEPTH:
+        found = _best_cause(form, runs, batch, comparison.rows, left, resolution)
+        if found is None:
+            break
+        text, form, left = found
+        causes.append(text)
+    return Divergence(comparison, tuple(causes), left)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What first_divergence found: the comparison, its first Row that differs, the rows that agree before it, and likely causes.
+
+    causes: what was found by trying, in order; each acts on top of those before it. left: the first Row that differs with all of
+    them, or None: then they explain everything.
+    """
+
+    comparison: Comparison
+    causes: tuple = ()
+    left: Row = None
+
+    @property
+    def first(self):
+        """The Row where the models part, None where they do not."""
+        return self.comparison.first
+
+    @property
+    def agreeing(self):
+        """The rows of its stage, and of the stages that are computed before, that agree before it."""
+        rows = [r for r in self.comparison.rows if r.stage != "parameter"]
+        return rows if self.first is None else rows[: rows.index(self.first)] if self.first in rows else rows
+
+    def __str__(self):
+        c, first = self.comparison, self.first
+        lines = [f"A  {c.a}", f"B  {c.b}", "", c.summary]
+        if first is None:
+            return "\n".join([*lines, f"no difference that rounding in {c.dtype} does not explain"])
+        before = [r.name for r in self.agreeing if r.stage == first.stage]
+        if before:
+            lines.append(f"agree before it: {', '.join(before) if len(before) <= 6 else ', '.join(before[:3]) + ', … ' + ', '.join(before[-2:]) + f' ({len(before)} {first.stage}s)'}")
+        size = first.size or 1.0
+        lines.append(f"the first that differs: {first.stage} {first.name}, by {first.difference / size:.1e} of its size, where rounding in {c.dtype} explains {first.explained / size:.1e}")
+        lines += [f"  {first.note}"] if first.note else []
+        odd = [r.name for r in c.rows if r.stage == "parameter" and not r.agrees]
+        if odd:
+            lines.append(f"parameters that differ: {', '.join(odd[:4])}{f' and {len(odd) - 4} more' if len(odd) > 4 else ''}")
+        lines += [f"likely cause: {text}" for text in self.causes]
+        if not self.causes:
+            lines.append("no likely cause: none of those that are known makes A give what B gives" + (", and the parameters differ: trained otherwise?" if odd else ""))
+        elif self.left is None:
+            lines.append(f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, everything agrees")
+        else:
+            lines.append(f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, the first that differs is {self.left.stage} {self.left.name}")
+        return "\n".join(lines)
+
+
+def _best_cause(form, runs, batch, compared, left, dtype):
+    """(what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
+    place = {(r.stage, r.name): n for n, r in enumerate(r for r in compared if r.stage != "parameter")}
+    limits = tuple({r.name: r.explained for r in compared if r.stage == stage} for stage in ("value", "gradient", "update"))
+    start, best = place.get((left.stage, left.name), len(place)), None
+    for text, changed in (tried for cause in CAUSES for tried in cause(form, *runs)):
+        try:
+            run = changed.run(*batch)
+        except InputError:  # a form that does not fit the batch
+            continue
+        found = first(_computed(rows(run, runs[1], limits, dtype)))
+        if found is not None:
+            reached = place.get((found.stage, found.name), start)
+            if reached < start or (reached == start and not found.difference * SMALLER < left.difference):
+                continue
+        found = first(_computed(rows(run, runs[1], rounding.explained(changed, *batch, dtype), dtype)))
+        if found is None:
+            return text, changed, None
+        score = (place.get((found.stage, found.name), start), -found.difference / (found.size or 1.0))
+        if score[0] >= start and (best is None or score > best[0]):
+            best = score, text, changed, found
+    return None if best is None else best[1:]
+
+
+def _computed(rows):
+    """The rows of what was computed, not given."""
+    return [r for r in rows if r.stage != "parameter"]
+
+
+def _compare(sides, batch, dtype):
+    """(Comparison, both Runs, the dtype whose rounding counts: the coarser of dtype and that of a file)."""
+    runs = tuple(side.run(*batch, dtype) for side in sides)
+    resolution = max([np.dtype(dtype), *(s.dtype for s in sides if isinstance(s, State))], key=rounding.unit)
+    found = rows(*runs, rounding.explained(sides[0].form, *batch, resolution), resolution)
+    if not _computed(found):
+        raise InputError(f"parity: {sides[0].title} and {sides[1].title} have no value in common, expected names that both know")
+    return Comparison(sides[0].title, sides[1].title, resolution.name, found), runs, resolution
+
+
+def _opened(things, names, call, optimizers, lr):
+    """Both sides; a debug state is read with the other's config."""
+    if lr is None:
+        lr = next((o.param_groups[0]["lr"] for o in optimizers if hasattr(o, "param_groups")), None)
+    options = [{"names": names, "call": call, "optimizer": o, "lr": lr} for o in optimizers]
+    a = opened(things[0], **options[0])
+    b = opened(things[1], a.config, **options[1])
+    for name in ("n_embd", "n_layer"):
+        if getattr(a.config, name) != getattr(b.config, name):
+            raise InputError(f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)}, expected two models of one size")
+    return a, b
+
+
+def _batch(sides, tokens, targets, seed, shape):
+    """(tokens, targets): those given, those of a debug state, or drawn by seed, each target the token after."""
+    own = next((s.batch for s in sides if isinstance(s, State)), None)
+    if own is not None:
+        return own
+    if tokens is None:
+        V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
+        B, T = shape
+        if T is not None and T > longest:
+            raise InputError(f"parity: {T} tokens a sequence, expected at most block_size {longest}")
+        drawn = stream(seed, "parity").integers(0, V, (B, min(T or 16, longest) + 1))
+        return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
+    if targets is None:
+        raise InputError("parity: tokens came without targets, expected both, (B, T) integers")
+    model = GPT(sides[0].config, params=sides[0].form.params)
+    tokens = np.atleast_2d(model._tokens(tokens))
+    return tokens, np.atleast_2d(model._targets(tokens, np.reshape(targets, tokens.shape))).astype(np.int64)
+
+
+def _config(model):
+    return model if isinstance(model, Config) or model is None else model.config
