@@ -224,6 +224,38 @@ def export(args):
     return 0
 
 
+def verify(args):
+    """numgpt verify."""
+    from .checkpoint import write_file
+    from .engine import current
+    from .parity import page, truth
+    from .parity import verify as against
+
+    if args.html and not Path(args.html).absolute().parent.is_dir():
+        raise InputError(f"verify: {Path(args.html).parent} does not exist, expected a folder for --html to write to")
+    print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
+    lines, tensors = [], []
+
+    def show(line):
+        lines.append(line)
+        print(line, flush=True)
+
+    for line in against.lines(args.seed, args.names):
+        show(line)
+    if not args.names or any(name in against.TRUTH for name in args.names):
+        tensors = truth.measure(seeds=range(args.seed, args.seed + args.seeds))
+        for line in against.truth_lines(tensors):
+            show(line)
+        print(f"\n{truth.HEADER}", *tensors, sep="\n")
+    if not lines:
+        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
+    if args.html:
+        write_file(args.html, page.page(lines, tensors, current()).encode())
+    failed, skipped = sum(not line.holds for line in lines), sum(line.limit is None for line in lines)
+    print(f"\n{len(lines) - skipped} comparisons with PyTorch, {failed} failed" + (f", {skipped} skipped" if skipped else "") + (f"; the page is {args.html}" if args.html else ""))
+    return 1 if failed else 0
+
+
 def diff(args):
     """numgpt diff."""
     from .parity import first_divergence
@@ -353,7 +385,7 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "diff": diff, "info": info}
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "verify": verify, "diff": diff, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

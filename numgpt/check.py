@@ -14,13 +14,18 @@ from .record import Record
 
 @dataclass(frozen=True)
 class Subject:
-    """A pair at some arrays: what findings() takes."""
+    """A pair at some arrays: what findings() takes.
+
+    op: the op that it is, or for a layer record: a function of (kind of Record, the arrays) -> (record, layer, inputs).
+    """
 
     name: str
     forward: callable
     backward: callable
     arrays: tuple
     options: dict
+    op: object = None
+    record: callable = None
 
     def findings(self, seed=0):
         """The laws' findings; a backward that does not even fit its forward is a finding too."""
@@ -77,7 +82,7 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
             return engine.backward(op, dy)(dy, saved)
 
     def subject(variant, arrays, more):
-        return Subject(f"{op.name} ({variant})" if variant else op.name, forward, backward, tuple(arrays), options | more)
+        return Subject(f"{op.name} ({variant})" if variant else op.name, forward, backward, tuple(arrays), options | more, op)
 
     yield subject("", arrays, {})
     for i, argument in enumerate(op.arguments):
@@ -111,12 +116,15 @@ def _recorded(name, layer, config, rng, inputs):
     drawn = {n: shape for n, shape in shapes(config).items() if n in names}
     step = 0 if config.dropout else None
 
-    def forward(*arrays):
-        params = dict(zip(names, arrays[len(inputs) :]))
-        r = Record(params, config, keep=True, step=step)
+    def record(kind, arrays):
+        r = kind(dict(zip(names, arrays[len(inputs) :])), config, keep=True, step=step)
         r.scope = prefix
+        return r, layer, arrays[: len(inputs)]
+
+    def forward(*arrays):
+        r, _, given = record(Record, arrays)
         with engine.session("float64"):
-            return layer.forward(r, *arrays[: len(inputs)]), r
+            return layer.forward(r, *given), r
 
     def backward(dy, r):
         r.start_backward(Flat(drawn, r.params[names[0]].dtype))
@@ -126,4 +134,4 @@ def _recorded(name, layer, config, rng, inputs):
         return *([dx] if dx is not None else [None] * len(inputs)), *(r.grads[n] for n in names)
 
     params = [rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight")) for n, shape in drawn.items()]
-    return Subject(name, forward, backward, (*inputs, *params), {})
+    return Subject(name, forward, backward, (*inputs, *params), {}, record=record)

@@ -77,6 +77,12 @@ def parser(commands):
     p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; 64, or block_size where it is less")
     _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
 
+    p = command("verify", "Every op, layer and model variant against PyTorch, ten steps of AdamW, and whose float32 is closer to the truth.", "numgpt verify --html parity.html")
+    p.add_argument("names", nargs="*", metavar="NAME", help="only what has this in its name, such as layernorm, GPT-2 or truth; all unless given")
+    p.add_argument("--seed", type=_count, default=0, help="of the arrays; %(default)s")
+    p.add_argument("--seeds", type=_positive, default=4, metavar="N", help="training steps over which errors in ulps are averaged; %(default)s")
+    p.add_argument("--html", metavar="FILE", help="write a page with the tables, to be handed on")
+
     p = command("diff", "The first value or gradient at which two models part beyond rounding, and the likely cause.", "numgpt diff runs/1 exported")
     p.add_argument("a", help="a checkpoint, a run, a folder of transformers, hf: and a name on the hub, or a model of llm.c")
     p.add_argument("b", help="the same, or a debug state of llm.c")

@@ -1,4 +1,6 @@
-"""The same numbers as PyTorch and transformers, in float64: op by op, then whole models, values and gradients."""
+"""The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and whose error is the smaller one."""
+
+import sys
 
 import numpy as np
 import pytest
@@ -6,84 +8,85 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numgpt import GPT, AdamW, Config, ops
-from numgpt.check import op_subjects
-from numgpt.parity.op_table import TORCH
+from numgpt.__main__ import main
+from numgpt.parity import op_table, verify
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-# Two float64 programs that add in different orders part by some eps times the largest term; 1e-12 leaves room for hundreds.
-CLOSE = {"rtol": 1e-11, "atol": 1e-12}
+from numgpt.parity import truth  # noqa: E402
 
 
-def tensor(array):
-    if isinstance(array, np.ndarray):
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.requires_grad_() if array.dtype.kind == "f" else tensor
-    return array
+def holds(line):
+    assert line.holds, str(line)
 
 
 @pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_op_agrees_with_pytorch(op, seed):
-    for subject in op_subjects(op, seed):
-        y, saved = subject.forward(*subject.arrays, **subject.options)
-        dy = np.random.default_rng(seed).standard_normal(np.shape(y))
-        arrays = [tensor(a) for a in subject.arrays]
-        theirs = TORCH[op.name](torch, *arrays, **{k: tensor(v) for k, v in subject.options.items()})
-        np.testing.assert_allclose(y, theirs.detach().numpy(), **CLOSE, err_msg=subject.name)
-        if not theirs.requires_grad:
-            continue
-        theirs.backward(torch.from_numpy(np.asarray(dy)))
-        for ours, a in zip(subject.backward(dy, saved), arrays):
-            if ours is not None:
-                np.testing.assert_allclose(ours, np.zeros_like(ours) if a.grad is None else a.grad.numpy(), **CLOSE, err_msg=subject.name)
+    for subject in verify.variants(op, seed):
+        for dtype in verify.DTYPES:
+            holds(verify.subject_line(subject, dtype, seed))
 
 
-def compare_model(model, theirs, prefix):
-    """Logits, loss and every gradient of a transformers model with the same parameters."""
-    theirs = theirs.double().eval()
-    state = theirs.state_dict()
-    for name, value in model.params.items():
-        value += 0.1 * np.random.default_rng(0).standard_normal(value.shape)
-        state[prefix(name)].copy_(torch.from_numpy(value))
-    rng = np.random.default_rng(1)
-    tokens, targets = rng.integers(0, model.config.vocab_size, (2, 3, model.config.block_size))
-    targets[0, :2] = -1
-    logits = theirs(torch.from_numpy(tokens)).logits
-    np.testing.assert_allclose(model(tokens), logits.detach().numpy(), **CLOSE)
-    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), torch.from_numpy(targets).reshape(-1), ignore_index=-1)
-    loss.backward()
-    our_loss, grads = model.loss_and_grads(tokens, targets)
-    assert abs(our_loss - loss.item()) < 1e-13
-    parameters = dict(theirs.named_parameters())
-    for name, grad in grads.items():
-        np.testing.assert_allclose(grad, parameters[prefix(name)].grad.numpy(), **CLOSE, err_msg=name)
+@pytest.mark.parametrize("dtype", verify.DTYPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_layer_and_model_agrees_with_pytorch(seed, dtype):
+    for subject in verify.subjects(seed):
+        if subject.op is None:
+            holds(verify.subject_line(subject, dtype, seed))
 
 
-SIZE = {"vocab_size": 13, "n_layer": 2, "n_head": 2, "n_embd": 8}
+@pytest.mark.parametrize("name", verify.TRANSFORMERS)
+def test_transformers_models_and_ten_steps_of_adamw_agree(name):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    lines = list(verify.transformers_lines(name, verify.TRANSFORMERS[name], seed=1))
+    assert len(lines) == 4
+    for line in lines:
+        holds(line)
 
 
-@pytest.mark.parametrize("activation, theirs", [("gelu_tanh", "gelu_new"), ("gelu", "gelu"), ("relu", "relu")])
-def test_gpt2_agrees_with_transformers(activation, theirs):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    model = GPT(Config(block_size=6, activation=activation, **SIZE), dtype="float64")
-    config = transformers.GPT2Config(
-        n_positions=6, activation_function=theirs, attn_implementation="eager", bos_token_id=0, eos_token_id=0, **SIZE
-    )
-    compare_model(model, transformers.GPT2LMHeadModel(config), lambda name: f"transformer.{name}")
+@pytest.mark.parametrize("planted", ["value", "gradient", "small"])
+def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy * (1 + 1e-3)
+
+    right = op_table.TORCH["gelu"]
+    rows = {"value": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), "gradient": lambda t, x: Wrong.apply(right(t, x)), "small": lambda t, x: right(t, x) * (1 + 1e-11)}
+    monkeypatch.setitem(op_table.TORCH, "gelu", rows[planted])
+    subject = next(verify.variants(ops.gelu, 0))
+    assert not verify.subject_line(subject, "float64", 0).holds
+    assert verify.subject_line(subject, "float32", 0).holds is (planted == "small")  # which float32 cannot show
+    assert main(["verify", "gelu"]) == 1
+    assert " FAILS " in capsys.readouterr().out
 
 
-def test_gpt1_agrees_with_transformers():
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    model = GPT(Config(block_size=6, norm_position="post", **SIZE), dtype="float64")
-    theirs = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(n_positions=6, **SIZE))
-    names = {"wte": "tokens_embed", "wpe": "positions_embed"}
-    compare_model(model, theirs, lambda name: "transformer." + names.get(name.split(".")[0], name.split(".")[0]) + name[len(name.split(".")[0]) :])
+def test_numgpt_is_no_further_from_the_truth_than_pytorch():
+    for line in verify.truth_lines(truth.measure(seeds=range(3))):
+        holds(line)
 
 
-def test_adamw_agrees_with_pytorch_step_by_step():
-    model = GPT(Config(block_size=6, **SIZE), dtype="float64")
+def test_a_side_that_errs_more_is_said_to_be_further_from_the_truth(monkeypatch):
+    exact = GPT.loss_and_grads
+
+    def worse(model, tokens, targets, **more):
+        loss, grads = exact(model, tokens, targets, **more)
+        grads.flat *= 1 + 2.0**-20 * np.random.default_rng(0).standard_normal(grads.flat.shape).astype(np.float32)
+        return loss, grads
+
+    monkeypatch.setattr(GPT, "loss_and_grads", worse)
+    found = {x.name: x for x in truth.measure(seeds=range(1)) if x.stage == "gradient"}
+    assert found["h.0.attn.c_attn.weight"].ratio > 2 and found["h.0.attn"].ratio < 2
+    assert 6 < found["h.0.attn.c_attn.weight"].ours < 12  # 2⁻²⁰ is 8 ulps
+
+
+def test_adamw_with_clipping_agrees_with_pytorch_step_by_step():
+    model = GPT(Config(vocab_size=13, n_layer=2, n_head=2, n_embd=8, block_size=6), dtype="float64")
     optimizer = AdamW(model, betas=(0.9, 0.95), weight_decay=0.1, clip=0.5)
     tensors = {n: torch.nn.Parameter(torch.from_numpy(p.copy())) for n, p in model.params.items()}
     groups = [{"params": [t for t in tensors.values() if t.ndim > 1], "weight_decay": 0.1}, {"params": [t for t in tensors.values() if t.ndim <= 1], "weight_decay": 0.0}]
@@ -99,3 +102,27 @@ def test_adamw_agrees_with_pytorch_step_by_step():
         assert abs(optimizer.step(grads, lr=1e-2) - norm.item()) < 1e-12
         for name, t in tensors.items():  # PyTorch scales by clip/(norm + 1e-6): a difference of 1e-8, which Adam all but cancels
             np.testing.assert_allclose(model.params[name], t.detach().numpy(), rtol=1e-8, atol=1e-9)
+
+
+def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["verify", "layernorm", "--html", str(page)]) == 0
+    assert "4 comparisons with PyTorch, 0 failed" in capsys.readouterr().out
+    assert "All 4 comparisons hold" in page.read_text("utf-8")
+    assert main(["verify", "closer", "--seeds", "1", "--html", str(page)]) == 0
+    assert page.read_text("utf-8").count('class="bar ours"') == len(truth.measure(seeds=range(1)))
+    for args in (["verify", "nothing of this name"], ["verify", "gelu", "--html", str(tmp_path / "no" / "page.html")]):
+        assert main(args) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_transformers_its_lines_are_skipped(monkeypatch, capsys):
+    monkeypatch.setattr(verify.importlib.util, "find_spec", lambda name: None)
+    assert main(["verify", "transformers"]) == 0
+    assert "0 comparisons with PyTorch, 0 failed, 2 skipped" in capsys.readouterr().out
+
+
+def test_without_pytorch_one_line_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["verify", "gelu"]) == 2
+    assert "pip install numgpt[verify]" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Linear maps: the layer's own, and the unembedding that may share its weight with the token embedding."""
 
+import numpy as np
+
 from .op import Op
 
 
@@ -31,8 +33,13 @@ def linear_backward(dy, saved):
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
     dx = dy @ weight.swapaxes(0, 1)
     dweight = rows.swapaxes(0, 1) @ drows
-    dbias = drows.sum(0) if has_bias else None
+    dbias = sum_rows(drows) if has_bias else None
     return dx, dweight, dbias
+
+
+def sum_rows(rows):
+    """Σ_n rows_n.  (N, C) → (C), turned first: NumPy adds in pairs, with a small error, only along an axis that lies together in memory."""
+    return np.ascontiguousarray(rows.swapaxes(0, 1)).sum(-1)
 
 
 linear = Op("...I, IO, O? -> ...O", linear_forward, linear_backward, parameters=("weight", "bias"))

@@ -1,5 +1,6 @@
 """Normalisation over channels."""
 
+from .linear import sum_rows
 from .op import Op
 
 
@@ -37,8 +38,8 @@ def layernorm_backward(dy, saved):
     C = dy.shape[-1]
     g = dy * weight
     dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
-    dweight = (dy * xhat).reshape(-1, C).sum(0)
-    dbias = dy.reshape(-1, C).sum(0) if has_bias else None
+    dweight = sum_rows((dy * xhat).reshape(-1, C))
+    dbias = sum_rows(dy.reshape(-1, C)) if has_bias else None
     return dx, dweight, dbias
 
 

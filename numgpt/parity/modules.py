@@ -36,6 +36,12 @@ GPT2 = {
     "ln_f": "transformer.ln_f",
     "lm_head": "lm_head",
 }  # of nanoGPT, minGPT and transformers alike
+GPT1 = {n: p for n, p in GPT2.items() if n != "ln_f"} | {
+    "wte": "transformer.tokens_embed",
+    "wpe.weight": "transformer.positions_embed.weight",
+    "h.{i}.mlp": "transformer.h.{i}.mlp",
+}  # of transformers
+KNOWN = (GPT2, GPT1)
 OPTIONAL = ("drop", "h.{i}.mlp")
 
 
@@ -64,7 +70,7 @@ class Module:
     def __init__(self, module, names=None, call=None, optimizer=None, config=None):
         self.module, self.optimizer, self.call = module, optimizer, call or _call
         self.title = f"{type(module).__name__} of PyTorch"
-        self.names = _expand(module, GPT2 if names is None else names)
+        self.names = _expand(module, names or next((m for m in KNOWN if _has(module, m["wte"])), GPT2))
         self.paths = {n: p for n, p in self.names.items() if n.rsplit(".", 1)[-1] in ("weight", "bias")}
         self.config = config_of(module, self) if config is None else config
 
@@ -264,7 +270,7 @@ def _hooks(module, names, found):
     def keep(name):
         def hook(part, inputs, output=None):
             value = inputs[0] if output is None else output
-            value = value[0] if isinstance(value, tuple) else value
+            value = value[0] if isinstance(value, tuple | list) else value
             if value.requires_grad:
                 value.retain_grad()
             found[name] = value

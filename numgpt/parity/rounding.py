@@ -38,7 +38,7 @@ def explained(form, tokens, targets, dtype, draws=4, seed=0):
 def rms(array):
     """The root mean square of an array."""
     array = np.asarray(array)
-    return float(np.sqrt(np.mean(np.square(array, dtype=np.float64)))) if array.size else 0.0
+    return float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0
 
 
 def moved(array, size, rng):

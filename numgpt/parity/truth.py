@@ -1,0 +1,110 @@
+"""Who is closer to the truth: the error of every tensor of a float32 training step against long double, numgpt's beside PyTorch's."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Config
+from ..model import GPT
+from ..optim import AdamW, adamw
+from ..streams import stream
+from ..transformer import loss
+from .forms import Form
+from .modules import torch
+from .rounding import rms
+from .torch_record import torch_run
+
+CONFIG = Config(vocab_size=65, block_size=32, n_layer=2, n_head=4, n_embd=64)
+STEP = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+LR = 1e-3
+WARM = 10  # steps before the one that is measured, so that biases are not 0 and norms not 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor's error in float32, root mean square over its entries and the seeds, in ulps: 2⁻²³ of its root mean square."""
+
+    stage: str  # value, gradient or update
+    name: str
+    ours: float
+    theirs: float
+
+    @property
+    def ratio(self):
+        """Ours to theirs; 1 where both are exact."""
+        return self.ours / self.theirs if self.theirs else 1.0 if self.ours == 0 else math.inf
+
+    def __str__(self):
+        return f"{self.stage:9}  {self.name:24}  {self.ours:8.3f}  {self.theirs:8.3f}  {self.ratio:6.2f}"
+
+
+HEADER = f"{'error in ulps of':9}{'':18}  {'numgpt':>8}  {'PyTorch':>8}  {'ratio':>6}"
+
+
+def measure(config=CONFIG, seeds=range(4), B=4):
+    """A Tensor for each value, gradient and updated parameter.
+
+    The exact step runs in long double on the specification, from the same float32 parameters. numgpt's parameter gradients and loss
+    are those of GPT.loss_and_grads on the engine in use; values, and gradients of values, those of a Record that keeps them. An
+    updated parameter is judged by a long double AdamW from the same side's own gradient: otherwise the first step of Adam,
+    which divides each gradient by its own size, would show which gradients are near 0, not how well it is computed.
+    """
+    t, squares = torch(), {}
+    for seed in seeds:
+        model, tokens, targets = _warm(config, seed, B)
+        form = Form(config, model.params)
+        exact, kept = form.run(tokens, targets, "longdouble"), form.run(tokens, targets, "float32")
+        value, grads = model.loss_and_grads(tokens, targets)
+        theirs = torch_run(form, loss, (tokens, targets), "float32", lambda params: _torch_adamw(t, params))
+        ours = {"value": kept.values | {"loss": value}, "gradient": kept.grads | dict(grads)}
+        both = {"value": theirs.values, "gradient": theirs.grads}
+        for stage, truth in (("value", exact.values), ("gradient", exact.grads)):
+            for name in truth:
+                _add(squares, (stage, name), ours[stage][name], both[stage][name], truth[name], truth[name])
+        updated = model.params.astype("float32")
+        AdamW(updated, clip=0, **STEP).step(grads, LR)
+        wide = _exact_step(model.params, grads), _exact_step(model.params, theirs.grads)
+        for name in updated:
+            _add(squares, ("update", name), updated[name], theirs.updated[name], wide[0][name], wide[1][name])
+    n = len(seeds)
+    return [Tensor(*key, math.sqrt(a / n), math.sqrt(b / n)) for key, (a, b) in squares.items()]
+
+
+def geometric_mean(tensors):
+    """The geometric mean of ours to theirs, over the tensors that are not exact on either side."""
+    logs = [math.log(x.ratio) for x in tensors if x.ours and x.theirs]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _warm(config, seed, B):
+    """A model after some steps on random tokens, and a batch that it has not seen."""
+    model, rng = GPT(config, seed), stream(seed, "truth")
+    optimizer = AdamW(model)
+    for _ in range(WARM):
+        tokens, targets = rng.integers(0, config.vocab_size, (2, B, config.block_size))
+        optimizer.step(model.loss_and_grads(tokens, targets)[1], LR)
+    return model, *rng.integers(0, config.vocab_size, (2, B, config.block_size))
+
+
+def _torch_adamw(t, params):
+    matrices, vectors = ([p for p in params.values() if (p.ndim > 1) is wanted] for wanted in (True, False))
+    return t.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=LR, **STEP)
+
+
+def _exact_step(params, grads):
+    """The parameters after a first step of AdamW in long double from these gradients."""
+    w, g = params.astype("longdouble"), params.astype("longdouble")
+    for name in g:
+        g[name] = grads[name]
+    zeros = w.like().flat, w.like().flat
+    adamw(w.flat, g.flat, *zeros, w.decayed.size, STEP["betas"], STEP["eps"], STEP["weight_decay"], 1.0, LR, 1)
+    return w
+
+
+def _add(squares, key, ours, theirs, truth, their_truth):
+    """Add this seed's squared errors in ulps."""
+    found = squares.setdefault(key, [0.0, 0.0])
+    for i, (array, exact) in enumerate(((ours, truth), (theirs, their_truth))):
+        size = rms(exact) * float(np.finfo(np.float32).eps)
+        found[i] += (rms(np.subtract(array, exact, dtype=np.longdouble)) / size) ** 2 if size else 0.0
