@@ -268,10 +268,12 @@ def test_eigenvalues_are_those_of_the_dense_matrix(changes, operator):
     matrix = dense(calculus.OPERATORS[operator], model, tokens, targets)
     truth = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     rounding = LIMIT * abs(truth).max()
-    for which, expected in (("largest", truth[::-1]), ("smallest", truth), ("magnitude", truth[np.argsort(-abs(truth))])):
+    ends = {"largest": truth[::-1], "smallest": truth, "magnitude": truth[np.argsort(-abs(truth))]}
+    if operator == "gauss_newton":
+        del ends["smallest"]  # 0, many times over, of which one start finds one
+    for which, expected in ends.items():
         found = calculus.top_eigenvalues(model, tokens, targets, k=3, operator=operator, which=which)
         assert (found.bounds <= 1e-8 * abs(truth).max()).all()
-        # The error of a value is at most its bound; its square over the distance to the next eigenvalue where that is larger.
         assert (abs(found.values - expected[:3]) <= found.bounds + rounding).all()
         for value, bound, y in zip(found.values, found.bounds, found.vectors):
             assert abs(np.linalg.norm(matrix @ y.flat - value * y.flat) - bound) <= 10 * rounding
@@ -279,7 +281,7 @@ def test_eigenvalues_are_those_of_the_dense_matrix(changes, operator):
 
 
 def test_all_eigenvalues_add_up_to_the_trace():
-    model, tokens, targets, _ = case({}, 0, TINY)
+    model, tokens, targets, _ = case({}, 0, TINY | {"n_head": 1, "n_embd": 3})
     H = calculus.hessian(model, tokens, targets)
     P = model.n_params
     found = calculus.top_eigenvalues(model, tokens, targets, k=P, steps=P)
@@ -320,7 +322,7 @@ def test_a_direction_may_be_a_mapping_or_a_flat_array(kind):
     model, tokens, targets, rng = case({}, 0)
     flat = rng.integers(-5, 5, model.n_params).astype(float)
     v = Flat(model.params.shapes, "float64", flat)
-    given = {"mapping": dict(reversed(v.items())), "Flat": v, "list": flat.tolist(), "integers": flat.astype(int)}[kind]
+    given = {"mapping": {name: v[name] for name in reversed(list(v))}, "Flat": v, "list": flat.tolist(), "integers": flat.astype(int)}[kind]
     assert np.array_equal(calculus.hvp(model, tokens, targets, given).flat, calculus.hvp(model, tokens, targets, flat).flat)
 
 
@@ -346,9 +348,9 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
         (lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V * 1j), "hvp: the vector is not all finite real numbers .dtype complex128."),
         (lambda: calculus.jvp(MODEL, TOKENS, V * np.inf), "jvp: the vector is not all finite real numbers"),
         (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS, {"wte.weight": 1}), "gauss_newton: the vector lacks h.0.attn.c_attn.bias, expected the names"),
-        (lambda: calculus.fisher(MODEL, TOKENS, {**MODEL.params, "x": V}), "fisher|gauss_newton: the vector has x, expected the names"),
+        (lambda: calculus.fisher(MODEL, TOKENS, {**MODEL.params, "x": V}), "the vector has x, expected the names"),
         (lambda: calculus.hvp(MODEL, TOKENS, TARGETS, {**MODEL.params, "ln_f.bias": V[:2]}), r"the vector's ln_f.bias has shape \(2,\), expected \(6,\)"),
-        (lambda: calculus.hvp(MODEL.astype("longdouble"), TOKENS, TARGETS, V), "hvp: the model is of longdouble|float128, expected float32 or float64"),
+        (lambda: calculus.hvp(MODEL.astype("longdouble"), TOKENS, TARGETS, V), "hvp: the model is of .*, expected float32 or float64"),
         (lambda: calculus.hvp(MODEL, TOKENS + 7, TARGETS, V), "tokens has"),
         (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS[:, 1:], V), "targets: have shape"),
         (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS * 0 - 1, V), "no target counts"),
@@ -361,7 +363,7 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
         (lambda: calculus.per_example_gradients(MODEL, TOKENS, TARGETS * 0 - 1, share=True), "no target counts,"),
         (lambda: calculus.gradient_noise_scale(MODEL, TOKENS[:1], TARGETS[:1]), "noise_scale: 1 example, expected at least two"),
         (lambda: calculus.noise_scale([V, V[1:]]), "noise_scale: gradient 1 has"),
-        (lambda: calculus.hessian(LARGE, TOKENS, TARGETS), "hessian: the model has 101,[0-9]* parameters, expected at most 4,096"),
+        (lambda: calculus.hessian(LARGE, TOKENS, TARGETS), "hessian: the model has 100,864 parameters, expected at most 4,096"),
         (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, operator="adam"), "operator is 'adam', expected one of hessian, gauss_newton"),
         (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, solver="qr"), "solver is 'qr', expected one of lanczos, scipy"),
         (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, which="top"), "which is 'top', expected one of largest, smallest, magnitude"),
