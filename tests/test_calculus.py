@@ -61,6 +61,15 @@ def test_the_comparison_rejects_what_is_off_by_more_than_its_limit():
         agree_as_products(x, x, x, x * (1 + 1e-12))
 
 
+def test_symmetry_rejects_a_product_that_is_wrong_by_1e_9_in_one_parameter():
+    model, tokens, targets, rng = case({}, 0)
+    u, v = rng.standard_normal((2, model.n_params))
+    hu, hv = (calculus.hvp(model, tokens, targets, x) for x in (u, v))
+    hv["h.1.mlp.c_fc.weight"] *= 1 + 1e-9
+    with pytest.raises(AssertionError, match="differ by"):
+        agree_as_products(u, hv.flat, v, hu.flat)
+
+
 @every_variant
 @settings(max_examples=8)
 @given(seed=seeds)
@@ -315,6 +324,26 @@ def test_a_float32_model_is_taken_at_its_parameters_exactly():
         assert ours.dtype == np.float64 and np.array_equal(ours.flat, product(wide, tokens, targets, v).flat)
     assert calculus.jvp(narrow, tokens, v).dtype == np.float64
     assert narrow.params.dtype == np.float32 and np.array_equal(narrow.params.flat, wide.params.flat)
+
+
+@every_variant
+def test_the_numba_engine_gives_the_same_products(changes):
+    """Its float64 backward rounds otherwise than the specification's, and by no more."""
+    pytest.importorskip("numba", reason="Numba is not installed")
+    model, tokens, targets, rng = case(changes, 0)
+    v, dy = rng.standard_normal(model.n_params), rng.standard_normal((2, 4, 6))
+
+    def products():
+        yield from (product(model, tokens, targets, v).flat for product in (calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher))
+        yield from (calculus.vjp(model, tokens, dy, name=name).flat for name in ("h.0", "h.1.attn.heads"))
+
+    expected = list(products())
+    numgpt.use("numba")
+    try:
+        for ours, theirs in zip(products(), expected, strict=True):
+            agree(ours, theirs)
+    finally:
+        numgpt.use("reference")
 
 
 @pytest.mark.parametrize("kind", ["mapping", "Flat", "list", "integers"])
