@@ -53,9 +53,11 @@ def vjp(model, tokens, dvalue, name=None):
     """
     model = _widened("vjp", model, np.float64)
     tokens, grads = model._tokens(tokens), model.params.like()
-    dvalue = np.array(dvalue, np.float64)  # a copy, for a backward that may write over what it is given
-    edits = {} if name is None else {"edit_grad": {name: lambda dy: dvalue}}
-    record = Record(model.params, model.config, grads=grads, seed=model.seed, spare=True, **edits)
+    dvalue = np.asarray(dvalue)
+    if dvalue.dtype.kind not in "fiu":
+        raise InputError(f"vjp: the array has dtype {dvalue.dtype}, expected real numbers")
+    dvalue = dvalue.astype(np.float64, copy=False)
+    record = Record(model.params, model.config, grads=grads, seed=model.seed, edit_grad=None if name is None else {name: lambda dy: dvalue})
     with engine.session(np.float64):
         logits = gpt_forward(record, tokens)
         record.check_names()

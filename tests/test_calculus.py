@@ -331,7 +331,8 @@ def test_the_numba_engine_gives_the_same_products(changes):
     """Its float64 backward rounds otherwise than the specification's, and by no more."""
     pytest.importorskip("numba", reason="Numba is not installed")
     model, tokens, targets, rng = case(changes, 0)
-    v, dy = rng.standard_normal(model.n_params), rng.standard_normal((2, 4, 6))
+    v, dy = rng.standard_normal(model.n_params), rng.standard_normal((4, 2, 6)).swapaxes(0, 1)
+    before = dy.copy()
 
     def products():
         yield from (product(model, tokens, targets, v).flat for product in (calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher))
@@ -342,6 +343,7 @@ def test_the_numba_engine_gives_the_same_products(changes):
     try:
         for ours, theirs in zip(products(), expected, strict=True):
             agree(ours, theirs)
+        assert np.array_equal(dy, before)
     finally:
         numgpt.use("reference")
 
@@ -387,6 +389,7 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
         (lambda: calculus.jvp(MODEL, TOKENS, V, name="h.9"), "jvp: there is no value 'h.9', expected a name such as"),
         (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)), name="h.9"), "there is no value 'h.9', expected a name such as"),
         (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4))), r"vjp: the array has shape \(2, 4\), expected \(2, 4, 7\) as the logits"),
+        (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)) * 1j), "vjp: the array has dtype complex128, expected real numbers"),
         (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4)), name="h.0"), "edit_grad: 'h.0'"),
         (lambda: calculus.per_example_gradients(MODEL, TOKENS, [[-1] * 4, [1] * 4]), "no target counts in row 0"),
         (lambda: calculus.per_example_gradients(MODEL, TOKENS, TARGETS * 0 - 1, share=True), "no target counts,"),

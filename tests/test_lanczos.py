@@ -56,6 +56,15 @@ def test_a_matrix_of_low_rank_takes_few_products():
     assert found.products <= 6
 
 
+def test_vectors_stay_orthogonal_where_one_pass_of_orthogonalisation_loses_them():
+    """Twenty eigenvalues, 1/299 apart, to the last digits: with a single pass copies of the first ones appear, then nonsense."""
+    values = np.linspace(0, 1, 300)
+    A = with_eigenvalues(values)
+    found = lanczos(lambda x: A @ x, 300, 20, steps=300, tolerance=1e-14)
+    assert abs(found.vectors @ found.vectors.T - np.eye(20)).max() < ROUNDING
+    assert abs(found.values - values[:-21:-1]).max() < ROUNDING
+
+
 def test_where_the_steps_run_out_the_bounds_say_so():
     A = with_eigenvalues(np.linspace(0, 1, 200))
     found = lanczos(lambda x: A @ x, 200, 2, steps=5)
