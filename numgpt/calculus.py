@@ -240,18 +240,6 @@ def noise_scale(gradients):
     return NoiseScale(trace / squared_norm if squared_norm > 0 else math.inf, trace, squared_norm, examples)
 
 
-class Spectrum(NamedTuple):
-    """values (k), the wanted end first; bounds (k): within each of its value lies an eigenvalue; products: how many it took.
-
-    vectors: the eigenvectors, mappings of norm 1.
-    """
-
-    values: np.ndarray
-    bounds: np.ndarray
-    vectors: tuple
-    products: int
-
-
 OPERATORS = {"hessian": hvp, "gauss_newton": gauss_newton}
 
 
@@ -259,9 +247,10 @@ def top_eigenvalues(model, tokens, targets, k=1, *, operator="hessian", which="l
     """The k largest eigenvalues of the Hessian or the Gauss-Newton matrix of the loss, by their products alone.
 
     operator: "hessian" or "gauss_newton", which is the Fisher matrix too. which: "largest", "smallest" (the most negative) or
-    "magnitude". solver: "lanczos", numgpt.lanczos.lanczos, which holds a vector for each product, or "scipy" for ARPACK, which
-    holds some 2 k. steps, tolerance, seed: the solver's.
-    tokens and targets (..., T) → Spectrum; a bound larger than tolerance times the largest |value| says that the steps ran out.
+    "magnitude". solver: "lanczos", numgpt.lanczos.lanczos, which sets aside a vector for each of its steps and may find an
+    eigenvalue that occurs twice once only; or "scipy" for ARPACK, which holds some 2 k. steps, tolerance, seed: the solver's.
+    tokens and targets (..., T) → numgpt.lanczos.Eigenvalues, its vectors mappings. A bound larger than tolerance times the
+    largest |value| says that the steps ran out.
     """
     for what, value, known in (("operator", operator, OPERATORS), ("solver", solver, SOLVERS)):
         if value not in known:
@@ -269,7 +258,7 @@ def top_eigenvalues(model, tokens, targets, k=1, *, operator="hessian", which="l
     found = SOLVERS[solver](
         lambda x: OPERATORS[operator](model, tokens, targets, x).flat, model.n_params, k, which=which, steps=steps, tolerance=tolerance, seed=seed
     )
-    return Spectrum(found.values, found.bounds, tuple(_like(model, y) for y in found.vectors), found.products)
+    return found._replace(vectors=tuple(_like(model, y) for y in found.vectors))
 
 
 class _Moved:

@@ -18,7 +18,7 @@ ENDS = {
 
 
 class Eigenvalues(NamedTuple):
-    """values (k), the wanted end first; bounds (k): within each of its value lies an eigenvalue; vectors (k, n), of norm 1.
+    """values (k), the wanted end first; bounds (k): within each of its value lies an eigenvalue; vectors: the k eigenvectors, of norm 1.
 
     products: how often the operator was applied.
     """
@@ -46,7 +46,7 @@ def lanczos(product, n, k=1, *, which="largest", steps=None, tolerance=1e-8, see
 
     product: x (n) → A x (n). which: "largest", "smallest" or "magnitude". tolerance: the bound at which to stop, relative to
     the largest |θ|. steps: the most products, min(n, max(200, 20 k)) unless given; after them the values are returned as they
-    are, and their bounds tell. Holds a vector for each product. Source: Lanczos 1950.
+    are, and their bounds tell. Sets aside a vector for each of steps. Source: Lanczos 1950.
     """
     order = _end(which)[0]
     steps = min(n, max(200, 20 * k) if steps is None else steps)
