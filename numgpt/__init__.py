@@ -1,6 +1,6 @@
 """numgpt: a GPT in pure NumPy whose every gradient is written by hand and proved to machine precision."""
 
-from . import gradcheck, ops
+from . import calculus, gradcheck, ops
 from ._version import __version__
 from .config import Config, Training
 from .engine import set_threads, use
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "Training",
     "__version__",
+    "calculus",
     "gradcheck",
     "learning_rate",
     "ops",

@@ -1,0 +1,102 @@
+"""How does the loss bend? Curvature along a direction, the sharpest direction and the noise of the gradient, exact; then PyTorch."""
+
+import numpy as np
+
+import numgpt
+from numgpt import calculus
+
+# A small GPT after some steps on texts that count upwards, now and then with a slip.
+config = numgpt.Config(vocab_size=16, block_size=12, n_layer=2, n_head=2, n_embd=16)
+model = numgpt.GPT(config, seed=0, dtype="float64")
+rng = np.random.default_rng(0)
+
+
+def batch(rows):
+    text = (rng.integers(0, 16, (rows, 1)) + np.arange(13)) % 16
+    text = np.where(rng.random(text.shape) < 0.1, rng.integers(0, 16, text.shape), text)
+    return text[:, :-1], text[:, 1:]
+
+
+optimizer = numgpt.AdamW(model, weight_decay=0.0)
+for step in range(60):
+    loss, grads = model.loss_and_grads(*batch(16))
+    optimizer.step(grads, lr=3e-3)
+
+tokens, targets = batch(24)
+loss, grads = model.loss_and_grads(tokens, targets)
+v = grads.flat / np.linalg.norm(grads.flat)
+bend = v @ calculus.hvp(model, tokens, targets, v).flat
+print(f"loss {loss:.4f}; along the gradient its slope is {np.linalg.norm(grads.flat):.4f} and its curvature ⟨v, Hv⟩ {bend:.4f}")
+print(f"so to second order the loss is least after a step of length {np.linalg.norm(grads.flat) / bend:.4f} against it")
+
+top = calculus.top_eigenvalues(model, tokens, targets)
+least = calculus.top_eigenvalues(model, tokens, targets, which="smallest")
+print(f"largest eigenvalue of the Hessian {top.values[0]:.6f} ± {top.bounds[0]:.0e}, smallest {least.values[0]:.6f} ± {least.bounds[0]:.0e}")
+print(f"by {top.products} and {least.products} products with a matrix of {model.n_params:,} rows that is never formed")
+flat = calculus.gauss_newton(model, tokens, targets, v).flat
+assert least.values[0] < 0 < v @ flat and least.values[0] <= bend <= top.values[0]
+
+noise = calculus.gradient_noise_scale(model, tokens, targets)
+print(f"noise scale {noise.scale:.1f}: with that many examples a batch, the gradient's noise is as large as the gradient")
+assert noise.scale > 0
+
+try:
+    import torch
+    from torch.nn.functional import cross_entropy, gelu, layer_norm, scaled_dot_product_attention
+except ModuleNotFoundError:
+    print("PyTorch is not installed: the comparison with its double backward is skipped.")
+    raise SystemExit
+
+
+def written_out(q, k, v):
+    """Attention in operations that autograd can differentiate twice."""
+    hidden = torch.triu(torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool), 1)
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(hidden, float("-inf")).softmax(-1) @ v
+
+
+def fused(q, k, v):
+    """Attention as PyTorch's models call it; on a CPU this takes the fused kernel where no other is asked for."""
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def torch_hvp(attention, direction):
+    """PyTorch's Hessian-vector product of the same model, by double backward."""
+    p = {name: torch.from_numpy(a.copy()).requires_grad_() for name, a in model.params.items()}
+
+    def affine(x, name):
+        return x @ p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    def norm(x, name):
+        return layer_norm(x, (config.n_embd,), p[f"{name}.weight"], p[f"{name}.bias"], config.layer_norm_epsilon)
+
+    x = p["wte.weight"][torch.from_numpy(tokens)] + p["wpe.weight"]
+    for i in range(config.n_layer):
+        qkv = affine(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").split(config.n_embd, -1)
+        y = attention(*(t.unflatten(-1, (config.n_head, -1)).transpose(1, 2) for t in qkv))
+        x = x + affine(y.transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
+        x = x + affine(gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj")
+    logits = norm(x, "ln_f") @ p["wte.weight"].T
+    loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
+    grads = torch.autograd.grad(loss, list(p.values()), create_graph=True)
+    slope = sum((g * torch.from_numpy(direction[name])).sum() for name, g in zip(p, grads))
+    return dict(zip(p, torch.autograd.grad(slope, list(p.values()))))
+
+
+direction = model.params.like()
+direction.flat[:] = rng.standard_normal(model.n_params)
+ours = calculus.hvp(model, tokens, targets, direction)
+theirs = model.params.like()
+for name, product in torch_hvp(written_out, direction).items():
+    theirs[name] = product.numpy()
+difference = np.linalg.norm(ours.flat - theirs.flat) / np.linalg.norm(theirs.flat)
+print(f"PyTorch {torch.__version__}, attention written out: Hv differs from ours by {difference:.1e} of its norm")
+assert difference < 1e-13
+
+try:
+    torch_hvp(fused, direction)
+except RuntimeError as error:
+    print(f"PyTorch {torch.__version__}, fused attention: RuntimeError: {str(error).splitlines()[0]}")
+    assert "is not implemented" in str(error)
+    print("Where attention is fused, PyTorch has no second derivative (pytorch #116350); ours is the backward at a complex number.")
+else:
+    print("This PyTorch took an attention that it can differentiate twice, as its math kernel can.")
