@@ -258,9 +258,11 @@ def verify(args):
 
 def diff(args):
     """numgpt diff."""
+    from .checkpoint import read_json
     from .parity import first_divergence
 
-    found = first_divergence(args.a, args.b, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
+    names = read_json(args.names) if args.names else None
+    found = first_divergence(args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
     if args.all:
         print(f"{found.comparison}\n")
     print(found)

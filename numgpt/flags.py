@@ -84,8 +84,9 @@ def parser(commands):
     p.add_argument("--html", metavar="FILE", help="write a page with the tables, to be handed on")
 
     p = command("diff", "The first value or gradient at which two models part beyond rounding, and the likely cause.", "numgpt diff runs/1 exported")
-    p.add_argument("a", help="a checkpoint, a run, a folder of transformers, hf: and a name on the hub, or a model of llm.c")
-    p.add_argument("b", help="the same, or a debug state of llm.c")
+    p.add_argument("a", help="a checkpoint, a run, a folder of transformers, hf: and a name on the hub, a model of llm.c, or FILE.py:NAME")
+    p.add_argument("b", help="the same, or a debug state of llm.c, or FILE.py:NAME: a PyTorch module, or a function that makes one")
+    p.add_argument("--names", metavar="FILE", help="JSON that maps numgpt's names to the module's, for one that is not named as nanoGPT, minGPT or transformers are")
     p.add_argument("--all", action="store_true", help="a line for every parameter, value and gradient")
     p.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="in which both run; %(default)s")
     p.add_argument("--batch-size", type=_positive, default=2, metavar="B", help="sequences of random tokens; %(default)s")

@@ -267,3 +267,37 @@ def test_what_cannot_be_compared_is_one_line(bad, tmp_path, capsys):
 def test_models_of_other_sizes_are_said_to_be_so():
     with pytest.raises(InputError, match="have n_embd 8 and 16"):
         parity.first_divergence(model_of(), GPT(Config(**SIZE | {"n_embd": 16})))
+
+
+MY_MODEL = """
+import torch, torch_gpt
+from numgpt import GPT
+
+def right():
+    return torch_gpt.GPT().load(GPT.load("a").params)
+
+def wrong():
+    return torch_gpt.GPT(activation=torch.nn.GELU()).load(GPT.load("a").params)
+
+def broken():
+    return 1 / 0
+
+number = 7
+"""
+
+
+def test_the_command_takes_a_pytorch_module_from_a_file(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model_of().save("a")
+    (tmp_path / "my_model.py").write_text(MY_MODEL)
+    assert main(["diff", "a", "my_model.py:right"]) == 0
+    assert main(["diff", "a", "my_model:wrong"]) == 1
+    assert "GELU in its tanh form in A, GELU in its erf form in B" in capsys.readouterr().out
+    (tmp_path / "names.json").write_text('{"wte": "nowhere"}')
+    (tmp_path / "bad.py").write_text("1 / 0")
+    for args in (["my_model.py:broken"], ["my_model.py:number"], ["my_model.py:absent"], ["bad.py:x"], ["none.py:x"], ["my_model.py:right", "--names", "names.json"]):
+        assert main(["diff", "a", *args]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "expected" in error, error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import huggingface, llmc
+from .. import huggingface, llmc, user_code
 from ..errors import InputError
 from ..model import GPT
 from .forms import Form, Run
@@ -60,6 +60,8 @@ def opened(thing, config=None, **module):
         return Theirs(thing, module.get("names"), module.get("call"), module.get("optimizer"))
     if not isinstance(thing, str | os.PathLike):
         raise InputError(f"parity: cannot compare {type(thing).__name__}, expected a GPT, a PyTorch module, or the path of a checkpoint, a folder or a file of llm.c")
+    if user_code.is_named(thing):
+        return Theirs(_built(thing), module.get("names"), module.get("call"), module.get("optimizer"))
     path = Path(thing)
     if path.is_file():
         kind = llmc.kind_of(path)
@@ -70,6 +72,18 @@ def opened(thing, config=None, **module):
         return Ours(llmc.load_model(path), f"{path}, a model of llm.c")
     model = GPT.load(thing)
     return Ours(model, f"{thing}, {'a GPT-2 of transformers' if huggingface.find(thing) is not None else 'a checkpoint of numgpt'}")
+
+
+def _built(text):
+    """The PyTorch module that FILE.py:NAME is, or that it gives when called."""
+    found = user_code.named(text)
+    try:
+        built = found() if callable(found) and not is_module(found) else found
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"{text}: calling it raised {type(error).__name__}: {error}, expected a PyTorch module, or what makes one without arguments") from error
+    if not is_module(built):
+        raise InputError(f"{text}: is {type(built).__name__}, expected a PyTorch module, or what makes one without arguments")
+    return built
 
 
 def _settings(optimizer):
