@@ -66,6 +66,7 @@ def composed_subjects(seed=0, layers=transformer, record=Record):
             yield layer_subject(f"{part} of {name}", layer, config, seed, record=record)
         yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
     config = Config(**SMALL)
+    yield inputs_subject("three inputs", seed, record)
     yield edited_subject("model GPT-2, edited", config, seed, layer=layers.loss, record=record)
     yield model_subject("model GPT-2, added up", config, seed, layer=layers.loss, record=record, passes=2)
     yield model_subject("model GPT-2, as trained", config, seed, layer=layers.loss, record=record, keep=False)
@@ -97,6 +98,8 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
             yield subject(f"no {argument.name}", [None if j == i else a for j, a in enumerate(arrays)], {})
     for variant, more in op.variants.items():
         yield subject(variant, arrays, more(rng, sizes) if callable(more) else more)
+    if op.line == "... -> ..." and not op.noise:
+        yield subject("far left", [0.1 * a - 10 for a in arrays], {})  # where an activation is all but 0, and its slope too
     if op.noise:
         yield subject("dropout", arrays, {"keep": rng.random(op.noise(*arrays, **options)) < 0.7, "p": 0.3})
 
@@ -106,6 +109,21 @@ def layer_subject(name, layer, config, seed, shape=(2, 4), record=Record):
     rng = np.random.default_rng([seed, 2])
     x = rng.standard_normal((*shape, config.n_embd))
     return _recorded(name, layer, config, rng, [x], record)
+
+
+def inputs_subject(name, seed, record=Record):
+    """An op of three inputs, then one with parameters of which nobody wants the gradients: queries, keys, values → what is read."""
+    rng = np.random.default_rng([seed, 5])
+    weight = rng.standard_normal((4, 3))
+
+    def forward(*arrays):
+        r = record({"out.weight": weight.astype(arrays[0].dtype)}, None, keep=True)
+        return r("out", ops.linear, r("heads", ops.attend, *arrays)), r
+
+    def backward(dy, r):
+        return r.back("heads", r.back("out", dy))
+
+    return Subject(name, forward, backward, tuple(rng.standard_normal((3, 2, 5, 4))), {})
 
 
 def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1):
@@ -120,8 +138,8 @@ def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, reco
 def edited_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record):
     """The model with values edited in flight: its parameters, and what is added to one value → its loss.
 
-    One edit squares, one is a pair whose transpose is twice too large where an edited gradient is halved, and one adds: the
-    gradient of what it adds is what the Record files under the value's name.
+    One edit squares, one is a pair whose transpose is twice too large where an edited gradient is halved, and one adds. All
+    gradients are those that the Record files: of what is added it is that of the value.
     """
     rng = np.random.default_rng([seed, 4])
     added = rng.standard_normal((*shape, config.ffn_width))
@@ -179,7 +197,7 @@ def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edi
         dinputs = [dx] if dx is not None else [None] * len(inputs)
         if place:
             dinputs[-1] = r.grad[place]
-        return *dinputs, *grads.values()
+        return *dinputs, *((r.grad if edits else grads)[n] for n in drawn)
 
     params = [rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight")) for n, shape in drawn.items()]
     return Subject(name, forward, backward, (*inputs, *params), {})
