@@ -1,5 +1,6 @@
 """numgpt check: every op, layer and model variant held to the laws of gradcheck, as a table."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from .config import Config
 from .gradcheck import Finding, GradientError, findings
 from .parameters import Flat, shapes
 from .record import Record
+
+MISFIT = "one gradient per array"  # the law of a backward that does not even fit its forward
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Subject:
         try:
             yield from findings(self.forward, self.backward, *self.arrays, seed=seed, **self.options)
         except GradientError as error:
-            yield Finding("one gradient per array", math.inf, 0.0, str(error))
+            yield Finding(MISFIT, math.inf, 0.0, str(error))
 
 
 # What the variants of layers and models differ in; everything else is small.
@@ -66,7 +69,7 @@ def composed_subjects(seed=0, layers=transformer, record=Record):
             yield layer_subject(f"{part} of {name}", layer, config, seed, record=record)
         yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
     config = Config(**SMALL)
-    yield inputs_subject("three inputs", seed, record)
+    yield inputs_subject("several inputs", seed, record)
     yield edited_subject("model GPT-2, edited", config, seed, layer=layers.loss, record=record)
     yield model_subject("model GPT-2, added up", config, seed, layer=layers.loss, record=record, passes=2)
     yield model_subject("model GPT-2, as trained", config, seed, layer=layers.loss, record=record, keep=False)
@@ -112,18 +115,25 @@ def layer_subject(name, layer, config, seed, shape=(2, 4), record=Record):
 
 
 def inputs_subject(name, seed, record=Record):
-    """An op of three inputs, then one with parameters of which nobody wants the gradients: queries, keys, values → what is read."""
-    rng = np.random.default_rng([seed, 5])
-    weight = rng.standard_normal((4, 3))
+    """Ops of two and three inputs on a Record, and one with parameters of which nobody wants the gradients.
 
-    def forward(*arrays):
-        r = record({"out.weight": weight.astype(arrays[0].dtype)}, None, keep=True)
-        return r("out", ops.linear, r("heads", ops.attend, *arrays)), r
+        q = x Wᵀ,  y = attend(q, k, v) W' + b'        x, W, k and v → y
+    """
+    rng = np.random.default_rng([seed, 5])
+    weight, bias = rng.standard_normal((4, 3)), rng.standard_normal(3)
+    product = dataclasses.replace(ops.unembedding, parameters=())
+
+    def forward(x, w, k, v):
+        r = record({"out.weight": weight.astype(x.dtype), "out.bias": bias.astype(x.dtype)}, None, keep=True)
+        q = r("queries", product, x, w)
+        return r("out", ops.linear, r("heads", ops.attend, q, k, v)), r
 
     def backward(dy, r):
-        return r.back("heads", r.back("out", dy))
+        dq, dk, dv = r.back("heads", r.back("out", dy))
+        return *r.back("queries", dq), dk, dv
 
-    return Subject(name, forward, backward, tuple(rng.standard_normal((3, 2, 5, 4))), {})
+    x, k, v = rng.standard_normal((3, 2, 5, 4))
+    return Subject(name, forward, backward, (x, rng.standard_normal((4, 4)), k, v), {})
 
 
 def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1):

@@ -8,8 +8,10 @@ import sys
 from dataclasses import dataclass
 
 from .. import ops, record, transformer
+from .faults import FAULTS
 from .rules import RULES, Place, replaced
 
+KNOWN = "a known fault"
 RECORD = ("start_backward", "back", "_add", "finish_backward")  # the methods of Record that have to do with gradients
 
 
@@ -17,8 +19,8 @@ RECORD = ("start_backward", "back", "_add", "finish_backward")  # the methods of
 class Mutant:
     """A module of the package with one change in what its backwards run.
 
-    kind: the rule that made it, or "seen elsewhere". before, after: the lines that differ. source: the changed module, whole.
-    seen: for a fault of another project, what it is and whose. swaps_forward: whether its forward is changed too.
+    kind: the rule that made it, or "a known fault". before, after: the lines that differ. source: the changed module, whole.
+    seen: for a known fault, what it is and whose. swaps_forward: whether its forward is changed too.
     """
 
     kind: str
@@ -36,9 +38,9 @@ class Mutant:
         return f"{self.function}: {self.seen or f'{self.before}  →  {self.after}'}"
 
     @property
-    def method(self):
-        """The name of its function, without that of the class around it."""
-        return self.function.split(".")[-1]
+    def key(self):
+        """What tells it from all others, and stays while its line does."""
+        return self.function, self.before, self.after
 
     def load(self):
         """The changed module. It stands beside the real one, of which nothing is touched."""
@@ -65,19 +67,33 @@ def load(name, source):
 
 
 def plant():
-    """All mutants that the rules make, each different from the package and from all others."""
+    """All mutants: the faults seen elsewhere, then what the rules make; each different from the package and from all others."""
     for module in modules():
-        parts = ast.parse(source(module)).body
+        original = source(module)
+        parts = ast.parse(original).body
         texts = [ast.unparse(part) for part in parts]
         seen = {"\n".join(texts)}
-        for place, owner, function in functions(module, parts):
+        for fault in (f for f in FAULTS if f.module == module):
+            text = "\n".join(ast.unparse(part) for part in ast.parse(_with(original, fault)).body)
+            assert text not in seen, f"{fault.seen}: the same as another"
+            seen.add(text)
+            yield Mutant(KNOWN, module, fault.function, *_difference("\n".join(texts), text), text, fault.seen, fault.swaps_forward)
+        for place, owner, function in _functions(module, parts):
             name = f"{owner.name}.{function.name}" if isinstance(owner, ast.ClassDef) else function.name
-            for kind, changed in changes(function):
+            for kind, changed in _changes(function):
                 whole = replaced(owner, function, changed)
                 text = "\n".join([*texts[:place], ast.unparse(whole), *texts[place + 1 :]])
                 if text not in seen:
                     seen.add(text)
-                    yield Mutant(kind, module, name, *difference(function, changed), text)
+                    yield Mutant(kind, module, name, *_difference(ast.unparse(function), ast.unparse(changed)), text)
+
+
+def _with(text, fault):
+    """The text of a module with a fault in it."""
+    for old, new in fault.changes:
+        assert text.count(old) == 1, f"{fault.seen}: {old!r} is found {text.count(old)} times in {fault.module}, expected once"
+        text = text.replace(old, new)
+    return text
 
 
 def modules():
@@ -90,7 +106,7 @@ def source(module):
     return sys.modules[module].__spec__.loader.get_source(module)
 
 
-def functions(module, parts):
+def _functions(module, parts):
     """(index in parts, what stands there, function) of every function that a backward runs: itself, or what it calls."""
     if module == record.__name__:
         place, owner = next((i, p) for i, p in enumerate(parts) if isinstance(p, ast.ClassDef) and p.name == "Record")
@@ -105,7 +121,7 @@ def functions(module, parts):
         yield (*defined[name], defined[name][1])
 
 
-def changes(function):
+def _changes(function):
     """(kind, changed function) for every node to which a rule applies."""
     place = Place.of(function)
     for node in _walk(function):
@@ -124,9 +140,9 @@ def _walk(node):
         yield from _walk(child)
 
 
-def difference(function, changed):
-    """The lines of a function that a change takes away, and those that it puts there."""
-    old, new = (ast.unparse(f).splitlines() for f in (function, changed))
+def _difference(old, new):
+    """The lines that a change takes away, and those that it puts there."""
+    old, new = old.splitlines(), new.splitlines()
     blocks = [b for b in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if b[0] != "equal"]
     before = " ; ".join(line.strip() for _, i, j, _, _ in blocks for line in old[i:j])
     after = " ; ".join(line.strip() for _, _, _, i, j in blocks for line in new[i:j])
