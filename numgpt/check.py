@@ -70,6 +70,7 @@ def composed_subjects(seed=0, layers=transformer, record=Record):
         yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
     config = Config(**SMALL)
     yield inputs_subject("several inputs", seed, record)
+    yield placed_subject("put in place", seed, record)
     yield edited_subject("model GPT-2, edited", config, seed, layer=layers.loss, record=record)
     yield model_subject("model GPT-2, added up", config, seed, layer=layers.loss, record=record, passes=2)
     yield model_subject("model GPT-2, as trained", config, seed, layer=layers.loss, record=record, keep=False)
@@ -134,6 +135,41 @@ def inputs_subject(name, seed, record=Record):
 
     x, k, v = rng.standard_normal((3, 2, 5, 4))
     return Subject(name, forward, backward, (x, rng.standard_normal((4, 4)), k, v), {})
+
+
+def placed_subject(name, seed, record=Record):
+    """A linear map applied twice, whose backward puts the gradients of its parameters in place itself, as twins do.
+
+        y = (x W + b) W + b        x, W and b → y
+    """
+    rng = np.random.default_rng([seed, 6])
+    placed = dataclasses.replace(ops.linear, backward=_linear_backward_in_place)
+
+    def run(x, weight, bias):
+        r = record({"map.weight": weight, "map.bias": bias}, None, spare=True)
+        return r("again", placed, r("map", placed, x), shares="map"), r
+
+    def forward(*arrays):
+        return run(*arrays)[0], arrays
+
+    def backward(dy, arrays):
+        _, r = run(*arrays)
+        grads = {name: np.full_like(a, np.nan) for name, a in r.params.items()}
+        r.start_backward(grads)
+        return r.back("map", r.back("again", dy)), *grads.values()
+
+    return Subject(name, forward, backward, (rng.standard_normal((2, 5, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4)), {})
+
+
+def _linear_backward_in_place(dy, saved, into=(None, None), spare=False):
+    """linear's, with into as twins take it: for each parameter the array for its gradient, and whether to add."""
+    dx, *grads = ops.linear.backward(dy, saved)
+    for i, place in enumerate(into):
+        if place is not None:
+            array, add = place
+            array[...] = array + grads[i] if add else grads[i]
+            grads[i] = array
+    return dx, *grads
 
 
 def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1):

@@ -15,7 +15,8 @@ class Equal(NamedTuple):
     reason: str
 
 
-INTO = "no backward of the reference takes a place for its gradient, or writes over what was saved; the laws hold the twins, which do, as they are"
+INTO = "a backward that is given no place for its gradients returns them, and _add puts them in place"
+SPARE = "what the backward may write over it need not"
 MEMORY = "only how long something is held, or whether a gradient that nobody asked for is filed, depends on it"
 CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
 CLIPPED = "return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))"
@@ -44,18 +45,12 @@ EQUAL = (
         "Record.back",
         "return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))",
         ("return entry.op.backward(self / name, dy, *())",),
-        "only a twin of a whole layer saves something of its own",
+        "a layer saves nothing besides what the Record files; its twin does, and is held to the laws as it is",
     ),
     Equal("Record.back", TAKES_INTO, ("if False:",), INTO),
-    Equal(
-        "Record.back",
-        PLACES,
-        (f"without {PLACES}", PLACES.replace("=", "+=", 1), PLACES.replace("and", "or"), PLACES.replace("n in self", "n not in self")),
-        INTO,
-    ),
-    Equal("Record.back", TAKES_SPARE, ("if False:",), INTO),
-    Equal("Record.back", "options['spare'] = True", ("without options['spare'] = True", "options['spare'] += True"), INTO),
-    Equal("Record._add", "if grad is not place:", ("if True:",), "no backward of the reference returns the place itself"),
+    Equal("Record.back", PLACES, (f"without {PLACES}",), INTO),
+    Equal("Record.back", TAKES_SPARE, ("if False:",), SPARE),
+    Equal("Record.back", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
     Equal("Record._add", "if self.keep:", ("if True:",), MEMORY),
     Equal(
         "Record._add",

@@ -74,18 +74,22 @@ def plant():
         texts = [ast.unparse(part) for part in parts]
         seen = {"\n".join(texts)}
         for fault in (f for f in FAULTS if f.module == module):
-            text = "\n".join(ast.unparse(part) for part in ast.parse(_with(original, fault)).body)
+            text = whole(_with(original, fault))
             assert text not in seen, f"{fault.seen}: the same as another"
             seen.add(text)
             yield Mutant(KNOWN, module, fault.function, *_difference("\n".join(texts), text), text, fault.seen, fault.swaps_forward)
         for place, owner, function in _functions(module, parts):
             name = f"{owner.name}.{function.name}" if isinstance(owner, ast.ClassDef) else function.name
             for kind, changed in _changes(function):
-                whole = replaced(owner, function, changed)
-                text = "\n".join([*texts[:place], ast.unparse(whole), *texts[place + 1 :]])
+                text = "\n".join([*texts[:place], ast.unparse(replaced(owner, function, changed)), *texts[place + 1 :]])
                 if text not in seen:
                     seen.add(text)
                     yield Mutant(kind, module, name, *_difference(ast.unparse(function), ast.unparse(changed)), text)
+
+
+def whole(text):
+    """The text of a module as the mutants have theirs: a statement a line, no comments."""
+    return "\n".join(ast.unparse(part) for part in ast.parse(text).body)
 
 
 def _with(text, fault):
