@@ -17,6 +17,12 @@ from numgpt.strength.rules import RULES
 PLANTED = list(plant())
 
 
+@pytest.fixture(autouse=True)
+def planted_once(monkeypatch):
+    """Planting takes seconds, and gives the same each time."""
+    monkeypatch.setattr(strength, "plant", lambda: PLANTED)
+
+
 def named(text):
     """The one mutant whose name contains text."""
     (found,) = [m for m in PLANTED if text in m.name]
@@ -46,8 +52,7 @@ def test_no_mutant_is_the_package_or_another_mutant():
 
 @pytest.mark.parametrize("kind", RULES)
 def test_every_rule_is_used_and_a_law_catches_what_it_makes(kind):
-    made = [m for m in PLANTED if m.kind == kind]
-    assert made and any(verdict(m) not in (None, RAISES) for m in made[:4])
+    assert any(verdict(m) not in (None, RAISES) for m in PLANTED if m.kind == kind)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,8 @@ def test_the_judge_finds_nothing_wrong_with_the_package_itself(module):
 
 
 def test_what_does_not_run_is_not_counted_as_caught_by_a_law(capsys, monkeypatch):
-    broken = dataclasses.replace(named("→  return (0 * (dy * (normal_cdf(x) + x * pdf)),)"), source=source("numgpt.ops.activations").replace("pdf = ", "pfd = "))
+    misspelt = source("numgpt.ops.activations").replace("pdf = ", "pfd = ")
+    broken = dataclasses.replace(named("→  return (0 * (dy * (normal_cdf(x) + x * pdf)),)"), source=misspelt)
     assert verdict(broken) == RAISES
     monkeypatch.setattr(strength, "plant", lambda: [broken])
     monkeypatch.setattr(strength, "REASONS", {})
@@ -134,7 +140,8 @@ def test_a_known_fault_whose_place_is_gone_is_an_error(monkeypatch):
 
 def test_a_mutant_leaves_the_package_and_the_engine_as_they_are(monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setattr(engine, "_engine", "numba")
+    monkeypatch.setattr(engine, "_engine", None)
+    engine.use("numba")
     before = dict(sys.modules)
     functions = {m: dict(vars(sys.modules[m])) for m in modules()}
     for m in PLANTED[::40]:

@@ -19,6 +19,7 @@ class Fault:
 
 SCORES = "dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))"
 VARIANCE = "xhat * (g * xhat).mean(-1, keepdims=True)"
+SOFTMAX = "dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top)"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))"
 
 FAULTS = (
@@ -159,6 +160,6 @@ FAULTS = (
     Fault(
         "the probabilities are written over the logits",
         "numgpt.ops.losses", "cross_entropy_backward",
-        (("dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top)", "rows = logits.reshape(-1, logits.shape[-1])\n    dlogits = np.exp(rows - top, out=rows)"),),
+        ((SOFTMAX, f"rows = logits.reshape(-1, logits.shape[-1])\n    {SOFTMAX.replace('logits.reshape(-1, logits.shape[-1]) - top', 'rows - top, out=rows')}"),),
     ),
 )

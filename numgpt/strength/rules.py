@@ -24,6 +24,7 @@ class _Filled(ast.NodeTransformer):
         self.nodes = nodes
 
     def visit_Name(self, node):
+        """What stands for the name, or the name."""
         return self.nodes.get(node.id, node)
 
 
