@@ -177,6 +177,10 @@ def _prepare(recipe, model, folder=None):
 
 def check(args):
     """numgpt check."""
+    if args.strength:
+        from .strength import report
+
+        return report(args.names, args.seed, args.draws)
     from .check import subjects
 
     names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]

@@ -1,5 +1,6 @@
 """numgpt check: every op, layer and model variant held to the laws of gradcheck, as a table."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -11,12 +12,14 @@ from .gradcheck import Finding, GradientError, findings
 from .parameters import Flat, shapes
 from .record import Record
 
+MISFIT = "one gradient per array"  # the law of a backward that does not even fit its forward
+
 
 @dataclass(frozen=True)
 class Subject:
     """A pair at some arrays: what findings() takes.
 
-    op: the op that it is, or for a layer record: a function of (kind of Record, the arrays) -> (record, layer, inputs).
+    op: the op that it is; for a layer made: a function of (kind of Record, arrays) -> (the record, layer, the layer's inputs).
     """
 
     name: str
@@ -25,14 +28,14 @@ class Subject:
     arrays: tuple
     options: dict
     op: object = None
-    record: callable = None
+    made: callable = None
 
     def findings(self, seed=0):
         """The laws' findings; a backward that does not even fit its forward is a finding too."""
         try:
             yield from findings(self.forward, self.backward, *self.arrays, seed=seed, **self.options)
         except GradientError as error:
-            yield Finding("one gradient per array", math.inf, 0.0, str(error))
+            yield Finding(MISFIT, math.inf, 0.0, str(error))
 
 
 # What the variants of layers and models differ in; everything else is small.
@@ -45,6 +48,7 @@ VARIANTS = {
     "ReLU": {"activation": "relu"},
     "dropout": {"dropout": 0.3},
     "narrow": {"n_inner": 3, "n_head": 1},
+    "square": {"n_inner": 6},  # as wide inside as outside, so that steps in the wrong order fit in shape
     "GPT-1 untied, dropout, no bias": {"norm_position": "post", "tied": False, "dropout": 0.3, "bias": False},
 }
 
@@ -56,12 +60,25 @@ def subjects(seed=0):
     """
     for op in ops.ALL.values():
         yield from op_subjects(op, seed)
+    yield from composed_subjects(seed)
+
+
+def composed_subjects(seed=0, layers=transformer, record=Record):
+    """The layers and models in every variant; and GPT-2 with values edited, with two passes added up, and as training runs it.
+
+    layers, record: what holds the layers and what keeps the books, where others than the package's own are to be checked.
+    """
     for name, changes in VARIANTS.items():
         config = Config(**SMALL | changes)
-        block = transformer.BLOCKS[config.norm_position]
-        for part, layer in (("attention", transformer.causal_attention), ("ffn", transformer.ffn), ("block", block)):
-            yield layer_subject(f"{part} of {name}", layer, config, seed)
-        yield model_subject(f"model {name}", config, seed)
+        for part, layer in (("attention", layers.causal_attention), ("ffn", layers.ffn), ("block", layers.BLOCKS[config.norm_position])):
+            yield layer_subject(f"{part} of {name}", layer, config, seed, record=record)
+        yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
+    config = Config(**SMALL)
+    yield inputs_subject("several inputs", seed, record)
+    yield placed_subject("put in place", seed, record)
+    yield edited_subject("model GPT-2, edited", config, seed, layer=layers.loss, record=record)
+    yield model_subject("model GPT-2, added up", config, seed, layer=layers.loss, record=record, passes=2)
+    yield model_subject("model GPT-2, as trained", config, seed, layer=layers.loss, record=record, keep=False)
 
 
 def op_subjects(op, seed, sizes=None, lead=(2, 3)):
@@ -90,48 +107,152 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
             yield subject(f"no {argument.name}", [None if j == i else a for j, a in enumerate(arrays)], {})
     for variant, more in op.variants.items():
         yield subject(variant, arrays, more(rng, sizes) if callable(more) else more)
+    if op.line == "... -> ..." and not op.noise:
+        yield subject("far left", [0.1 * a - 10 for a in arrays], {})  # where an activation is all but 0, and its slope too
     if op.noise:
         yield subject("dropout", arrays, {"keep": rng.random(op.noise(*arrays, **options)) < 0.7, "p": 0.3})
 
 
-def layer_subject(name, layer, config, seed, shape=(2, 4)):
-    """A layer as a pair: its input and all its parameters → its value."""
+def layer_subject(name, layer, config, seed, shape=(2, 4), record=Record):
+    """A layer as a pair: its input, all its parameters and one that it does not use → its value."""
     rng = np.random.default_rng([seed, 2])
     x = rng.standard_normal((*shape, config.n_embd))
-    return _recorded(name, layer, config, rng, [x])
+    return _recorded(name, layer, config, rng, [x], record)
 
 
-def model_subject(name, config, seed, shape=(2, 4)):
-    """The whole model as a pair: all its parameters → its loss at random tokens, some of which do not count."""
-    rng = np.random.default_rng([seed, 3])
-    tokens, targets = rng.integers(0, config.vocab_size, (2, *shape))
-    targets.reshape(-1)[: targets.size // 3] = -1
-    return _recorded(name, transformer.loss, config, rng, [tokens, targets])
+def inputs_subject(name, seed, record=Record):
+    """Ops of two and three inputs on a Record, and one with parameters of which nobody wants the gradients.
 
+        q = x Wᵀ,  y = attend(q, k, v) W' + b'        x, W, k and v → y
+    """
+    rng = np.random.default_rng([seed, 5])
+    weight, bias = rng.standard_normal((4, 3)), rng.standard_normal(3)
+    product = dataclasses.replace(ops.unembedding, parameters=())
 
-def _recorded(name, layer, config, rng, inputs):
-    """A Subject that runs a layer on a Record. Its saved is the Record, which keeps everything, so backward can be called again."""
-    prefix = "" if layer is transformer.loss else "h.0." + {transformer.causal_attention: "attn.", transformer.ffn: "mlp."}.get(layer, "")
-    names = [n for n in shapes(config) if n.startswith(prefix)]
-    drawn = {n: shape for n, shape in shapes(config).items() if n in names}
-    step = 0 if config.dropout else None
-
-    def record(kind, arrays):
-        r = kind(dict(zip(names, arrays[len(inputs) :])), config, keep=True, step=step)
-        r.scope = prefix
-        return r, layer, arrays[: len(inputs)]
-
-    def forward(*arrays):
-        r, _, given = record(Record, arrays)
-        with engine.session("float64"):
-            return layer.forward(r, *given), r
+    def forward(x, w, k, v):
+        r = record({"out.weight": weight.astype(x.dtype), "out.bias": bias.astype(x.dtype)}, None, keep=True)
+        q = r("queries", product, x, w)
+        return r("out", ops.linear, r("heads", ops.attend, q, k, v)), r
 
     def backward(dy, r):
-        r.start_backward(Flat(drawn, r.params[names[0]].dtype))
+        dq, dk, dv = r.back("heads", r.back("out", dy))
+        return *r.back("queries", dq), dk, dv
+
+    x, k, v = rng.standard_normal((3, 2, 5, 4))
+    return Subject(name, forward, backward, (x, rng.standard_normal((4, 4)), k, v), {})
+
+
+def placed_subject(name, seed, record=Record):
+    """A linear map applied twice, whose backward puts the gradients of its parameters in place itself, as twins do.
+
+        y = (x W + b) W + b        x, W and b → y
+    """
+    rng = np.random.default_rng([seed, 6])
+    placed = dataclasses.replace(ops.linear, backward=_linear_backward_in_place)
+
+    def run(x, weight, bias):
+        r = record({"map.weight": weight, "map.bias": bias}, None, spare=True)
+        return r("again", placed, r("map", placed, x), shares="map"), r
+
+    def forward(*arrays):
+        return run(*arrays)[0], arrays
+
+    def backward(dy, arrays):
+        _, r = run(*arrays)
+        grads = {name: np.full_like(a, np.nan) for name, a in r.params.items()}
+        r.start_backward(grads)
+        return r.back("map", r.back("again", dy)), *grads.values()
+
+    return Subject(name, forward, backward, (rng.standard_normal((2, 5, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4)), {})
+
+
+def _linear_backward_in_place(dy, saved, into=(None, None), spare=False):
+    """linear's, with into as twins take it: for each parameter the array for its gradient, and whether to add."""
+    dx, *grads = ops.linear.backward(dy, saved)
+    for i, place in enumerate(into):
+        if place is not None:
+            array, add = place
+            array[...] = array + grads[i] if add else grads[i]
+            grads[i] = array
+    return dx, *grads
+
+
+def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1):
+    """The whole model as a pair: all its parameters → its loss at random tokens, some of which do not count.
+
+    keep: hold everything, or let go what is done with, as in training. passes: run the backward so often, add up, divide.
+    """
+    rng = np.random.default_rng([seed, 3])
+    return _recorded(name, layer, config, rng, _text(rng, config, shape), record, keep, passes)
+
+
+def edited_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record):
+    """The model with values edited in flight: its parameters, and what is added to one value → its loss.
+
+    One edit squares, one is a pair whose transpose is twice too large where an edited gradient is halved, and one adds. All
+    gradients are those that the Record files: of what is added it is that of the value.
+    """
+    rng = np.random.default_rng([seed, 4])
+    added = rng.standard_normal((*shape, config.ffn_width))
+    place = f"h.{config.n_layer - 1}.mlp.act"
+
+    def edits(added):
+        edit = {"h.0.mlp.act": lambda a: a * a, "h.0.attn.heads": (lambda a: 2 * a, lambda dy: 4 * dy), place: (lambda a: a + added, lambda dy: dy)}
+        return {"edit": edit, "edit_grad": {"h.0.attn.heads": lambda dy: dy / 2}}
+
+    return _recorded(name, layer, config, rng, [*_text(rng, config, shape), added], record, edits=edits, place=place)
+
+
+def _text(rng, config, shape):
+    """Random tokens and targets, of which a third do not count."""
+    tokens, targets = rng.integers(0, config.vocab_size, (2, *shape))
+    targets.reshape(-1)[: targets.size // 3] = -1
+    return [tokens, targets]
+
+
+# What a layer's parameters are called in block 0, by its forward's name; a block's begin with "h.0.".
+SCOPES = {"loss_forward": "", "attention_forward": "h.0.attn.", "ffn_forward": "h.0.mlp."}
+
+
+def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edits=None, place=None):
+    """A Subject that runs a layer on a Record. Its saved is the Record, or what makes another where backward lets it go.
+
+    edits: a function of the last input, which only they see, that gives the Record's options; place: where it is added.
+    """
+    prefix = SCOPES.get(layer.forward.__name__, "h.0.")
+    drawn = {n: shape for n, shape in shapes(config).items() if n.startswith((prefix, "wpe."))}
+    step = 0 if config.dropout else None
+
+    def made(kind, arrays):
+        inner, params = arrays[: len(inputs)], dict(zip(drawn, arrays[len(inputs) :]))
+        inner, options = (inner[:-1], edits(inner[-1])) if edits else (inner, {})
+        r = kind(params, config, step=step, keep=keep, spare=not keep, **options)
+        r.scope = prefix
+        return r, layer, inner
+
+    def run(arrays):
+        r, _, inner = made(record, arrays)
         with engine.session("float64"):
-            dx = layer.backward(r, dy)
-        r.finish_backward()
-        return *([dx] if dx is not None else [None] * len(inputs)), *(r.grads[n] for n in names)
+            return layer.forward(r, *inner), r
+
+    def forward(*arrays):
+        y, r = run(arrays)
+        return y, (r, arrays)
+
+    def backward(dy, saved):
+        r = saved[0] if keep else run(saved[1])[1]
+        grads = Flat(drawn, next(iter(r.params.values())).dtype)
+        grads.flat[...] = np.nan  # a gradient has to overwrite what an earlier step left
+        for n in range(passes):
+            r.start_backward(grads, add=n > 0)
+            with engine.session("float64"):
+                dx = layer.backward(r, dy)
+            r.finish_backward()
+        grads.flat /= passes
+        dinputs = [dx] if dx is not None else [None] * len(inputs)
+        if place:
+            dinputs[-1] = r.grad[place]
+        return *dinputs, *((r.grad if edits else grads)[n] for n in drawn)
 
     params = [rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight")) for n, shape in drawn.items()]
-    return Subject(name, forward, backward, (*inputs, *params), {}, record=record)
+    return Subject(name, forward, backward, (*inputs, *params), {}, made=made)

@@ -61,6 +61,7 @@ def parser(commands):
     p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this")
     p.add_argument("--seed", type=_count, default=0, help="of the drawn sizes and values; %(default)s")
     p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
+    p.add_argument("--strength", action="store_true", help="check the check: plant wrong gradients, on the reference engine, and report the share that the laws catch")
 
     p = command("convert", "Write a model in another layout or dtype: transformers' GPT-2 from numgpt's checkpoint, or the other way.", "numgpt convert runs/1 exported --to hf")
     p.add_argument("source", help="a checkpoint, a run, a folder of transformers, or hf: and a name on the Hugging Face hub")

@@ -114,7 +114,7 @@ def _in_torch(subject, t, leaves):
     """The value of a subject's forward, by PyTorch."""
     if subject.op is not None:
         return TORCH[subject.op.name](t, *leaves, **{k: tensor(v) for k, v in subject.options.items()})
-    r, layer, inputs = subject.record(TorchRecord, leaves)
+    r, layer, inputs = subject.made(TorchRecord, leaves)
     return layer.forward(r, *inputs)
 
 

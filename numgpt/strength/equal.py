@@ -1,0 +1,62 @@
+"""Changes that are no faults: the gradient stays what it was, for a reason that stands beside them.
+
+A change that is no longer made, and one that a law catches, do not belong here; numgpt check --strength says so.
+"""
+
+from typing import NamedTuple
+
+
+class Equal(NamedTuple):
+    """Changes of a line of a function, and why they change no gradient."""
+
+    function: str
+    before: str
+    after: tuple
+    reason: str
+
+
+INTO = "a backward that is given no place for its gradients returns them, and _add puts them in place"
+SPARE = "what the backward may write over it need not"
+MEMORY = "only how long something is held, or whether a gradient that nobody asked for is filed, depends on it"
+CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
+CLIPPED = "return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))"
+TAKES_INTO = "if names and engine.takes(backward, 'into'):"
+PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
+TAKES_SPARE = "if self.spare and engine.takes(backward, 'spare'):"
+ROWS = "rows, drows = (x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))"
+COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), {}.dtype.type(0))"
+PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
+
+EQUAL = (
+    Equal("positions_backward", PUSHED.format("="), (PUSHED.format("+="),), "dweight is 0 before"),
+    Equal("unembedding_backward", ROWS, (ROWS.replace("x.shape", "weight.shape"),), "weight (V, C) has as many columns as x (..., C)"),
+    Equal("cross_entropy_backward", COUNTED.format("dlogits"), (COUNTED.format("dy"),), "dy has the dtype of the logits, and 0 is 0"),
+    Equal("gate", "largest = 80.0 if x.dtype == np.float32 else 700.0", ("largest = 700.0",), CLIP),
+    Equal("gate", CLIPPED, ("return 1 / (1 + np.exp(z))",), CLIP),
+    Equal("gate", CLIPPED, (CLIPPED.replace(">", ">="),), "where z equals the clip both give the clip"),
+    Equal(
+        "Record.back",
+        "entry = self._entries[full] if self.keep else self._entries.pop(full)",
+        ("entry = self._entries[full]",),
+        MEMORY,
+    ),
+    Equal("Record.back", "if self.keep:", ("if True:",), MEMORY),
+    Equal(
+        "Record.back",
+        "return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))",
+        ("return entry.op.backward(self / name, dy, *())",),
+        "a layer saves nothing besides what the Record files; its twin does, and is held to the laws as it is",
+    ),
+    Equal("Record.back", TAKES_INTO, ("if False:",), INTO),
+    Equal("Record.back", PLACES, (f"without {PLACES}",), INTO),
+    Equal("Record.back", TAKES_SPARE, ("if False:",), SPARE),
+    Equal("Record.back", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
+    Equal("Record._add", "if self.keep:", ("if True:",), MEMORY),
+    Equal(
+        "Record._add",
+        "self.grad.pop(parameter, None)",
+        ("without self.grad.pop(parameter, None)",),
+        "only the order of the names in record.grad depends on it",
+    ),
+)
+REASONS = {(e.function, e.before, after): e.reason for e in EQUAL for after in e.after}
