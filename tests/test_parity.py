@@ -23,7 +23,7 @@ def holds(line):
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_op_agrees_with_pytorch(op, seed):
-    for subject in verify.variants(op, seed):
+    for subject in (s for s in verify.variants(op, seed) if s.name not in verify.LOST):
         for dtype in verify.DTYPES:
             holds(verify.subject_line(subject, dtype, seed))
 
@@ -64,6 +64,15 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
     assert verify.subject_line(subject, "float32", 0).holds is (planted == "small")  # which float32 cannot show
     assert main(["verify", "gelu"]) == 1
     assert " FAILS " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh], ids=lambda o: o.name)
+def test_what_is_skipped_is_what_pytorch_has_no_digits_of(op):
+    subject = next(s for s in verify.variants(op, 0) if s.name in verify.LOST)
+    x = subject.arrays[0].astype(np.longdouble)
+    exact, theirs = op.forward(x)[0], op_table.TORCH[op.name](torch, torch.from_numpy(subject.arrays[0])).numpy()
+    assert abs(subject.forward(*subject.arrays)[0] / exact - 1).max() < 1e-13
+    assert abs(theirs / exact - 1).max() > 0.5
 
 
 def test_numgpt_is_no_further_from_the_truth_than_pytorch():

@@ -27,6 +27,8 @@ STEPS = 10
 OF_ROUNDING = ", of what rounding explains"
 TIMES_OWN = 4
 TRUTH = "closer to the truth"
+# What PyTorch has no digits of, so that there is nothing to compare with; the complex step holds ours.
+LOST = dict.fromkeys(("gelu (far left)", "gelu_tanh (far left)"), "PyTorch's GELU is 0 there, because 1 + erf and 1 + tanh round to it; numgpt check holds ours")
 TWICE = 2.0  # times PyTorch's error: what would want an explanation
 SIZE = {"vocab_size": 13, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
@@ -62,6 +64,9 @@ def lines(seed=0, names=()):
     torch()
     for subject in subjects(seed):
         if not names or any(n in subject.name for n in names):
+            if subject.name in LOST:
+                yield Line(subject.name, "value and gradient", "", math.nan, None, f"skipped: {LOST[subject.name]}")
+                continue
             for dtype in DTYPES:
                 yield subject_line(subject, dtype, seed)
     for name, make in TRANSFORMERS.items():

@@ -106,7 +106,7 @@ FAULTS = (
     Fault(
         "dbias summed over the batch, but of the last position only",
         "numgpt.ops.linear", "linear_backward",
-        (("dbias = drows.sum(0) if has_bias", "dbias = dy[..., -1, :].reshape(-1, dy.shape[-1]).sum(0) if has_bias"),),
+        (("dbias = sum_rows(drows) if has_bias", "dbias = dy[..., -1, :].reshape(-1, dy.shape[-1]).sum(0) if has_bias"),),
     ),
     Fault(
         "attention's scale forgotten in dq",
