@@ -11,6 +11,7 @@ from .config import Config, Training, from_dict
 from .engine import set_threads, use
 from .errors import InputError
 from .flags import parser
+from .proofs import check, curvature, diff, verify
 
 
 def main(argv=None):
@@ -175,28 +176,6 @@ def _prepare(recipe, model, folder=None):
         raise InputError(f"the run's recipe {recipe} cannot be followed ({error}), expected state.json as numgpt wrote it") from error
 
 
-def check(args):
-    """numgpt check."""
-    if args.strength:
-        from .strength import report
-
-        return report(args.names, args.seed, args.draws)
-    from .check import subjects
-
-    names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
-    if not names:
-        raise InputError(f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt check")
-    width, failed, total = max(map(len, names)), 0, 0
-    print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")
-    for seed in range(args.seed, args.seed + args.draws):
-        for subject in (s for s in subjects(seed) if s.name in names):
-            for f in subject.findings(seed):
-                total, failed = total + 1, failed + (not f.holds)
-                print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
-    print(f"\n{total} laws checked on {len(names)} subjects, {failed} failed")
-    return 1 if failed else 0
-
-
 def convert(args):
     """numgpt convert."""
     from .model import GPT
@@ -226,51 +205,6 @@ def export(args):
     for path in llmc.save_all(args.folder, model, args.batch_size, args.tokens or min(64, model.config.block_size), args.seed):
         print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
-
-
-def verify(args):
-    """numgpt verify."""
-    from .checkpoint import write_file
-    from .engine import current
-    from .parity import page, truth
-    from .parity import verify as against
-
-    if args.html and not Path(args.html).absolute().parent.is_dir():
-        raise InputError(f"verify: {Path(args.html).parent} does not exist, expected a folder for --html to write to")
-    print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
-    lines, tensors = [], []
-
-    def show(line):
-        lines.append(line)
-        print(line, flush=True)
-
-    for line in against.lines(args.seed, args.names):
-        show(line)
-    if not args.names or any(name in against.TRUTH for name in args.names):
-        tensors = truth.measure(seeds=range(args.seed, args.seed + args.seeds))
-        for line in against.truth_lines(tensors):
-            show(line)
-        print(f"\n{truth.HEADER}", *tensors, sep="\n")
-    if not lines:
-        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
-    if args.html:
-        write_file(args.html, page.page(lines, tensors, current()).encode())
-    failed, skipped = sum(not line.holds for line in lines), sum(line.limit is None for line in lines)
-    print(f"\n{len(lines) - skipped} comparisons with PyTorch, {failed} failed" + (f", {skipped} skipped" if skipped else "") + (f"; the page is {args.html}" if args.html else ""))
-    return 1 if failed else 0
-
-
-def diff(args):
-    """numgpt diff."""
-    from .checkpoint import read_json
-    from .parity import first_divergence
-
-    names = read_json(args.names) if args.names else None
-    found = first_divergence(args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
-    if args.all:
-        print(f"{found.comparison}\n")
-    print(found)
-    return 0 if found.first is None else 1
 
 
 def info(args):
@@ -391,7 +325,7 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "convert": convert, "export": export, "verify": verify, "diff": diff, "info": info}
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "verify": verify, "diff": diff, "curvature": curvature, "convert": convert, "export": export, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -94,6 +94,17 @@ def parser(commands):
     p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a sequence; 16, or block_size where it is less")
     p.add_argument("--seed", type=_count, default=0, help="of the tokens; %(default)s")
 
+    p = command("curvature", "How the loss bends at a checkpoint, exactly: gradients by row, noise scale, curvature, eigenvalues of the Hessian.", "numgpt curvature runs/1 --data FILE --eigenvalues 3")
+    p.add_argument("checkpoint", help="a checkpoint, a run, a folder of transformers, or hf: and a name on the Hugging Face hub")
+    p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; random tokens unless given")
+    p.add_argument("--batch-size", type=_positive, default=8, metavar="B", help="rows; %(default)s")
+    p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a row; 64, or block_size where it is less")
+    p.add_argument("--eigenvalues", type=_count, default=1, metavar="K", help="how many of the largest; %(default)s")
+    p.add_argument("--operator", choices=("hessian", "gauss_newton"), default="hessian", help="whose eigenvalues; %(default)s")
+    p.add_argument("--solver", choices=("lanczos", "scipy"), default="lanczos", help="lanczos keeps a vector a step, scipy a few; %(default)s")
+    p.add_argument("--steps", type=_positive, default=40, metavar="N", help="of the solver at most: the bounds tell whether they were enough; %(default)s")
+    p.add_argument("--seed", type=_count, default=0, help="of the rows and of the solver's start; %(default)s")
+
     p = command("info", "Parameters, bytes and FLOPs of a model, counted without allocating it.", "numgpt info gpt3-175b --batch-size 1")
     p.add_argument("model", nargs="?", default=presets.DEFAULT, help=f"a preset or a checkpoint: {', '.join(presets.MODELS)}; %(default)s unless given")
     p.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="sequences a step; %(default)s")

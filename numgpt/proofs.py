@@ -1,0 +1,124 @@
+"""The commands that prove and compare: check, verify, diff, curvature."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError
+
+
+def check(args):
+    """numgpt check."""
+    if args.strength:
+        from .strength import report
+
+        return report(args.names, args.seed, args.draws)
+    from .check import subjects
+
+    names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
+    if not names:
+        raise InputError(f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt check")
+    width, failed, total = max(map(len, names)), 0, 0
+    print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")
+    for seed in range(args.seed, args.seed + args.draws):
+        for subject in (s for s in subjects(seed) if s.name in names):
+            for f in subject.findings(seed):
+                total, failed = total + 1, failed + (not f.holds)
+                print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
+    print(f"\n{total} laws checked on {len(names)} subjects, {failed} failed")
+    return 1 if failed else 0
+
+
+def verify(args):
+    """numgpt verify."""
+    from .checkpoint import write_file
+    from .engine import current
+    from .parity import page, truth
+    from .parity import verify as against
+
+    if args.html and not Path(args.html).absolute().parent.is_dir():
+        raise InputError(f"verify: {Path(args.html).parent} does not exist, expected a folder for --html to write to")
+    print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
+    lines, tensors = [], []
+
+    def show(line):
+        lines.append(line)
+        print(line, flush=True)
+
+    for line in against.lines(args.seed, args.names):
+        show(line)
+    if not args.names or any(name in against.TRUTH for name in args.names):
+        tensors = truth.measure(seeds=range(args.seed, args.seed + args.seeds))
+        for line in against.truth_lines(tensors):
+            show(line)
+        print(f"\n{truth.HEADER}", *tensors, sep="\n")
+    if not lines:
+        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
+    if args.html:
+        write_file(args.html, page.page(lines, tensors, current()).encode())
+    failed, skipped = sum(not line.holds for line in lines), sum(line.limit is None for line in lines)
+    print(f"\n{len(lines) - skipped} comparisons with PyTorch, {failed} failed" + (f", {skipped} skipped" if skipped else "") + (f"; the page is {args.html}" if args.html else ""))
+    return 1 if failed else 0
+
+
+def diff(args):
+    """numgpt diff."""
+    from .checkpoint import read_json
+    from .parity import first_divergence
+
+    names = read_json(args.names) if args.names else None
+    found = first_divergence(args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
+    if args.all:
+        print(f"{found.comparison}\n")
+    print(found)
+    return 0 if found.first is None else 1
+
+
+def curvature(args):
+    """numgpt curvature."""
+    from . import calculus
+    from .model import GPT
+
+    model = GPT.load(args.checkpoint)
+    T = args.tokens or min(model.config.block_size, 64)
+    if not 1 <= T <= model.config.block_size:
+        raise InputError(f"curvature: --tokens is {T}, expected 1 to block_size {model.config.block_size}")
+    source, tokens, targets = _rows(args, model, T)
+    wide = model.astype("float64")
+    loss, grads = wide.loss_and_grads(tokens, targets)
+    length = np.linalg.norm(grads.flat)
+    direction = grads.flat / (length or 1.0)
+    norms = calculus.gradient_norms(model, tokens, targets)
+    print(f"text              {source}: {len(tokens)} rows of {T} tokens")
+    print(f"loss              {float(loss):.6f} nats a token")
+    print(f"gradient          norm {length:.6g}; of single rows {norms.min():.4g} to {norms.max():.4g}, median {np.median(norms):.4g}")
+    if len(tokens) > 1:
+        noise = calculus.gradient_noise_scale(model, tokens, targets)
+        print(f"noise scale       {noise.scale:.4g} rows (tr Σ {noise.trace:.4g}, |G|² {noise.squared_norm:.4g})")
+    for name, product in calculus.OPERATORS.items():
+        bend = direction @ product(model, tokens, targets, direction).flat
+        print(f"along gradient    {bend:.6g} by the {name.replace('_', '-')}")
+    if args.eigenvalues:
+        top = calculus.top_eigenvalues(model, tokens, targets, args.eigenvalues, operator=args.operator, solver=args.solver, steps=args.steps, seed=args.seed)
+        for n, (value, bound) in enumerate(zip(top.values, top.bounds), 1):
+            print(f"eigenvalue {n:<6} {value:.6g} ± {bound:.1g}")
+        print(f"                  of the {args.operator.replace('_', '-')}, by {top.products} products with a matrix of {model.n_params:,} rows")
+    return 0
+
+
+def _rows(args, model, T):
+    """(what they are, tokens, targets): rows of a text drawn by the seed, or of random tokens where the model has no tokenizer."""
+    from . import data
+    from .streams import stream
+
+    rng = stream(args.seed, "curvature")
+    if args.data is None:
+        rows = rng.integers(0, model.config.vocab_size, (args.batch_size, T + 1))
+        return "random tokens, for want of --data", rows[:, :-1], rows[:, 1:]
+    if model.tokenizer is None:
+        raise InputError("curvature: the checkpoint has no tokenizer, expected one to read the text: leave --data out")
+    ids = np.asarray(model.tokenizer.encode(data.read(args.data)), np.int64)
+    if len(ids) <= T:
+        raise InputError(f"curvature: the text has {len(ids)} tokens, expected more than {T}: give fewer --tokens")
+    starts = rng.integers(0, len(ids) - T, args.batch_size)[:, None] + np.arange(T)
+    return ", ".join(args.data), ids[starts], ids[starts + 1]
