@@ -74,6 +74,18 @@ def test_models_that_compute_the_same_do_not_part(dtype, seed, scale):
     assert "no difference that rounding" in str(found)
 
 
+@BOTH
+def test_the_order_of_the_two_does_not_matter_and_two_modules_can_be_compared(dtype):
+    model = model_of()
+    right, wrong = torch_gpt(model), torch_gpt(model, **faults()["the sum in B"])
+    for a, b in ((wrong, model), (right, wrong)):
+        found = parity.first_divergence(a, b, dtype=dtype)
+        assert found.causes == ("the loss is the mean in A, the sum in B",) and found.left is None, str(found)
+    found = parity.first_divergence(wrong, right, dtype=dtype)
+    assert found.first.name == "loss" and not found.causes  # A is not what numgpt computes, so nothing can be tried
+    assert parity.first_divergence(wrong, wrong, dtype=dtype).first is None
+
+
 def test_two_faults_at_once_are_both_named():
     model = model_of()
     found = parity.first_divergence(model, torch_gpt(model, **faults()["epsilon is 1e-05 in A, 1e-12 in B"], **faults()["GELU in its erf form"]))
@@ -248,16 +260,18 @@ def test_a_debug_state_of_llmc_is_compared_with_the_model_it_is_of(tmp_path, cap
     llmc.save_state(files[1], changed(changed(model, "h.0.attn.c_proj.weight", np.transpose), "h.1.attn.c_proj.weight", np.transpose), tokens, targets)
     assert main(["diff", *files]) == 1
     assert "likely cause: h.0.attn.c_proj.weight and 1 more such: turned" in capsys.readouterr().out
+    assert main(["diff", *files[::-1]]) == 1
+    assert "likely cause: h.0.attn.c_proj.weight and 1 more such: turned" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", ["nothing", "state first", "two states", "text", "long", "folder"])
+@pytest.mark.parametrize("bad", ["nothing", "two states", "text", "long", "folder"])
 def test_what_cannot_be_compared_is_one_line(bad, tmp_path, capsys):
     model_of().save(tmp_path / "a")
     llmc.save_all(tmp_path / "c", model_of(), 2, 8)
     (tmp_path / "text").write_text("some text")
     (tmp_path / "empty").mkdir()
     a, state = str(tmp_path / "a"), str(tmp_path / "c" / "debug_state.bin")
-    args = {"nothing": [a, str(tmp_path / "x")], "state first": [state, a], "two states": [state, state], "text": [a, str(tmp_path / "text")],
+    args = {"nothing": [a, str(tmp_path / "x")], "two states": [state, state], "text": [a, str(tmp_path / "text")],
             "long": [a, a, "--tokens", "9"], "folder": [a, str(tmp_path / "empty")]}[bad]  # fmt: skip
     assert main(["diff", *args]) == 2
     error = capsys.readouterr().err

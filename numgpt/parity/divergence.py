@@ -12,7 +12,7 @@ from . import rounding
 from .causes import CAUSES
 from .comparison import Comparison, Row, first, rows
 from .modules import is_module
-from .sides import Ours, State, Theirs, opened
+from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
@@ -39,7 +39,7 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
     """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found by trying.
 
     a, b: each a GPT, a PyTorch module, or the path of a checkpoint, of a folder of transformers or of a file of llm.c; each runs
-    with its own weights. A debug state of llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
+    with its own weights. Where one of them is numgpt's it is called A. A debug state of llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
     optimizers: an AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then compared too; lr: of
     numgpt's, that of PyTorch's unless given. Returns a Divergence; print it.
     """
@@ -47,7 +47,8 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
     batch = _batch(sides, tokens, targets, seed, shape)
     comparison, runs, resolution = _compare(sides, batch, dtype)
     form, left, causes = sides[0].form, comparison.first, []
-    while left is not None and len(causes) < DEPTH:
+    known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)  # else no change of the form tells anything
+    while known and left is not None and len(causes) < DEPTH:
         found = _best_cause(form, runs, batch, comparison.rows, left, resolution)
         if found is None:
             break
@@ -127,6 +128,11 @@ def _best_cause(form, runs, batch, compared, left, dtype):
     return None if best is None else best[1:]
 
 
+def _agrees(form, run, batch, dtype):
+    """Whether a form gives what a Run of another program holds."""
+    return first(_computed(rows(form.run(*batch), run, rounding.explained(form, *batch, dtype), dtype))) is None
+
+
 def _computed(rows):
     """The rows of what was computed, not given."""
     return [r for r in rows if r.stage != "parameter"]
@@ -147,8 +153,12 @@ def _opened(things, names, call, optimizers, lr):
     if lr is None:
         lr = next((o.param_groups[0]["lr"] for o in optimizers if hasattr(o, "param_groups")), None)
     options = [{"names": names, "call": call, "optimizer": o, "lr": lr} for o in optimizers]
+    if is_state(things[0]):
+        things, options = things[::-1], options[::-1]
     a = opened(things[0], **options[0])
     b = opened(things[1], a.config, **options[1])
+    if isinstance(b, Ours) and not isinstance(a, Ours):
+        a, b = b, a
     for name in ("n_embd", "n_layer"):
         if getattr(a.config, name) != getattr(b.config, name):
             raise InputError(f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)}, expected two models of one size")

@@ -52,6 +52,11 @@ class State:
         return Run({}, {"lm_head": self.state["logits"], "loss": np.float32(self.state["loss"])}, dict(self.state["grads"]))
 
 
+def is_state(thing):
+    """Whether something is the path of a debug state of llm.c."""
+    return isinstance(thing, str | os.PathLike) and Path(thing).is_file() and llmc.kind_of(thing) == llmc.STATE
+
+
 def opened(thing, config=None, **module):
     """The side that something is: a GPT, a PyTorch module, or the path of a folder or file. config: of the other side, for a state."""
     if isinstance(thing, GPT):
@@ -64,8 +69,7 @@ def opened(thing, config=None, **module):
         return Theirs(_built(thing), module.get("names"), module.get("call"), module.get("optimizer"))
     path = Path(thing)
     if path.is_file():
-        kind = llmc.kind_of(path)
-        if kind == llmc.STATE:
+        if is_state(path):
             if config is None:
                 raise InputError(f"{path}: is a debug state, which has no sizes of a model in it, expected a model as the other side")
             return State(path, config)
