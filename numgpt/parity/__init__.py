@@ -1,5 +1,6 @@
 """The same model elsewhere, compared name by name: PyTorch modules, folders of transformers, llm.c's files, checkpoints."""
 
 from .divergence import compare, first_divergence
+from .modules import GPT1, GPT2
 
-__all__ = ["compare", "first_divergence"]
+__all__ = ["GPT1", "GPT2", "compare", "first_divergence"]

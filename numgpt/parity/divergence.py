@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from ..config import Config
 from ..errors import InputError
@@ -109,7 +110,8 @@ def _best_cause(form, runs, batch, compared, left, dtype):
     place = {(r.stage, r.name): n for n, r in enumerate(r for r in compared if r.stage != "parameter")}
     limits = tuple({r.name: r.explained for r in compared if r.stage == stage} for stage in ("value", "gradient", "update"))
     start, best = place.get((left.stage, left.name), len(place)), None
-    for text, changed in (tried for cause in CAUSES for tried in cause(form, *runs)):
+    forms = (tried for cause in CAUSES for tried in cause(form, *runs))
+    for text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
         try:
             run = changed.run(*batch)
         except InputError:  # a form that does not fit the batch
@@ -119,7 +121,7 @@ def _best_cause(form, runs, batch, compared, left, dtype):
             reached = place.get((found.stage, found.name), start)
             if reached < start or (reached == start and not found.difference * SMALLER < left.difference):
                 continue
-        found = first(_computed(rows(run, runs[1], rounding.explained(changed, *batch, dtype), dtype)))
+        found = first(_computed(rows(run, runs[1], rounding.explained(changed, *batch, dtype, run), dtype)))
         if found is None:
             return text, changed, None
         score = (place.get((found.stage, found.name), start), -found.difference / (found.size or 1.0))
@@ -142,7 +144,8 @@ def _compare(sides, batch, dtype):
     """(Comparison, both Runs, the dtype whose rounding counts: the coarser of dtype and that of a file)."""
     runs = tuple(side.run(*batch, dtype) for side in sides)
     resolution = max([np.dtype(dtype), *(s.dtype for s in sides if isinstance(s, State))], key=rounding.unit)
-    found = rows(*runs, rounding.explained(sides[0].form, *batch, resolution), resolution)
+    clean = runs[0] if isinstance(sides[0], Ours) and dtype == "float64" else None
+    found = rows(*runs, rounding.explained(sides[0].form, *batch, resolution, clean), resolution)
     if not _computed(found):
         raise InputError(f"parity: {sides[0].title} and {sides[1].title} have no value in common, expected names that both know")
     return Comparison(sides[0].title, sides[1].title, resolution.name, found), runs, resolution

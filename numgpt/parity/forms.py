@@ -59,7 +59,7 @@ class Form:
 
     def run(self, tokens, targets, dtype="float64", record=None):
         """Everything that one forward and backward give, and the step where there is an optimizer."""
-        params = self.params.astype(dtype)
+        params = self.params if self.params.dtype == dtype else self.params.astype(dtype)  # which a run only reads
         r = (record or FormRecord)(params, self.config, grads=params.like(), keep=True)
         r.replaced = self.replaced
         count = None if self.count is None else self.count(tokens, targets)

@@ -6,6 +6,8 @@ So the model is run in float64 with every input of an op moved at random by that
 at a name is the size of the errors that a right program may have there, with all that the model makes of them on the way.
 """
 
+import math
+
 import numpy as np
 
 from ..record import Layer
@@ -20,25 +22,29 @@ def unit(dtype):
     return float(np.finfo(dtype).eps) / 2
 
 
-def explained(form, tokens, targets, dtype, draws=4, seed=0):
-    """(values, grads, updated): name -> the difference, root mean square over the array, that rounding in dtype explains."""
-    clean, sums = form.run(tokens, targets), [{}, {}, {}]
+def explained(form, tokens, targets, dtype, clean=None, draws=4, seed=0):
+    """(values, grads, updated): name -> the difference, root mean square over the array, that rounding in dtype explains.
+
+    clean: the form's run in float64, where it is known.
+    """
+    clean = form.run(tokens, targets) if clean is None else clean
+    # What is stored is rounded once more, whatever came before.
+    sums = [{name: draws * (UNIT * rms(array)) ** 2 for name, array in part.items()} for part in _parts(clean)]
     for draw in range(draws):
         noisy = form.run(tokens, targets, record=_with_noise(np.random.default_rng([seed, draw])))
-        for total, exact, moved in zip(sums, _parts(clean), _parts(noisy)):
+        for total, exact, erring in zip(sums, _parts(clean), _parts(noisy)):
             for name, array in exact.items():
-                total[name] = total.get(name, 0.0) + float(np.mean((moved[name] - array) ** 2))
-    for total, exact in zip(sums, _parts(clean)):
-        for name, array in exact.items():
-            total[name] += draws * (UNIT * rms(array)) ** 2  # what is stored is rounded once more
+                total[name] += rms(erring[name] - array) ** 2
+        del noisy, erring  # a model's gradients each time
     scale = TIMES * unit(dtype) / UNIT
     return tuple({name: scale * (total / draws) ** 0.5 for name, total in part.items()} for part in sums)
 
 
 def rms(array):
     """The root mean square of an array."""
-    array = np.asarray(array)
-    return float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0
+    flat = np.asarray(array).reshape(-1)
+    blocks = (flat[i : i + 65536] for i in range(0, len(flat), 65536))  # no array of squares as large as it
+    return math.sqrt(sum(float(np.square(b, dtype=np.result_type(b, np.float64)).sum()) for b in blocks) / flat.size) if flat.size else 0.0
 
 
 def moved(array, size, rng):

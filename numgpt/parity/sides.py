@@ -1,5 +1,6 @@
 """What can be compared: a GPT of numgpt, a folder or file with one, a debug state of llm.c, a PyTorch module."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Ours:
         if optimizer is not None:
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")} | {"lr": lr}
         self.title, self.config = title, model.config
-        self.form = Form(model.config, model.params, optimizer=settings)
+        self.form = Form(model.config, model.params.astype("float64"), optimizer=settings)
 
     def run(self, tokens, targets, dtype):
         """The Run of a batch, computed in a dtype."""
@@ -30,7 +31,7 @@ class Ours:
 class Theirs(Module):
     """A PyTorch module, with the form of numgpt that should give the same."""
 
-    @property
+    @functools.cached_property
     def form(self):
         """The form with the module's parameters."""
         settings = None if self.optimizer is None else _settings(self.optimizer)
