@@ -1,0 +1,373 @@
+"""Rounding or wrong: a backward's gradients element by element, in units of what its own precision can hold.
+
+An element of a gradient is a sum, g_j = Σ_i dy_i J_ij. A program that computes it in floating point adds terms that may be far
+larger than g_j, so its error has nothing to do with the size of g_j, and no relative tolerance can tell it from a mistake.
+
+    terms_j  = Σ_i |dy_i J_ij|              what is added at the end
+    inner_j  = how far g_j moves when every input moves by its own relative size: what was added, and cancelled, before that
+    ulp_j    = eps (terms_j + inner_j)      or the spacing of floats at g_j, if that is more
+    limit_j  = 4 √n ulp_j                   n: how many numbers the sums run over
+
+A sum of n terms errs by λ √n u Σ|terms| at most, u = eps/2, but for a chance of 2n exp(−λ²/2) (Higham and Mary 2019): λ = 8.
+inner_j is measured, with the witness, at points a few roundings away, and only where the terms alone do not explain an error.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import witness
+from .errors import InputError
+from .pair import argument_names, as_dtype, gradients, is_float
+from .patterns import pattern
+
+ALL, SAMPLE = 2000, 400  # of an array with more elements than ALL only SAMPLE are looked at, and random directions of all
+EXAMINED, DRAWS, NEAR = 64, 6, 16  # suspects looked at closely; points near by, and how many roundings away
+EPS64 = float(np.finfo(np.float64).eps)
+ELEMENTARY = 32  # roundings inside one element's own arithmetic: an exponential, a quotient, a few products
+WORDS = ("right", "rounding", "wrong")
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of a gradient: where, what it should be, what it is, and their distance."""
+
+    index: tuple
+    expected: float
+    got: float
+    ulps: float
+
+    def __str__(self):
+        place = f"[{', '.join(map(str, self.index))}]" if self.index else "its value"
+        digits = 9 if abs(self.got - self.expected) > 1e-6 * abs(self.expected) else 17
+        return f"{place} expected {self.expected:.{digits}g}, got {self.got:.{digits}g}, {self.ulps:.2g} ulps off"
+
+
+@dataclass(frozen=True)
+class ArgumentVerdict:
+    """What is to be said of the gradient of one argument.
+
+    word: "right" (each element within 4 floats of the exact one), "rounding" (further off, but within what rounding explains) or "wrong".
+    ulps, limit: of the element that is furthest beyond, or nearest to, its limit; in the units of this file's first lines.
+    wrong: indices of the elements beyond rounding, among the examined; worst: the first few of them, or the furthest element.
+    """
+
+    index: int
+    name: str | None
+    shape: tuple
+    word: str
+    ulps: float
+    limit: float
+    examined: int
+    wrong: tuple
+    worst: tuple
+    pattern: str = ""
+    note: str = ""
+
+    @property
+    def title(self):
+        """argument 1 (weight)"""
+        return f"argument {self.index}" + (f" ({self.name})" if self.name else "")
+
+    def __str__(self):
+        size = int(np.prod(self.shape))
+        of = f"{self.examined:,} sampled of {size:,}" if self.examined < size else f"{size:,}"
+        if self.word == "wrong":
+            said = [f"{len(self.wrong):,} of {of} elements beyond rounding, which explains {self.limit:.2g} ulps", *map(str, self.worst)]
+        else:
+            said = [f"{of} element{'s' * (size != 1)}, at most {self.ulps:.2g} ulps off where rounding explains {self.limit:.2g}"]
+        return f"{self.title} is {self.word}: " + "; ".join([*said, *filter(None, (self.pattern, self.note))])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of a backward: one ArgumentVerdict per array of floats."""
+
+    arguments: tuple
+    dtype: np.dtype
+    witness: witness.Witness
+    known: float  # how well the witness knows the derivative, relative to its terms
+
+    @property
+    def word(self):
+        """The worst word of all arguments."""
+        return max((a.word for a in self.arguments), key=WORDS.index)
+
+    @property
+    def wrong(self):
+        """The arguments whose gradient is wrong."""
+        return tuple(a for a in self.arguments if a.word == "wrong")
+
+    def __getitem__(self, key):
+        """The ArgumentVerdict of an argument, by its index or its name."""
+        for a in self.arguments:
+            if key in (a.index, a.name):
+                return a
+        raise KeyError(key)
+
+    def summary(self):
+        """What is wrong in one paragraph, or the verdict in a sentence."""
+        if self.wrong:
+            return ". ".join(map(str, self.wrong))
+        return f"all gradients are {self.word}"
+
+    def __str__(self):
+        head = f"{self.dtype} backward against {self.witness}, which knows the derivative to {self.known:.0e}: {self.word}"
+        return "\n".join([head, *(f"  {a}" for a in self.arguments)])
+
+
+def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
+    """Whether a backward is right, off by rounding, or wrong: for each argument, and with the elements that are.
+
+    dtype: float32 or float64, in which the pair is run; the arrays' own unless given. The derivative is computed at the same
+    points in float64: by the complex step where the forward takes complex numbers, else by central differences.
+
+    An error within limit_j (this file's first lines, and what the witness may be off) is rounding. Beyond it, it is wrong, unless
+    the same backward is right in float64 and the float32 error changes at random between points that are roundings apart:
+    that is an algorithm that loses digits, which is said. And where the float64 run shows an error of more than an ulp of
+    float32, that is wrong even if rounding could have hidden it.
+
+    arrays: integers and None are passed on. Of an array of more than 2,000 elements 400 are looked at, and random directions of all.
+    Cost: one forward per element (central differences: at least seven).
+    """
+    dtype = _precision(arrays, dtype)
+    case = _Case(forward, backward, options, as_dtype(arrays, dtype), dtype, seed)
+    names = argument_names(forward, len(arrays))
+    indices = [i for i, a in enumerate(case.points) if is_float(a)]
+    picked = {i: case.pick(i) for i in indices}
+    found = {i: case.columns(case.wide, i, picked[i]) for i in indices}
+    # How many numbers enter an output, on average: the rows of the derivative, from the columns that were looked at.
+    rows = sum(case.points[i].size * c.count.mean() / max(case.y.size, 1) for i, c in found.items() if c.count.size)
+    judged = tuple(_judge(case, i, names[i], picked[i], found[i], rows) for i in indices)
+    known = max((float((c.error / np.maximum(c.terms, 1e-300)).max(initial=EPS64)) for c in found.values()), default=EPS64)
+    return Verdict(judged, dtype, case.witness, known)
+
+
+def _precision(arrays, dtype):
+    """The dtype in which the pair is run; InputError unless it is one that this file can judge."""
+    if any(a is not None and np.asarray(a).dtype.kind == "c" for a in arrays):
+        raise InputError("verdict: an array is complex, expected real ones: pass its real and imaginary part as two arguments")
+    floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
+    if not floats:
+        raise InputError("verdict: no array of floats, expected at least one to differentiate by")
+    dtype = np.dtype(np.result_type(*floats) if dtype is None else dtype)
+    if dtype not in (np.float32, np.float64):
+        raise InputError(f"verdict: dtype is {dtype}, expected float32 or float64: say dtype=")
+    return dtype
+
+
+@dataclass
+class _Columns:
+    """Of each picked element: Σ_i dy_i J_ij, Σ_i |dy_i J_ij|, how many terms are not 0, how far the witness may be off."""
+
+    exact: np.ndarray
+    terms: np.ndarray
+    count: np.ndarray
+    error: np.ndarray
+
+
+class _Case:
+    """A pair at its points, run once in its own precision and, if that is float32 and it takes float64, once in that."""
+
+    def __init__(self, forward, backward, options, points, dtype, seed):
+        self.forward, self.backward, self.options, self.points, self.dtype = forward, backward, options, points, dtype
+        self.rng = np.random.default_rng([seed, 5])
+        self.eps = float(np.finfo(dtype).eps)
+        self.wide = as_dtype(points, np.float64)
+        self.y, saved = forward(*points, **options)
+        self.y = np.asarray(self.y)
+        if self.y.dtype.kind != "f":
+            raise InputError(f"verdict: the forward's value has dtype {self.y.dtype}, expected floats")
+        if not np.isfinite(self.y).all():
+            raise InputError("verdict: the forward's value holds NaN or infinity, expected points where it is finite")
+        self.dy = self.rng.standard_normal(self.y.shape).astype(dtype)
+        self.grads = gradients(backward(self.dy[()], saved), points)
+        self.witness = witness.choose(forward, self.wide, dtype, options, seed)
+        self.reference = 0.0 if self.dtype == self.witness.dtype == np.float32 else EPS64  # differences in float32 state their rounding themselves
+        self.wide_grads = self.in_float64() if dtype != np.float64 else None
+
+    def in_float64(self):
+        """The backward's gradients in float64, None where the pair is not for that."""
+        try:
+            y, saved = self.forward(*self.wide, **self.options)
+            grads = gradients(self.backward(self.dy.astype(np.float64)[()], saved), self.wide)
+        except Exception:  # whatever the user's code raises means that it does not take float64
+            return None
+        return grads if all(a.dtype == np.float64 for a in (np.asarray(y), *grads) if is_float(a)) else None
+
+    def pick(self, i):
+        """The flat indices of the elements to look at."""
+        size = self.points[i].size
+        return np.arange(size) if size <= ALL else np.sort(self.rng.choice(size, SAMPLE, replace=False))
+
+    def columns(self, points, i, picked):
+        """What the witness says of the picked elements of argument i."""
+        dy = self.dy.astype(np.float64)
+        found = np.zeros((4, len(picked)))
+        direction = np.zeros(points[i].shape)
+        directions = [direction if k == i else None for k in range(len(points))]
+        for k, j in enumerate(picked):
+            direction.reshape(-1)[j] = 1.0
+            d, error = self.witness.derivative(points, directions)
+            direction.reshape(-1)[j] = 0.0
+            terms = dy * d
+            found[:, k] = terms.sum(), abs(terms).sum(), np.count_nonzero(terms), (abs(dy) * error).sum()
+        return _Columns(*found)
+
+    def nearby(self, i, picked, exact):
+        """inner_j, and the signed errors of the picked elements, (DRAWS, picked), at points that are roundings away."""
+        inner, errors = np.zeros(len(picked)), []
+        for _ in range(DRAWS):
+            moved = [a * (1 + NEAR * self.eps * self.rng.uniform(-1, 1, a.shape)) if is_float(a) else a for a in self.wide]
+            points = as_dtype(moved, self.dtype)
+            there = self.columns(as_dtype(points, np.float64), i, picked).exact
+            _, saved = self.forward(*points, **self.options)
+            got = gradients(self.backward(self.dy[()], saved), points)[i].reshape(-1)[picked]
+            errors.append(got - there)
+            inner += (there - exact) ** 2
+        return np.sqrt(3 * inner / DRAWS) / (NEAR * self.eps), np.array(errors)  # 3: the mean square of a uniform number is a third
+
+    def beyond(self, grads, eps, i, span, limits, sign):
+        """By how much ⟨gradient i, v⟩ is further from ⟨dy, Jv⟩ than rounding explains; v: the signs on the span, else 0.
+
+        The signs do not know the errors, so these add up like the root of the sum of their squares: six times that is the limit.
+        """
+        v = np.zeros(self.points[i].size)
+        v[span] = sign[span]
+        d, error = self.witness.derivative(self.wide, [v.reshape(a.shape) if k == i else None for k, a in enumerate(self.wide)])
+        dy = self.dy.astype(np.float64)
+        terms, back = dy * d, grads[i].reshape(-1)[span].astype(np.float64) * v[span]
+        limit = 6 * np.sqrt(len(v[span])) * limits * eps / self.eps + (abs(dy) * error).sum()
+        limit += 4 * np.sqrt(terms.size + 1) * self.reference * abs(terms).sum() + 4 * np.sqrt(back.size) * EPS64 * abs(back).sum()
+        return abs(terms.sum() - back.sum()) - limit
+
+
+def _judge(case, i, name, picked, c, rows):
+    """The ArgumentVerdict of argument i from what is known of its picked elements."""
+    note = ""
+    judged = _elements(case, i, picked, c, rows)
+    if len(picked) < case.points[i].size and not judged.wrong.any():
+        span = _search(case, i, float(np.sqrt((judged.limit**2).mean())))
+        if span is not None:
+            picked = np.union1d(picked, span)
+            c = case.columns(case.wide, i, picked)
+            judged = _elements(case, i, picked, c, rows)
+        note = f"of the rest {DIRECTIONS} random directions were looked at"
+        if span is not None:
+            note = "a random direction was off, and halving it led there" if judged.wrong.any() else (
+                "a random direction is off by more than rounding explains, but no element that was looked at"
+            )
+    shape, got = case.points[i].shape, case.grads[i].reshape(-1)[picked].astype(np.float64)
+    ratio = judged.error / np.maximum(judged.limit, np.finfo(float).tiny)
+    ulps = judged.error / judged.unit
+    order = np.argsort(-np.where(np.isnan(ratio), np.inf, ratio), kind="stable")
+    wrong = judged.wrong
+    word = "wrong" if wrong.any() else "right" if (judged.error <= 4 * judged.spacing).all() else "rounding"
+    if wrong.any():
+        order = order[wrong[order]]
+    worst = tuple(
+        Element(tuple(map(int, np.unravel_index(picked[k], shape))), float(c.exact[k]), float(got[k]), float(ulps[k])) for k in order[: 3 if wrong.any() else 1]
+    )
+    return ArgumentVerdict(
+        index=i,
+        name=name,
+        shape=shape,
+        word=word,
+        ulps=worst[0].ulps if worst else 0.0,
+        limit=float((judged.limit / judged.unit)[order[0]]) if worst else 0.0,
+        examined=len(picked),
+        wrong=tuple(tuple(map(int, np.unravel_index(j, shape))) for j in picked[wrong]),
+        worst=worst,
+        pattern=pattern(c.exact, got, judged.limit, wrong, picked, shape, case.y.shape) if wrong.any() else "",
+        note="; ".join(filter(None, (judged.note, note))),
+    )
+
+
+@dataclass
+class _Elements:
+    """Of each picked element: its error, ulp_j, limit_j, the spacing of floats there, and whether it is wrong."""
+
+    error: np.ndarray
+    unit: np.ndarray
+    limit: np.ndarray
+    spacing: np.ndarray
+    wrong: np.ndarray
+    note: str = ""
+
+
+def _elements(case, i, picked, c, rows):
+    """Which of the picked elements are wrong, and why that is not rounding."""
+    got = case.grads[i].reshape(-1)[picked].astype(np.float64)
+    wide = None if case.wide_grads is None else case.wide_grads[i].reshape(-1)[picked]
+    error = np.where(np.isfinite(got), abs(got - c.exact), np.inf)
+    formula = None if wide is None else np.where(np.isfinite(wide), abs(wide - c.exact), np.inf)  # what rounding to float32 has no part in
+    spacing = np.spacing(abs(c.exact).astype(case.dtype)).astype(np.float64)
+    root = np.sqrt(c.count + rows + ELEMENTARY)
+
+    def limits(scale, root):
+        """ulp_j, limit_j, and how far the backward may be off in float64."""
+        unit = np.maximum(case.eps * scale, spacing)
+        blur = c.error + 4 * root * case.reference * scale
+        return unit, 4 * root * unit + blur, unit + blur
+
+    unit, limit, visible = limits(c.terms, root)
+    suspect = (error > limit) | (False if formula is None else formula > visible)
+    if not suspect.any():
+        return _Elements(error, unit, limit, spacing, suspect)
+    order = np.flatnonzero(suspect)[np.argsort(-(error / limit)[suspect], kind="stable")]
+    close = np.unique(np.concatenate([order[: EXAMINED // 2], order[-EXAMINED // 2 :]]))
+    inner, errors = case.nearby(i, picked[close], c.exact[close])
+    scale = c.terms.copy()
+    scale[close] += inner
+    # Suspects that were not looked at closely are taken to be as sensitive, for their size, as the most sensitive that were.
+    others = np.setdiff1d(order, close)
+    scale[others] *= float((scale[close] / np.maximum(c.terms[close], np.finfo(float).tiny)).max())
+    unit, limit, visible = limits(scale, root)
+    wrong = (error > limit) | (False if formula is None else formula > visible)
+    lost = wrong[close] & _is_noise(errors)
+    if formula is None:
+        # Without the same formula in wider precision, only as much noise is excused as sums of the forward's own values explain.
+        size = np.maximum(abs(case.wide[i].reshape(-1)[picked[close]]), float(np.sqrt((case.wide[i] ** 2).mean())))
+        forward = (abs(case.dy) * abs(case.y)).sum() / np.maximum(size, np.finfo(float).tiny)
+        lost &= error[close] <= 16 * root[close] ** 2 * case.eps * (scale[close] + forward) + c.error[close]
+    else:
+        lost &= (formula[close] <= visible[close]) | (formula[close] <= 1e-4 * error[close])  # it falls with eps, as a mistake does not
+    note = ""
+    if lost.any():
+        wrong[close[lost]] = False
+        worst = float((error[close] / unit[close])[lost].max())
+        limit[close[lost]] = np.maximum(limit, error)[close[lost]]
+        note = f"the formula is right, but its arithmetic loses {worst:.2g} ulps, other ones at each point near by: terms cancel inside it"
+    elif wrong.any() and formula is not None and (formula[wrong] <= visible[wrong]).all():
+        note = "the same backward is right in float64: in float32 it takes another path, overflows or vanishes"
+    elif formula is not None and wrong.any() and (error[wrong] <= limit[wrong]).all():
+        note = "float32 hides it, the same backward in float64 shows it"
+    return _Elements(error, unit, limit, spacing, wrong, note)
+
+
+def _is_noise(errors):
+    """Whether errors at points that are roundings apart differ by as much as they are: a mistake stays where it is."""
+    return abs(errors.mean(0)) <= 2 * errors.std(0)
+
+
+DIRECTIONS = 3
+
+
+def _search(case, i, limit):
+    """Random directions of all elements of argument i; where one is off, halve it until few elements are left. None if none is.
+
+    limit: the root mean square of the elements' limits.
+    """
+    runs = [(case.grads, case.eps)] if case.wide_grads is None else [(case.wide_grads, EPS64), (case.grads, case.eps)]
+    for _ in range(DIRECTIONS):
+        sign = case.rng.choice([-1.0, 1.0], case.points[i].size)
+        for grads, eps in runs:
+            span = slice(0, len(sign))
+            if not case.beyond(grads, eps, i, span, limit, sign) > 0:
+                continue
+            while span.stop - span.start > EXAMINED:
+                middle = (span.start + span.stop) // 2
+                halves = slice(span.start, middle), slice(middle, span.stop)
+                span = max(halves, key=lambda half: case.beyond(grads, eps, i, half, limit, sign))
+            return np.arange(span.start, span.stop)
+    return None
