@@ -143,9 +143,9 @@ def _precision(forward, arrays, options):
 def _element_by_element(forward, backward, arrays, seed, options):
     """The gradients against central differences alone, with the limits of a Verdict."""
     said = verdict(forward, backward, *arrays, seed=seed, **options)
-    a = max(said.arguments, key=lambda a: (a.word == "wrong", a.ulps / a.limit if a.limit else 0.0))
+    a = max(said.arguments, key=lambda a: (a.word == "wrong", a.ulps))
     eps = float(np.finfo(said.dtype).eps)
-    return Finding(WITNESS, a.ulps * eps, a.limit * eps, f"{said.summary()}. The witness: {said.witness}; the law of the transpose is left out")
+    return Finding(WITNESS, a.ulps * eps, eps * (a.limit if said.wrong else max(a.limit, a.ulps)), f"{said.summary()}. Witness: {said.witness}; {said.witness.why}")
 
 
 def _elements(forward, backward, arrays, seed, options):

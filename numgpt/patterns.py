@@ -27,7 +27,7 @@ def pattern(expected, got, limit, wrong, picked, shape, result):
 def _factor(expected, got, limit, wrong, shape, result):
     """got = factor · expected for all that are wrong, of which there are at least two."""
     e, g = expected[wrong], got[wrong]
-    strong = abs(e) > 0.1 * abs(e).max(initial=0.0)
+    strong = (abs(e) > 0.1 * abs(e).max(initial=0.0)) & (abs(e) > limit[wrong])
     if len(e) < 2 or not e[strong].any():
         return ""
     factor = float(np.median(g[strong] / e[strong]))
@@ -60,7 +60,7 @@ def _transposed(expected, got, limit):
 def _place(wrong, shape):
     """All wrong elements in one row, column or other slice."""
     if len(wrong) == 1:
-        return "the others are right"
+        return "the others are right" if math.prod(shape) > 1 else ""
     places = np.unravel_index(wrong, shape)
     fixed = [f"index {place[0]} of axis {axis}" for axis, place in enumerate(places) if shape[axis] > 1 and (place == place[0]).all()]
     return f"all of them at {' and '.join(fixed)}" if fixed else ""
@@ -69,5 +69,7 @@ def _place(wrong, shape):
 def _shift(expected, got, limit, wrong):
     """got = expected + a number: a term that does not depend on the element is missing, or one too many."""
     off = (got - expected)[wrong]
+    if len(off) < 2:
+        return ""
     shift = float(np.median(off))
     return f"all of them {shift:+.6g}" if (abs(off - shift) <= 2 * limit[wrong] + 1e-6 * abs(shift)).all() else ""

@@ -47,8 +47,10 @@ class Element:
 class ArgumentVerdict:
     """What is to be said of the gradient of one argument.
 
-    word: "right" (each element within 4 floats of the exact one), "rounding" (further off, but within what rounding explains) or "wrong".
-    ulps, limit: of the element that is furthest beyond, or nearest to, its limit; in the units of this file's first lines.
+    word: "right" (each element within 4 floats of the exact one, or no further off than the witness may be), "rounding" (further
+    off, but within what rounding explains) or "wrong".
+    ulps, limit, doubt: of the element that is furthest beyond, or nearest to, its limit: how far it is off, how far it may be,
+    and how much of that is the witness's own error; in the units of this file's first lines.
     wrong: indices of the elements beyond rounding, among the examined; worst: the first few of them, or the furthest element.
     """
 
@@ -58,6 +60,7 @@ class ArgumentVerdict:
     word: str
     ulps: float
     limit: float
+    doubt: float
     examined: int
     wrong: tuple
     worst: tuple
@@ -72,10 +75,13 @@ class ArgumentVerdict:
     def __str__(self):
         size = int(np.prod(self.shape))
         of = f"{self.examined:,} sampled of {size:,}" if self.examined < size else f"{size:,}"
+        explained = f"rounding explains {self.limit - self.doubt:.2g}"
+        if self.doubt > 1:
+            explained += f", and the witness may be off by {self.doubt:.2g}"
         if self.word == "wrong":
-            said = [f"{len(self.wrong):,} of {of} elements beyond rounding, which explains {self.limit:.2g} ulps", *map(str, self.worst)]
+            said = [f"{len(self.wrong):,} of {of} element{'s' * (size != 1)} beyond rounding ({explained} ulps)", *map(str, self.worst)]
         else:
-            said = [f"{of} element{'s' * (size != 1)}, at most {self.ulps:.2g} ulps off where rounding explains {self.limit:.2g}"]
+            said = [f"{of} element{'s' * (size != 1)}, at most {self.ulps:.2g} ulps off where {explained}"]
         return f"{self.title} is {self.word}: " + "; ".join([*said, *filter(None, (self.pattern, self.note))])
 
 
@@ -86,7 +92,7 @@ class Verdict:
     arguments: tuple
     dtype: np.dtype
     witness: witness.Witness
-    known: float  # how well the witness knows the derivative, relative to its terms
+    known: float  # how far the witness may be off, on the whole, relative to the terms
 
     @property
     def word(self):
@@ -112,7 +118,7 @@ class Verdict:
         return f"all gradients are {self.word}"
 
     def __str__(self):
-        head = f"{self.dtype} backward against {self.witness}, which knows the derivative to {self.known:.0e}: {self.word}"
+        head = f"{self.dtype} gradients: {self.word}. Witness: {self.witness}, known to {self.known:.0e}" + (f"; {self.witness.why}" if self.witness.why else "")
         return "\n".join([head, *(f"  {a}" for a in self.arguments)])
 
 
@@ -123,9 +129,9 @@ def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
     points in float64: by the complex step where the forward takes complex numbers, else by central differences.
 
     An error within limit_j (this file's first lines, and what the witness may be off) is rounding. Beyond it, it is wrong, unless
-    the same backward is right in float64 and the float32 error changes at random between points that are roundings apart:
-    that is an algorithm that loses digits, which is said. And where the float64 run shows an error of more than an ulp of
-    float32, that is wrong even if rounding could have hidden it.
+    the gradient is as restless between points that are a rounding apart, and the same backward is right in float64: that is a
+    formula that loses digits, which is said. And where the float64 run shows an error of more than an ulp of float32, that is
+    wrong even if rounding could have hidden it.
 
     arrays: integers and None are passed on. Of an array of more than 2,000 elements 400 are looked at, and random directions of all.
     Cost: one forward per element (central differences: at least seven).
@@ -138,9 +144,10 @@ def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
     found = {i: case.columns(case.wide, i, picked[i]) for i in indices}
     # How many numbers enter an output, on average: the rows of the derivative, from the columns that were looked at.
     rows = sum(case.points[i].size * c.count.mean() / max(case.y.size, 1) for i, c in found.items() if c.count.size)
-    judged = tuple(_judge(case, i, names[i], picked[i], found[i], rows) for i in indices)
-    known = max((float((c.error / np.maximum(c.terms, 1e-300)).max(initial=EPS64)) for c in found.values()), default=EPS64)
-    return Verdict(judged, dtype, case.witness, known)
+    with np.errstate(all="ignore"):  # an ulp of 0 is the least of all numbers, and errors are measured in it
+        judged = tuple(_judge(case, i, names[i], picked[i], found[i], rows) for i in indices)
+    error, terms = (sum(float(getattr(c, name)[np.isfinite(c.error)].sum()) for c in found.values()) for name in ("error", "terms"))
+    return Verdict(judged, dtype, case.witness, max(EPS64, error / terms if terms else 0.0))
 
 
 def _precision(arrays, dtype):
@@ -158,12 +165,16 @@ def _precision(arrays, dtype):
 
 @dataclass
 class _Columns:
-    """Of each picked element: Σ_i dy_i J_ij, Σ_i |dy_i J_ij|, how many terms are not 0, how far the witness may be off."""
+    """Of each picked element: Σ_i dy_i J_ij, Σ_i |dy_i J_ij|, how many terms are not 0, how far the witness may be off.
+
+    carried: Σ_i |dy_i y_i| over the outputs that it acts on; the largest of all where it acts on none.
+    """
 
     exact: np.ndarray
     terms: np.ndarray
     count: np.ndarray
     error: np.ndarray
+    carried: np.ndarray
 
 
 class _Case:
@@ -203,7 +214,8 @@ class _Case:
     def columns(self, points, i, picked):
         """What the witness says of the picked elements of argument i."""
         dy = self.dy.astype(np.float64)
-        found = np.zeros((4, len(picked)))
+        carried = abs(dy * self.y)
+        found = np.zeros((5, len(picked)))
         direction = np.zeros(points[i].shape)
         directions = [direction if k == i else None for k in range(len(points))]
         for k, j in enumerate(picked):
@@ -211,21 +223,40 @@ class _Case:
             d, error = self.witness.derivative(points, directions)
             direction.reshape(-1)[j] = 0.0
             terms = dy * d
-            found[:, k] = terms.sum(), abs(terms).sum(), np.count_nonzero(terms), (abs(dy) * error).sum()
+            found[:, k] = terms.sum(), abs(terms).sum(), np.count_nonzero(terms), (abs(dy) * error).sum(), carried[terms != 0].sum() if terms.any() else carried.max(initial=0.0)
         return _Columns(*found)
 
+    def moved(self, eps, near=NEAR):
+        """The points, each number moved by some roundings."""
+        return [a * (1 + near * eps * self.rng.uniform(-1, 1, a.shape)) if is_float(a) else a for a in self.wide]
+
     def nearby(self, i, picked, exact):
-        """inner_j, and the signed errors of the picked elements, (DRAWS, picked), at points that are roundings away."""
-        inner, errors = np.zeros(len(picked)), []
+        """inner_j of the picked elements, and the witness's noise: four times the most that its word moves when float64 rounds otherwise."""
+        inner, noise = np.zeros(len(picked)), np.zeros(len(picked))
         for _ in range(DRAWS):
-            moved = [a * (1 + NEAR * self.eps * self.rng.uniform(-1, 1, a.shape)) if is_float(a) else a for a in self.wide]
-            points = as_dtype(moved, self.dtype)
-            there = self.columns(as_dtype(points, np.float64), i, picked).exact
-            _, saved = self.forward(*points, **self.options)
-            got = gradients(self.backward(self.dy[()], saved), points)[i].reshape(-1)[picked]
-            errors.append(got - there)
+            there = self.columns(as_dtype(as_dtype(self.moved(self.eps), self.dtype), np.float64), i, picked).exact
             inner += (there - exact) ** 2
-        return np.sqrt(3 * inner / DRAWS) / (NEAR * self.eps), np.array(errors)  # 3: the mean square of a uniform number is a third
+            if self.eps > EPS64:
+                noise = np.maximum(noise, 4 * abs(self.columns(self.moved(EPS64), i, picked).exact - exact))
+        return np.sqrt(3 * inner / DRAWS) / (NEAR * self.eps), noise  # 3: the mean square of a uniform number is a third
+
+    def unrest(self, i):
+        """How far gradient i moves, in units of eps, between points that differ by a rounding or two, in any dtype that it was run in.
+
+        0 for a backward that gives another gradient at the same point: what moves there is not rounding.
+        """
+        most = np.zeros(self.points[i].size)
+        runs = [(self.points, self.grads[i])] + ([(self.wide, self.wide_grads[i])] if self.wide_grads is not None else [])
+        for points, grad in runs:
+            eps = float(np.finfo(grad.dtype).eps)
+            for draw in range(2 * DRAWS):
+                at = as_dtype(self.moved(eps, 2), grad.dtype) if draw else points
+                _, saved = self.forward(*at, **self.options)
+                move = abs(gradients(self.backward(self.dy.astype(grad.dtype)[()], saved), at)[i].astype(np.float64) - grad)
+                if not draw and move.any():
+                    return np.zeros_like(most)
+                most = np.fmax(most, move.reshape(-1) / eps)
+        return most
 
     def beyond(self, grads, eps, i, span, limits, sign):
         """By how much ⟨gradient i, v⟩ is further from ⟨dy, Jv⟩ than rounding explains; v: the signs on the span, else 0.
@@ -262,7 +293,7 @@ def _judge(case, i, name, picked, c, rows):
     ulps = judged.error / judged.unit
     order = np.argsort(-np.where(np.isnan(ratio), np.inf, ratio), kind="stable")
     wrong = judged.wrong
-    word = "wrong" if wrong.any() else "right" if (judged.error <= 4 * judged.spacing).all() else "rounding"
+    word = "wrong" if wrong.any() else "right" if (judged.error <= np.maximum(4 * judged.spacing, judged.doubt)).all() else "rounding"
     if wrong.any():
         order = order[wrong[order]]
     worst = tuple(
@@ -275,6 +306,7 @@ def _judge(case, i, name, picked, c, rows):
         word=word,
         ulps=worst[0].ulps if worst else 0.0,
         limit=float((judged.limit / judged.unit)[order[0]]) if worst else 0.0,
+        doubt=float((judged.doubt / judged.unit)[order[0]]) if worst else 0.0,
         examined=len(picked),
         wrong=tuple(tuple(map(int, np.unravel_index(j, shape))) for j in picked[wrong]),
         worst=worst,
@@ -285,11 +317,12 @@ def _judge(case, i, name, picked, c, rows):
 
 @dataclass
 class _Elements:
-    """Of each picked element: its error, ulp_j, limit_j, the spacing of floats there, and whether it is wrong."""
+    """Of each picked element: its error, ulp_j, limit_j, how much of that is the witness's, the spacing of floats, whether it is wrong."""
 
     error: np.ndarray
     unit: np.ndarray
     limit: np.ndarray
+    doubt: np.ndarray
     spacing: np.ndarray
     wrong: np.ndarray
     note: str = ""
@@ -302,52 +335,54 @@ def _elements(case, i, picked, c, rows):
     error = np.where(np.isfinite(got), abs(got - c.exact), np.inf)
     formula = None if wide is None else np.where(np.isfinite(wide), abs(wide - c.exact), np.inf)  # what rounding to float32 has no part in
     spacing = np.spacing(abs(c.exact).astype(case.dtype)).astype(np.float64)
-    root = np.sqrt(c.count + rows + ELEMENTARY)
+    root, doubt = np.sqrt(c.count + rows + ELEMENTARY), c.error.copy()
 
-    def limits(scale, root):
+    def limits(scale):
         """ulp_j, limit_j, and how far the backward may be off in float64."""
         unit = np.maximum(case.eps * scale, spacing)
-        blur = c.error + 4 * root * case.reference * scale
+        blur = doubt + 4 * root * case.reference * scale
         return unit, 4 * root * unit + blur, unit + blur
 
-    unit, limit, visible = limits(c.terms, root)
+    unit, limit, visible = limits(c.terms)
     suspect = (error > limit) | (False if formula is None else formula > visible)
     if not suspect.any():
-        return _Elements(error, unit, limit, spacing, suspect)
+        return _Elements(error, unit, limit, doubt, spacing, suspect)
     order = np.flatnonzero(suspect)[np.argsort(-(error / limit)[suspect], kind="stable")]
     close = np.unique(np.concatenate([order[: EXAMINED // 2], order[-EXAMINED // 2 :]]))
-    inner, errors = case.nearby(i, picked[close], c.exact[close])
+    inner, noise = case.nearby(i, picked[close], c.exact[close])
     scale = c.terms.copy()
     scale[close] += inner
+    doubt[close] += noise
     # Suspects that were not looked at closely are taken to be as sensitive, for their size, as the most sensitive that were.
     others = np.setdiff1d(order, close)
     scale[others] *= float((scale[close] / np.maximum(c.terms[close], np.finfo(float).tiny)).max())
-    unit, limit, visible = limits(scale, root)
+    doubt[others] += noise.max()
+    # What is 0 but for roundings of the largest element has no digits of its own: programs work on whole rows.
+    largest = c.terms.max()
+    zero = abs(c.exact) <= 4 * root * case.eps * largest
+    scale[zero & suspect] += largest
+    unit, limit, visible = limits(scale)
     wrong = (error > limit) | (False if formula is None else formula > visible)
-    lost = wrong[close] & _is_noise(errors)
+    if not wrong.any():
+        return _Elements(error, unit, limit, doubt, spacing, wrong)
+    # A formula in which terms cancel whatever the inputs are loses digits that inner_j knows nothing of, other ones at each point. They
+    # are as many as the gradient is restless, or as its terms are smaller than dy y / x, which a gradient of no cancellation would be.
+    size = np.maximum(abs(case.wide[i].reshape(-1)[picked]), float(np.sqrt((case.wide[i] ** 2).mean())))
+    natural, unrest = c.carried / np.maximum(size, np.finfo(float).tiny), case.unrest(i)[picked]
+    lost = wrong & (error <= limits(scale + natural + unrest)[1])
     if formula is None:
-        # Without the same formula in wider precision, only as much noise is excused as sums of the forward's own values explain.
-        size = np.maximum(abs(case.wide[i].reshape(-1)[picked[close]]), float(np.sqrt((case.wide[i] ** 2).mean())))
-        forward = (abs(case.dy) * abs(case.y)).sum() / np.maximum(size, np.finfo(float).tiny)
-        lost &= error[close] <= 16 * root[close] ** 2 * case.eps * (scale[close] + forward) + c.error[close]
+        lost &= error <= 16 * root**2 * case.eps * (scale + natural) + doubt  # unrest alone is no excuse: it is the backward's own word
     else:
-        lost &= (formula[close] <= visible[close]) | (formula[close] <= 1e-4 * error[close])  # it falls with eps, as a mistake does not
+        lost &= formula <= np.maximum(visible, 4 * root * EPS64 * (scale + natural + unrest) + doubt)  # it falls with eps, as a mistake does not
+    wrong = wrong & ~lost
     note = ""
     if lost.any():
-        wrong[close[lost]] = False
-        worst = float((error[close] / unit[close])[lost].max())
-        limit[close[lost]] = np.maximum(limit, error)[close[lost]]
-        note = f"the formula is right, but its arithmetic loses {worst:.2g} ulps, other ones at each point near by: terms cancel inside it"
+        note = f"the formula is right, but its arithmetic loses {(error / unit)[lost].max():.2g} ulps, other ones at each point near by: terms cancel inside it"
     elif wrong.any() and formula is not None and (formula[wrong] <= visible[wrong]).all():
-        note = "the same backward is right in float64: in float32 it takes another path, overflows or vanishes"
+        note = f"the same backward is right in float64: in {case.dtype} it takes another path, overflows, vanishes, or adds up far more numbers than it is given"
     elif formula is not None and wrong.any() and (error[wrong] <= limit[wrong]).all():
-        note = "float32 hides it, the same backward in float64 shows it"
-    return _Elements(error, unit, limit, spacing, wrong, note)
-
-
-def _is_noise(errors):
-    """Whether errors at points that are roundings apart differ by as much as they are: a mistake stays where it is."""
-    return abs(errors.mean(0)) <= 2 * errors.std(0)
+        note = f"{case.dtype} hides it, the same backward in float64 shows it"
+    return _Elements(error, unit, limit, doubt, spacing, wrong, note)
 
 
 DIRECTIONS = 3
