@@ -373,7 +373,7 @@ def _elements(case, i, picked, c, rows):
     if formula is None:
         lost &= error <= 16 * root**2 * case.eps * (scale + natural) + doubt  # unrest alone is no excuse: it is the backward's own word
     else:
-        lost &= formula <= np.maximum(visible, 4 * root * EPS64 * (scale + natural + unrest) + doubt)  # it falls with eps, as a mistake does not
+        lost &= formula <= np.maximum(visible, 4 * root * EPS64 * (scale + natural) + doubt)  # it falls with eps, as a mistake does not
     wrong = wrong & ~lost
     note = ""
     if lost.any():
