@@ -75,6 +75,9 @@ def from_module(module, *arrays):
 def from_jax(function):
     """A function of JAX as a Pair: f(*arrays, **options) → one array, differentiated by jax.vjp.
 
+        forward(*arrays, **options) → f of the arrays; of a custom_vjp the function itself, not its forward rule
+        backward(dy, saved) → jax.vjp of it at dy
+
     float64 and complex128 arrays are computed in 64 bits, in the scope of each call: jax_enable_x64 stays what it is. Others
     run as they would in JAX. Integers and None have no gradient.
     """
@@ -83,45 +86,43 @@ def from_jax(function):
     except ImportError:
         raise InputError("from_jax: JAX is not installed, expected it to differentiate its functions: pip install jax") from None
 
+    def value(arrays, options):
+        y = function(*[None if a is None else jax.numpy.asarray(a) for a in arrays], **options)
+        if isinstance(y, tuple | list | dict):
+            raise InputError(f"from_jax: the function returned {_what(y)}, expected one array: return one output, or concatenate them")
+        return y
+
     def forward(*arrays, **options):
         arrays = _one_kind(arrays)
-        places = [i for i, a in enumerate(arrays) if is_float(a)]
         _refuse_longdouble("JAX", arrays)
-        wide = any(a is not None and np.asarray(a).dtype in (np.float64, np.complex128) for a in arrays)
+        with _x64(jax, arrays):
+            return np.array(value(arrays, options)), (arrays, options)
+
+    def backward(dy, saved):
+        arrays, options = saved
+        places = [i for i, a in enumerate(arrays) if is_float(a)]
 
         def of_floats(*floats):
             given = dict(zip(places, floats))
-            y = function(*[given.get(i, a) for i, a in enumerate(constants)], **options)
-            if isinstance(y, tuple | list | dict):
-                raise InputError(f"from_jax: the function returned {_what(y)}, expected one array: return one output, or concatenate them")
-            return y
+            return value([given.get(i, a) for i, a in enumerate(arrays)], options)
 
-        with _x64(jax, wide):
-            constants = [None if a is None else jax.numpy.asarray(a) for a in arrays]
-            floats = [constants[i] for i in places]
-            y, back = (of_floats(*floats), None) if any(map(_is_complex, arrays)) else jax.vjp(of_floats, *floats)
-            return np.array(y), (back, places, len(arrays), wide)
-
-    def backward(dy, saved):
-        back, places, count, wide = saved
-        with _x64(jax, wide):
+        with _x64(jax, arrays):
+            _, back = jax.vjp(of_floats, *[jax.numpy.asarray(arrays[i]) for i in places])
             given = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy)))))
-        return tuple(given.get(i) for i in range(count))
+        return tuple(given.get(i) for i in range(len(arrays)))
 
     return _named(_names(function), Pair(forward, backward))
 
 
-@contextlib.contextmanager
-def _x64(jax, wide):
-    """64 bits where they are wanted, and whatever JAX is set to elsewhere."""
-    if not wide:
-        yield
-        return
-    enable = getattr(jax, "enable_x64", None)
-    if enable is None:  # JAX before 0.8
-        from jax.experimental import enable_x64 as enable
-    with enable(True):
-        yield
+def _x64(jax, arrays):
+    """A scope with 64 bits where the arrays have them, else with whatever JAX is set to."""
+    if not any(a is not None and np.asarray(a).dtype in (np.float64, np.complex128) for a in arrays):
+        return contextlib.nullcontext()
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # JAX before 0.8
+
+    return enable_x64(True)
 
 
 def _torch(who):

@@ -43,7 +43,7 @@ def _factor(expected, got, limit, wrong, shape, result):
         for value, text in ((n, f"×{n}"), (1 / n, f"×1/{n}")):
             if n > 1 and abs(factor / value - 1) < 1e-5:
                 return f"all of them {text}{why}"
-    return f"all of them ×{factor:.9g}" if abs(factor - 1) > 1e-4 else f"all of them ×(1 {factor - 1:+.2g})"
+    return f"all of them ×{factor:.9g}" if abs(factor - 1) > 1e-3 else f"all of them ×(1 {factor - 1:+.2g})"
 
 
 def _transposed(expected, got, limit):

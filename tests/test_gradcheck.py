@@ -168,6 +168,17 @@ def test_the_message_names_the_elements_and_how_many_ulps_they_are_off():
     assert len(str(error.value)) < 500 and "\n" not in str(error.value)
 
 
+def test_the_message_says_so_where_a_law_is_broken_by_rounding_alone():
+    """Far from 0 the logarithm of a sum of exponentials is rounded before it is used again: its gradient errs by |x| eps."""
+
+    def forward(x):
+        y = np.log(np.exp(x - x.max()).sum()) + x.max()
+        return y, (x, y)
+
+    with pytest.raises(GradientError, match="element by element all gradients are rounding"):
+        gradcheck.check(forward, lambda dy, saved: (np.exp(saved[0] - saved[1]) * dy,), X + 1e6)
+
+
 @pytest.mark.parametrize("x", [X * 1e-6, X * 1e6, abs(X) * 1e-7 + 1e-9])
 def test_a_right_pair_passes_whatever_the_size_of_its_arrays(x):
     def forward(x, w):
