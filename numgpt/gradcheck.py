@@ -158,7 +158,7 @@ def _elements(forward, backward, arrays, seed, options):
 
 
 def _transpose(forward, arrays, directions, dy, grads, options):
-    """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩, relative to the absolute sum of the terms on both sides; None where the forward raises on complex numbers."""
+    """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩, relative to the absolute sum of the terms on both sides; None if the forward raises on complex numbers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", np.exceptions.ComplexWarning)

@@ -77,7 +77,8 @@ def scaled_exponential(torch, mistake=None):
         def backward(ctx, dy):
             x, weight = ctx.saved_tensors
             dx, dweight = dy * torch.exp(x) * weight, (dy * torch.exp(x)).sum(0)
-            return {None: (dx, dweight), "sign": (-dx, dweight), "mean": (dx, dweight / 3), "constant": (dx * 1.0001, dweight), "no gradient": (dx, None)}[mistake]
+            mistakes = {"sign": (-dx, dweight), "mean": (dx, dweight / 3), "constant": (dx * 1.0001, dweight), "no gradient": (dx, None)}
+            return mistakes.get(mistake, (dx, dweight))
 
     return ScaledExponential.apply
 
@@ -90,7 +91,10 @@ def test_a_custom_autograd_function_that_is_right_passes(torch, dtype):
 
 
 @both
-@pytest.mark.parametrize("mistake, name, words", [("sign", "x", "sign is turned"), ("mean", "weight", "×1/3"), ("constant", "x", "×(1 +0.0001)"), ("no gradient", "weight", "zero")])
+@pytest.mark.parametrize(
+    "mistake, name, words",
+    [("sign", "x", "sign is turned"), ("mean", "weight", "×1/3"), ("constant", "x", "×(1 +0.0001)"), ("no gradient", "weight", "zero")],
+)
 def test_a_custom_autograd_function_that_is_wrong_is_wrong_in_the_argument_at_fault(torch, mistake, name, words, dtype):
     pair = from_torch(scaled_exponential(torch, mistake))
     said = verdict(*pair, X, W, dtype=dtype)
@@ -124,7 +128,7 @@ def test_a_wrong_function_without_complex_numbers_is_rejected_too(torch, dtype):
 @both
 def test_the_parameters_of_a_module_are_arguments_by_their_names(torch, dtype):
     torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    module = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2))
     before = {n: t.clone() for n, t in module.state_dict().items()}
     forward, backward, *arrays = from_module(module, X.astype(dtype))
     said = verdict(forward, backward, *arrays)
@@ -173,14 +177,12 @@ def test_functions_of_jax_are_right_or_rounding_and_keep_the_laws(jax, dtype):
     functions = {
         "softmax": (lambda x: jax.nn.softmax(x, -1), X),
         "layer norm": (lambda x, w: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * w, X, W),
-        "gelu": (jax.nn.gelu, X),
-        "logsumexp at 1e4": (lambda x: jax.nn.logsumexp(x, -1), X + 1e4),
         "rows": (lambda ids, x: x[ids] ** 2, np.array([0, 2, 0]), X),
     }
     for name, (function, *arrays) in functions.items():
         said = verdict(*from_jax(function), *arrays, dtype=dtype)
         assert not said.wrong and said.dtype == dtype, f"{name}: {said}"
-        if dtype == np.float64 and "1e4" not in name:
+        if dtype == np.float64:
             check(*from_jax(function), *arrays)
     assert jax.config.jax_enable_x64 == state
 
@@ -218,7 +220,10 @@ def test_more_than_one_output_of_jax_is_an_error(jax):
         verdict(*from_jax(lambda x: (x, x)), X)
 
 
-@pytest.mark.parametrize("adapter, package, advice", [(from_torch, "torch", r"numgpt\[verify\]"), (from_module, "torch", r"numgpt\[verify\]"), (from_jax, "jax", "pip install jax")])
+@pytest.mark.parametrize(
+    "adapter, package, advice",
+    [(from_torch, "torch", r"numgpt\[verify\]"), (from_module, "torch", r"numgpt\[verify\]"), (from_jax, "jax", "pip install jax")],
+)
 def test_a_library_that_is_not_installed_is_an_error_that_says_what_to_install(monkeypatch, adapter, package, advice):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=advice):

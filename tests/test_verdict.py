@@ -362,8 +362,24 @@ def test_central_differences_do_not_know_the_slope_of_a_kink():
 
 def test_the_complex_step_is_believed_where_differences_are_noise():
     """A bend far sharper than any step, and values so large that differences drown: neither speaks against the complex step."""
-    for forward, x in [(lambda x: (1e12 + x, None), X), (lambda x: ((x * x + 1e-14) ** 0.5, None), 1e-7 * X), (lambda x: ((x - 1e9) * (x + 1e9), None), X)]:
-        assert choose(forward, [x], np.float64, {}).complex
+    for function, x in [(lambda x: 1e12 + x, X), (lambda x: (x * x + 1e-14) ** 0.5, 1e-7 * X), (lambda x: (x - 1e9) * (x + 1e9), X)]:
+        assert choose(lambda x, function=function: (function(x), None), [x], np.float64, {}).complex
+
+
+def test_elements_of_which_the_witness_knows_nothing_are_left_out_and_counted():
+    """Differences of a square root at 0 need values beside it that do not exist."""
+
+    def forward(x):
+        return np.sqrt(np.real(x)), (x,)
+
+    def backward(dy, saved):
+        with np.errstate(divide="ignore"):
+            return (dy / (2 * np.sqrt(saved[0])),)
+
+    said = verdict(forward, backward, np.array([0.0, 1.0, 4.0]))
+    assert not said.wrong and said["x"].examined == 2 and "of 1 others the witness knows nothing" in said["x"].note
+    with pytest.raises(InputError, match="no derivative by argument 0 at all these points"):
+        verdict(forward, backward, np.zeros(3))
 
 
 def test_every_op_lets_complex_numbers_and_longdouble_through():
