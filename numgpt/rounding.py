@@ -88,7 +88,8 @@ class Case:
             d, error = self.witness.derivative(points, directions)
             direction.reshape(-1)[j] = 0.0
             terms = dy * d
-            found[:, k] = terms.sum(), abs(terms).sum(), np.count_nonzero(terms), (abs(dy) * error).sum(), carried[terms != 0].sum() if terms.any() else carried.max(initial=0.0)
+            acted = carried[terms != 0].sum() if terms.any() else carried.max(initial=0.0)
+            found[:, k] = terms.sum(), abs(terms).sum(), np.count_nonzero(terms), (abs(dy) * error).sum(), acted
         return Columns(*found)
 
     def moved(self, eps, near=NEAR):
