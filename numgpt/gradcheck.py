@@ -1,17 +1,47 @@
 """The laws of a forward and its backward, for anybody's own pair.
 
 A pair is forward(*arrays, **options) → (y, saved) and backward(dy, saved) → one gradient per array, None where there is
-none. The complex step makes the forward its own checker: for a function that accepts complex numbers,
-Im f(x + ihv)/h is the derivative along v to rounding, because nothing is subtracted (Squire and Trapp 1998).
+none. from_torch, from_module and from_jax make pairs of autograd functions.
+
+    check(forward, backward, *arrays)      holds a pair to the laws in float64, and raises GradientError where it breaks one
+    verdict(forward, backward, *arrays)    says of each gradient, in float32 or float64, whether it is right, off by rounding, or wrong
+
+The complex step makes the forward its own checker: for a function that accepts complex numbers, Im f(x + ihv)/h is the
+derivative along v to rounding, because nothing is subtracted (Squire and Trapp 1998). A forward that does not accept them
+is held to central differences, with what these may be off.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
-H = 1e-30
-COMPLEX = {np.dtype("float64"): np.complex128, np.dtype("longdouble"): np.clongdouble}
-EPS = float(np.finfo("longdouble").eps)
+from . import witness
+from .adapters import from_jax, from_module, from_torch
+from .pair import GradientError, Pair, as_dtype, gradients, is_float
+from .verdict import ArgumentVerdict, Element, Verdict, verdict
+from .witness import along, differences
+
+__all__ = [
+    "ArgumentVerdict",
+    "Element",
+    "Finding",
+    "GradientError",
+    "LIMITS",
+    "Pair",
+    "TRANSPOSE",
+    "Verdict",
+    "WITNESS",
+    "along",
+    "check",
+    "differences",
+    "findings",
+    "from_jax",
+    "from_module",
+    "from_torch",
+    "verdict",
+]
+
 TINY = float(np.finfo("float64").tiny)  # below it a product loses bits, and twice it is not twice any more
 TRANSPOSE = "transpose of the derivative"
 WITNESS = "central differences"
@@ -27,10 +57,6 @@ LIMITS = {
     "repeatable": 0.0,
     "keeps the dtype": 0.0,
 }
-
-
-class GradientError(AssertionError):
-    """A pair breaks a law."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,9 @@ class Finding:
 def check(forward, backward, *arrays, seed=0, **options):
     """Hold a pair to the laws at the given arrays; raise GradientError at the first that it breaks.
 
-    arrays: floats are taken as float64; integers and None are passed on and have no gradient.
+    arrays: floats are taken as float64 (float32 where the forward takes nothing else); integers and None are passed on and
+    have no gradient. Where the forward does not take complex numbers, the law of central differences stands alone for the
+    derivative, element by element, with the limit of a Verdict.
     Returns the list of Findings, whose residuals are relative to the absolute sum of the terms compared.
     """
     found = []
@@ -63,48 +91,83 @@ def check(forward, backward, *arrays, seed=0, **options):
 
 
 def findings(forward, backward, *arrays, seed=0, **options):
-    """Yield a Finding for every law."""
+    """Yield a Finding for every law that applies; its detail says what was left out."""
     rng = np.random.default_rng(seed)
-    arrays = _as(arrays, np.float64)
-    directions = [rng.standard_normal(a.shape) if _is_float(a) else None for a in arrays]
+    dtype = _precision(forward, arrays, options)
+    arrays = as_dtype(arrays, dtype)
+    directions = [rng.standard_normal(a.shape) if is_float(a) else None for a in arrays]
     if not any(d is not None for d in directions):
         raise ValueError("gradcheck: no array of floats, expected at least one to differentiate by")
     before = [None if a is None else a.copy() for a in arrays]
     y, saved = forward(*arrays, **options)
     dy = rng.standard_normal(np.shape(y))
-    dy_before = dy.copy()
-    grads = _gradients(backward(dy, saved), arrays)
+    if dtype != np.float64:
+        dy = np.asarray(dy, dtype)[()]
+    dy_before = np.copy(dy)
+    grads = gradients(backward(dy, saved), arrays)
 
-    yield _transpose(forward, arrays, directions, dy, grads, options)
-    yield _witness(forward, arrays, directions, dy, grads, options)
+    transpose = _transpose(forward, arrays, directions, dy, grads, options) if dtype == np.float64 else None
+    if transpose is not None and not transpose.holds and not witness.choose(forward, arrays, dtype, options, seed).complex:
+        transpose = None
+    if transpose is None:
+        yield _element_by_element(forward, backward, arrays, seed, options)
+    else:
+        if not transpose.holds:
+            detail = [_blame(forward, arrays, directions, dy, grads, options), _elements(forward, backward, arrays, seed, options)]
+            transpose = Finding(transpose.law, transpose.residual, transpose.limit, ". ".join(filter(None, detail)))
+        yield transpose
+        witnessed = _witness(forward, arrays, directions, dy, grads, options)
+        if not witnessed.holds:
+            witnessed = Finding(witnessed.law, witnessed.residual, witnessed.limit, _elements(forward, backward, arrays, seed, options))
+        yield witnessed
 
-    other = rng.standard_normal(np.shape(y))
-    a, b, c = (_gradients(backward(d, saved), arrays) for d in (dy, other, dy + other))
+    other = rng.standard_normal(np.shape(y)) if dtype == np.float64 else np.asarray(rng.standard_normal(np.shape(y)), dtype)[()]
+    a, b, c = (gradients(backward(d, saved), arrays) for d in (dy, other, dy + other))
     parts = [(w - u - v, abs(u) + abs(v)) for u, v, w in zip(a, b, c) if u is not None]
-    yield _finding("linear in dy", _relative(sum(abs(d).sum() for d, _ in parts), sum(t.sum() for _, t in parts)))
-    twice = _gradients(backward(2 * dy, saved), arrays)
+    scale = float(np.finfo(dtype).eps / np.finfo(np.float64).eps)
+    linear = _finding("linear in dy", _relative(sum(abs(d).sum() for d, _ in parts), sum(t.sum() for _, t in parts)))
+    yield Finding(linear.law, linear.residual, linear.limit * scale)
+    twice = gradients(backward(2 * dy, saved), arrays)
     yield _finding("doubles with dy", float(sum((abs(2 * g - h) > TINY).any() for g, h in zip(grads, twice) if g is not None)))
-    yield _finding("pure", _differ([*before, dy_before], [*arrays, dy]), "forward or backward wrote to its arguments.")
+    yield _finding("pure", _differ([*before, dy_before], [*arrays, np.asarray(dy)]), "forward or backward wrote to its arguments.")
     again_y, again = forward(*arrays, **options)
-    repeated = [*_gradients(backward(dy, saved), arrays), *_gradients(backward(dy, again), arrays), np.asarray(again_y)]
+    repeated = [*gradients(backward(dy, saved), arrays), *gradients(backward(dy, again), arrays), np.asarray(again_y)]
     yield _finding("repeatable", _differ([*grads, *grads, np.asarray(y)], repeated))
     yield _dtypes(forward, backward, arrays, dy, options)
 
 
-def along(forward, arrays, directions, options):
-    """J v: the derivative of the forward along the directions, by the complex step."""
-    moved = [a if v is None else a + 1j * (H * v) for a, v in zip(arrays, directions)]
-    return np.asarray(forward(*moved, **options)[0]).imag / H
+def _precision(forward, arrays, options):
+    """float64, or float32 where the arrays are that and the forward raises on float64: code that is compiled for one type."""
+    floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
+    single = floats and np.result_type(*floats) == np.float32 and not _takes(forward, arrays, np.float64, options)
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def _element_by_element(forward, backward, arrays, seed, options):
+    """The gradients against central differences alone, with the limits of a Verdict."""
+    said = verdict(forward, backward, *arrays, seed=seed, **options)
+    a = max(said.arguments, key=lambda a: (a.word == "wrong", a.ulps))
+    eps = float(np.finfo(said.dtype).eps)
+    limit = a.limit if said.wrong else max(a.limit, a.ulps)  # what is beyond it and not wrong is a formula that loses digits
+    return Finding(WITNESS, a.ulps * eps, limit * eps, f"{said.summary()}. Witness: {said.witness}; {said.witness.why}")
+
+
+def _elements(forward, backward, arrays, seed, options):
+    """A Verdict's words on the arguments that are wrong, or that it finds none."""
+    said = verdict(forward, backward, *arrays, seed=seed, **options)
+    return said.summary() if said.wrong else f"element by element {said.summary()}: at these points rounding explains that much"
 
 
 def _transpose(forward, arrays, directions, dy, grads, options):
-    """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩, relative to the absolute sum of the terms on both sides."""
-    forth = dy * along(forward, arrays, directions, options)
+    """⟨dy, Jv⟩ = ⟨Jᵀdy, v⟩, relative to the absolute sum of the terms on both sides; None if the forward raises on complex numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            forth = dy * along(forward, arrays, directions, options)
+    except Exception:  # whatever the user's code raises means that it does not take them
+        return None
     back = [g * v for g, v in zip(grads, directions) if g is not None]
-    finding = _finding(TRANSPOSE, _relative(forth.sum() - sum(t.sum() for t in back), abs(forth).sum() + sum(abs(t).sum() for t in back)))
-    if finding.holds:
-        return finding
-    return Finding(finding.law, finding.residual, finding.limit, _blame(forward, arrays, directions, dy, grads, options))
+    return _finding(TRANSPOSE, _relative(forth.sum() - sum(t.sum() for t in back), abs(forth).sum() + sum(abs(t).sum() for t in back)))
 
 
 def _blame(forward, arrays, directions, dy, grads, options):
@@ -118,8 +181,8 @@ def _blame(forward, arrays, directions, dy, grads, options):
         if not abs(forth - back) <= 1e-12 * (abs(forth) + abs(back)):
             lines.append(f"argument {i}: ⟨dy, Jv⟩ = {forth:.12g} but ⟨gradient, v⟩ = {back:.12g}")
     if _witness(forward, arrays, directions, dy, grads, options).holds:
-        lines.append("central differences agree with the backward to 1e-8: either a smaller error, or a forward that does not"
-                     " let complex numbers through (np.abs, np.var, a comparison)")
+        lines.append("central differences agree with the backward to 1e-8: the error is smaller, or the forward loses a small part"
+                     " of complex numbers on the way (np.abs, np.var, a comparison)")
     return "; ".join(lines)
 
 
@@ -129,7 +192,9 @@ def _witness(forward, arrays, directions, dy, grads, options):
     Three steps, of which the best counts: where the function bends sharply (a kink, two equal channels) the largest is too
     large; a gradient that is wrong disagrees with all three.
     """
-    wide = _as(arrays, np.longdouble)
+    if not _takes(forward, arrays, np.longdouble, options):
+        return _witness_in_float64(forward, arrays, directions, dy, grads, options)
+    wide, eps = as_dtype(arrays, np.longdouble), float(np.finfo(np.longdouble).eps)
     sizes = [float(abs(a).max(initial=0.0)) if v is not None else 0.0 for a, v in zip(arrays, directions)]
     back = [g * v for g, v in zip(grads, directions) if g is not None]
 
@@ -144,32 +209,46 @@ def _witness(forward, arrays, directions, dy, grads, options):
         return _relative(forth.sum() - sum(t.sum() for t in scaled), abs(forth).sum() + sum(abs(t).sum() for t in scaled))
 
     with np.errstate(all="ignore"):
-        return _finding(WITNESS, np.nanmin([*(residual(EPS ** (1 / 3) / shrink) for shrink in (1, 8, 64)), np.inf]))
+        return _finding(WITNESS, np.nanmin([*(residual(eps ** (1 / 3) / shrink) for shrink in (1, 8, 64)), np.inf]))
+
+
+def _witness_in_float64(forward, arrays, directions, dy, grads, options):
+    """The same for a forward that has no longdouble: differences that know their error, which is granted."""
+    difference = terms = granted = 0.0
+    for i, (v, g) in enumerate(zip(directions, grads)):
+        if v is not None:
+            d, error = differences(forward, arrays, [v if j == i else None for j in range(len(arrays))], options)
+            difference += (dy * d).sum() - (g * v).sum()
+            terms += abs(dy * d).sum() + abs(g * v).sum()
+            granted += (abs(dy) * error).sum()
+    limit = LIMITS[WITNESS] + (float(granted / terms) if terms else 0.0)
+    return Finding(WITNESS, _relative(difference, terms), limit, f"in float64, for the forward takes no {np.dtype(np.longdouble)}")
 
 
 def _dtypes(forward, backward, arrays, dy, options):
-    """float32 in, float32 out; the same for float64 and longdouble."""
-    wrong = []
+    """float32 in, float32 out; the same for float64 and longdouble, if the forward takes them."""
+    wrong, left_out = [], []
     for dtype in (np.float32, np.float64, np.longdouble):
-        y, saved = forward(*_as(arrays, dtype), **options)
-        grads = _gradients(backward(np.asarray(dy, dtype)[()], saved), arrays)
+        try:
+            y, saved = forward(*as_dtype(arrays, dtype), **options)
+        except Exception:  # as in _takes
+            left_out.append(str(np.dtype(dtype)))
+            continue
+        grads = gradients(backward(np.asarray(dy, dtype)[()], saved), arrays)
         for what, array in (("the value", np.asarray(y)), *((f"gradient {i}", g) for i, g in enumerate(grads))):
             if array is not None and array.dtype != dtype:
                 wrong.append(f"{what} is {array.dtype} for {np.dtype(dtype)}")
-    return _finding("keeps the dtype", float(len(wrong)), "; ".join(wrong))
+    detail = "; ".join(wrong + ([f"left out, because the forward raises on it: {', '.join(left_out)}"] if left_out else []))
+    return _finding("keeps the dtype", float(len(wrong)), detail)
 
 
-def _gradients(grads, arrays):
-    """The backward's result, one entry per array, its shapes checked."""
-    grads = grads if isinstance(grads, tuple | list) else (grads,)
-    if len(grads) != len(arrays):
-        raise GradientError(f"backward returned {len(grads)} gradients, expected {len(arrays)}: one per array, None where there is none")
-    for i, (g, a) in enumerate(zip(grads, arrays)):
-        if (g is not None) != _is_float(a):
-            raise GradientError(f"gradient {i} is {'None' if g is None else 'an array'}, expected {'an array' if _is_float(a) else 'None'}")
-        if g is not None and np.shape(g) != a.shape:
-            raise GradientError(f"gradient {i} has shape {np.shape(g)}, expected {a.shape} as the array")
-    return [None if g is None else np.asarray(g) for g in grads]
+def _takes(forward, arrays, dtype, options):
+    """Whether the forward takes arrays of a dtype; TypeError and its like say that it does not."""
+    try:
+        forward(*as_dtype(arrays, dtype), **options)
+    except Exception:  # each library has its own: TypeError, NotImplementedError, numba's TypingError
+        return False
+    return True
 
 
 def _finding(law, residual, detail=""):
@@ -186,11 +265,3 @@ def _differ(expected, got):
     """How many of the arrays differ in any bit."""
     pairs = zip(expected, got, strict=True)
     return float(sum(a.tobytes() != b.tobytes() for a, b in pairs if a is not None))
-
-
-def _as(arrays, dtype):
-    return [None if a is None else np.array(a, dtype) if _is_float(a) else np.array(a) for a in arrays]
-
-
-def _is_float(array):
-    return array is not None and np.asarray(array).dtype.kind == "f"

@@ -125,17 +125,58 @@ def test_the_message_names_the_argument_at_fault():
         gradcheck.check(square_forward, with_gradient(lambda dx, dw: (dx, 2 * dw)), X, W)
 
 
-def test_the_message_says_when_the_forward_does_not_let_complex_numbers_through():
-    def forward(x, w):
-        c = x - x.mean(-1, keepdims=True)
-        r = (np.var(x, -1, keepdims=True) + 1e-5) ** -0.5
-        return c * r * w, (c * r, r, w, False)
+def variance_forward(x, w):
+    """LayerNorm by np.var, which is real for complex x and wrong as a function of it."""
+    c = x - x.mean(-1, keepdims=True)
+    r = (np.var(x, -1, keepdims=True) + 1e-5) ** -0.5
+    return c * r * w, (c * r, r, w, False)
 
-    def backward(dy, saved):
-        return ops.layernorm.backward(dy, saved)[:2]
 
-    with pytest.raises(GradientError, match="does not let complex numbers through"):
-        gradcheck.check(forward, backward, X, W)
+def test_a_forward_that_does_not_let_complex_numbers_through_is_held_to_differences_and_told_so():
+    laws = {f.law: f for f in gradcheck.check(variance_forward, lambda dy, saved: ops.layernorm.backward(dy, saved)[:2], X, W)}
+    assert gradcheck.TRANSPOSE not in laws and "does not let complex numbers through" in laws[gradcheck.WITNESS].detail
+    assert laws[gradcheck.WITNESS].limit < 1e-8
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_wrong_gradient_of_such_a_forward_is_rejected(at):
+    """Whether it is wrong by 1e-7, or what the complex step takes for right: a variance without a gradient."""
+
+    def slightly(dy, saved):
+        grads = list(ops.layernorm.backward(dy, saved)[:2])
+        grads[at] = grads[at] * (1 + 1e-7)
+        return tuple(grads)
+
+    def constant_variance(dy, saved):
+        xhat, rstd, weight, _ = saved
+        g = dy * weight
+        return rstd * (g - g.mean(-1, keepdims=True)), (dy * xhat).sum(0)
+
+    with pytest.raises(GradientError, match=f"central differences: residual .* argument {at} .* does not let complex numbers through"):
+        gradcheck.check(variance_forward, slightly, X, W)
+    with pytest.raises(GradientError, match=r"argument 0 \(x\) is wrong"):
+        gradcheck.check(variance_forward, constant_variance, X, W)
+
+
+def test_the_message_names_the_elements_and_how_many_ulps_they_are_off():
+    def change(dx, dw):
+        dx[1, 2] *= 1.5
+        return dx, dw
+
+    with pytest.raises(GradientError, match=r"argument 0 \(x\) is wrong: 1 of 15 elements .*\[1, 2\] expected .* ulps off") as error:
+        gradcheck.check(square_forward, with_gradient(change), X, W)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+def test_the_message_says_so_where_a_law_is_broken_by_rounding_alone():
+    """Far from 0 the logarithm of a sum of exponentials is rounded before it is used again: its gradient errs by |x| eps."""
+
+    def forward(x):
+        y = np.log(np.exp(x - x.max()).sum()) + x.max()
+        return y, (x, y)
+
+    with pytest.raises(GradientError, match="element by element all gradients are rounding"):
+        gradcheck.check(forward, lambda dy, saved: (np.exp(saved[0] - saved[1]) * dy,), X + 1e6)
 
 
 @pytest.mark.parametrize("x", [X * 1e-6, X * 1e6, abs(X) * 1e-7 + 1e-9])

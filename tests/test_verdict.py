@@ -1,0 +1,424 @@
+"""A verdict tells rounding from a mistake, in float32 and float64: it says "wrong" of what is, with the place, and of nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt import InputError, gradcheck, ops
+from numgpt.check import op_subjects
+from numgpt.gradcheck import GradientError, differences, verdict
+from numgpt.witness import choose
+
+both = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+RNG = np.random.default_rng(3)
+X, W = RNG.standard_normal((4, 6)), RNG.standard_normal(6)
+
+
+def scaled_square_forward(x, w):
+    return w * x * x, (x, w)
+
+
+def scaled_square_backward(dy, saved):
+    x, w = saved
+    return 2 * dy * w * x, (dy * x * x).sum(0)
+
+
+def matmul_forward(x, w):
+    return x @ w, (x, w)
+
+
+def matmul_backward(dy, saved):
+    x, w = saved
+    return dy @ w.T, x.T @ dy
+
+
+def logsumexp_forward(x):
+    top = x.max(-1, keepdims=True)
+    y = np.log(np.exp(x - top).sum(-1, keepdims=True)) + top
+    return y[..., 0], (x, y)
+
+
+def logsumexp_backward(dy, saved):
+    x, y = saved
+    return (np.exp(x - y) * dy[..., None],)
+
+
+def softmax_forward(x):
+    p = np.exp(x - x.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return p, (p,)
+
+
+def softmax_backward(dy, saved):
+    (p,) = saved
+    return (p * (dy - (dy * p).sum(-1, keepdims=True)),)
+
+
+def scale_forward(x, w):
+    return x * w, (x, w)
+
+
+def scale_backward(dy, saved):
+    """Adds the terms one after another, in the precision of x."""
+    x, w = saved
+    return dy * w, np.cumsum(dy * x)[-1].reshape(())
+
+
+RIGHT = {
+    "square": (scaled_square_forward, scaled_square_backward, X, W),
+    "matmul": (matmul_forward, matmul_backward, X, RNG.standard_normal((6, 3))),
+    "logsumexp": (logsumexp_forward, logsumexp_backward, X),
+    "logsumexp at 1e4": (logsumexp_forward, logsumexp_backward, X + 1e4),
+    "softmax": (softmax_forward, softmax_backward, X),
+    "softmax at 1e3": (softmax_forward, softmax_backward, X + 1e3),
+    "layernorm": (ops.layernorm.forward, ops.layernorm.backward, X, W, W[::-1]),
+    "layernorm at 100": (ops.layernorm.forward, ops.layernorm.backward, X + 100, W, W[::-1]),
+    "gelu": (ops.gelu.forward, ops.gelu.backward, np.linspace(-9, 9, 41)),
+}
+
+
+@both
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_backward_is_never_wrong(name, dtype):
+    said = verdict(*RIGHT[name], dtype=dtype)
+    assert said.word in ("right", "rounding"), str(said)
+    assert said.dtype == dtype and said.witness.complex
+
+
+@pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
+@given(data=st.data())
+def test_the_ops_are_not_wrong_in_float32(op, data):
+    """On sizes and values that are drawn: a limit that is too tight would fail here."""
+    letters = sorted({c for c in op.line if c.isupper()})
+    sizes = {c: data.draw(st.integers(1, 4), label=c) for c in letters}
+    subject = next(iter(op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, data.draw(st.sampled_from([(), (2,)]), label="lead"))))
+    said = verdict(op.forward, op.backward, *subject.arrays, dtype=np.float32, **subject.options)
+    assert not said.wrong, str(said)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_float32_sum_is_rounding_although_its_relative_error_is_large(seed):
+    """100,000 terms that nearly cancel: what is left is off by more than torch.allclose grants, and yet nothing is wrong."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(100_000).astype(np.float32)
+    said = verdict(scale_forward, scale_backward, x, np.float32(0.7), seed=seed)
+    assert said["w"].word == "rounding" and said["x"].word == "right"
+    assert 0.01 < said["w"].ulps < said["w"].limit
+    assert said["x"].examined < x.size and "random directions" in said["x"].note
+
+
+def test_what_is_exact_is_right_and_what_is_rounded_is_rounding():
+    """Both words are in use: a power of two times x has nothing to round, a sum of terms that cancel has."""
+    exact = verdict(lambda x: (2 * x, None), lambda dy, saved: (2 * dy,), X, dtype=np.float32)
+    assert exact.word == "right" and exact["x"].ulps == 0
+    cancelling = np.array([[1.0, 1e4, -1e4, 3e-4]])
+    said = verdict(matmul_forward, matmul_backward, np.repeat(cancelling, 300, 0), RNG.standard_normal((4, 1)), dtype=np.float32)
+    assert said.word == "rounding"
+
+
+def planted(change, backward=scaled_square_backward):
+    """A backward whose results pass through change."""
+    return lambda dy, saved: change(*backward(dy, saved))
+
+
+def at_one(array, index, factor):
+    array = array.copy()
+    array[index] *= array.dtype.type(factor)
+    return array
+
+
+MISTAKES = {
+    "sign": (lambda dx, dw: (-dx, dw), 0, 24, "sign is turned"),
+    "factor": (lambda dx, dw: (2 * dx, dw), 0, 24, "all of them ×2"),
+    "half": (lambda dx, dw: (dx / 2, dw), 0, 24, "all of them ×1/2"),
+    "mean for sum": (lambda dx, dw: (dx, dw / 4), 1, 6, "×1/4 (4 is the length of an axis"),
+    "zero": (lambda dx, dw: (dx, 0 * dw), 1, 6, "they are zero"),
+    "NaN": (lambda dx, dw: (dx, np.nan * dw), 1, 6, "NaN"),
+    "one row": (lambda dx, dw: (at_one(dx, 2, 1.01), dw), 0, 6, "×1.01"),
+    "shifted": (lambda dx, dw: (dx, dw + dw.dtype.type(0.125)), 1, 6, "all of them +0.125"),
+    "reversed": (lambda dx, dw: (dx, dw[::-1]), 1, 6, "axis 0 is the wrong way round"),
+}
+
+
+@both
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_is_wrong_with_its_argument_its_elements_and_its_kind(mistake, dtype):
+    change, at, count, kind = MISTAKES[mistake]
+    said = verdict(scaled_square_forward, planted(change), X, W, dtype=dtype)
+    assert [a.index for a in said.wrong] == [at], str(said)
+    assert len(said[at].wrong) == count and kind in str(said)
+    assert said["xw"[at]] is said[at]
+
+
+@both
+@given(index=st.tuples(st.integers(0, 3), st.integers(0, 5)), argument=st.integers(0, 1), seed=st.integers(0, 2**32 - 1))
+def test_one_wrong_element_is_named(dtype, index, argument, seed):
+    """Off by 1e-3 of its terms in float32, by 1e-9 in float64: more than a hundred times what rounding explains of a few products."""
+    index, error = index[argument:], 1e-3 if dtype == np.float32 else 1e-9
+
+    def backward(dy, saved):
+        x, w = saved
+        grads = scaled_square_backward(dy, saved)
+        terms = (abs(2 * dy * w * x), abs(dy * x * x).sum(0))[argument]
+        grads[argument][index] += grads[argument].dtype.type(error) * terms[index]
+        return grads
+
+    rng = np.random.default_rng(seed)
+    said = verdict(scaled_square_forward, backward, rng.uniform(0.5, 2, (4, 6)), rng.uniform(1, 2, 6), dtype=dtype, seed=seed)
+    assert [(a.index, a.wrong) for a in said.wrong] == [(argument, (index,))], str(said)
+    (element,) = said[argument].worst
+    assert element.index == index and element.ulps > 100
+
+
+def test_a_transposed_gradient_is_called_that():
+    square = RNG.standard_normal((5, 5))
+    said = verdict(matmul_forward, planted(lambda dx, dw: (dx, dw.T), matmul_backward), X[:, :5], square, dtype=np.float32)
+    assert [a.name for a in said.wrong] == ["w"] and said["w"].pattern == "it is transposed"
+
+
+@both
+def test_a_missing_term_is_wrong(dtype):
+    """LayerNorm whose variance is taken for a constant: the bias and the weight are right, x is not."""
+
+    def backward(dy, saved):
+        dx, dweight, dbias = ops.layernorm.backward(dy, saved)
+        xhat, rstd, weight, _ = saved
+        g = dy * weight
+        return rstd * (g - g.mean(-1, keepdims=True)), dweight, dbias
+
+    said = verdict(ops.layernorm.forward, backward, X, W, W, dtype=dtype)
+    assert [a.name for a in said.wrong] == ["x"]
+
+
+def test_one_wrong_element_among_a_hundred_thousand_is_found_by_halving():
+    """It is not in the sample: a random direction feels it in float64, where all that is right errs by 1e-16."""
+
+    def backward(dy, saved):
+        dx, dw = scale_backward(dy, saved)
+        return at_one(dx, 77_777, 1.001), dw
+
+    said = verdict(scale_forward, backward, RNG.standard_normal(100_000).astype(np.float32), np.float32(0.7))
+    assert said["x"].wrong == ((77_777,),) and "halving" in said["x"].note
+
+
+def test_an_error_that_float32_could_hide_is_seen_in_float64():
+    """dw is off by 2e-5 of its terms, a tenth of what sums of 100,000 float32 may err by."""
+
+    def backward(dy, saved):
+        x, w = saved
+        dx, dw = scale_backward(dy, saved)
+        return dx, dw + dw.dtype.type(2e-5) * abs(dy * x).sum()
+
+    x = RNG.standard_normal(100_000).astype(np.float32)
+    said = verdict(scale_forward, backward, x, np.float32(0.7))
+    assert [a.name for a in said.wrong] == ["w"] and "float64 shows it" in said["w"].note
+
+
+def test_a_formula_that_is_right_and_loses_digits_is_rounding_and_says_so():
+    """The variance as ⟨x²⟩ − ⟨x⟩², far from 0: float32 loses what the two have in common."""
+
+    def forward(x):
+        mean = x.mean(-1, keepdims=True)
+        rstd = ((x * x).mean(-1, keepdims=True) - mean * mean + 1e-5) ** -0.5
+        return (x - mean) * rstd, ((x - mean) * rstd, rstd)
+
+    def backward(dy, saved):
+        xhat, rstd = saved
+        return (rstd * (dy - dy.mean(-1, keepdims=True) - xhat * (dy * xhat).mean(-1, keepdims=True)),)
+
+    x = np.random.default_rng(0).standard_normal((3, 16)) + 1000
+    said = verdict(forward, backward, x, dtype=np.float32)
+    assert said.word == "rounding" and "loses" in said["x"].note and said["x"].ulps > said["x"].limit
+    halved = verdict(forward, planted(lambda dx: (dx / 2,), backward), x, dtype=np.float32)
+    assert halved.word == "wrong"
+
+
+def test_a_float32_path_of_its_own_is_wrong_and_the_note_says_that_float64_is_right():
+    def backward(dy, saved):
+        dx, dw = scaled_square_backward(dy, saved)
+        return (dx * np.float32(1.01) if dx.dtype == np.float32 else dx), dw
+
+    said = verdict(scaled_square_forward, backward, X, W, dtype=np.float32)
+    assert [a.name for a in said.wrong] == ["x"] and "right in float64" in said["x"].note
+    assert verdict(scaled_square_forward, backward, X, W).word != "wrong"
+
+
+@both
+def test_noise_that_no_arithmetic_explains_is_wrong(dtype):
+    rng = np.random.default_rng(9)
+
+    def backward(dy, saved):
+        dx, dw = scaled_square_backward(dy, saved)
+        return dx * (1 + 1e-3 * rng.standard_normal(dx.shape)).astype(dx.dtype), dw
+
+    said = verdict(scaled_square_forward, backward, X, W, dtype=dtype)
+    assert [a.name for a in said.wrong] == ["x"]
+
+
+@both
+def test_a_gradient_that_is_zero_by_cancellation_is_not_wrong(dtype):
+    """The sum of a softmax is 1: what any program finds for its gradient is rounding, and all relative errors are infinite."""
+
+    def forward(x):
+        p, saved = softmax_forward(x)
+        return p.sum(-1), saved
+
+    def backward(dy, saved):
+        return softmax_backward(np.broadcast_to(dy[..., None], saved[0].shape), saved)
+
+    assert not verdict(forward, backward, X, dtype=dtype).wrong
+    said = verdict(forward, planted(lambda dx: (dx + dx.dtype.type(1e-5),), backward), X, dtype=dtype)
+    assert said.word == "wrong"
+
+
+@both
+def test_a_scalar_loss_whose_terms_cancel_before_they_are_seen_is_not_wrong(dtype):
+    """y is one number, so each gradient is one term: what was added inside is measured at points near by."""
+
+    def forward(x, w):
+        h = x @ w
+        return (h * h).mean(), (x, w, h)
+
+    def backward(dy, saved):
+        x, w, h = saved
+        dh = h * (2 / h.size) * dy
+        return dh @ w.T, x.T @ dh
+
+    x, w = np.random.default_rng(0).standard_normal((300, 5)), RNG.standard_normal((5, 3))
+    assert not verdict(forward, backward, x, w, dtype=dtype).wrong
+    said = verdict(forward, planted(lambda dx, dw: (dx, at_one(dw, (1, 2), 1.001)), backward), x, w, dtype=dtype)
+    assert [a.wrong for a in said.wrong] == [((1, 2),)]
+
+
+LOSSY = {
+    "raises": lambda x: np.sin(x) if x.dtype.kind == "f" else np.sin(x.item(0, 0, 0)),
+    "real": lambda x: np.sin(np.real(x)),
+    "half lost": lambda x: np.sin(x) + 0 * x if x.dtype.kind == "f" else np.concatenate([np.sin(x[:2]), np.sin(x[2:].real) + 0j]),
+    "dropped inside": lambda x: np.sin(x.real) + 0 * x,
+}
+
+
+@both
+@pytest.mark.parametrize("loss", LOSSY)
+def test_a_forward_that_loses_imaginary_parts_is_held_to_differences(loss, dtype):
+    """Its complex step would say that the derivative is 0, and a backward of zeros would be right."""
+
+    def forward(x):
+        return LOSSY[loss](x), (x,)
+
+    said = verdict(forward, lambda dy, saved: (dy * np.cos(saved[0]),), X, dtype=dtype)
+    assert not said.witness.complex and said.witness.why and not said.wrong
+    assert "central differences" in str(said) and said.known < 1e-9
+    zero = verdict(forward, lambda dy, saved: (0 * dy,), X, dtype=dtype)
+    assert zero["x"].pattern == "they are zero"
+    for factor in (1 + 1e-3, 1 + 1e-7):
+        if dtype == np.float64 or factor > 1 + 1e-6:
+            assert verdict(forward, lambda dy, saved: (dy * np.cos(saved[0]) * dtype(factor),), X, dtype=dtype).word == "wrong"
+
+
+def only_float32_forward(x, w):
+    if x.dtype != np.float32:
+        raise TypeError("compiled for float32")
+    return np.tanh(x @ w), (x, w)
+
+
+def only_float32_backward(dy, saved):
+    x, w = saved
+    d = dy * (1 - np.tanh(x @ w) ** 2)
+    return d @ w.T, x.T @ d
+
+
+def test_code_for_float32_alone_is_judged_by_float32_differences():
+    x, w = X.astype(np.float32), RNG.standard_normal((6, 3)).astype(np.float32)
+    said = verdict(only_float32_forward, only_float32_backward, x, w)
+    assert not said.wrong and said.witness.dtype == np.float32 and 1e-7 < said.known < 1e-2
+    wrong = planted(lambda dx, dw: (dx, at_one(dw, (2, 1), 1.05)), only_float32_backward)
+    assert [a.wrong for a in verdict(only_float32_forward, wrong, x, w).wrong] == [((2, 1),)]
+    laws = {f.law: f for f in gradcheck.check(only_float32_forward, only_float32_backward, x, w)}
+    assert "float64" in laws["keeps the dtype"].detail
+    with pytest.raises(GradientError, match=r"argument 1 \(w\) is wrong: 1 of 18 elements .*\[2, 1\] expected"):
+        gradcheck.check(only_float32_forward, wrong, x, w)
+
+
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-6, 1.0, 1e6]), f=st.sampled_from([np.sin, np.exp, np.tanh, np.cbrt, np.arctan]))
+def test_central_differences_are_no_further_off_than_they_say(seed, scale, f):
+    """The step goes with the size of the array, so functions of x/scale are as easy at any scale."""
+    x = np.random.default_rng(seed).uniform(0.2, 2, 7) * scale
+    exact = {np.sin: np.cos, np.exp: np.exp, np.tanh: lambda t: np.cosh(t) ** -2, np.arctan: lambda t: 1 / (1 + t * t)}
+    exact[np.cbrt] = lambda t: 1 / (3 * np.cbrt(t) ** 2)
+    found, error = differences(lambda x: (f(x / scale), None), [x], [np.ones(7)], {})
+    expected = exact[f](x / scale) / scale
+    assert (abs(found - expected) <= error + 4e-16 * abs(expected)).all()
+    assert (error <= 1e-8 * abs(expected).max()).all()
+
+
+def test_central_differences_do_not_know_the_slope_of_a_kink():
+    """At the kink itself they are off by half the jump at most, and say so; beside it smaller steps are taken."""
+    x = np.array([0.0, 1e-6, -1.0, 2.0])
+    found, error = differences(lambda x: (np.maximum(x, 0), None), [x], [np.ones(4)], {})
+    assert error[0] >= 0.5 and (error[1:] < 1e-6).all()
+    assert np.allclose(found[1:], [1, 0, 1], atol=1e-6)
+
+
+def test_the_complex_step_is_believed_where_differences_are_noise():
+    """A bend far sharper than any step, and values so large that differences drown: neither speaks against the complex step."""
+    for function, x in [(lambda x: 1e12 + x, X), (lambda x: (x * x + 1e-14) ** 0.5, 1e-7 * X), (lambda x: (x - 1e9) * (x + 1e9), X)]:
+        assert choose(lambda x, function=function: (function(x), None), [x], np.float64, {}).complex
+
+
+def test_elements_of_which_the_witness_knows_nothing_are_left_out_and_counted():
+    """Differences of a square root at 0 need values beside it that do not exist."""
+
+    def forward(x):
+        return np.sqrt(np.real(x)), (x,)
+
+    def backward(dy, saved):
+        with np.errstate(divide="ignore"):
+            return (dy / (2 * np.sqrt(saved[0])),)
+
+    said = verdict(forward, backward, np.array([0.0, 1.0, 4.0]))
+    assert not said.wrong and said["x"].examined == 2 and "of 1 others the witness knows nothing" in said["x"].note
+    with pytest.raises(InputError, match="no derivative by argument 0 at all these points"):
+        verdict(forward, backward, np.zeros(3))
+
+
+def test_every_op_lets_complex_numbers_and_longdouble_through():
+    """Nothing is left out of the laws for the ops of this package."""
+    for op in ops.ALL.values():
+        for subject in op_subjects(op, 0):
+            found = {f.law: f for f in gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)}
+            assert gradcheck.TRANSPOSE in found and not found["keeps the dtype"].detail
+
+
+def test_arguments_have_their_names_and_other_arguments_no_verdict():
+    ids = np.array([2, 0, 2])
+    said = verdict(ops.embedding.forward, ops.embedding.backward, ids, X)
+    assert [(a.index, a.name) for a in said.arguments] == [(1, "weight")]
+    assert [a.name for a in verdict(lambda *xs: (xs[0] * xs[1], xs), lambda dy, xs: (dy * xs[1], dy * xs[0]), X, X).arguments] == [None, None]
+    with pytest.raises(KeyError):
+        said["nobody"]
+
+
+def test_the_same_seed_gives_the_same_words():
+    one, two, other = (str(verdict(*RIGHT["layernorm"], dtype=np.float32, seed=seed)) for seed in (1, 1, 2))
+    assert one == two != other
+
+
+@pytest.mark.parametrize(
+    "arrays, options, message",
+    [
+        ((np.arange(3),), {}, "no array of floats, expected at least one"),
+        ((X + 1j,), {}, "an array is complex, expected real ones"),
+        ((X.astype(np.float16),), {}, "dtype is float16, expected float32 or float64"),
+        ((X * np.inf,), {}, "holds NaN or infinity"),
+    ],
+)
+def test_arrays_that_cannot_be_judged_are_an_error(arrays, options, message):
+    with np.errstate(all="ignore"), pytest.raises(InputError, match=message):
+        verdict(lambda x: (2 * x, None), lambda dy, saved: (2 * dy,), *arrays, **options)
+
+
+def test_gradients_of_the_wrong_shape_are_named():
+    with pytest.raises(GradientError, match=r"gradient 1 has shape \(4, 6\), expected \(6,\)"):
+        verdict(scaled_square_forward, planted(lambda dx, dw: (dx, dx)), X, W)
