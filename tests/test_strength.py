@@ -60,7 +60,6 @@ def test_every_rule_is_used_and_a_law_catches_what_it_makes(kind):
     [
         "g - g.mean(-1, keepdims=True) + xhat * (g * xhat)",
         "→  dk = dscores @ q * scale",
-        "→  dbias = drows.mean(0) if has_bias else None",
         "→  dweight[ids] = dy",
         "→  q, v, k, y, top, total, scale, mask, keep, p = saved",
         "→  return (dq, dv, dk)",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numgpt import InputError, gradcheck, ops
 from numgpt.check import op_subjects
 from numgpt.gradcheck import GradientError, differences, verdict
-from numgpt.witness import choose
+from numgpt.gradcheck.witness import choose
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 RNG = np.random.default_rng(3)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import witness
-from .errors import InputError
+from ..errors import InputError
 from .pair import as_dtype, gradients, is_float
 
 ALL, SAMPLE = 2000, 400  # of an array with more elements than ALL only SAMPLE are looked at, and random directions of all

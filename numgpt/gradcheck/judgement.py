@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 from .pair import argument_names, as_dtype, is_float
 from .patterns import pattern
-from .rounding import DIRECTIONS, EPS64, Case, Columns, elements, search
+from .ulps import DIRECTIONS, EPS64, Case, Columns, elements, search
 from .witness import Witness
 
 WORDS = ("right", "rounding", "wrong")
@@ -35,7 +35,7 @@ class ArgumentVerdict:
     word: "right" (each element within 4 floats of the exact one, or no further off than the witness may be), "rounding" (further
     off, but within what rounding explains) or "wrong".
     ulps, limit, doubt: of the element that is furthest beyond, or nearest to, its limit: how far it is off, how far it may be,
-    and how much of that is the witness's own error; in the ulps of rounding.py.
+    and how much of that is the witness's own error; in the ulps of ulps.py.
     wrong: indices of the elements beyond rounding, among the examined; worst: the first few of them, or the furthest element.
     """
 
@@ -114,7 +114,7 @@ def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
     dtype: float32 or float64, in which the pair is run; the arrays' own unless given. The derivative is computed at the same
     points in float64: by the complex step where the forward takes complex numbers, else by central differences.
 
-    An error within limit_j (rounding.py, and what the witness may be off) is rounding. Beyond it, it is wrong, unless
+    An error within limit_j (ulps.py, and what the witness may be off) is rounding. Beyond it, it is wrong, unless
     the gradient is as restless between points that are a rounding apart, and the same backward is right in float64: that is a
     formula that loses digits, which is said. And where the float64 run shows an error of more than an ulp of float32, that is
     wrong even if rounding could have hidden it.

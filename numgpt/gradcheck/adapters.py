@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 from .pair import Pair, argument_names, is_float
 
 
