@@ -41,8 +41,37 @@ def initialise(model, generator):
             p[name] = generator.normal(p[name].shape[::-1], std=0.02 / math.sqrt(2 * c.n_layer)).T
 
 
-def replay(text, steps):
-    """Yield ("evaluation", i, (train, held out)) and ("loss", i, loss), in nanoGPT's order of draws."""
+def renumber(model, rng):
+    """Renumber channels, heads, the channels in them, hidden units and tokens by chance. Returns the tokens' new numbers.
+
+    What the model computes stays the same, and so does AdamW's step, which acts on each entry by itself. But every sum over
+    channels, hidden units or tokens runs in another order, so that only rounding differs: that is what is perturbed.
+    """
+    c, p = model.config, model.params
+    tokens, channels, D = rng.permutation(c.vocab_size), rng.permutation(c.n_embd), c.n_embd // c.n_head
+    p["wte.weight"] = p["wte.weight"][np.argsort(tokens)][:, channels]
+    p["wpe.weight"] = p["wpe.weight"][:, channels]
+    p["ln_f.weight"] = p["ln_f.weight"][channels]
+    for i in range(c.n_layer):
+        heads, hidden = rng.permutation(c.n_head), rng.permutation(c.ffn_width)
+        within = np.arange(c.n_embd).reshape(c.n_head, D)[heads]  # (H, D), the channels of each head
+        queries, values = (np.concatenate([rng.permutation(row) for row in within]) for _ in range(2))
+        columns = np.concatenate([queries, c.n_embd + queries, 2 * c.n_embd + values])  # a query meets its key: the same order
+        h = f"h.{i}."
+        p[h + "ln_1.weight"] = p[h + "ln_1.weight"][channels]
+        p[h + "attn.c_attn.weight"] = p[h + "attn.c_attn.weight"][channels][:, columns]
+        p[h + "attn.c_proj.weight"] = p[h + "attn.c_proj.weight"][values][:, channels]
+        p[h + "ln_2.weight"] = p[h + "ln_2.weight"][channels]
+        p[h + "mlp.c_fc.weight"] = p[h + "mlp.c_fc.weight"][channels][:, hidden]
+        p[h + "mlp.c_proj.weight"] = p[h + "mlp.c_proj.weight"][hidden][:, channels]
+    return tokens
+
+
+def replay(text, steps, perturb=None):
+    """Yield ("evaluation", i, (train, held out)) and ("loss", i, loss), in nanoGPT's order of draws.
+
+    perturb: a seed by which the numbering of everything is changed, and with it the order of all sums.
+    """
     characters = sorted(set(text))
     ids = np.searchsorted(characters, list(text))
     split = int(0.9 * len(ids))
@@ -51,10 +80,17 @@ def replay(text, steps):
     config = numgpt.Config(vocab_size=len(characters), block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, activation="gelu")
     model, generator = numgpt.GPT(config), torch_random.Generator(1337)
     initialise(model, generator)
+    rows = np.arange(12)
+    if perturb is not None:
+        rng, exact, some = np.random.default_rng(perturb), model.astype("float64"), ids[:65]
+        rows, tokens = rng.permutation(rows), renumber(model, rng)
+        data = {part: tokens[part_ids] for part, part_ids in data.items()}
+        again = model.astype("float64").loss(tokens[some[:-1]], tokens[some[1:]])
+        assert abs(again - exact.loss(some[:-1], some[1:])) < 1e-12, "another function, not another order"
     optimizer = numgpt.AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)
 
     def batch(part):
-        starts = generator.randint(len(data[part]) - 64, 12)[:, None] + np.arange(64)
+        starts = generator.randint(len(data[part]) - 64, 12)[rows, None] + np.arange(64)
         return data[part][starts], data[part][starts + 1]
 
     def mean_loss(part):
@@ -73,6 +109,7 @@ def replay(text, steps):
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="tinyshakespeare, 1,115,394 bytes")
 parser.add_argument("--steps", type=int, help="stop after so many (2000; without --data 20)")
+parser.add_argument("--perturb", type=int, metavar="SEED", help="another order of all sums, drawn by this seed")
 args = parser.parse_args()
 text = corpora.default()[1] if args.data is None else args.data.read_text("utf-8")
 published = hashlib.sha256(text.encode()).hexdigest() == TINYSHAKESPEARE
@@ -80,7 +117,7 @@ steps = (2000 if published else 20) if args.steps is None else args.steps
 
 found, differences = {}, []
 print("step              ours     published   difference" if published else "step              ours")
-for kind, i, value in replay(text, steps):
+for kind, i, value in replay(text, steps, args.perturb):
     found[kind, i] = value
     rows = zip(("train", "held out"), value) if kind == "evaluation" else [("batch", value)]
     expected = (PUBLISHED_EVALUATIONS if kind == "evaluation" else PUBLISHED_LOSSES).get(i)
