@@ -45,10 +45,10 @@ class Config:
         _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         _expect(self, "layer_norm_epsilon", 1e-30 <= self.layer_norm_epsilon <= 1, "1e-30, which float32 can add, to 1")
         if self.n_embd % self.n_head:
-            near = [h for h in range(1, min(self.n_embd, 4 * self.n_head) + 1) if self.n_embd % h == 0]
-            near = sorted(near, key=lambda h: abs(h - self.n_head))[:3]
+            around = range(max(1, self.n_head - 1000), min(self.n_embd, self.n_head + 1000) + 1)  # not all: n_head may be millions
+            near = sorted({1, *(h for h in around if self.n_embd % h == 0)}, key=lambda h: abs(h - self.n_head))[:3]
             raise InputError(
-                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}: choose n_head such as {', '.join(map(str, sorted(near)))}"
+                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}, expected a multiple of it: choose n_head such as {', '.join(map(str, sorted(near)))}"
             )
 
     @property
