@@ -1,6 +1,7 @@
 """nanoGPT's CPU run of its README, seed for seed and without PyTorch: each published loss beside ours.
 
 python nanogpt_replay.py --data tinyshakespeare.txt   takes some two minutes; without --data a few steps on another text.
+With --perturb SEED every sum runs in another order, which shows how far rounding alone moves the losses.
 """
 
 import argparse
@@ -23,6 +24,18 @@ PUBLISHED_LOSSES = {
     0: 4.1828, 100: 2.6635, 200: 2.5039, 300: 2.3350, 400: 2.3405, 500: 2.3827, 600: 2.1762, 700: 2.0947, 800: 2.2092, 900: 2.0011, 1000: 2.0455,
     1100: 1.7907, 1200: 1.9533, 1300: 1.9599, 1400: 1.8251, 1500: 1.8624, 1600: 1.7808, 1700: 1.7163, 1800: 1.8415, 1900: 1.6849, 2000: 1.6958,
 }  # fmt: skip
+# The largest distance of a loss from that of the run without --perturb, in any row of the runs with --perturb 1 to 8.
+MEASURED = 7e-7
+LAST_LOSS = 0.005  # the band of the last held-out loss by itself, whatever its row allows
+
+
+def band(step):
+    """How far a loss may lie from the published one: half of its last digit, then ten times what other orders of the sums changed.
+
+    Ten, because PyTorch's sums on nanoGPT's computer ran in an order of their own, of which there are more than a few seeds try.
+    Before the first update nothing has been magnified: every digit is the published one.
+    """
+    return 0.5e-4 + (10 * MEASURED if step else 0)
 
 
 def initialise(model, generator):
@@ -116,7 +129,7 @@ published = hashlib.sha256(text.encode()).hexdigest() == TINYSHAKESPEARE
 steps = (2000 if published else 20) if args.steps is None else args.steps
 
 found, differences = {}, []
-print("step              ours     published   difference" if published else "step              ours")
+print("step               ours   published    difference       band" if published else "step              ours")
 for kind, i, value in replay(text, steps, args.perturb):
     found[kind, i] = value
     rows = zip(("train", "held out"), value) if kind == "evaluation" else [("batch", value)]
@@ -124,18 +137,19 @@ for kind, i, value in replay(text, steps, args.perturb):
     for n, (name, ours) in enumerate(rows):
         if published and expected is not None:
             theirs = expected[n] if kind == "evaluation" else expected
-            differences.append(abs(round(ours, 4) - theirs))
-            print(f"{i:4} {name:9} {ours:11.4f} {theirs:11.4f} {ours - theirs:+12.4f}", flush=True)
+            differences.append((abs(ours - theirs), band(i), f"{ours:.4f}" == f"{theirs:.4f}"))
+            print(f"{i:4} {name:9} {ours:12.7f} {theirs:9.4f} {ours - theirs:+15.7f} {band(i):10.7f}", flush=True)
         elif not published and (kind == "evaluation" or i % 5 == 0):
             print(f"{i:4} {name:9} {ours:11.4f}", flush=True)
 
 if published:
     first = [f"{v:.4f}" for v in (*found["evaluation", 0], found["loss", 0])]
     assert first == ["4.1676", "4.1649", "4.1828"], first
+    assert all(distance <= allowed for distance, allowed, _ in differences), "a loss lies out of its band"
     if steps >= 2000:
-        assert abs(found["evaluation", 2000][1] - 1.8857) < 0.005
-    equal = sum(d < 1e-9 for d in differences)
-    print(f"{equal} of {len(differences)} published losses are ours to every printed digit, none is further away than {max(differences):.4f}.")
+        assert abs(found["evaluation", 2000][1] - PUBLISHED_EVALUATIONS[2000][1]) < LAST_LOSS
+    equal, furthest = sum(same for *_, same in differences), max(distance for distance, *_ in differences)
+    print(f"{equal} of {len(differences)} published losses are ours to every printed digit, all lie in the band, none is further away than {furthest:.7f}.")
 else:
     assert found["loss", steps] < found["loss", 0]
     print("The same draws on another text, for which nothing is published: give --data for that.")
