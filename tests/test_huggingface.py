@@ -158,8 +158,8 @@ def test_a_damaged_file_is_said_to_be_one(folder):
 def test_a_nan_that_signals_is_not_finite_and_nothing_else(folder):
     """Its conversion to another dtype raises a flag of the processor, which must not become a warning."""
     arrays = load_file(folder / "model.safetensors")
-    arrays["transformer.ln_f.bias"] = arrays["transformer.ln_f.bias"].astype(np.float16)
-    arrays["transformer.ln_f.bias"].view(np.uint16)[0] = 0x7D00
+    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float64)  # so all become float64
+    arrays["transformer.ln_f.bias"].view(np.uint32)[0] = 0x7FA00000
     save_file(arrays, folder / "model.safetensors")
     with pytest.raises(InputError, match="ln_f.bias holds NaN"):
         GPT.load(folder)
