@@ -24,8 +24,9 @@ PUBLISHED_LOSSES = {
     0: 4.1828, 100: 2.6635, 200: 2.5039, 300: 2.3350, 400: 2.3405, 500: 2.3827, 600: 2.1762, 700: 2.0947, 800: 2.2092, 900: 2.0011, 1000: 2.0455,
     1100: 1.7907, 1200: 1.9533, 1300: 1.9599, 1400: 1.8251, 1500: 1.8624, 1600: 1.7808, 1700: 1.7163, 1800: 1.8415, 1900: 1.6849, 2000: 1.6958,
 }  # fmt: skip
-# The largest distance of a loss from that of the run without --perturb, in any row of the runs with --perturb 1 to 8.
-MEASURED = 7e-7
+# The largest distance of a loss from that of the run without --perturb, in any row that
+# nanogpt_replay.py --data tinyshakespeare.txt --perturb SEED  printed for SEED 1 to 8.
+MEASURED = 9e-7
 LAST_LOSS = 0.005  # the band of the last held-out loss by itself, whatever its row allows
 
 

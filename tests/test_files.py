@@ -1,6 +1,7 @@
 """Files that lie: refused in one line by readers and commands, at once, and with no memory spent on what they say."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from numgpt import GPT, Config, InputError, files, tokenizers
 from numgpt.__main__ import main
+from numgpt.parameters import shapes
 
 SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
 
@@ -122,26 +124,18 @@ def sparse(path, begin, size):
 
 
 def resize(folder, vocab_size, n_embd, n_inner, n_layer=1):
-    for name, changes in {"config.json": {"vocab_size": vocab_size, "n_embd": n_embd, "n_inner": n_inner, "n_layer": n_layer}}.items():
-        stored = json.loads((folder / name).read_text())
-        stored.get("config", stored).update(changes)
-        (folder / name).write_text(json.dumps(stored))
+    change_config(vocab_size=vocab_size, n_embd=n_embd, n_inner=n_inner, n_layer=n_layer)(folder)
 
 
 def hollow(folder):
     """A model whose embedding has 2³⁴ numbers, in a file that agrees with its config."""
-    arrays = load_file(folder / "model.safetensors")
+    config = Config(**SMALL | {"vocab_size": 2**24, "n_embd": 1024})
+    prefix = "transformer." if "model_type" in (folder / "config.json").read_text() else ""
     header, place = {}, 0
-    for name, array in arrays.items():
-        shape = (2**24, 1024) if name.endswith("wte.weight") else tuple(1024 * n // 4 if n >= 4 and i != 0 or array.ndim == 1 else n for i, n in enumerate(array.shape))
-        shape = (4, 1024) if name.endswith("wpe.weight") else shape
-        if array.ndim == 2 and ".c_" in name:
-            shape = tuple(1024 * n // 4 for n in array.shape)
-        header[name] = entry(place, place + 4 * int(np.prod(shape)), shape)
-        place = header[name]["data_offsets"][1]
-    stored = json.loads((folder / "config.json").read_text())
-    stored.get("config", stored).update({"vocab_size": 2**24, "n_embd": 1024})
-    (folder / "config.json").write_text(json.dumps(stored))
+    for name, shape in shapes(config).items():
+        header[prefix + name] = entry(place, place + 4 * math.prod(shape), shape)
+        place += 4 * math.prod(shape)
+    change_config(vocab_size=config.vocab_size, n_embd=config.n_embd)(folder)
     begin = file_of(header)
     sparse(folder / "model.safetensors", begin, len(begin) + place)
 
