@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -9,18 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from ._version import __version__
-from .config import Config, from_dict
+from .config import LONGEST, Config, from_dict
 from .errors import InputError
+from .files import Missing, read_json, tensors
 from .parameters import Flat, shapes
 from .tokenizers import load as load_tokenizer
 
 MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json", "state.json"
 DTYPES = ("float32", "float64")
 NEW, OLD = ".numgpt-new", ".numgpt-old"  # endings of what is being written, and of what is being replaced
-
-
-class Missing(InputError):
-    """A file of a checkpoint is not there."""
 
 
 def save(folder, model, optimizer=None, state=None):
@@ -67,8 +65,16 @@ def _load(folder):
     stored = read_json(folder / CONFIG)
     if not _is_config(stored):
         raise InputError(f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}, or a GPT-2 of transformers")
-    config = from_dict(Config, stored["config"])
-    params = read_tensors(folder / MODEL, Flat(shapes(config), stored["dtype"]))
+    try:
+        config = from_dict(Config, stored["config"])
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+    wanted = shapes(config)
+    arrays = read_tensors(folder / MODEL, wanted, stored["dtype"])  # before there is room for what the config says
+    params = Flat(wanted, stored["dtype"])
+    for name, array in arrays.items():
+        params[name] = array
+    _expect_finite(folder / MODEL, params)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
     if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
         raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected {config.vocab_size} as in {CONFIG}")
@@ -78,8 +84,14 @@ def _load(folder):
 def load_state(folder, optimizer):
     """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it."""
     folder, state = find(folder), read_state(folder)
-    moments = {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()}
-    read_tensors(folder / OPTIMIZER, moments)
+    path, m, v = folder / OPTIMIZER, optimizer.m, optimizer.v
+    arrays = read_tensors(path, {f"{k}.{n}": shape for k in "mv" for n, shape in m.shapes.items()}, m.dtype.name)
+    _expect_finite(path, arrays)
+    negative = next((f"v.{n}" for n in v if (arrays[f"v.{n}"] < 0).any()), None)
+    if negative:
+        raise InputError(f"{path}: {negative} holds a negative number, expected means of squares: use an earlier checkpoint")
+    for name in m:
+        m[name], v[name] = arrays[f"m.{name}"], arrays[f"v.{name}"]
     optimizer.steps = state["updates"]
     return state
 
@@ -93,7 +105,8 @@ def read_state(folder):
     kinds = {"updates": int, "best": float | None, "held_out": float | None, "source": str, "recipe": dict, "digest": str, "training": dict}
     for name, kind in kinds.items():
         value = state.get(name, ...) if isinstance(state, dict) else ...
-        if not isinstance(value, kind) or isinstance(value, bool) or (name == "updates" and value < 0):
+        odd = isinstance(value, bool) or (name == "updates" and isinstance(value, int) and not 0 <= value <= LONGEST)
+        if not isinstance(value, kind) or odd or (isinstance(value, float) and not math.isfinite(value)):
             raise InputError(f"{path}: has {'no ' + name if value is ... else f'{name} {value!r}'}, expected the file as numgpt wrote it: use another checkpoint")
     return state
 
@@ -118,42 +131,25 @@ def find(folder):
     raise InputError(f"{folder}: holds no checkpoint, expected a folder with {CONFIG} and {MODEL}, or a run with best or last in it")
 
 
-def read_json(path):
-    """What a JSON file holds."""
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise Missing(f"{path}: is missing, expected a whole checkpoint: use another one") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}), expected the file as numgpt wrote it: use another checkpoint") from error
+def read_tensors(path, wanted, dtype):
+    """The arrays of a safetensors file, mapped; InputError unless names, shapes and dtypes are those of wanted, name → shape."""
+    found, kind = tensors(path), {"float32": "F32", "float64": "F64"}.get(dtype, dtype)
+    odd = sorted(set(found) ^ set(wanted))
+    if odd:
+        raise InputError(f"{path}: {odd[0]} is {'not expected' if odd[0] in found else 'missing'}, expected the {len(wanted)} arrays of its config")
+    for name, shape in wanted.items():
+        stored, array = found[name]
+        if array.shape != shape:
+            raise InputError(f"{path}: {name} has shape {array.shape}, expected {shape} from {CONFIG}")
+        if stored != kind:
+            raise InputError(f"{path}: {name} has dtype {stored}, expected {kind} from {CONFIG}")
+    return {name: found[name][1] for name in wanted}
 
 
-def read_tensors(path, into):
-    """Fill the arrays of a mapping from a safetensors file; InputError unless names, shapes, dtypes and values are right."""
-    from safetensors import SafetensorError, safe_open
-
-    names = {"float32": "F32", "float64": "F64"}
-    try:
-        with safe_open(path, "np") as file:
-            found = set(file.keys())
-            if found != set(into):
-                odd = sorted(found ^ set(into))
-                raise InputError(f"{path}: {odd[0]} is {'not expected' if odd[0] in found else 'missing'}, expected the {len(into)} arrays of its config")
-            for name, array in into.items():
-                part = file.get_slice(name)
-                if tuple(part.get_shape()) != array.shape:
-                    raise InputError(f"{path}: {name} has shape {tuple(part.get_shape())}, expected {array.shape} from {CONFIG}")
-                if part.get_dtype() != names[array.dtype.name]:
-                    raise InputError(f"{path}: {name} has dtype {part.get_dtype()}, expected {names[array.dtype.name]} from {CONFIG}")
-                array[...] = file.get_tensor(name)
-    except FileNotFoundError as error:
-        raise Missing(f"{path}: is missing, expected a whole checkpoint: use another one") from error
-    except SafetensorError as error:
-        raise InputError(f"{path}: is damaged ({error}), expected a whole safetensors file: use another checkpoint") from error
-    bad = next((name for name, array in into.items() if not np.isfinite(array).all()), None)
+def _expect_finite(path, arrays):
+    bad = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
     if bad:
         raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers: use an earlier checkpoint")
-    return into
 
 
 def replace_folder(folder, write):

@@ -10,6 +10,7 @@ import numpy as np
 from .errors import InputError
 
 LARGEST = 2**24  # of any size: far beyond all models, and small enough to count with
+LONGEST = 2**53  # steps: what a float can count
 DEEPEST = 2**12  # blocks: each has a dozen parameters, whose names are made before a file is looked at
 
 
@@ -42,12 +43,12 @@ class Config:
             _expect(self, name, low <= getattr(self, name) <= high, f"{low} to {high:,}")
         _expect(self, "n_inner", self.n_inner is None or 1 <= self.n_inner <= LARGEST, f"1 to {LARGEST:,}")
         _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
-        _expect(self, "layer_norm_epsilon", self.layer_norm_epsilon > 0, "a positive number")
+        _expect(self, "layer_norm_epsilon", 1e-30 <= self.layer_norm_epsilon <= 1, "1e-30, which float32 can add, to 1")
         if self.n_embd % self.n_head:
-            near = [h for h in range(1, min(self.n_embd, 4 * self.n_head) + 1) if self.n_embd % h == 0]
-            near = sorted(near, key=lambda h: abs(h - self.n_head))[:3]
+            around = range(max(1, self.n_head - 1000), min(self.n_embd, self.n_head + 1000) + 1)  # not all: n_head may be millions
+            near = sorted({1, *(h for h in around if self.n_embd % h == 0)}, key=lambda h: abs(h - self.n_head))[:3]
             raise InputError(
-                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}: choose n_head such as {', '.join(map(str, sorted(near)))}"
+                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}, expected a multiple of it: choose n_head such as {', '.join(map(str, sorted(near)))}"
             )
 
     @property
@@ -81,8 +82,10 @@ class Training:
         check_fields(self)
         for name in ("batch_size", "accumulate", "eval_interval", "eval_iters", "save_interval"):
             _expect(self, name, 1 <= getattr(self, name) <= LARGEST, f"1 to {LARGEST:,}")
-        for name in ("steps", "warmup", "lr", "weight_decay", "clip", "seed"):
+        for name in ("lr", "weight_decay", "clip", "seed"):
             _expect(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("steps", "warmup"):
+            _expect(self, name, 0 <= getattr(self, name) <= LONGEST, f"0 or more, up to {LONGEST:,}")
         _expect(self, "min_lr", self.min_lr is None or 0 <= self.min_lr <= self.lr, f"0 to lr {self.lr}")
         for name in ("beta1", "beta2"):
             _expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")

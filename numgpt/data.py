@@ -62,13 +62,17 @@ def _texts_in(folder):
 
 def _read_file(path):
     try:
+        if path.is_char_device() or path.is_block_device():  # a pipe is welcome
+            raise InputError(f"{path}: is a device, expected a text file or a folder of them")
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: does not exist, expected a text file or a folder of them") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}), expected UTF-8 text: convert it, for example with iconv"
         ) from error
+    except InputError:
+        raise
+    except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
+        raise InputError(f"{path}: does not exist, expected a text file or a folder of them") from error
     if not text.strip():
         raise InputError(f"{path}: is empty, expected text to train on")
     return text.replace("\r\n", "\n")
@@ -82,8 +86,8 @@ def prepare(paths=None, *, tokenizer="chars", held_out=0.1, split="blocks", dedu
     dedup: drop paragraphs that came before, so that nothing held out was trained on.
     folder: where tokens are kept in mapped files when there are more than LARGE.
     """
-    if not 0 < held_out <= 0.5:
-        raise InputError(f"data: held_out is {held_out}, expected more than 0 and at most 0.5")
+    if not 1e-6 <= held_out <= 0.5:
+        raise InputError(f"data: held_out is {held_out}, expected a share from 1e-6 to 0.5")
     if split not in SPLITS:
         raise InputError(f"data: split is {split!r}, expected one of {', '.join(SPLITS)}")
     if isinstance(paths, str | Path):
@@ -148,7 +152,7 @@ def _tokens(text, tokenizer, name, digest, folder):
     if len(text) <= LARGE or folder is None:
         return tokenizer.encode(text).astype(dtype)
     path, stamp = Path(folder) / f"{name}.bin", Path(folder) / f"{name}.sha256"
-    if not (path.exists() and stamp.exists() and stamp.read_text() == f"{digest} {path.stat().st_size}"):
+    if not (path.exists() and stamp.exists() and stamp.read_bytes() == f"{digest} {path.stat().st_size}".encode()):
         Path(folder).mkdir(parents=True, exist_ok=True)
         stamp.unlink(missing_ok=True)
         with open(path, "wb") as file:

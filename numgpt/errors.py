@@ -1,5 +1,16 @@
 """The one exception for input that cannot be used: what is, what was expected, what to do."""
 
+LONGEST = 2000
+
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the command line prints it as one line and exits with 2."""
+    """Something that the user gave cannot be used; the command line prints it as one line and exits with 2.
+
+    The message may quote a file: what cannot be printed is escaped, and the middle of a very long one left out.
+    """
+
+    def __init__(self, message):
+        text = str(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))

@@ -1,6 +1,5 @@
 """GPT-2 as transformers keeps it, read and written without PyTorch: config.json and model.safetensors, whole or in shards."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import numpy as np
 from . import checkpoint
 from .config import Config
 from .errors import InputError
+from .files import Missing, read_json, tensors
 from .parameters import Flat, shapes
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}  # of a file → of the parameters
-SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
+SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers that older files carry beside the parameters
 
 
@@ -23,7 +23,7 @@ def find(place):
     if str(place).startswith("hf:"):
         return download(str(place)[3:])
     path = Path(place) / CONFIG
-    return Path(place) if path.is_file() and is_model(checkpoint.read_json(path)) else None
+    return Path(place) if path.is_file() and is_model(read_json(path)) else None
 
 
 def is_model(config):
@@ -37,18 +37,18 @@ def load(folder):
     float16 and bfloat16 become float32, which holds them exactly. Names with and without "transformer." are known.
     """
     folder = Path(folder)
-    stored = checkpoint.read_json(folder / CONFIG)
+    stored = read_json(folder / CONFIG)
     config = config_from(stored, folder / CONFIG)
     files = _files(folder)
     entries = {}
     for file in files:
-        for name, entry in _entries(file).items():
+        for name, (dtype, array) in tensors(file).items():
             short = name.removeprefix("transformer.")
             if short in entries:
                 raise InputError(f"{file}: {name} is there twice, expected each array once")
             if not MASKS.fullmatch(short):
-                entries[short] = (file, name, *entry)
-    for name, (file, _, dtype, _, _) in entries.items():
+                entries[short] = (file, dtype, array)
+    for name, (file, dtype, _) in entries.items():
         if dtype not in DTYPES:
             raise InputError(f"{file}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
     wanted = shapes(config)
@@ -56,17 +56,18 @@ def load(folder):
     odd = sorted(set(entries) ^ set(wanted))
     if odd:
         raise InputError(f"{folder}: {odd[0]} is {'not expected' if odd[0] in entries else 'missing'}, expected the {len(wanted)} arrays of its {CONFIG}")
-    for name, (file, _, _, shape, _) in entries.items():
-        if shape != wanted[name]:
-            raise InputError(f"{file}: {name} has shape {shape}, expected {wanted[name]} from {CONFIG}")
-    dtype = "float64" if any(dtype == "F64" for _, _, dtype, _, _ in entries.values()) else "float32"
-    params = Flat(wanted, dtype)
-    for name, entry in entries.items():
-        params[name] = _array(*entry)
-    bad = params.first_not_finite()
-    if bad:
-        raise InputError(f"{folder}: {bad} holds NaN or infinity, expected finite numbers")
-    if head is not None and not (head[3] == wanted["wte.weight"] and np.array_equal(_array(*head), params["wte.weight"])):
+    for name, (file, _, array) in entries.items():
+        if array.shape != wanted[name]:
+            raise InputError(f"{file}: {name} has shape {array.shape}, expected {wanted[name]} from {CONFIG}")
+    params = Flat(wanted, "float64" if any(dtype == "F64" for _, dtype, _ in entries.values()) else "float32")
+    with np.errstate(invalid="ignore"):  # a NaN that signals, which is found below, where its dtype changes
+        for name, (_, dtype, array) in entries.items():
+            params[name] = _numbers(dtype, array)
+        bad = params.first_not_finite()
+        if bad:
+            raise InputError(f"{folder}: {bad} holds NaN or infinity, expected finite numbers")
+        same = head is None or np.array_equal(_numbers(*head[1:]), params["wte.weight"])
+    if not same:
         raise InputError(f"{folder}: lm_head.weight is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings to false there")
     return {"config": config, "seed": 0, "dtype": params.dtype, "tokenizer": None, "params": params}
 
@@ -90,8 +91,11 @@ def config_from(stored, path):
     fields = {"vocab_size": "vocab_size", "block_size": "n_positions", "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_inner": "n_inner"}
     fields |= {"tied": "tie_word_embeddings", "layer_norm_epsilon": "layer_norm_epsilon"}
     values = {ours: stored[theirs] for ours, theirs in fields.items() if theirs in stored}
-    # One rate for all dropout here. Where they differ none is used: that is how a model is read, not trained.
-    return Config(**values, activation=ACTIVATIONS[activation], dropout=rates.pop() if len(rates) == 1 else 0.0)
+    try:
+        # One rate for all dropout here. Where they differ none is used: that is how a model is read, not trained.
+        return Config(**values, activation=ACTIVATIONS[activation], dropout=rates.pop() if len(rates) == 1 else 0.0)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def save(folder, model):
@@ -138,52 +142,30 @@ def download(name):
 
 def _files(folder):
     """The safetensors files of a folder, each of them inside of it."""
-    if (folder / MODEL).is_file():
+    if (folder / MODEL).exists():
         return [folder / MODEL]
-    if not (folder / INDEX).is_file():
+    if not (folder / INDEX).exists():
         hint = ": it has only pickled weights, which numgpt does not open; save it with safe_serialization" if any(folder.glob("*.bin")) else ""
-        raise checkpoint.Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
-    index = checkpoint.read_json(folder / INDEX)
+        raise Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
+    index = read_json(folder / INDEX)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
         raise InputError(f"{folder / INDEX}: has no weight_map from arrays to files, expected one")
     outside = next((n for n in names.values() if not SHARD.fullmatch(n)), None)
     if outside is not None:
         raise InputError(f"{folder / INDEX}: names the file {outside!r}, expected safetensors files in the same folder")
-    absent = next((n for n in names.values() if not (folder / n).is_file()), None)
+    absent = next((n for n in names.values() if not (folder / n).exists()), None)
     if absent is not None:
-        raise checkpoint.Missing(f"{folder / absent}: is missing, expected all files that {INDEX} names")
+        raise Missing(f"{folder / absent}: is missing, expected all files that {INDEX} names")
     return [folder / n for n in sorted(set(names.values()))]
 
 
-def _entries(path):
-    """Name → (dtype, shape, first byte) of the arrays of a safetensors file, which the library has found whole."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
-    except FileNotFoundError as error:
-        raise checkpoint.Missing(f"{path}: is missing, expected all files that {INDEX} names") from error
-    except SafetensorError as error:
-        raise InputError(f"{path}: is damaged ({error}), expected a whole safetensors file") from error
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return {name: (*entry, 8 + length + header[name]["data_offsets"][0]) for name, entry in found.items()}
-
-
-def _array(path, name, dtype, shape, start):
-    """An array of a file, mapped; bfloat16 is the upper half of a float32."""
-    if not np.prod(shape):
-        return np.zeros(shape, np.float32)
-    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype]
-    array = np.memmap(path, kind, "r", start, shape)
+def _numbers(dtype, array):
+    """The numbers of an array of a file; bfloat16 is the upper half of a float32."""
     return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
 
 
 def _ours(folder):
     """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else: only then may it be replaced."""
     names = {p.name for p in folder.iterdir()} if folder.is_dir() else {None}
-    return not names or (names == {CONFIG, MODEL} and is_model(checkpoint.read_json(folder / CONFIG)))
+    return not names or (names == {CONFIG, MODEL} and is_model(read_json(folder / CONFIG)))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import replace_folder, write_file
-from .config import Config
+from .config import LARGEST, Config
 from .errors import InputError
+from .files import Missing, mapped, open_file
 from .model import GPT
 from .parameters import Flat, shapes
 from .streams import stream
@@ -42,7 +43,7 @@ def save_model(path, model):
 
 def load_model(path):
     """The GPT of a model's file, float32 or bfloat16; its parameters become float32."""
-    h = _read_header(path, MODEL, (FLOAT32, BFLOAT16))
+    h, data = _read(path, MODEL, (FLOAT32, BFLOAT16))
     block_size, V, L, H, C, padded = map(int, h[2:8])
     try:
         config = Config(vocab_size=V, block_size=block_size, n_layer=L, n_head=H, n_embd=C)
@@ -51,15 +52,8 @@ def load_model(path):
     if padded < V:
         raise InputError(f"{path}: the padded vocabulary is {padded}, expected at least the vocabulary of {V}")
     size = 4 if h[1] == FLOAT32 else 2
-    count = _count(config, padded)
-    _expect_size(path, HEADER + size * count)
-    flat = np.memmap(path, "<f4" if size == 4 else "<u2", "r", HEADER, (count,))
-    values = flat if size == 4 else (flat.astype("<u4") << 16).view("<f4")
-    params = _unpack(values, config, padded)
-    bad = params.first_not_finite()
-    if bad:
-        raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers")
-    return GPT(config, params=params)
+    _expect_size(path, data, size * _count(config, padded))
+    return GPT(config, params=_unpack(path, data.view("<f4" if size == 4 else "<u2"), config, padded))
 
 
 def save_state(path, model, tokens, targets):
@@ -75,17 +69,23 @@ def save_state(path, model, tokens, targets):
 def load_state(path, config):
     """{"tokens", "targets", "logits", "loss", "grads"} of a debug state that a model of this Config has made; grads is a Flat."""
     _check(config, "load")
-    h = _read_header(path, STATE, (2,))
+    h, data = _read(path, STATE, (2,))
     (B, T), V, padded = map(int, h[2:4]), config.vocab_size, _padded(config.vocab_size)
     if not (B > 0 and 0 < T <= config.block_size):
         raise InputError(f"{path}: has B {B} and T {T}, expected some texts of 1 to {config.block_size} tokens")
-    n, count = B * T, _count(config, padded)
-    _expect_size(path, HEADER + 4 * (2 * n + n * V + 1 + count))
-    ids = np.fromfile(path, "<i4", 2 * n, offset=HEADER).reshape(2, B, T).astype(np.int64)
-    floats = np.memmap(path, "<f4", "r", HEADER + 8 * n, (n * V + 1 + count,))
-    logits = np.array(floats[: n * V]).reshape(B, T, V)
-    grads = _unpack(floats[n * V + 1 :], config, padded)
-    return {"tokens": ids[0], "targets": ids[1], "logits": logits, "loss": float(floats[n * V]), "grads": grads}
+    n = B * T
+    _expect_size(path, data, 4 * (2 * n + n * V + 1 + _count(config, padded)))
+    ids, floats = data[: 8 * n].view("<i4").reshape(2, B, T), data[8 * n :].view("<f4")
+    if ids[0].min() < 0 or ids.max() >= V:  # a target below 0 does not count
+        raise InputError(f"{path}: holds tokens of {ids[0].min()} to {ids.max()}, expected 0 to {V - 1}")
+    try:
+        (tokens, targets), logits = ids.astype(np.int64), np.array(floats[: n * V]).reshape(B, T, V)
+    except MemoryError as error:
+        raise InputError(f"{path}: logits of {n:,} tokens do not fit in memory ({error}), expected fewer") from error
+    if not (np.isfinite(logits).all() and np.isfinite(floats[n * V])):
+        raise InputError(f"{path}: logits or loss hold NaN or infinity, expected finite numbers")
+    grads = _unpack(path, floats[n * V + 1 :], config, padded)
+    return {"tokens": tokens, "targets": targets, "logits": logits, "loss": float(floats[n * V]), "grads": grads}
 
 
 def save_tokens(path, ids):
@@ -98,9 +98,9 @@ def save_tokens(path, ids):
 
 def load_tokens(path):
     """The ids of a file of training data, mapped.  → (N,) uint16"""
-    n = int(_read_header(path, TOKENS, (1,))[2])
-    _expect_size(path, HEADER + 2 * n)
-    return np.memmap(path, "<u2", "r", HEADER, (n,)) if n else np.zeros(0, np.uint16)
+    h, data = _read(path, TOKENS, (1,))
+    _expect_size(path, data, 2 * int(h[2]))
+    return data.view("<u2")
 
 
 def save_tokenizer(path, pieces, end_of_text):
@@ -115,10 +115,13 @@ def save_tokenizer(path, pieces, end_of_text):
 
 def load_tokenizer(path):
     """(pieces, end_of_text) of a tokenizer's file; end_of_text is None in version 1."""
-    h = _read_header(path, TOKENIZER, (1, 2))
-    n, data, place, pieces = int(h[2]), Path(path).read_bytes(), HEADER, []
+    h, data = _read(path, TOKENIZER, (1, 2))
+    n, place, pieces = int(h[2]), 0, []
+    if not 0 < n <= LARGEST or not n <= len(data) <= 256 * n:
+        raise InputError(f"{path}: has {len(data):,} bytes for {n:,} tokens, expected 1 to {LARGEST:,} tokens of 1 to 256 bytes each")
+    data = memoryview(data)
     while place < len(data) and len(pieces) < n:
-        pieces.append(data[place + 1 : place + 1 + data[place]])
+        pieces.append(bytes(data[place + 1 : place + 1 + data[place]]))
         place += 1 + data[place]
     if place != len(data) or len(pieces) != n:
         raise InputError(f"{path}: holds {len(pieces)} whole tokens or goes on after them, expected the {n} that its header says")
@@ -186,14 +189,16 @@ def _parameters(values, config):
         yield np.ascontiguousarray(array, "<f4").tobytes()
 
 
-def _unpack(flat, config, padded):
-    """The Flat of numbers in llm.c's order."""
+def _unpack(path, flat, config, padded):
+    """The Flat of numbers in llm.c's order, float32 or the bits of bfloat16; InputError unless they are finite."""
     found, place = Flat(shapes(config), np.float32), 0
 
     def take(name, *shape):
         nonlocal place
         size = math.prod(shape)
         array = flat[place : place + size].reshape(shape)
+        if array.dtype == np.uint16:
+            array = (array.astype("<u4") << 16).view("<f4")
         found[name] = array[: config.vocab_size] if name == "wte.weight" else array.T if len(shape) == 2 and ".c_" in name else array
         place += size
 
@@ -201,6 +206,9 @@ def _unpack(flat, config, padded):
     for name in ["wpe.weight", *(f"h.{i}.{name}" for name in LAYER for i in range(config.n_layer)), "ln_f.weight", "ln_f.bias"]:
         shape = found.shapes[name]
         take(name, *(shape[::-1] if ".c_" in name else shape))
+    bad = found.first_not_finite()
+    if bad:
+        raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers")
     return found
 
 
@@ -210,20 +218,21 @@ def _header(*fields):
     return header.tobytes()
 
 
-def _read_header(path, magic, versions):
-    """The 256 integers that a file begins with."""
+def _read(path, magic, versions):
+    """The 256 integers that a file begins with, and the bytes after them, mapped."""
     try:
-        header = np.fromfile(path, "<i4", HEADER // 4)
-    except FileNotFoundError as error:
+        with open_file(path) as file:
+            data = mapped(file)
+    except Missing as error:
         raise InputError(f"{path}: does not exist, expected a file of llm.c") from error
-    if len(header) < HEADER // 4 or header[0] != magic:
+    header = data[:HEADER].view("<i4") if len(data) >= HEADER else np.zeros(1, np.int32)
+    if header[0] != magic:
         raise InputError(f"{path}: does not begin with {magic}, expected another kind of llm.c's files")
     if header[1] not in versions:
         raise InputError(f"{path}: has version {header[1]}, expected {' or '.join(map(str, versions))}")
-    return header
+    return header, data[HEADER:]
 
 
-def _expect_size(path, size):
-    found = Path(path).stat().st_size
-    if found != size:
-        raise InputError(f"{path}: has {found:,} bytes, expected {size:,} from its header: it is cut short, or of another model")
+def _expect_size(path, data, size):
+    if len(data) != size:
+        raise InputError(f"{path}: has {HEADER + len(data):,} bytes, expected {HEADER + size:,} from its header: it is cut short, or of another model")

@@ -44,7 +44,10 @@ class Flat(Mapping):
     def __init__(self, shapes, dtype, flat=None):
         self.shapes = dict(shapes)
         size = sum(map(math.prod, self.shapes.values()))
-        self.flat = np.zeros(size, dtype) if flat is None else flat
+        try:
+            self.flat = np.zeros(size, dtype) if flat is None else flat
+        except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
+            raise InputError(f"parameters: {size:,} numbers do not fit in memory ({error}), expected fewer: choose a smaller model") from error
         if self.flat.shape != (size,):
             raise InputError(f"parameters: the flat buffer has shape {self.flat.shape}, expected ({size},)")
         self._views, offset = {}, 0
@@ -86,9 +89,7 @@ class Flat(Mapping):
 
     def first_not_finite(self):
         """The name of the first array that holds NaN or infinity, or None."""
-        if np.isfinite(self.flat).all():
-            return None
-        return next(name for name, view in self.items() if not np.isfinite(view).all())
+        return next((name for name, view in self.items() if not np.isfinite(view).all()), None)
 
 
 def initialise(config, seed, dtype):

@@ -155,7 +155,7 @@ class Trainer:
         kept = []
         if self.updates and path.exists():
             for line in path.read_text("utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # the last line of a killed run may be half there
+                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # the last line of a killed run may be half there
                     if json.loads(line)["step"] <= self.updates:
                         kept.append(line + "\n")
         checkpoint.write_file(path, "".join(kept).encode())

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -194,6 +195,59 @@ def test_a_damaged_checkpoint_is_refused_with_its_fault(tmp_path, model, harm, m
     harm(tmp_path / "model")
     with pytest.raises(InputError, match=message):
         GPT.load(tmp_path / "model")
+
+
+def run_of(folder, model, **state):
+    whole = {"best": 1.5, "held_out": None, "source": "text", "recipe": {}, "digest": "0", "training": {}}
+    checkpoint.save(folder, model, AdamW(model), whole)
+    path = folder / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | state))
+
+
+@pytest.mark.parametrize("state", [{"best": float("nan")}, {"held_out": float("inf")}, {"updates": 10**400}, {"updates": -1}, {"updates": True}], ids=str)
+def test_a_state_that_no_run_was_in_is_refused(tmp_path, model, state):
+    run_of(tmp_path / "run", model, **state)
+    with pytest.raises(InputError, match=f"has {next(iter(state))} .*expected the file as numgpt wrote it"):
+        checkpoint.read_state(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name, value, message", [("v.ln_f.bias", np.nan, "holds NaN"), ("v.wte.weight", -1.0, "v.wte.weight holds a negative number")])
+def test_moments_that_are_refused_leave_the_optimizer_as_it_was(tmp_path, model, name, value, message):
+    run_of(tmp_path / "run", model, updates=3)
+    arrays = {n: a + 1 for n, a in load_file(tmp_path / "run" / "optimizer.safetensors").items()}
+    arrays[name].flat[0] = value
+    save_file(arrays, tmp_path / "run" / "optimizer.safetensors")
+    optimizer = AdamW(model)
+    with pytest.raises(InputError, match=message):
+        checkpoint.load_state(tmp_path / "run", optimizer)
+    assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"type": "bytes", "type": "chars"}', '{"type": ["bytes"]}', '{"type": "bytes", "x": 1}', "5"], ids=range(6))
+def test_a_tokenizer_that_is_none_is_refused(tmp_path, model, text):
+    model.save(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text(text)
+    with pytest.raises(InputError, match="tokenizer.json: is not .*expected"):
+        GPT.load(tmp_path / "model")
+
+
+def test_heads_by_the_million_are_refused_at_once():
+    start = time.process_time()
+    with pytest.raises(InputError, match="expected a multiple of it: choose n_head such as 1, 16777216"):
+        Config(n_embd=2**24, n_head=2**24 - 1)
+    assert time.process_time() - start < 0.1
+
+
+def test_an_epsilon_that_float32_cannot_add_is_refused():
+    for epsilon in (0.0, 1e-320, 1e300, -1.0):
+        with pytest.raises(InputError, match="layer_norm_epsilon is"):
+            Config(layer_norm_epsilon=epsilon)
+
+
+def test_parameters_beyond_the_memory_are_an_error_of_ours():
+    for n_layer, n_embd in ((1, 2**24), (4096, 2**24)):
+        with pytest.raises(InputError, match="numbers do not fit in memory"):
+            GPT(Config(n_layer=n_layer, n_embd=n_embd, n_head=1, n_inner=2**24), dtype="float64")
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):

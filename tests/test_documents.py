@@ -78,6 +78,17 @@ def test_an_example_runs_and_prints_its_conclusion(path):
     assert "assert" in path.read_text("utf-8")
 
 
+def test_the_replay_in_another_order_of_all_sums_prints_the_same_losses():
+    """A few steps, which magnify rounding (of 1e-7) to nothing that four digits show but in the last of them."""
+    runs = []
+    for flags in ([], ["--perturb", "1"]):
+        done = subprocess.run([sys.executable, "nanogpt_replay.py", "--steps", "5", *flags], capture_output=True, text=True, cwd=ROOT / "examples")
+        assert done.returncode == 0, done.stderr
+        runs.append([float(line.split()[-1]) for line in done.stdout.splitlines() if line.split()[0].isdigit()])
+    assert len(runs[0]) == 4
+    np.testing.assert_allclose(runs[1], runs[0], rtol=0, atol=1.5e-4)
+
+
 SOURCES = sorted((ROOT / "numgpt").rglob("*.py"))
 
 

@@ -151,8 +151,38 @@ def test_a_damaged_file_is_said_to_be_one(folder):
     data = (folder / "model.safetensors").read_bytes()
     for bad in (b"", data[:100], data[:-1], data + b"x", (2**40).to_bytes(8, "little") + data[8:], b"\xff" * 8 + data[8:]):
         (folder / "model.safetensors").write_bytes(bad)
-        with pytest.raises(InputError, match="is damaged"):
+        with pytest.raises(InputError, match="is damaged|is not JSON"):
             GPT.load(folder)
+
+
+def test_a_nan_that_signals_is_not_finite_and_nothing_else(folder):
+    """Its conversion to another dtype raises a flag of the processor, which must not become a warning."""
+    arrays = load_file(folder / "model.safetensors")
+    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float64)  # so all become float64
+    arrays["transformer.ln_f.bias"].view(np.uint32)[0] = 0x7FA00000
+    save_file(arrays, folder / "model.safetensors")
+    with pytest.raises(InputError, match="ln_f.bias holds NaN"):
+        GPT.load(folder)
+
+
+def test_an_array_that_the_header_names_twice_is_refused(folder):
+    """Readers differ in which of the two they believe: one could check the first and another read the second."""
+    data = (folder / "model.safetensors").read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    text = data[8 : 8 + n].strip()
+    name, entry = "transformer.wpe.weight", json.loads(text)["transformer.ln_f.bias"]
+    text = text[:-1] + f', "{name}": {json.dumps(entry)}'.encode() + b"}"
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + n :])
+    with pytest.raises(InputError, match=f"'{name}' is there twice"):
+        GPT.load(folder)
+
+
+def test_a_shard_whose_name_no_file_can_have_is_refused(folder):
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "x" * 300 + ".safetensors")}))
+    with pytest.raises(InputError, match="in the same folder"):
+        GPT.load(folder)
 
 
 def test_pickled_weights_are_not_opened(folder):

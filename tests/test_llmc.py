@@ -1,5 +1,7 @@
 """llm.c's files: written and read again, of the published sizes, laid out as its C reads them, and one line for what is wrong."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,50 @@ def test_a_file_that_is_cut_or_of_another_kind_is_said_to_be(files, name):
                 read(path)
     with pytest.raises(InputError, match="does not exist"):
         read(folder / "nowhere.bin")
+
+
+@pytest.mark.parametrize(
+    "place, value, message",
+    [
+        (256, 19, "tokens of .* to 19, expected 0 to 18"),
+        (256, -1, "tokens of -1"),
+        (256 + 10, 19, "to 19, expected 0 to 18"),
+        (256 + 20, 0x7FC00000, "logits or loss hold NaN"),
+        (256 + 20 + 10 * 19, 0x7F800000, "logits or loss hold NaN"),
+        (-1, 0x7FC00000, "ln_f.bias holds NaN"),
+    ],
+)
+def test_a_state_that_no_model_gave_is_refused(files, place, value, message):
+    folder, model = files
+    words = np.fromfile(folder / "debug_state.bin", "<i4")
+    words[place] = value
+    words.tofile(folder / "debug_state.bin")
+    with pytest.raises(InputError, match=message):
+        llmc.load_state(folder / "debug_state.bin", model.config)
+
+
+def test_a_target_that_does_not_count_may_be_in_a_state(tmp_path):
+    model = model_of()
+    llmc.save_state(tmp_path / "s.bin", model, [[1, 2]], [[-1, 3]])
+    assert llmc.load_state(tmp_path / "s.bin", model.config)["targets"].tolist() == [[-1, 3]]
+
+
+@pytest.mark.parametrize("n", [0, -1, 2**24 + 1, 2**31 - 1])
+def test_a_number_of_tokens_that_the_size_of_the_file_denies_is_refused(tmp_path, n):
+    """At once: the file is as long as 2³⁰ tokens, of which the disk holds nothing."""
+    with open(tmp_path / "t.bin", "wb") as file:
+        file.write(np.array([20240328, 2, n, 0], "<i4").tobytes())
+        file.truncate(1024 + 2**30)
+    with pytest.raises(InputError, match="1,073,741,824 bytes for"):
+        llmc.load_tokenizer(tmp_path / "t.bin")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in readers(Config(**SMALL)).values():
+        for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+            with pytest.raises(InputError, match="a folder, a device or a pipe"):
+                read(place)
 
 
 def test_the_command_writes_a_set(tmp_path, capsys):

@@ -166,7 +166,7 @@ def test_targets_that_cannot_be_used_are_named(model):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"n_head": 4}, "n_embd 6 is not divisible by n_head 4: choose n_head such as 2, 3, 6"),
+        ({"n_head": 4}, "n_embd 6 is not divisible by n_head 4, expected a multiple of it: choose n_head such as 2, 3, 6"),
         ({"n_embd": 0}, "n_embd is 0, expected 1 to 16,777,216"),
         ({"dropout": 1.0}, "dropout is 1.0, expected at least 0 and less than 1"),
         ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),

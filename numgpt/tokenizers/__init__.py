@@ -1,9 +1,7 @@
 """Tokenizers: text to integers and back, behind one small interface."""
 
-import json
-from pathlib import Path
-
 from ..errors import InputError
+from ..files import read_json
 from .bytes import Bytes
 from .characters import Characters
 from .tokenizer import Tokenizer
@@ -28,9 +26,10 @@ def from_state(state):
 
 def load(path):
     """The tokenizer that a checkpoint's tokenizer.json holds."""
+    state = read_json(path)
     try:
-        return from_state(json.loads(Path(path).read_text("utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        return from_state(state)
+    except (InputError, TypeError) as error:
         raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
 
 

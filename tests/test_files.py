@@ -1,0 +1,252 @@
+"""Files that lie: refused in one line by readers and commands, at once, and with no memory spent on what they say."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from numgpt import GPT, Config, InputError, files, tokenizers
+from numgpt.__main__ import main
+from numgpt.parameters import shapes
+
+SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
+
+
+def file_of(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(begin, end, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def test_arrays_are_read_as_the_library_writes_them(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(5, np.int64), "c": np.array([True, False]), "d": np.ones(3, np.float16)}
+    save_file(arrays, tmp_path / "x", metadata={"format": "np"})
+    found = files.tensors(tmp_path / "x")
+    assert {name: dtype for name, (dtype, _) in found.items()} == {"a": "F32", "b": "I64", "c": "BOOL", "d": "F16"}
+    assert all(found[name][1].shape == a.shape and found[name][1].tobytes() == a.tobytes() for name, a in arrays.items())
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "its header has 0 bytes, and has 0 in all"),
+        (file_of(b"", length=2**63), "its header has 9,223,372,036,854,775,808 bytes"),
+        (file_of({}, b"x" * 100, length=10**8), "its header has 100,000,000 bytes, and has 110 in all"),
+        (file_of(b"[]"), "no object of JSON"),
+        (file_of(b"{"), "is not JSON"),
+        (file_of(b"\xff{}"), "is not JSON"),
+        (file_of(b'{"a": 1, "a": 2}'), "'a' is there twice"),
+        (file_of({"a": 5}), "a has dtype None"),
+        (file_of({"a": entry(0, 8, dtype=["F32"])}, bytes(8)), r"a has dtype \['F32'\]"),
+        (file_of({"a": entry(0, 8, dtype="F7")}, bytes(8)), "a has dtype 'F7'"),
+        (file_of({"a": entry(0, 8, [-1, -2])}, bytes(8)), r"a has shape \[-1, -2\]"),
+        (file_of({"a": entry(0, 8, [2.0])}, bytes(8)), r"a has shape \[2.0\]"),
+        (file_of({"a": entry(0, 8, [True, 2])}, bytes(8)), r"a has shape \[True, 2\]"),
+        (file_of({"a": entry(0, 8, [1] * 99 + [2])}, bytes(8)), "expected at most 8 integers"),
+        (file_of({"a": entry(0, 8, [2**62, 8])}, bytes(8)), r"a has data_offsets \[0, 8\]"),
+        (file_of({"a": entry(0, 8, [3])}, bytes(8)), r"a has data_offsets \[0, 8\]"),
+        (file_of({"a": entry(8, 0)}, bytes(8)), r"a has data_offsets \[8, 0\]"),
+        (file_of({"a": entry(-8, 0)}, bytes(8)), r"a has data_offsets \[-8, 0\]"),
+        (file_of({"a": entry(0, 2**40, [2**38])}, bytes(8)), "a lies at 0 to 1,099,511,627,776 of 8 bytes"),
+        (file_of({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "b lies at 4 to 12 of 12 bytes, the one before it ends at 8"),
+        (file_of({"a": entry(0, 8), "b": entry(0, 8)}, bytes(8)), "b lies at 0 to 8 of 8 bytes, the one before it ends at 8"),
+        (file_of({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "b lies at 12 to 20 of 20 bytes, the one before it ends at 8"),
+        (file_of({"a": entry(0, 8)}, bytes(9)), "its arrays end at 8 of 9 bytes"),
+    ],
+)
+def test_a_header_that_lies_is_told_what_about(tmp_path, data, message):
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        files.tensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[" * 66 + "]" * 66, "more than 64 lists and objects in one another"),
+        ('{"a":' * 900 + "0" + "}" * 900, "more than 64|recursion"),
+        ("[" * 10**6, "recursion"),
+        ("9" * 5000, "is not JSON"),
+        ('{"a": {"b": 1, "b": 1}}', "'b' is there twice"),
+        (" " * 2**24 + "0", "has more than 16,777,216 bytes"),
+    ],
+    ids=range(6),
+)
+def test_json_beyond_all_measure_is_refused(tmp_path, text, message):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match=message):
+        files.read_json(tmp_path / "x.json")
+    with pytest.raises(InputError, match=message):
+        tokenizers.load(tmp_path / "x.json")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    """A pipe that nobody writes to would keep its reader for ever, /dev/zero would fill the memory."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        for read in (files.read_json, files.tensors, tokenizers.load):
+            with pytest.raises(InputError, match="is a folder, a device or a pipe, expected a file"):
+                read(place)
+    for place in (tmp_path / "nothing", tmp_path / "pipe" / "x", "a\0b", "\ud800"):
+        with pytest.raises(files.Missing, match="is missing"):
+            files.read_json(place)
+
+
+def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes():
+    error = InputError(f"x: has {'a' * 10**6}, expected\n\x1b[2J\ud800 better")
+    assert str(error).isprintable() and str(error).endswith(r"expected\n\x1b[2J\ud800 better") and len(str(error)) < 2100
+
+
+LIES = {
+    "a header of 100 MB": lambda f: sparse(f / "model.safetensors", (10**8).to_bytes(8, "little"), 2 * 10**8),
+    "a header of 2^63 bytes": lambda f: sparse(f / "model.safetensors", (2**63).to_bytes(8, "little"), 2**34),
+    "arrays of a terabyte": lambda f: (f / "model.safetensors").write_bytes(file_of({"transformer.wte.weight": entry(0, 2**40, [2**30, 2**8])}, bytes(64))),
+    "a config of a petabyte": lambda f: resize(f, 2**24, 2**24, 2**24),
+    "a config of more than an address": lambda f: resize(f, 2**24, 2**24, 2**24, 4096),
+    "a file of 64 GiB with nothing in it": lambda f: sparse(f / "model.safetensors", b"", 2**36),
+    "64 GiB as the config says, of which the disk holds nothing": lambda f: hollow(f),
+    "a config of 64 GiB": lambda f: sparse(f / "config.json", b"{", 2**36),
+}
+
+
+def sparse(path, begin, size):
+    with open(path, "wb") as file:
+        file.write(begin)
+        file.truncate(size)
+
+
+def resize(folder, vocab_size, n_embd, n_inner, n_layer=1):
+    change_config(vocab_size=vocab_size, n_embd=n_embd, n_inner=n_inner, n_layer=n_layer)(folder)
+
+
+def hollow(folder):
+    """A model whose embedding has 2³⁴ numbers, in a file that agrees with its config."""
+    config = Config(**SMALL | {"vocab_size": 2**24, "n_embd": 1024})
+    prefix = "transformer." if "model_type" in (folder / "config.json").read_text() else ""
+    header, place = {}, 0
+    for name, shape in shapes(config).items():
+        header[prefix + name] = entry(place, place + 4 * math.prod(shape), shape)
+        place += 4 * math.prod(shape)
+    change_config(vocab_size=config.vocab_size, n_embd=config.n_embd)(folder)
+    begin = file_of(header)
+    sparse(folder / "model.safetensors", begin, len(begin) + place)
+
+
+LOAD = """
+import resource, sys, time, numgpt
+numgpt.use("reference")
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+start = time.process_time()
+try:
+    numgpt.GPT.load(sys.argv[1])
+except numgpt.InputError as error:
+    print(error)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024, time.process_time() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
+@pytest.mark.parametrize("layout", ["numgpt", "hf"])
+@pytest.mark.parametrize("lie", LIES)
+def test_no_memory_and_no_time_is_spent_on_a_lie(tmp_path, layout, lie):
+    """A process that may have 1 GiB refuses in one line, with less than 100 MB: JSON of at most 16 MiB, and what its bytes become."""
+    GPT(Config(**SMALL)).save(tmp_path / "model", layout)
+    LIES[lie](tmp_path / "model")
+    done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "model")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    message, spent = done.stdout.splitlines()
+    megabytes, seconds = map(float, spent.split())
+    assert "expected" in message and megabytes < 100 and seconds < 5, (message, spent)
+
+
+def change_config(**changes):
+    def apply(folder):
+        stored = json.loads((folder / "config.json").read_text())
+        stored.get("config", stored).update(changes)
+        (folder / "config.json").write_text(json.dumps(stored))
+
+    return apply
+
+
+def change_arrays(change):
+    def apply(folder):
+        arrays = load_file(folder / "model.safetensors")
+        change(arrays, next(name for name in arrays if name.endswith("wpe.weight")))
+        save_file(arrays, folder / "model.safetensors")
+
+    return apply
+
+
+def change_header(change):
+    def apply(folder):
+        data = (folder / "model.safetensors").read_bytes()
+        n = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + n])
+        change(header, next(name for name in header if name.endswith("wpe.weight")))
+        (folder / "model.safetensors").write_bytes(file_of(header, data[8 + n :]))
+
+    return apply
+
+
+def rewrite(change):
+    def apply(folder):
+        path = folder / "model.safetensors"
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def point_outside(folder):
+    arrays = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(arrays, "../model.safetensors")}))
+
+
+BAD = {
+    "neither kind": (lambda f: [p.unlink() for p in f.iterdir()], "holds no checkpoint"),
+    "a config of neither kind": (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is not numgpt's"),
+    "no config but a pipe": (lambda f: [(f / "config.json").unlink(), os.mkfifo(f / "config.json")], "holds no checkpoint"),
+    "an array missing": (change_arrays(lambda a, n: a.pop(n)), "is missing, expected"),
+    "an array too many": (change_arrays(lambda a, n: a.update(extra=a[n])), "extra is not expected"),
+    "a setting that is none": (change_config(n_embd=None), "n_embd is None"),
+    "another shape": (change_arrays(lambda a, n: a.update({n: a[n].T.copy()[:2]})), "has shape"),
+    "another dtype": (change_arrays(lambda a, n: a.update({n: a[n].astype(np.int32)})), "has dtype I32"),
+    "not finite": (change_arrays(lambda a, n: a[n].__setitem__(0, np.inf)), "NaN or infinity"),
+    "absurd sizes": (change_config(vocab_size=2**24, n_embd=2**24), "has shape"),
+    "sizes beyond absurd": (change_config(vocab_size=2**62), "vocab_size is"),
+    "cut short": (rewrite(lambda d: d[:-5]), "is damaged"),
+    "cut in the header": (rewrite(lambda d: d[:50]), "is damaged"),
+    "a file out of the folder": (point_outside, "expected"),
+    "a header of 100 MB": (rewrite(lambda d: (10**8).to_bytes(8, "little") + d[8:]), "its header has 100,000,000 bytes"),
+    "a header of 2^63 bytes": (rewrite(lambda d: (2**63).to_bytes(8, "little") + d[8:]), "is damaged"),
+    "offsets that overlap": (change_header(lambda h, n: h[n].update(data_offsets=[o - 4 for o in h[n]["data_offsets"]])), "is damaged"),
+    "offsets beyond the file": (change_header(lambda h, n: h[n].update(data_offsets=[o + 2**40 for o in h[n]["data_offsets"]])), "is damaged"),
+    "a name with a line break and an escape": (change_header(lambda h, n: h.update({"a\nb\x1b[2J": h.pop(n)})), "expected"),
+    "a folder in the place of a file": (lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()], "is a folder, a device or a pipe"),
+    "a pipe in the place of a file": (lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")], "is a folder, a device or a pipe"),
+}
+
+
+@pytest.mark.parametrize("layout", ["numgpt", "hf"])
+@pytest.mark.parametrize("bad", BAD)
+def test_a_command_answers_bad_input_with_one_line_and_status_2(tmp_path, capfd, layout, bad):
+    (tmp_path / "text.txt").write_text("abcdefg")
+    GPT(Config(**SMALL), tokenizer=tokenizers.Characters("abcdefg")).save(tmp_path / "model", layout)
+    damage, message = BAD[bad]
+    damage(tmp_path / "model")
+    model, before = str(tmp_path / "model"), sorted(tmp_path.rglob("*"))
+    for command in (["convert", model, str(tmp_path / "new")], ["sample", model], ["eval", model, "--data", str(tmp_path / "text.txt")], ["info", model],
+                    ["export", str(tmp_path / "new"), model, "--llmc"]):  # fmt: skip
+        assert main(command) == 2, command
+        out, error = capfd.readouterr()
+        assert out == "" and error.startswith("numgpt: ") and error.count("\n") == 1 and message in error and error[:-1].isprintable(), error
+    assert sorted(tmp_path.rglob("*")) == before, "a command that refused left something behind"
