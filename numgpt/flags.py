@@ -58,7 +58,8 @@ def parser(commands):
     p.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="windows at once; %(default)s")
 
     p = command("check", "Hold every op, layer and model variant to the laws of its derivative.", "numgpt check layernorm 'model GPT-2' --draws 5")
-    p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this")
+    p.add_argument("names", nargs="*", metavar="NAME", help="only subjects whose name contains this; or FILE.py:NAME, a pair of your own, for which --shapes says of what")
+    p.add_argument("--shapes", nargs="+", type=_shape, metavar="3x5", help="of the arrays of a pair of your own, random floats")
     p.add_argument("--seed", type=_count, default=0, help="of the drawn sizes and values; %(default)s")
     p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
     p.add_argument("--strength", action="store_true", help="check the check: plant wrong gradients, on the reference engine, and report the share that the laws catch")
@@ -135,6 +136,14 @@ def _add_fields(parser, settings):
 
 def _add_checkpoint(parser):
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run; the newest under runs/ unless given")
+
+
+def _shape(text):
+    """A shape such as 3x5, for argparse."""
+    sizes = text.replace(",", "x").split("x")
+    if not all(size.isascii() and size.isdigit() for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape, expected sizes such as 3x5")
+    return tuple(map(int, sizes))
 
 
 def _count(text):

@@ -26,7 +26,7 @@ LAYER += ("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c
 
 def kind_of(path):
     """The magic number that a file begins with: MODEL, STATE, TOKENS or TOKENIZER; InputError for any other."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         magic = int.from_bytes(file.read(4), "little")
     if magic not in (MODEL, STATE, TOKENIZER, TOKENS):
         raise InputError(f"{path}: begins with {magic}, expected a file of llm.c: {MODEL} for a model, {STATE} for a debug state")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import user_code
 from .errors import InputError
 
 
@@ -13,6 +14,13 @@ def check(args):
         from .strength import report
 
         return report(args.names, args.seed, args.draws)
+    own = [name for name in args.names if user_code.is_named(name)]
+    if own:
+        if own != args.names:
+            raise InputError("check: a pair of your own and a name of numgpt's stand side by side, expected one kind: check them one after the other")
+        return max(_check_own(name, args) for name in own)
+    if args.shapes:
+        raise InputError("check: --shapes stands without a pair of your own, expected FILE.py:NAME before it")
     from .check import subjects
 
     names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
@@ -26,6 +34,40 @@ def check(args):
                 total, failed = total + 1, failed + (not f.holds)
                 print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
     print(f"\n{total} laws checked on {len(names)} subjects, {failed} failed")
+    return 1 if failed else 0
+
+
+def _check_own(text, args):
+    """A user's pair: the laws, then the verdict in both precisions. 1 where one fails."""
+    from . import gradcheck
+
+    forward, backward, op = user_code.pair(text)
+    failed = 0
+    for seed in range(args.seed, args.seed + args.draws):
+        rng, options = np.random.default_rng(seed), {}
+        if args.shapes is None and op is None:
+            raise InputError(f"check: {text} has no shapes, expected them as in --shapes 3x5 5, one for each array")
+        if args.shapes is None:
+            arrays, options = op.draw(rng, {c: int(rng.integers(2, 6)) for c in sorted(set(filter(str.isupper, op.line)))}, (2,))
+        else:
+            arrays = [rng.standard_normal(shape) for shape in args.shapes]
+        try:
+            for f in gradcheck.findings(forward, backward, *arrays, seed=seed, **options):
+                failed += not f.holds
+                detail = "" if f.law in (gradcheck.TRANSPOSE, gradcheck.WITNESS) else f.detail  # of a derivative the verdict says more
+                print(f"{text}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + detail}".rstrip())
+            for dtype in ("float64", "float32"):
+                said = gradcheck.verdict(forward, backward, *arrays, dtype=dtype, seed=seed, **options)
+                failed += bool(said.wrong)
+                print(said)
+        except gradcheck.GradientError as error:
+            failed += 1
+            print(f"{text}  FAILS {error}")
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            shapes = ", ".join(str(np.shape(a)) for a in arrays)
+            raise InputError(f"{text}: raised {type(error).__name__}: {error} for arrays of shapes {shapes}, expected it to take them: see --shapes") from error
     return 1 if failed else 0
 
 
@@ -63,7 +105,7 @@ def verify(args):
 
 def diff(args):
     """numgpt diff."""
-    from .checkpoint import read_json
+    from .files import read_json
     from .parity import first_divergence
 
     names = read_json(args.names) if args.names else None

@@ -46,3 +46,32 @@ def named(text):
         known = [n for n in vars(module) if not n.startswith("_")]
         raise InputError(f"{text}: there is no {name}, expected one of {', '.join(known[-6:])}")
     return getattr(module, name)
+
+
+def pair(text):
+    """(forward, backward, the Op if it is one) that a text names.
+
+    NAME may be an Op, a pair of functions, the beginning of NAME_forward and NAME_backward, a torch.autograd.Function, or a
+    function of PyTorch tensors whose name ends in _torch, of JAX arrays whose name ends in _jax.
+    """
+    from . import gradcheck
+    from .ops import Op
+
+    module, name = module_of(text)
+    found, halves = getattr(module, name, None), [getattr(module, f"{name}_{half}", None) for half in ("forward", "backward")]
+    if isinstance(found, Op):
+        return found.forward, found.backward, found
+    if all(map(callable, halves)):
+        return *halves, None
+    found = named(text) if found is None else found
+    if isinstance(found, tuple) and len(found) == 2 and all(map(callable, found)):
+        return *found, None
+    if isinstance(found, type) and any(c.__module__.startswith("torch.autograd") for c in found.__mro__):
+        return *gradcheck.from_torch(found.apply), None
+    for ending, adapter in (("_torch", gradcheck.from_torch), ("_jax", gradcheck.from_jax)):
+        if callable(found) and name.endswith(ending):
+            return *adapter(found), None
+    raise InputError(
+        f"{text}: is {type(found).__name__}, expected {name}_forward and {name}_backward, a pair of functions, an Op, a torch.autograd.Function, "
+        f"or a function whose name ends in _torch or _jax"
+    )

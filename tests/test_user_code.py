@@ -1,0 +1,95 @@
+"""numgpt check takes a pair of one's own from a file, and says right, rounding or wrong."""
+
+import pytest
+
+from numgpt.__main__ import main
+
+MINE = '''
+import numpy as np
+from numgpt.ops import Op
+
+def softmax_forward(x):
+    p = np.exp(x - x.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return p, (p,)
+
+def softmax_backward(dy, saved):
+    (p,) = saved
+    return (p * (dy - (dy * p).sum(-1, keepdims=True)),)
+
+wrong = softmax_forward, lambda dy, saved: (saved[0] * (1 - saved[0]) * dy,)
+misfit = softmax_forward, lambda dy, saved: dy
+
+def scale_forward(x, weight):
+    return x * weight, (x, weight)
+
+def scale_backward(dy, saved):
+    x, weight = saved
+    return dy * weight, (dy * x).reshape(-1, weight.shape[-1]).sum(0)
+
+scale = Op("...C, C -> ...C", scale_forward, scale_backward)
+number = 3
+
+def broken_forward(x):
+    return x["a"], None
+
+def broken_backward(dy, saved):
+    return dy
+'''
+
+TORCH = '''
+import torch
+
+class Cube(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return 2 * x * x * dy
+
+def gelu_torch(x):
+    return torch.nn.functional.gelu(x)
+'''
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "theirs.py").write_text(TORCH)
+
+
+@pytest.mark.parametrize("args", [["mine.py:softmax", "--shapes", "3x5"], ["mine.py:scale"], ["mine.py:scale", "--shapes", "4x3", "3", "--draws", "2"]], ids=str)
+def test_a_right_pair_passes(args, capsys):
+    assert main(["check", *args]) == 0
+    printed = capsys.readouterr().out
+    assert "transpose of the derivative" in printed and "float32 gradients: r" in printed and "FAILS" not in printed
+
+
+@pytest.mark.parametrize("name, said", [("wrong", "argument 0 (x) is wrong"), ("misfit", "FAILS")])
+def test_a_wrong_pair_fails(name, said, capsys):
+    assert main(["check", f"mine.py:{name}", "--shapes", "3x5"]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_autograd_functions_are_taken(capsys):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    assert main(["check", "theirs.py:Cube", "--shapes", "4"]) == 1
+    assert "argument 0 (x) is wrong: 4 of 4 elements" in (printed := capsys.readouterr().out) and "all of them ×0.666666667" in printed
+    assert main(["check", "theirs.py:gelu_torch", "--shapes", "4"]) == 0
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["mine.py:softmax"], ["mine.py:softmax", "--shapes", "3y5"], ["mine.py:number", "--shapes", "3"], ["mine.py:absent", "--shapes", "3"], ["mine.py:broken", "--shapes", "3"],
+     ["mine.py:scale", "--shapes", "3", "4"], ["absent.py:softmax", "--shapes", "3"], ["gelu", "mine.py:softmax"], ["gelu", "--shapes", "3"]],
+    ids=str,
+)  # fmt: skip
+def test_what_it_cannot_check_is_one_line(args, capsys):
+    assert main(["check", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "expected" in error, error
