@@ -97,7 +97,8 @@ def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wide
             assert f.dtype == dtype and f.shape == s.shape
             largest = abs(e).max(initial=0.0)
             ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
-            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest, (subject.name, ours / largest, theirs / largest)
+            lost = np.finfo(dtype).tiny / np.finfo(dtype).eps  # below it what a value is made of underflows, in a twin perhaps earlier
+            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (subject.name, ours / largest, theirs / largest)
 
 
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
