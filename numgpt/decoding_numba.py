@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 from .jit import SUMS, kernel, launch, parallel
 from .ops.attention_numba import exponentials
 from .ops.elementary_numba import row_max
@@ -15,7 +16,6 @@ from .ops.few_rows_numba import PARTS, add_products, multiply_part, padded, part
 from .ops.few_rows_numba import suits as few_rows_suit
 from .ops.linear_numba import rows
 from .ops.norms_numba import normalise_rows
-from .transformer_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 
 
 @kernel
