@@ -19,6 +19,7 @@ DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
 def compare(module, model=None, tokens=None, targets=None, *, names=None, call=None, dtype="float64", seed=0, shape=(2, None)):
     """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and gradient by name.
 
@@ -36,6 +37,7 @@ def compare(module, model=None, tokens=None, targets=None, *, names=None, call=N
     return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), dtype)[0]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
 def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, optimizers=(None, None), lr=None, dtype="float64", seed=0, shape=(2, None)):
     """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found by trying.
 
@@ -108,7 +110,7 @@ class Divergence:
 def _best_cause(form, runs, batch, compared, left, dtype):
     """(what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
     place = {(r.stage, r.name): n for n, r in enumerate(r for r in compared if r.stage != "parameter")}
-    limits = tuple({r.name: r.explained for r in compared if r.stage == stage} for stage in ("value", "gradient", "update"))
+    limits = {(r.stage, r.name): r.explained for r in compared}
     start, best = place.get((left.stage, left.name), len(place)), None
     forms = (tried for cause in CAUSES for tried in cause(form, *runs))
     for text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
