@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import InputError
 
+RAISED = (Exception, SystemExit)  # whatever a user's code raises, but for Ctrl-C
 NAMED = re.compile(r"(?P<place>.+):(?P<name>[^\W\d]\w*)")
 
 
@@ -35,7 +36,7 @@ def module_of(text):
         return module, name
     except InputError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except RAISED as error:
         raise InputError(f"{place}: importing it raised {type(error).__name__}: {error}, expected code that runs") from error
 
 

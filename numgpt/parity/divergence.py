@@ -8,6 +8,7 @@ from tqdm import tqdm
 from ..config import Config
 from ..errors import InputError
 from ..model import GPT
+from ..ops.op import check_ids
 from ..streams import stream
 from . import rounding
 from .causes import CAUSES
@@ -34,7 +35,7 @@ def compare(module, model=None, tokens=None, targets=None, *, names=None, call=N
         raise InputError(f"compare: was given {type(module).__name__}, expected a torch.nn.Module: first_divergence takes checkpoints and files too")
     theirs = Theirs(module, names, call, config=_config(model))
     ours = Ours(GPT(theirs.config, params=theirs.params(), dtype="float64"), "numgpt with the weights of B")
-    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), dtype)[0]
+    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), _dtype(dtype))[0]
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
@@ -48,7 +49,7 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
     """
     sides = _opened((a, b), names, call, optimizers, lr)
     batch = _batch(sides, tokens, targets, seed, shape)
-    comparison, runs, resolution = _compare(sides, batch, dtype)
+    comparison, runs, resolution = _compare(sides, batch, _dtype(dtype))
     form, left, causes = sides[0].form, comparison.first, []
     known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)  # else no change of the form tells anything
     while known and left is not None and len(causes) < DEPTH:
@@ -155,8 +156,10 @@ def _compare(sides, batch, dtype):
 
 def _opened(things, names, call, optimizers, lr):
     """Both sides; a debug state is read with the other's config."""
+    if not isinstance(optimizers, tuple | list) or len(optimizers) != 2 or (optimizers[0] is None) is not (optimizers[1] is None):
+        raise InputError("parity: optimizers are not two, expected an AdamW of each side, or none")
     if lr is None:
-        lr = next((o.param_groups[0]["lr"] for o in optimizers if hasattr(o, "param_groups")), None)
+        lr = next((float(o.param_groups[0]["lr"]) for o in optimizers if hasattr(o, "param_groups")), None)
     options = [{"names": names, "call": call, "optimizer": o, "lr": lr} for o in optimizers]
     if is_state(things[0]):
         things, options = things[::-1], options[::-1]
@@ -174,20 +177,57 @@ def _batch(sides, tokens, targets, seed, shape):
     """(tokens, targets): those given, those of a debug state, or drawn by seed, each target the token after."""
     own = next((s.batch for s in sides if isinstance(s, State)), None)
     if own is not None:
+        if tokens is not None or targets is not None:
+            raise InputError("parity: tokens or targets came beside a debug state, expected none: it brings its own")
         return own
-    if tokens is None:
-        V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
-        B, T = shape
-        if T is not None and T > longest:
-            raise InputError(f"parity: {T} tokens a sequence, expected at most block_size {longest}")
-        drawn = stream(seed, "parity").integers(0, V, (B, min(T or 16, longest) + 1))
+    V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
+    if tokens is None and targets is None:
+        B, T = _shape(shape, longest)
+        drawn = stream(seed, "parity").integers(0, V, (B, T + 1))
         return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
-    if targets is None:
-        raise InputError("parity: tokens came without targets, expected both, (B, T) integers")
-    model = GPT(sides[0].config, params=sides[0].form.params)
-    tokens = np.atleast_2d(model._tokens(tokens))
-    return tokens, np.atleast_2d(model._targets(tokens, np.reshape(targets, tokens.shape))).astype(np.int64)
+    if tokens is None or targets is None:
+        raise InputError(f"parity: {'targets' if tokens is None else 'tokens'} came alone, expected tokens and targets, (B, T) integers")
+    tokens, targets = _ids("tokens", tokens, V), _ids("targets", targets, V)
+    if tokens.shape != targets.shape or tokens.shape[1] > longest:
+        raise InputError(f"parity: tokens have shape {tokens.shape} and targets {targets.shape}, expected (B, T) of both, T at most block_size {longest}")
+    return tokens, targets
+
+
+def _shape(shape, longest):
+    """(B, T) of a batch to draw."""
+    B, T = shape if isinstance(shape, tuple | list) and len(shape) == 2 else (None, None)
+    T = min(16, longest) if T is None else T
+    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or T > longest:
+        raise InputError(f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, T at most block_size {longest}")
+    return B, T
+
+
+def _ids(who, ids, V):
+    """Ids from a list, an array or a tensor.  → (B, T) int64"""
+    try:
+        ids = np.atleast_2d(np.asarray(ids))
+    except (ValueError, TypeError) as error:  # rows that differ in length; a tensor of another device
+        raise InputError(f"parity: {who} are no array ({' '.join(str(error).split())}), expected (B, T) integers") from error
+    if ids.ndim != 2 or not ids.size:
+        raise InputError(f"parity: {who} have shape {ids.shape}, expected (B, T) with at least one")
+    check_ids(f"parity: {who}", ids, V, negative=who == "targets")
+    return np.ascontiguousarray(ids, np.int64)
+
+
+def _dtype(dtype):
+    """The name of a dtype in which both sides can run."""
+    try:
+        name = np.dtype(dtype).name if dtype is not None else None
+    except TypeError:
+        name = None
+    if name not in ("float32", "float64"):
+        raise InputError(f"parity: dtype is {dtype}, expected float32 or float64")
+    return name
 
 
 def _config(model):
-    return model if isinstance(model, Config) or model is None else model.config
+    if model is None or isinstance(model, Config):
+        return model
+    if not isinstance(model, GPT):
+        raise InputError(f"parity: model is {type(model).__name__}, expected a GPT or a Config")
+    return model.config

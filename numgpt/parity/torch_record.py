@@ -4,8 +4,8 @@ import numpy as np
 
 from ..ops import Op
 from ..record import Record
+from .borrowing import torch
 from .forms import Run
-from .modules import torch
 from .op_table import TORCH
 
 

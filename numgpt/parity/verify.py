@@ -15,8 +15,8 @@ from ..optim import AdamW
 from ..streams import stream
 from ..transformer import BLOCKS, causal_attention, ffn
 from . import rounding, truth
+from .borrowing import torch
 from .divergence import compare
-from .modules import torch
 from .op_table import TORCH
 from .sides import Theirs
 from .torch_record import TorchRecord, leaf, tensor
