@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..config import Config
+from ..config import LARGEST, Config
 from ..errors import InputError
 from ..model import GPT
 from ..ops.op import check_ids
@@ -197,8 +197,8 @@ def _shape(shape, longest):
     """(B, T) of a batch to draw."""
     B, T = shape if isinstance(shape, tuple | list) and len(shape) == 2 else (None, None)
     T = min(16, longest) if T is None else T
-    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or T > longest:
-        raise InputError(f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, T at most block_size {longest}")
+    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or T > longest or B > LARGEST:
+        raise InputError(f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, B at most {LARGEST:,}, T at most block_size {longest}")
     return B, T
 
 
