@@ -11,13 +11,14 @@ from ..model import GPT
 from ..ops.op import check_ids
 from ..streams import stream
 from . import rounding
-from .causes import CAUSES
+from .causes import CAUSES, MANY
 from .comparison import Comparison, Row, first, rows
 from .modules import is_module
 from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
+ROOM = 1000  # times what rounding explains of A: more than what it explains of any changed form, which is measured where that is near
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
@@ -50,14 +51,16 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
     sides = _opened((a, b), names, call, optimizers, lr)
     batch = _batch(sides, tokens, targets, seed, shape)
     comparison, runs, resolution = _compare(sides, batch, _dtype(dtype))
-    form, left, causes = sides[0].form, comparison.first, []
+    form, left, causes, untried = sides[0].form, comparison.first, [], list(CAUSES)
     known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)  # else no change of the form tells anything
     while known and left is not None and len(causes) < DEPTH:
-        found = _best_cause(form, runs, batch, comparison.rows, left, resolution)
+        found = _best_cause(form, runs, batch, comparison.rows, left, resolution, untried)
         if found is None:
             break
-        text, form, left = found
+        cause, text, form, left = found
         causes.append(text)
+        if cause not in MANY:  # else the second would undo the first
+            untried.remove(cause)
     return Divergence(comparison, tuple(causes), left)
 
 
@@ -108,28 +111,34 @@ class Divergence:
         return "\n".join(lines)
 
 
-def _best_cause(form, runs, batch, compared, left, dtype):
-    """(what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
-    place = {(r.stage, r.name): n for n, r in enumerate(r for r in compared if r.stage != "parameter")}
-    limits = {(r.stage, r.name): r.explained for r in compared}
-    start, best = place.get((left.stage, left.name), len(place)), None
-    forms = (tried for cause in CAUSES for tried in cause(form, *runs))
-    for text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
+def _best_cause(form, runs, batch, compared, left, dtype, causes):
+    """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
+    place = {(r.stage, r.name): n for n, r in enumerate(_computed(compared))}
+    wide, best = {(r.stage, r.name): ROOM * r.explained for r in compared}, None
+
+    def reached(row):  # by A's own order: that of the changed form may be another
+        return place.get((row.stage, row.name), len(place))
+
+    def first_left(run, limits):
+        return min((r for r in _computed(rows(run, runs[1], limits, dtype)) if not r.agrees), key=reached, default=None)
+
+    def moves_on(row):
+        return row is None or reached(row) > reached(left) or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
+
+    forms = ((cause, *tried) for cause in causes for tried in cause(form, *runs))
+    for cause, text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
         try:
             run = changed.run(*batch)
         except InputError:  # a form that does not fit the batch
             continue
-        found = first(_computed(rows(run, runs[1], limits, dtype)))
-        if found is not None:
-            reached = place.get((found.stage, found.name), start)
-            if reached < start or (reached == start and not found.difference * SMALLER < left.difference):
-                continue
-        found = first(_computed(rows(run, runs[1], rounding.explained(changed, *batch, dtype, run), dtype)))
+        if not moves_on(first_left(run, wide)):
+            continue
+        found = first_left(run, rounding.explained(changed, *batch, dtype, run))
         if found is None:
-            return text, changed, None
-        score = (place.get((found.stage, found.name), start), -found.difference / (found.size or 1.0))
-        if score[0] >= start and (best is None or score > best[0]):
-            best = score, text, changed, found
+            return cause, text, changed, None
+        score = reached(found), -found.difference / (found.size or 1.0)
+        if moves_on(found) and (best is None or score > best[0]):
+            best = score, cause, text, changed, found
     return None if best is None else best[1:]
 
 

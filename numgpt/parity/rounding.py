@@ -70,6 +70,10 @@ def _with_noise(rng):
     """A kind of FormRecord whose ops err at random."""
 
     class Noisy(FormRecord):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.inside = {}  # name -> how many u an entry of dx errs, times dy
+
         def __call__(self, name, op, *inputs, **options):
             value = moved(super().__call__(name, op, *inputs, **options), UNIT, rng)
             self.value[self.scope + name] = value
@@ -81,17 +85,17 @@ def _with_noise(rng):
             given = (*(moved(a, UNIT * K**0.5, rng) for a in arrays[:n]), *arrays[n:])
             value, saved = super().run(full, op, given, options)
             saved = _stored(saved, given, rng)
-            return INSIDE[op][0](rng, given, value, saved) if op in INSIDE else (value, saved)
+            if op in INSIDE:
+                value, saved, self.inside[full] = INSIDE[op](rng, given, value, saved)
+            return value, saved
 
         def back(self, name, dy):
-            entry = self._entries[self.scope + name]
-            if not isinstance(entry.op, Layer) and dy.ndim:
+            full = self.scope + name
+            if not isinstance(self._entries[full].op, Layer) and dy.ndim:
                 K = max(dy.shape[-1], dy.size // dy.shape[-1])  # sums over channels for its inputs, over rows for its weights
                 dy = moved(dy, UNIT * K**0.5, rng)
             dx = super().back(name, dy)
-            if entry.op in INSIDE and INSIDE[entry.op][1] is not None:
-                dx = dx + UNIT * INSIDE[entry.op][1](dy, entry.saved) * rng.standard_normal(dx.shape)
-            return dx
+            return dx + UNIT * self.inside[full] * dy * rng.standard_normal(dx.shape) if full in self.inside else dx
 
     return Noisy
 
@@ -104,35 +108,45 @@ def _stored(saved, given, rng):
 
 
 def _layernorm(rng, given, value, saved):
-    """The mean is a sum of C terms, whose error is the same in all channels: x̂ + ε with ε = u√C |μ| r."""
+    """The mean is a sum of C terms, whose error is the same in all channels: x̂ + ε with ε = u√C |μ| r.
+
+    dx is r g without its mean and its part along x̂, however little that leaves; a program that has Σ g x − μ Σ g for Σ g (x − μ),
+    as PyTorch's, errs by (μ r)² times that.
+    """
     (x, weight, _), (xhat, rstd, *rest) = given, saved
-    error = UNIT * x.shape[-1] ** 0.5 * x.mean(-1, keepdims=True) * rstd * rng.standard_normal(rstd.shape)
-    return value + error * weight, (xhat + error, rstd, *rest)
+    shift = x.mean(-1, keepdims=True) * rstd
+    error = UNIT * x.shape[-1] ** 0.5 * shift * rng.standard_normal(rstd.shape)
+    return value + error * weight, (xhat + error, rstd, *rest), rstd * weight * (1 + shift * shift)
 
 
 def _gelu(rng, given, value, saved):
-    """1 + erf and 1 + tanh err by u however small they are, and x times that is the value."""
-    return value + UNIT * given[0] * rng.standard_normal(value.shape), saved
+    """½ (1 + erf) errs by ½ u however small it is; x times that is the value, and the derivative has it as a term."""
+    return value + 0.5 * UNIT * given[0] * rng.standard_normal(value.shape), saved, 0.5
+
+
+def _gelu_tanh(rng, given, value, saved):
+    """½ (1 + tanh) as in _gelu; the derivative has ½ x (1 − tanh²) times the slope of tanh's argument, with an error of u there too."""
+    (x,) = given
+    value, saved, half = _gelu(rng, given, value, saved)
+    return value, saved, half * (1 + np.abs(x) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
 
 
 def _relu(rng, given, value, saved):
     """Whether an entry near 0 is let through is chance, and a whole gradient: the more entries are tried, the surer one is met."""
     (x,) = given
     band = 4 * UNIT * x.shape[-1] ** 0.5 * rms(x)
-    return value, (x + band * rng.standard_normal(x.shape) > 0,)
+    return value, (x + band * rng.standard_normal(x.shape) > 0,), 0.0
 
 
 def _cross_entropy(rng, given, value, saved):
-    """Each row's log Σ exp − logit errs by u of what is subtracted, and by u of 1 in the logarithm's argument, however small the loss."""
-    _, _, top, _, count = saved
-    return value + UNIT * math.sqrt(float(((1 + np.abs(top)) ** 2).sum())) / count * rng.standard_normal(), saved
+    """Each row's log Σ exp − logit errs by u of what is subtracted, and by u of 1 in the logarithm's argument, however small the loss.
+
+    So does each probability, from which its backward takes 1 at the target.
+    """
+    (logits, _), (_, _, top, total, count) = given, saved
+    error = UNIT * math.sqrt(float(((1 + np.abs(top)) ** 2).sum())) / count * rng.standard_normal()
+    return value + error, saved, np.exp(logits - top.reshape(*logits.shape[:-1], 1)) / total.reshape(*logits.shape[:-1], 1) / count
 
 
-# op -> (what rounds inside its forward, by how many u each entry of its backward's dx errs)
-INSIDE = {
-    layernorm: (_layernorm, lambda dy, saved: saved[1] * dy * saved[2]),  # r g, before its mean and its part along x̂ go
-    gelu: (_gelu, lambda dy, saved: dy * (1 + np.abs(saved[0]))),
-    gelu_tanh: (_gelu, lambda dy, saved: dy * (1 + np.abs(saved[0]))),
-    relu: (_relu, None),
-    cross_entropy: (_cross_entropy, lambda dy, saved: dy * np.exp(saved[0] - saved[2].reshape(*saved[0].shape[:-1], 1)) / saved[4]),
-}
+# An op -> what rounds inside its forward: (value, saved, how many u an entry of its backward's dx errs, times dy).
+INSIDE = {layernorm: _layernorm, gelu: _gelu, gelu_tanh: _gelu_tanh, relu: _relu, cross_entropy: _cross_entropy}
