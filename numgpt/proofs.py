@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from . import user_code
+from .config import LARGEST
 from .errors import InputError
 
 
@@ -65,7 +66,7 @@ def _check_own(text, args):
             print(f"{text}  FAILS {error}")
         except InputError:
             raise
-        except Exception as error:  # whatever the user's code raises
+        except user_code.RAISED as error:
             shapes = ", ".join(str(np.shape(a)) for a in arrays)
             raise InputError(f"{text}: raised {type(error).__name__}: {error} for arrays of shapes {shapes}, expected it to take them: see --shapes") from error
     return 1 if failed else 0
@@ -78,8 +79,8 @@ def verify(args):
     from .parity import page, truth
     from .parity import verify as against
 
-    if args.html and not Path(args.html).absolute().parent.is_dir():
-        raise InputError(f"verify: {Path(args.html).parent} does not exist, expected a folder for --html to write to")
+    if args.html and (Path(args.html).is_dir() or not Path(args.html).absolute().parent.is_dir()):
+        raise InputError(f"verify: --html is {args.html}, expected a file to write, in a folder that exists")
     print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
     lines, tensors = [], []
 
@@ -125,6 +126,8 @@ def curvature(args):
     T = args.tokens or min(model.config.block_size, 64)
     if not 1 <= T <= model.config.block_size:
         raise InputError(f"curvature: --tokens is {T}, expected 1 to block_size {model.config.block_size}")
+    if args.batch_size > LARGEST:
+        raise InputError(f"curvature: --batch-size is {args.batch_size}, expected 1 to {LARGEST:,}")
     source, tokens, targets = _rows(args, model, T)
     wide = model.astype("float64")
     loss, grads = wide.loss_and_grads(tokens, targets)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import InputError
 
+RAISED = (Exception, SystemExit)  # whatever a user's code raises, but for Ctrl-C
 NAMED = re.compile(r"(?P<place>.+):(?P<name>[^\W\d]\w*)")
 
 
@@ -22,12 +23,11 @@ def module_of(text):
     place, name = NAMED.fullmatch(str(text)).group("place", "name")
     try:
         if not place.endswith(".py"):
+            _search(Path.cwd())  # which Python itself puts there only for python -m
             return importlib.import_module(place), name
         if not Path(place).is_file():
             raise InputError(f"{place}: does not exist, expected a Python file before :{name}")
-        folder = str(Path(place).resolve().parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+        _search(Path(place).resolve().parent)
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(spec.name, module)  # pickles and dataclasses of the file look for it there
@@ -35,17 +35,47 @@ def module_of(text):
         return module, name
     except InputError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except RAISED as error:
         raise InputError(f"{place}: importing it raised {type(error).__name__}: {error}, expected code that runs") from error
+
+
+def _search(folder):
+    """Search a folder first for what is imported from now on.
+
+    What was imported from the folder of another file is forgotten: two versions of one project name their modules alike.
+    """
+    for other in [f for f in _searched if f != folder]:
+        before, path = _searched.pop(other)
+        for name in set(sys.modules) - before:
+            top = name.split(".")[0]
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if top != __package__ and (file == str(other / f"{top}.py") or Path(file).is_relative_to(other / top)):
+                del sys.modules[name]
+        sys.path[:] = path
+    if folder not in _searched:
+        _searched[folder] = set(sys.modules), list(sys.path)
+        sys.path.insert(0, str(folder))
+
+
+_searched = {}  # the folder that is searched -> the names of the modules and the path that there were before
 
 
 def named(text):
     """The object that a text names."""
     module, name = module_of(text)
-    if not hasattr(module, name):
+    found = _get(module, name)
+    if found is None and name not in vars(module):
         known = [n for n in vars(module) if not n.startswith("_")]
         raise InputError(f"{text}: there is no {name}, expected one of {', '.join(known[-6:])}")
-    return getattr(module, name)
+    return found
+
+
+def _get(module, name):
+    """What a module has by a name, None where it has nothing; a module may have a __getattr__ that raises anything."""
+    try:
+        return getattr(module, name, None)
+    except RAISED:
+        return None
 
 
 def pair(text):
@@ -58,7 +88,7 @@ def pair(text):
     from .ops import Op
 
     module, name = module_of(text)
-    found, halves = getattr(module, name, None), [getattr(module, f"{name}_{half}", None) for half in ("forward", "backward")]
+    found, halves = _get(module, name), [_get(module, f"{name}_{half}") for half in ("forward", "backward")]
     if isinstance(found, Op):
         return found.forward, found.backward, found
     if all(map(callable, halves)):

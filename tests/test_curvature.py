@@ -42,7 +42,7 @@ def test_a_text_is_read_by_the_checkpoints_tokenizer(tmp_path, capsys):
     assert "8 rows of 8 tokens" in printed and "eigenvalue" not in printed
 
 
-@pytest.mark.parametrize("args", [["--tokens", "9"], ["--data", "text"], ["--eigenvalues", "999", "--steps", "5"]], ids=str)
+@pytest.mark.parametrize("args", [["--tokens", "9"], ["--batch-size", "9" * 20], ["--data", "text"], ["--eigenvalues", "999", "--steps", "5"]], ids=str)
 def test_what_it_cannot_do_is_one_line(tmp_path, args, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "m")

@@ -120,7 +120,7 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
     assert "All 4 comparisons hold" in page.read_text("utf-8")
     assert main(["verify", "closer", "--seeds", "1", "--html", str(page)]) == 0
     assert page.read_text("utf-8").count('class="bar ours"') == len(truth.measure(seeds=range(1)))
-    for args in (["verify", "nothing of this name"], ["verify", "gelu", "--html", str(tmp_path / "no" / "page.html")]):
+    for args in (["verify", "nothing of this name"], ["verify", "gelu", "--html", str(tmp_path / "no" / "page.html")], ["verify", "gelu", "--html", str(tmp_path)]):
         assert main(args) == 2
         assert capsys.readouterr().err.count("\n") == 1
 

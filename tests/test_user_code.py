@@ -1,7 +1,10 @@
 """numgpt check takes a pair of one's own from a file, and says right, rounding or wrong."""
 
+import sys
+
 import pytest
 
+from numgpt import user_code
 from numgpt.__main__ import main
 
 MINE = '''
@@ -93,3 +96,43 @@ def test_what_it_cannot_check_is_one_line(args, capsys):
     assert main(["check", *args]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "expected" in error, error
+
+
+EXITS = {
+    "exits.py:softmax": "import sys; sys.exit(0)",
+    "half.py:softmax": "def softmax_forward(:",
+    "inner.py:softmax": "from .mine import softmax_forward",
+    "lazy.py:softmax": "def __getattr__(name): raise RuntimeError(name)",
+    "quits.py:softmax": "def softmax_forward(x): raise SystemExit\ndef softmax_backward(dy, saved): return dy",
+}
+
+
+@pytest.mark.parametrize("text", EXITS)
+def test_code_that_exits_or_does_not_run_is_one_line(text, tmp_path, capsys):
+    (tmp_path / text.split(":")[0]).write_text(EXITS[text])
+    assert main(["check", text, "--shapes", "3"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "expected" in error, error
+
+
+def test_a_file_may_lie_anywhere_and_a_module_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    (tmp_path / "an ünusual place").mkdir()
+    (tmp_path / "an ünusual place" / "my file.py").write_text(MINE)
+    (tmp_path / "package_of_mine").mkdir()
+    (tmp_path / "package_of_mine" / "inside.py").write_text(MINE)
+    for text in ("an ünusual place/my file.py:softmax", "package_of_mine.inside:softmax"):
+        assert main(["check", text, "--shapes", "3x5"]) == 0
+
+
+def test_two_versions_of_a_project_import_their_own_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for version in ("old", "new"):
+        (tmp_path / version / "parts").mkdir(parents=True)
+        (tmp_path / version / "parts" / "__init__.py").write_text(f"from .deep import {version} as version")
+        (tmp_path / version / "parts" / "deep.py").write_text(f"{version} = '{version}'")
+        (tmp_path / version / "build.py").write_text("from parts import version\ndef late():\n    import parts.deep as deep\n    return deep.__file__\n")
+    for version in ("old", "new", "old"):
+        assert user_code.named(f"{version}/build.py:version") == version
+        assert f"/{version}/parts" in user_code.named(f"{version}/build.py:late")()
+    assert sum(str(tmp_path) in p for p in sys.path) == 1

@@ -141,6 +141,7 @@ def precision(form, a, b):
 
 
 CAUSES = (activation, epsilon, transposed, head, scale, heads, norm_position, qkv_order, targets, reduction, weight_decay, precision)
+MANY = (epsilon, transposed)  # of which more than one may be true
 
 
 def _unbiased_forward(x, weight, bias=None, *, eps=1e-5):

@@ -1,5 +1,6 @@
 """Two runs of one batch side by side: a row for every parameter, value and gradient that both have."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,8 @@ class Row:
 
     @property
     def agrees(self):
-        """Whether rounding explains the difference (NaN: no)."""
-        return self.difference <= self.explained
+        """Whether rounding explains the difference; NaN and infinity no, also where both sides have them."""
+        return self.difference <= self.explained and math.isfinite(self.difference)
 
     def __str__(self):
         size = self.size or 1.0
@@ -72,10 +73,9 @@ def first(rows):
 
 def rows(a, b, explained, dtype):
     """A Row for every name that two Runs have in common. explained: what rounding.explained gave for A's form and the dtype."""
-    values, grads, updated = explained
-    params = {name: rounding.TIMES * rounding.unit(dtype) * rounding.rms(array) for name, array in a.params.items()}
-    stages = (("parameter", a.params, b.params, params), ("value", a.values, b.values, values), ("gradient", a.grads, b.grads, grads), ("update", a.updated, b.updated, updated))
-    return tuple(_row(stage, n, x[n], y[n], limits.get(n, np.inf)) for stage, x, y, limits in stages for n in x if n in y)
+    own, theirs = a.named(), b.named()
+    params = [_row("parameter", n, x, b.params[n], rounding.TIMES * rounding.unit(dtype) * rounding.rms(x)) for n, x in a.params.items() if n in b.params]
+    return (*params, *(_row(*key, x, theirs[key], explained[key]) for key, x in own.items() if key in theirs and key in explained))
 
 
 def _row(stage, name, a, b, explained):

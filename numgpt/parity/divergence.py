@@ -5,20 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..config import Config
+from ..config import LARGEST, Config
 from ..errors import InputError
 from ..model import GPT
+from ..ops.op import check_ids
 from ..streams import stream
 from . import rounding
-from .causes import CAUSES
+from .causes import CAUSES, MANY
 from .comparison import Comparison, Row, first, rows
 from .modules import is_module
 from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
+ROOM = 1000  # times what rounding explains of A: more than what it explains of any changed form, which is measured where that is near
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
 def compare(module, model=None, tokens=None, targets=None, *, names=None, call=None, dtype="float64", seed=0, shape=(2, None)):
     """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and gradient by name.
 
@@ -33,9 +36,10 @@ def compare(module, model=None, tokens=None, targets=None, *, names=None, call=N
         raise InputError(f"compare: was given {type(module).__name__}, expected a torch.nn.Module: first_divergence takes checkpoints and files too")
     theirs = Theirs(module, names, call, config=_config(model))
     ours = Ours(GPT(theirs.config, params=theirs.params(), dtype="float64"), "numgpt with the weights of B")
-    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), dtype)[0]
+    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), _dtype(dtype))[0]
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
 def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, optimizers=(None, None), lr=None, dtype="float64", seed=0, shape=(2, None)):
     """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found by trying.
 
@@ -46,15 +50,17 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
     """
     sides = _opened((a, b), names, call, optimizers, lr)
     batch = _batch(sides, tokens, targets, seed, shape)
-    comparison, runs, resolution = _compare(sides, batch, dtype)
-    form, left, causes = sides[0].form, comparison.first, []
+    comparison, runs, resolution = _compare(sides, batch, _dtype(dtype))
+    form, left, causes, untried = sides[0].form, comparison.first, [], list(CAUSES)
     known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)  # else no change of the form tells anything
     while known and left is not None and len(causes) < DEPTH:
-        found = _best_cause(form, runs, batch, comparison.rows, left, resolution)
+        found = _best_cause(form, runs, batch, comparison.rows, left, resolution, untried)
         if found is None:
             break
-        text, form, left = found
+        cause, text, form, left = found
         causes.append(text)
+        if cause not in MANY:  # else the second would undo the first
+            untried.remove(cause)
     return Divergence(comparison, tuple(causes), left)
 
 
@@ -105,28 +111,34 @@ class Divergence:
         return "\n".join(lines)
 
 
-def _best_cause(form, runs, batch, compared, left, dtype):
-    """(what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
-    place = {(r.stage, r.name): n for n, r in enumerate(r for r in compared if r.stage != "parameter")}
-    limits = tuple({r.name: r.explained for r in compared if r.stage == stage} for stage in ("value", "gradient", "update"))
-    start, best = place.get((left.stage, left.name), len(place)), None
-    forms = (tried for cause in CAUSES for tried in cause(form, *runs))
-    for text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
+def _best_cause(form, runs, batch, compared, left, dtype, causes):
+    """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
+    place = {(r.stage, r.name): n for n, r in enumerate(_computed(compared))}
+    wide, best = {(r.stage, r.name): ROOM * r.explained for r in compared}, None
+
+    def reached(row):  # by A's own order: that of the changed form may be another
+        return place.get((row.stage, row.name), len(place))
+
+    def first_left(run, limits):
+        return min((r for r in _computed(rows(run, runs[1], limits, dtype)) if not r.agrees), key=reached, default=None)
+
+    def moves_on(row):
+        return row is None or reached(row) > reached(left) or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
+
+    forms = ((cause, *tried) for cause in causes for tried in cause(form, *runs))
+    for cause, text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
         try:
             run = changed.run(*batch)
         except InputError:  # a form that does not fit the batch
             continue
-        found = first(_computed(rows(run, runs[1], limits, dtype)))
-        if found is not None:
-            reached = place.get((found.stage, found.name), start)
-            if reached < start or (reached == start and not found.difference * SMALLER < left.difference):
-                continue
-        found = first(_computed(rows(run, runs[1], rounding.explained(changed, *batch, dtype, run), dtype)))
+        if not moves_on(first_left(run, wide)):
+            continue
+        found = first_left(run, rounding.explained(changed, *batch, dtype, run))
         if found is None:
-            return text, changed, None
-        score = (place.get((found.stage, found.name), start), -found.difference / (found.size or 1.0))
-        if score[0] >= start and (best is None or score > best[0]):
-            best = score, text, changed, found
+            return cause, text, changed, None
+        score = reached(found), -found.difference / (found.size or 1.0)
+        if moves_on(found) and (best is None or score > best[0]):
+            best = score, cause, text, changed, found
     return None if best is None else best[1:]
 
 
@@ -153,8 +165,10 @@ def _compare(sides, batch, dtype):
 
 def _opened(things, names, call, optimizers, lr):
     """Both sides; a debug state is read with the other's config."""
+    if not isinstance(optimizers, tuple | list) or len(optimizers) != 2 or (optimizers[0] is None) is not (optimizers[1] is None):
+        raise InputError("parity: optimizers are not two, expected an AdamW of each side, or none")
     if lr is None:
-        lr = next((o.param_groups[0]["lr"] for o in optimizers if hasattr(o, "param_groups")), None)
+        lr = next((float(o.param_groups[0]["lr"]) for o in optimizers if hasattr(o, "param_groups")), None)
     options = [{"names": names, "call": call, "optimizer": o, "lr": lr} for o in optimizers]
     if is_state(things[0]):
         things, options = things[::-1], options[::-1]
@@ -172,20 +186,57 @@ def _batch(sides, tokens, targets, seed, shape):
     """(tokens, targets): those given, those of a debug state, or drawn by seed, each target the token after."""
     own = next((s.batch for s in sides if isinstance(s, State)), None)
     if own is not None:
+        if tokens is not None or targets is not None:
+            raise InputError("parity: tokens or targets came beside a debug state, expected none: it brings its own")
         return own
-    if tokens is None:
-        V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
-        B, T = shape
-        if T is not None and T > longest:
-            raise InputError(f"parity: {T} tokens a sequence, expected at most block_size {longest}")
-        drawn = stream(seed, "parity").integers(0, V, (B, min(T or 16, longest) + 1))
+    V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
+    if tokens is None and targets is None:
+        B, T = _shape(shape, longest)
+        drawn = stream(seed, "parity").integers(0, V, (B, T + 1))
         return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
-    if targets is None:
-        raise InputError("parity: tokens came without targets, expected both, (B, T) integers")
-    model = GPT(sides[0].config, params=sides[0].form.params)
-    tokens = np.atleast_2d(model._tokens(tokens))
-    return tokens, np.atleast_2d(model._targets(tokens, np.reshape(targets, tokens.shape))).astype(np.int64)
+    if tokens is None or targets is None:
+        raise InputError(f"parity: {'targets' if tokens is None else 'tokens'} came alone, expected tokens and targets, (B, T) integers")
+    tokens, targets = _ids("tokens", tokens, V), _ids("targets", targets, V)
+    if tokens.shape != targets.shape or tokens.shape[1] > longest:
+        raise InputError(f"parity: tokens have shape {tokens.shape} and targets {targets.shape}, expected (B, T) of both, T at most block_size {longest}")
+    return tokens, targets
+
+
+def _shape(shape, longest):
+    """(B, T) of a batch to draw."""
+    B, T = shape if isinstance(shape, tuple | list) and len(shape) == 2 else (None, None)
+    T = min(16, longest) if T is None else T
+    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or T > longest or B > LARGEST:
+        raise InputError(f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, B at most {LARGEST:,}, T at most block_size {longest}")
+    return B, T
+
+
+def _ids(who, ids, V):
+    """Ids from a list, an array or a tensor.  → (B, T) int64"""
+    try:
+        ids = np.atleast_2d(np.asarray(ids))
+    except (ValueError, TypeError) as error:  # rows that differ in length; a tensor of another device
+        raise InputError(f"parity: {who} are no array ({' '.join(str(error).split())}), expected (B, T) integers") from error
+    if ids.ndim != 2 or not ids.size:
+        raise InputError(f"parity: {who} have shape {ids.shape}, expected (B, T) with at least one")
+    check_ids(f"parity: {who}", ids, V, negative=who == "targets")
+    return np.ascontiguousarray(ids, np.int64)
+
+
+def _dtype(dtype):
+    """The name of a dtype in which both sides can run."""
+    try:
+        name = np.dtype(dtype).name if dtype is not None else None
+    except TypeError:
+        name = None
+    if name not in ("float32", "float64"):
+        raise InputError(f"parity: dtype is {dtype}, expected float32 or float64")
+    return name
 
 
 def _config(model):
-    return model if isinstance(model, Config) or model is None else model.config
+    if model is None or isinstance(model, Config):
+        return model
+    if not isinstance(model, GPT):
+        raise InputError(f"parity: model is {type(model).__name__}, expected a GPT or a Config")
+    return model.config

@@ -24,6 +24,11 @@ class Run:
     grads: dict = field(default_factory=dict)
     updated: dict = field(default_factory=dict)
 
+    def named(self):
+        """(stage, name) -> array of all that was computed: not of the parameters, which were given."""
+        stages = {"value": self.values, "gradient": self.grads, "update": self.updated}
+        return {(stage, name): array for stage, arrays in stages.items() for name, array in arrays.items()}
+
 
 @dataclass(frozen=True)
 class Form:

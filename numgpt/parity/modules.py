@@ -6,8 +6,6 @@ in ":input" is what goes into that module. The module's output is the part's val
 own, {"wpe.weight": "position_table"}.
 """
 
-import collections
-import contextlib
 import re
 
 import numpy as np
@@ -15,6 +13,8 @@ import numpy as np
 from ..config import Config
 from ..errors import InputError
 from ..parameters import Flat, shapes
+from ..user_code import RAISED
+from .borrowing import as_numpy, borrowed, gradient, hooks, torch
 from .forms import Run
 
 GPT2 = {
@@ -43,15 +43,8 @@ GPT1 = {n: p for n, p in GPT2.items() if n != "ln_f"} | {
 }  # of transformers
 KNOWN = (GPT2, GPT1)
 OPTIONAL = ("drop", "h.{i}.mlp")
-
-
-def torch():
-    """PyTorch, or one line that says how to get it."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError("parity: PyTorch is not installed, expected it to compare with: pip install numgpt[verify]") from None
-    return torch
+NAMES = (*GPT2, "h.{i}.attn.resid_dropout", "h.{i}.mlp.dropout", "loss")  # all of numgpt's, but for those of parameters
+WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}  # kind -> where what it wraps is
 
 
 def is_module(thing):
@@ -63,16 +56,25 @@ class Module:
     """A PyTorch module read by a map of names.
 
     call: a function (module, tokens, targets) -> (logits, loss); unless given, what the module's forward takes decides:
-    targets as in nanoGPT, else the loss is the cross-entropy of its logits with the targets, those below 0 left out.
+    targets as in nanoGPT, else the loss is the cross-entropy of its logits with the targets, those below 0 left out. Either may
+    be None, or the two in a mapping by these names.
     optimizer: one of torch.optim over the module's parameters; its step then is part of the run.
+    config: of the module, read off it unless given; other: the Config of what it is compared with, for the number of heads
+    where the module does not tell it.
     """
 
-    def __init__(self, module, names=None, call=None, optimizer=None, config=None):
+    def __init__(self, module, names=None, call=None, optimizer=None, config=None, other=None):
+        while type(module).__name__ in WRAPPERS:
+            module = getattr(module, WRAPPERS[type(module).__name__])
+        if any(p.is_meta for p in module.parameters()):
+            raise InputError(f"{type(module).__name__} of PyTorch: is on the meta device, expected parameters with numbers")
+        if optimizer is not None and not hasattr(optimizer, "param_groups"):
+            raise InputError(f"{type(module).__name__} of PyTorch: its optimizer is {type(optimizer).__name__}, expected one of torch.optim")
         self.module, self.optimizer, self.call = module, optimizer, call or _call
         self.title = f"{type(module).__name__} of PyTorch"
         self.names = _expand(module, names or next((m for m in KNOWN if _has(module, m["wte"])), GPT2))
         self.paths = {n: p for n, p in self.names.items() if n.rsplit(".", 1)[-1] in ("weight", "bias")}
-        self.config = config_of(module, self) if config is None else config
+        self.config = config_of(module, self, other) if config is None else config
 
     def params(self, dtype="float64"):
         """The parameters by numgpt's names and in its layout, as a Flat."""
@@ -92,25 +94,52 @@ class Module:
         return flat
 
     def run(self, tokens, targets, dtype):
-        """A Run of the module in evaluation mode and the dtype: values and gradients by hooks. The module stays as it was."""
-        t, found = torch(), {}
-        with _borrowed(self.module, self.optimizer, getattr(t, np.dtype(dtype).name)) as device:
-            with _hooks(self.module, {n: p for n, p in self.names.items() if n not in self.paths}, found), t.enable_grad():
-                logits, loss = self.call(self.module, t.from_numpy(tokens).to(device), t.from_numpy(targets).to(device))
-                for name, value in (("lm_head", logits), ("loss", loss)):
-                    if name not in found and value is not None:
-                        value.retain_grad()
-                        found[name] = value
-                loss.backward()
-            tensors = self._tensors()
-            params = {n: self._array(n, p).copy() for n, p in tensors.items()}
-            values = {n: _numpy(v) for n, v in found.items()}
-            grads = {n: _numpy(v.grad) for n, v in reversed(found.items()) if v.grad is not None}
-            grads |= {n: self._array(n, p.grad) for n, p in tensors.items() if p.grad is not None}
-            if self.optimizer is None:
-                return Run(params, values, grads)
-            self.optimizer.step()
-            return Run(params, values, grads, {n: self._array(n, p).copy() for n, p in tensors.items()})
+        """A Run of the module in evaluation mode and the dtype: values and gradients by hooks. The module stays as it was.
+
+        A parameter that the loss does not reach has gradient 0, as one that is frozen has the gradient that it would have.
+        """
+        t = torch()
+        try:
+            with borrowed(self.module, self.optimizer, getattr(t, np.dtype(dtype).name)) as (device, frozen):
+                return self._run(t, t.from_numpy(tokens).to(device), t.from_numpy(targets).to(device), frozen)
+        except InputError:
+            raise
+        except RAISED as error:
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"{self.title}: running it raised {type(error).__name__}: {said} for tokens of shape {tokens.shape} in {np.dtype(dtype).name}, "
+                "expected a forward that takes (tokens) or (tokens, targets): give call, or another dtype"
+            ) from error
+
+    def _run(self, t, tokens, targets, frozen):
+        """run's forward, backward and step, of a module that is borrowed. frozen: the parameters that no step changes."""
+        found = {}
+        with hooks(self._parts(), found), t.enable_grad():
+            logits, loss = _outcome(self.call(self.module, tokens, targets), targets)
+            for name, value in (("lm_head", logits), ("loss", loss)):
+                if name not in found and value is not None:
+                    value.retain_grad()
+                    found[name] = value
+            loss.backward()
+        tensors = self._tensors()
+        params = {n: self._array(n, p).copy() for n, p in tensors.items()}
+        values = {n: as_numpy(v) for n, v in found.items()}
+        grads = {n: as_numpy(gradient(v)) for n, v in reversed(found.items()) if v.requires_grad}
+        grads |= {n: self._array(n, gradient(p)) for n, p in tensors.items()}
+        if self.optimizer is None:
+            return Run(params, values, grads)
+        for p in frozen:
+            p.grad = None
+        self.optimizer.step()
+        return Run(params, values, grads, {n: self._array(n, p).copy() for n, p in tensors.items() if not any(p is f for f in frozen)})
+
+    def _parts(self):
+        """Name -> (the module, whether its input is meant) of all that is a value."""
+        found = {n: (_at(self.module, p), p.endswith(":input")) for n, p in self.names.items() if n not in self.paths}
+        odd = next((n for n, (part, _) in found.items() if not isinstance(part, torch().nn.Module)), None)
+        if odd:
+            raise InputError(f"{self.title}: {self.names[odd]} for {odd} is {type(found[odd][0]).__name__}, expected a part that is called: a parameter is named {odd}.weight")
+        return found
 
     def _tensors(self):
         """Name -> Parameter; a head that is the embedding itself has no name of its own."""
@@ -127,26 +156,29 @@ class Module:
 
     def _array(self, name, tensor):
         """A parameter, or its gradient, in numgpt's layout."""
-        array = _numpy(tensor)
+        array = as_numpy(tensor)
         part, kind = name.rsplit(".", 1)
         turned = name.startswith("h.") and kind == "weight" and array.ndim == 2 and name not in self.paths
-        return array.T if turned and type(_at(self.module, self.names[part])).__name__ == "Linear" else array
+        return array.T if turned and isinstance(_at(self.module, self.names[part]), torch().nn.Linear) else array
 
 
-def config_of(module, side):
-    """The Config of a module: sizes from its parameters, the rest from its config and the kinds of its parts."""
+def config_of(module, side, other=None):
+    """The Config of a module: sizes from its parameters, the rest from its config and the kinds of its parts, heads else from another Config."""
     tensors, config = side._tensors(), getattr(module, "config", None)
     arrays = {name: side._array(name, tensor) for name, tensor in tensors.items()}
-    missing = next((n for n in ("wte.weight", "wpe.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight") if n not in arrays), None)
+    blocks = {int(n.split(".")[1]) for n in side.names if n.startswith("h.")}
+    wanted = ("wte.weight", "wpe.weight") + (("h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight") if blocks else ())
+    missing = next((n for n in wanted if arrays.get(n, np.zeros(0)).ndim != 2), None)
     if missing:
         raise InputError(f"{side.title}: there is no {missing}, expected the names of nanoGPT, minGPT or transformers' GPT-2: give a map of names")
     n_head = getattr(config, "n_head", None) or next((m.n_head for m in module.modules() if isinstance(getattr(m, "n_head", None), int)), None)
+    n_head = n_head or (other.n_head if other is not None else None if blocks else 1)
     if n_head is None:
         raise InputError(f"{side.title}: has no n_head, neither in its config nor in a part, expected one: give a config")
     V, C = arrays["wte.weight"].shape
     return Config(
-        vocab_size=V, block_size=len(arrays["wpe.weight"]), n_layer=1 + max(int(n.split(".")[1]) for n in arrays if n.startswith("h.")),
-        n_head=n_head, n_embd=C, n_inner=arrays["h.0.mlp.c_fc.weight"].shape[1], bias="h.0.attn.c_attn.bias" in arrays,
+        vocab_size=V, block_size=len(arrays["wpe.weight"]), n_layer=1 + max(blocks, default=-1),
+        n_head=n_head, n_embd=C, n_inner=arrays["h.0.mlp.c_fc.weight"].shape[1] if blocks else None, bias=("h.0.attn.c_attn.bias" if blocks else "ln_f.bias") in arrays,
         tied="lm_head.weight" not in arrays, activation=_activation(module, config), layer_norm_epsilon=_epsilon(module, config),
         norm_position="pre" if "ln_f.weight" in arrays else "post",
     )  # fmt: skip
@@ -176,15 +208,29 @@ def _epsilon(module, config):
 
 
 def _call(module, tokens, targets):
-    """(logits, loss) of nanoGPT's form, of one that gives logits, or of transformers'."""
+    """What a forward of nanoGPT's form gives, or one that takes tokens alone, such as transformers'."""
     import inspect
 
-    if "targets" in inspect.signature(module.forward).parameters:
-        return module(tokens, targets)
-    logits = module(tokens)
-    logits = getattr(logits, "logits", logits)
-    loss = torch().nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten().clamp(min=-1), ignore_index=-1)
-    return logits, loss
+    return module(tokens, targets) if "targets" in inspect.signature(module.forward).parameters else module(tokens)
+
+
+def _outcome(out, targets):
+    """(logits or None, loss) of what a forward gave: a pair, a mapping with logits and loss, logits or a loss alone."""
+    t = torch()
+    if hasattr(out, "get"):
+        logits, loss = out.get("logits"), out.get("loss")
+    else:
+        parts = [x for x in (out if isinstance(out, tuple | list) else (out,)) if isinstance(x, t.Tensor) and x.is_floating_point()]
+        logits, loss = (next((x for x in parts if (x.numel() == 1 and x.ndim < 2) is alone), None) for alone in (False, True))
+    if loss is None:
+        if logits is None or logits.shape[:-1] != targets.shape:
+            what = f"logits of shape {tuple(logits.shape)}" if logits is not None else type(out).__name__
+            raise InputError(f"parity: the module gave {what} and no loss, expected logits {(*targets.shape, 'V')}, a loss, or both: give call".replace("'V'", "V"))
+        ids = targets.flatten().clamp(min=-1)
+        loss = t.nn.functional.cross_entropy(logits.flatten(0, -2), ids, ignore_index=-1)
+    if not loss.requires_grad:
+        raise InputError("parity: the module's loss has no gradient, expected one that its parameters act on: is it computed without no_grad and detach?")
+    return logits, loss.reshape(())
 
 
 def _expand(module, names):
@@ -193,12 +239,17 @@ def _expand(module, names):
         raise InputError("parity: the map of names is not one of strings to strings, expected numgpt's name -> the module's path")
     found = {}
     for name, path in names.items():
-        if "{i}" not in name:
-            wanted = [(name, path)]
-        else:
+        general = re.sub(r"^h\.\d+(?=\.|$)", "h.{i}", name)
+        if general not in NAMES and not (general.endswith((".weight", ".bias")) and general.rsplit(".", 1)[0] in NAMES):
+            raise InputError(f"parity: the map names {name}, which numgpt does not have, expected some of {', '.join(NAMES)}, or of a parameter such as wpe.weight")
+        if ("{i}" in name) is not ("{i}" in path):
+            raise InputError(f"parity: the map has {name} -> {path}, expected {{i}}, the number of the block, on both sides or on none")
+        wanted = [(name, path)]
+        if "{i}" in name:
             stem = path.split("{i}")[0].rstrip(".")
-            blocks = _at(module, stem) if _has(module, stem) else ()
-            wanted = [(name.replace("{i}", str(i)), path.replace("{i}", str(i))) for i in range(len(blocks))]
+            blocks = _at(module, stem) if _has(module, stem) else None
+            if hasattr(blocks, "__len__"):
+                wanted = [(name.replace("{i}", str(i)), path.replace("{i}", str(i))) for i in range(len(blocks))]
         for n, p in wanted:
             if _has(module, p.removesuffix(":input")):
                 found[n] = p
@@ -225,66 +276,3 @@ def _has(module, path):
 
 def _is_parameter(thing):
     return isinstance(thing, torch().nn.Parameter)
-
-
-def _numpy(tensor):
-    """A tensor as an array; NumPy has no bfloat16, and float32 holds it exactly."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-
-
-@contextlib.contextmanager
-def _borrowed(module, optimizer, dtype):
-    """Within it the module's numbers are copies in a dtype, its gradients gone and its moments 0; yields its device.
-
-    A deep copy of the module would not do: a lambda in it (minGPT has one) goes on to use the original's parts.
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    kept = [(x, x.data, x.grad) for x in tensors]
-    training = [(m, m.training) for m in module.modules()]
-    state = None if optimizer is None else optimizer.state
-    try:
-        for x in tensors:
-            x.grad = None
-            x.data = x.data.to(dtype if x.is_floating_point() else x.dtype, copy=True)
-        module.eval()
-        if optimizer is not None:
-            optimizer.state = collections.defaultdict(dict)
-        yield tensors[0].device
-    finally:
-        for x, data, grad in kept:
-            x.grad = None
-            x.data = data
-            x.grad = grad
-        for m, mode in training:
-            m.training = mode
-        if optimizer is not None:
-            optimizer.state = state
-
-
-@contextlib.contextmanager
-def _hooks(module, names, found):
-    """Within it the values of named parts go to found as they are computed, and keep their gradients."""
-    handles = []
-
-    def keep(name):
-        def hook(part, inputs, output=None):
-            value = inputs[0] if output is None else output
-            value = value[0] if isinstance(value, tuple | list) else value
-            if value.requires_grad:
-                value.retain_grad()
-            found[name] = value
-
-        return hook
-
-    for name, path in names.items():
-        part = _at(module, path)
-        if path.endswith(":input"):
-            handles.append(part.register_forward_pre_hook(keep(name)))
-        else:
-            handles.append(part.register_forward_hook(keep(name)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

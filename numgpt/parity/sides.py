@@ -9,6 +9,7 @@ import numpy as np
 from .. import huggingface, llmc, user_code
 from ..errors import InputError
 from ..model import GPT
+from ..optim import AdamW
 from .forms import Form, Run
 from .modules import Module, is_module
 
@@ -19,6 +20,8 @@ class Ours:
     def __init__(self, model, title="numgpt", optimizer=None, lr=None):
         settings = None
         if optimizer is not None:
+            if not isinstance(optimizer, AdamW) or lr is None:
+                raise InputError(f"parity: the optimizer of {title} is {type(optimizer).__name__} with lr {lr}, expected numgpt.AdamW and its lr")
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")} | {"lr": lr}
         self.title, self.config = title, model.config
         self.form = Form(model.config, model.params.astype("float64"), optimizer=settings)
@@ -59,15 +62,15 @@ def is_state(thing):
 
 
 def opened(thing, config=None, **module):
-    """The side that something is: a GPT, a PyTorch module, or the path of a folder or file. config: of the other side, for a state."""
+    """The side that something is: a GPT, a PyTorch module, or the path of a folder or file. config: of the other side, for what a state or a module does not tell."""
     if isinstance(thing, GPT):
         return Ours(thing, "numgpt", module.get("optimizer"), module.get("lr"))
     if is_module(thing):
-        return Theirs(thing, module.get("names"), module.get("call"), module.get("optimizer"))
+        return Theirs(thing, module.get("names"), module.get("call"), module.get("optimizer"), other=config)
     if not isinstance(thing, str | os.PathLike):
         raise InputError(f"parity: cannot compare {type(thing).__name__}, expected a GPT, a PyTorch module, or the path of a checkpoint, a folder or a file of llm.c")
     if user_code.is_named(thing):
-        return Theirs(_built(thing), module.get("names"), module.get("call"), module.get("optimizer"))
+        return Theirs(_built(thing), module.get("names"), module.get("call"), module.get("optimizer"), other=config)
     path = Path(thing)
     if path.is_file():
         if is_state(path):
@@ -84,7 +87,7 @@ def _built(text):
     found = user_code.named(text)
     try:
         built = found() if callable(found) and not is_module(found) else found
-    except Exception as error:  # whatever the user's code raises
+    except user_code.RAISED as error:
         raise InputError(f"{text}: calling it raised {type(error).__name__}: {error}, expected a PyTorch module, or what makes one without arguments") from error
     if not is_module(built):
         raise InputError(f"{text}: is {type(built).__name__}, expected a PyTorch module, or what makes one without arguments")
@@ -97,4 +100,4 @@ def _settings(optimizer):
     if type(optimizer).__name__ != "AdamW":
         raise InputError(f"parity: the optimizer is {type(optimizer).__name__}, expected torch.optim.AdamW")
     decay = max(g["weight_decay"] for g in groups)
-    return {"betas": tuple(groups[0]["betas"]), "eps": groups[0]["eps"], "weight_decay": decay, "clip": 0, "lr": groups[0]["lr"]}
+    return {"betas": tuple(groups[0]["betas"]), "eps": groups[0]["eps"], "weight_decay": decay, "clip": 0, "lr": float(groups[0]["lr"])}

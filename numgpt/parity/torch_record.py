@@ -3,10 +3,9 @@
 import numpy as np
 
 from ..ops import Op
-from ..parameters import Flat
 from ..record import Record
+from .borrowing import torch
 from .forms import Run
-from .modules import torch
 from .op_table import TORCH
 
 
@@ -40,7 +39,8 @@ def leaf(array):
 
 def torch_run(form, layer, inputs, dtype, optimizer=None, step=None):
     """A Run of a form's loss, as Form.run gives it, computed by PyTorch. optimizer: a function of tensors -> one of torch.optim."""
-    params = {name: leaf(array) for name, array in form.params.astype(dtype).items()}
+    given = form.params.astype(dtype)
+    params = {name: leaf(array) for name, array in given.items()}
     r = TorchRecord(params, form.config, keep=True, step=step)
     layer.forward(r, *map(tensor, inputs)).backward()
     values = {n: v.detach().numpy() for n, v in r.value.items()}
@@ -50,4 +50,4 @@ def torch_run(form, layer, inputs, dtype, optimizer=None, step=None):
     if optimizer is not None:
         optimizer(params).step()
         updated = {n: p.detach().numpy() for n, p in params.items()}
-    return Run(Flat({n: p.shape for n, p in params.items()}, dtype), values, grads, updated)
+    return Run(given, values, grads, updated)

@@ -10,8 +10,8 @@ from ..model import GPT
 from ..optim import AdamW, adamw
 from ..streams import stream
 from ..transformer import loss
+from .borrowing import torch
 from .forms import Form
-from .modules import torch
 from .rounding import rms
 from .torch_record import torch_run
 

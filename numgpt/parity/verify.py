@@ -15,8 +15,8 @@ from ..optim import AdamW
 from ..streams import stream
 from ..transformer import BLOCKS, causal_attention, ffn
 from . import rounding, truth
+from .borrowing import torch
 from .divergence import compare
-from .modules import torch
 from .op_table import TORCH
 from .sides import Theirs
 from .torch_record import TorchRecord, leaf, tensor
@@ -123,22 +123,17 @@ def _in_torch(subject, t, leaves):
     return layer.forward(r, *inputs)
 
 
-def _explained(subject, arrays, dy, seed, draws=4):
+def _explained(subject, arrays, dy, seed):
     """What rounding explains of the value and each gradient, as rounding.explained does for a model."""
     K = max([dy.size // dy.shape[-1] if dy.ndim else 1, *(n for a in arrays if _is_float(a) for n in a.shape)])  # the longest sum: over an axis, or all rows
-    wide = [a.astype(np.float64) if _is_float(a) else a for a in arrays]
+    wide, upstream = [a.astype(np.float64) if _is_float(a) else a for a in arrays], dy.astype(np.float64)
 
-    def run(rng):
-        given = wide if rng is None else [rounding.moved(a, rounding.UNIT * K**0.5, rng) for a in wide]
+    def run(rng=None):
+        *given, up = [*wide, upstream] if rng is None else [rounding.moved(a, rounding.UNIT * K**0.5, rng) for a in (*wide, upstream)]
         y, saved = subject.forward(*given, **subject.options)
-        up = np.float64(dy)[()] if rng is None else rounding.moved(np.float64(dy), rounding.UNIT * K**0.5, rng)[()]
-        return [y, *(g for g in subject.backward(up, saved) if g is not None)]
+        return dict(enumerate([y, *(g for g in subject.backward(up[()], saved) if g is not None)]))
 
-    exact, sums = run(None), None
-    for draw in range(draws):
-        moved = [np.mean((a - b) ** 2) + (rounding.UNIT * rounding.rms(b)) ** 2 for a, b in zip(run(np.random.default_rng([seed, draw])), exact)]
-        sums = moved if sums is None else [a + b for a, b in zip(sums, moved)]
-    return [rounding.TIMES * float(s / draws) ** 0.5 for s in sums]
+    return [limit * rounding.unit("float32") / rounding.UNIT for limit in rounding.spread(run(), run, 4, seed).values()]
 
 
 def transformers_lines(name, make, seed):
