@@ -111,11 +111,15 @@ class Module:
                 "expected a forward that takes (tokens) or (tokens, targets): give call, or another dtype"
             ) from error
 
+    def outcome(self, tokens, targets):
+        """(logits or None, loss) of the module as it stands, tensors all."""
+        return _outcome(self.call(self.module, tokens, targets), targets)
+
     def _run(self, t, tokens, targets, frozen):
         """run's forward, backward and step, of a module that is borrowed. frozen: the parameters that no step changes."""
         found = {}
         with hooks(self._parts(), found), t.enable_grad():
-            logits, loss = _outcome(self.call(self.module, tokens, targets), targets)
+            logits, loss = self.outcome(tokens, targets)
             for name, value in (("lm_head", logits), ("loss", loss)):
                 if name not in found and value is not None:
                     value.retain_grad()
