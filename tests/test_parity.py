@@ -45,7 +45,7 @@ def test_transformers_models_and_ten_steps_of_adamw_agree(name):
         holds(line)
 
 
-@pytest.mark.parametrize("planted", ["value", "gradient", "small"])
+@pytest.mark.parametrize("planted", ["value", "gradient", "nan", "small"])
 def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
     class Wrong(torch.autograd.Function):
         @staticmethod
@@ -54,10 +54,10 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
 
         @staticmethod
         def backward(ctx, dy):
-            return dy * (1 + 1e-3)
+            return dy * (torch.nan if planted == "nan" else 1 + 1e-3)
 
     right = op_table.TORCH["gelu"]
-    rows = {"value": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), "gradient": lambda t, x: Wrong.apply(right(t, x)), "small": lambda t, x: right(t, x) * (1 + 1e-11)}
+    rows = {"value": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), "gradient": lambda t, x: Wrong.apply(right(t, x)), "nan": lambda t, x: Wrong.apply(right(t, x)), "small": lambda t, x: right(t, x) * (1 + 1e-11)}
     monkeypatch.setitem(op_table.TORCH, "gelu", rows[planted])
     subject = next(verify.variants(ops.gelu, 0))
     assert not verify.subject_line(subject, "float64", 0).holds

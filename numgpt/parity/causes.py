@@ -4,13 +4,15 @@ A cause is a function of (form, a, b), the two Runs, that yields (what it is, th
 by running it.
 """
 
+import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 
 from ..ops import Op, attention, layernorm
-from ..transformer import post_norm_block, pre_norm_block
+from ..transformer import ACTIVATIONS, post_norm_block, pre_norm_block
 
 KINDS = {"gelu": "GELU in its erf form", "gelu_tanh": "GELU in its tanh form", "relu": "ReLU"}
 EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-4, 1e-7, 1e-10)  # the usual ones first: float32 cannot tell all of them apart
@@ -20,16 +22,16 @@ def activation(form, a, b):
     """The activation of the feed-forward."""
     for other in KINDS:
         if other != form.config.activation:
-            yield f"{KINDS[form.config.activation]} in A, {KINDS[other]} in B", form.but(config={"activation": other})
+            yield f"{KINDS[form.config.activation]} in A, {KINDS[other]} in B", form.but(replaced={ACTIVATIONS[form.config.activation]: _as(ACTIVATIONS[other])})
 
 
 def epsilon(form, a, b):
     """What LayerNorm adds to the variance, and what it divides by."""
     for other in EPSILONS:
         if other != form.config.layer_norm_epsilon:
-            yield f"LayerNorm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B", form.but(config={"layer_norm_epsilon": other})
+            yield f"LayerNorm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B", form.but(replaced={layernorm: _as(eps=other)})
     if form.config.n_embd > 1:
-        yield "LayerNorm divides the variance by C in A, by C − 1 in B", form.but(replaced={layernorm: lambda name, op, options: (UNBIASED, options)})
+        yield "LayerNorm divides the variance by C in A, by C − 1 in B", form.but(replaced={layernorm: _as(UNBIASED)})
 
 
 def transposed(form, a, b):
@@ -68,20 +70,20 @@ def scale(form, a, b):
     others = {"not scaled": 1.0, "scaled by 1/√C": form.config.n_embd**-0.5, "scaled by 1/D": 1 / D}
     for what, factor in others.items():
         if not math.isclose(factor, D**-0.5):
-            yield f"attention's scores are scaled by 1/√D in A, {what} in B", form.but(replaced={attention: _scaled(lambda block, factor=factor: factor)})
-    yield "attention's scores are divided by the block's number too in B", form.but(replaced={attention: _scaled(lambda block: D**-0.5 / (block + 1))})
+            yield f"attention's scores are scaled by 1/√D in A, {what} in B", form.but(replaced={attention: _as(scale=factor)})
+    yield "attention's scores are divided by the block's number too in B", form.but(replaced={attention: _by_block(D**-0.5)})
 
 
 def heads(form, a, b):
     """The number of heads."""
     for other in range(1, min(form.config.n_embd, 128) + 1):
         if form.config.n_embd % other == 0 and other != form.config.n_head:
-            yield f"attention has {form.config.n_head} heads in A, {other} in B", form.but(config={"n_head": other})
+            yield f"attention has {form.config.n_head} heads in A, {other} in B", form.but(replaced={attention: _as(n_head=other)})
 
 
 def norm_position(form, a, b):
     """Norms before each part, or after each sum."""
-    blocks = {pre_norm_block: lambda name, op, options: (post_norm_block, options), post_norm_block: lambda name, op, options: (pre_norm_block, options)}
+    blocks = {pre_norm_block: _as(post_norm_block), post_norm_block: _as(pre_norm_block)}
     if form.config.norm_position == "pre":
         text = "norms stand before each part in A (pre-norm), after each sum in B (post-norm)"
         yield text, form.but(replaced=blocks)
@@ -142,6 +144,30 @@ def precision(form, a, b):
 
 CAUSES = (activation, epsilon, transposed, head, scale, heads, norm_position, qkv_order, targets, reduction, weight_decay, precision)
 MANY = (epsilon, transposed)  # of which more than one may be true
+LOCAL = (activation, epsilon, scale, heads, norm_position, qkv_order)  # of which one block may have another form than the rest
+
+
+TOGETHER = {"heads": (scale, qkv_order), "loss": (targets, reduction)}  # the end of a name -> two that show there at once, so that neither alone moves on
+
+
+def local(form, a, b, name):
+    """What is tried at the value where the models part: the causes of LOCAL in its block alone, or its norm alone, and two at once."""
+    block = re.match(r"h\.\d+|ln_f", name)
+    parts = ([block[0]] if block else []) + ([name] if ".ln_" in name else [])
+    for part in parts:
+        for cause in LOCAL:
+            for text, changed in cause(dataclasses.replace(form, replaced={}), a, b):
+                if changed.replaced:
+                    yield f"{text}, in {part} alone", form.but(replaced={op: _within(part, change) for op, change in changed.replaced.items()})
+    first, second = TOGETHER.get(name.rsplit(".", 1)[-1], (None, None))
+    for text, one in first(form, a, b) if first else ():
+        for more, both in second(one, a, b):
+            yield f"{text}; {more}", both
+
+
+def _within(part, change):
+    """A replacement in what is called part, or begins with it, alone."""
+    return lambda name, op, options: change(name, op, options) if f"{name}.".startswith(f"{part}.") else (op, options)
 
 
 def _unbiased_forward(x, weight, bias=None, *, eps=1e-5):
@@ -160,25 +186,32 @@ def _unbiased_backward(dy, saved):
 UNBIASED = Op(layernorm.line, _unbiased_forward, _unbiased_backward, parameters=layernorm.parameters)
 
 
-def _scaled(factor):
-    """A replacement of attention with another scale, by the block's number."""
-    return lambda name, op, options: (op, options | {"scale": factor(int(name.split(".")[1]))})
+def _as(other=None, **changed):
+    """A replacement of an op or a layer by another, or by itself with other options."""
+    return lambda name, op, options: (other or op, options | changed)
+
+
+def _by_block(scale):
+    """A replacement of attention whose scale is divided by the block's number too, from 1."""
+    return lambda name, op, options: (op, options | {"scale": scale / (int(name.split(".")[1]) + 1)})
 
 
 def _reordered(index):
     """A replacement of attention that takes the columns of qkv in another order."""
 
-    def forward(qkv, *, n_head):
-        return attention.forward(qkv[..., index], n_head=n_head)
+    def replacement(name, op, options):
+        def forward(qkv, **more):
+            return op.forward(qkv[..., index], **more)
 
-    def backward(dy, saved):
-        (taken,) = attention.backward(dy, saved)
-        dqkv = np.empty_like(taken)
-        dqkv[..., index] = taken
-        return (dqkv,)
+        def backward(dy, saved):
+            (taken,) = op.backward(dy, saved)
+            dqkv = np.empty_like(taken)
+            dqkv[..., index] = taken
+            return (dqkv,)
 
-    op = Op(attention.line, forward, backward, sizes=attention.sizes, noise=attention.noise)
-    return lambda name, _, options: (op, options)
+        return Op(op.line, forward, backward, sizes=op.sizes, noise=op.noise), options
+
+    return replacement
 
 
 def _shifted(tokens, targets):

@@ -1,5 +1,6 @@
 """The first place where two models part, and why."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +12,14 @@ from ..model import GPT
 from ..ops.op import check_ids
 from ..streams import stream
 from . import rounding
-from .causes import CAUSES, MANY
+from .causes import CAUSES, MANY, local
 from .comparison import Comparison, Row, first, rows
 from .modules import is_module
 from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
-ROOM = 1000  # times what rounding explains of A: more than what it explains of any changed form, which is measured where that is near
+ROOM = 1000  # times what rounding explains of A, or B's last digit: more than it explains of a changed form, which is measured where that is near
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
@@ -59,7 +60,7 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
             break
         cause, text, form, left = found
         causes.append(text)
-        if cause not in MANY:  # else the second would undo the first
+        if cause in untried and cause not in MANY:  # else the second would undo the first
             untried.remove(cause)
     return Divergence(comparison, tuple(causes), left)
 
@@ -114,7 +115,8 @@ class Divergence:
 def _best_cause(form, runs, batch, compared, left, dtype, causes):
     """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
     place = {(r.stage, r.name): n for n, r in enumerate(_computed(compared))}
-    wide, best = {(r.stage, r.name): ROOM * r.explained for r in compared}, None
+    theirs, best = runs[1].named(), None
+    wide = {k: ROOM * max(r.explained, rounding.unit(dtype) * rounding.rms(theirs[k])) for r in _computed(compared) for k in [(r.stage, r.name)]}
 
     def reached(row):  # by A's own order: that of the changed form may be another
         return place.get((row.stage, row.name), len(place))
@@ -125,7 +127,8 @@ def _best_cause(form, runs, batch, compared, left, dtype, causes):
     def moves_on(row):
         return row is None or reached(row) > reached(left) or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
 
-    forms = ((cause, *tried) for cause in causes for tried in cause(form, *runs))
+    here = ((None, *tried) for tried in local(form, *runs, left.name)) if left.stage == "value" else ()
+    forms = itertools.chain(((cause, *tried) for cause in causes for tried in cause(form, *runs)), here)
     for cause, text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
         try:
             run = changed.run(*batch)

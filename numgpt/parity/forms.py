@@ -59,7 +59,7 @@ class Form:
                 flat[name] = a
             changes["params"] = flat
         if "replaced" in changes:
-            changes["replaced"] = self.replaced | changes["replaced"]
+            changes["replaced"] = self.replaced | {op: _after(self.replaced.get(op), new) for op, new in changes["replaced"].items()}
         return dataclasses.replace(self, **changes)
 
     def run(self, tokens, targets, dtype="float64", record=None):
@@ -86,6 +86,11 @@ class Form:
             moved.decayed = moved.flat
         optimizer.step(grads, lr)
         return moved
+
+
+def _after(first, second):
+    """Two replacements of one op, the second of what the first gives."""
+    return second if first is None else lambda name, op, options: second(name, *first(name, op, options))
 
 
 class FormRecord(Record):

@@ -111,15 +111,11 @@ class Module:
                 "expected a forward that takes (tokens) or (tokens, targets): give call, or another dtype"
             ) from error
 
-    def outcome(self, tokens, targets):
-        """(logits or None, loss) of the module as it stands, tensors all."""
-        return _outcome(self.call(self.module, tokens, targets), targets)
-
     def _run(self, t, tokens, targets, frozen):
         """run's forward, backward and step, of a module that is borrowed. frozen: the parameters that no step changes."""
         found = {}
         with hooks(self._parts(), found), t.enable_grad():
-            logits, loss = self.outcome(tokens, targets)
+            logits, loss = outcome(self.call(self.module, tokens, targets), targets)
             for name, value in (("lm_head", logits), ("loss", loss)):
                 if name not in found and value is not None:
                     value.retain_grad()
@@ -218,7 +214,7 @@ def _call(module, tokens, targets):
     return module(tokens, targets) if "targets" in inspect.signature(module.forward).parameters else module(tokens)
 
 
-def _outcome(out, targets):
+def outcome(out, targets):
     """(logits or None, loss) of what a forward gave: a pair, a mapping with logits and loss, logits or a loss alone."""
     t = torch()
     if hasattr(out, "get"):

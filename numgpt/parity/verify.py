@@ -17,6 +17,7 @@ from ..transformer import BLOCKS, causal_attention, ffn
 from . import rounding, truth
 from .borrowing import torch
 from .divergence import compare
+from .modules import outcome
 from .op_table import TORCH
 from .sides import Theirs
 from .torch_record import TorchRecord, leaf, tensor
@@ -108,10 +109,10 @@ def subject_line(subject, dtype, seed):
         theirs.backward(t.from_numpy(dy))
     theirs = [theirs.detach().numpy(), *(np.zeros_like(a) if x.grad is None else x.grad.numpy() for a, x in zip(arrays, leaves) if _is_float(a))]
     if dtype == "float64":
-        worst = max(_relative(a, b) for a, b in zip(ours, theirs, strict=True))
+        worst = _largest(_relative(a, b) for a, b in zip(ours, theirs, strict=True))
         return Line(subject.name, f"value and {len(ours) - 1} gradients", dtype, worst, FLOAT64)
     limits = _explained(subject, arrays, dy, seed)
-    worst = max(_ratio(rounding.rms(np.subtract(a, b, dtype=np.float64)), e) for a, b, e in zip(ours, theirs, limits, strict=True))
+    worst = _largest(_ratio(rounding.rms(np.subtract(a, b, dtype=np.float64)), e) for a, b, e in zip(ours, theirs, limits, strict=True))
     return Line(subject.name, f"value and {len(ours) - 1} gradients{OF_ROUNDING}", dtype, worst, 1.0)
 
 
@@ -146,17 +147,17 @@ def transformers_lines(name, make, seed):
         found = compare(module, dtype=dtype, seed=seed)
         rows = [r for r in found.rows if r.stage != "parameter"]
         if dtype == "float64":
-            worst = max(rows, key=lambda r: r.difference / (r.size or 1.0))
+            worst = max(rows, key=lambda r: _sortable(r.difference / (r.size or 1.0)))
             yield Line(name, f"{len(rows)} values and gradients", dtype, worst.difference / (worst.size or 1.0), FLOAT64, f"most at {worst.name}")
         else:
-            worst = max(rows, key=lambda r: _ratio(r.difference, r.explained))
+            worst = max(rows, key=lambda r: _sortable(_ratio(r.difference, r.explained)))
             yield Line(name, f"{len(rows)} values and gradients{OF_ROUNDING}", dtype, _ratio(worst.difference, worst.explained), 1.0, f"most at {worst.name}")
     wide, short = (steps(module, dtype, seed) for dtype in DTYPES)
     what = f"losses of {STEPS} steps of AdamW"
-    yield Line(name, what, "float64", max(abs(a / b - 1) for a, b in zip(*wide)), FLOAT64)
+    yield Line(name, what, "float64", _largest(abs(a / b - 1) for a, b in zip(*wide)), FLOAT64)
     # Adam magnifies rounding, so PyTorch's own distance between its two precisions is the measure of what float32 may do.
     own = max(abs(a / b - 1) for a, b in zip(short[1], wide[1])) + rounding.unit("float32")
-    yield Line(name, f"{what}, of {TIMES_OWN} times PyTorch's own from float64", "float32", max(abs(a / b - 1) for a, b in zip(short[0], wide[1])) / (TIMES_OWN * own), 1.0)
+    yield Line(name, f"{what}, of {TIMES_OWN} times PyTorch's own from float64", "float32", _largest(abs(a / b - 1) for a, b in zip(short[0], wide[1])) / (TIMES_OWN * own), 1.0)
 
 
 def steps(module, dtype, seed):
@@ -176,7 +177,7 @@ def steps(module, dtype, seed):
         loss, grads = model.loss_and_grads(tokens, targets)
         ours.step(grads, lr)
         theirs.zero_grad()
-        _, their_loss = side.outcome(t.from_numpy(tokens), t.from_numpy(targets))
+        _, their_loss = outcome(side.call(module, t.from_numpy(tokens), t.from_numpy(targets)), t.from_numpy(targets))
         their_loss.backward()
         theirs.step()
         losses[0].append(float(loss))
@@ -187,7 +188,7 @@ def steps(module, dtype, seed):
 def truth_lines(tensors):
     """What truth.measure found, held to: no worse than PyTorch in the geometric mean, and nowhere more than twice as far off."""
     yield Line(TRUTH, f"{len(tensors)} tensors of a step, geometric mean of ours to PyTorch's error", "float32", truth.geometric_mean(tensors), 1.0)
-    worst = max(tensors, key=lambda x: x.ratio)
+    worst = max(tensors, key=lambda x: _sortable(x.ratio))
     yield Line(TRUTH, "the worst tensor's error, ours to PyTorch's", "float32", worst.ratio, TWICE, f"{worst.stage} {worst.name}")
 
 
@@ -229,3 +230,12 @@ def _relative(ours, theirs):
 def _ratio(difference, size):
     """difference / size; 0 where both are 0."""
     return 0.0 if difference == 0 else difference / size if size else math.inf
+
+
+def _largest(values):
+    """The largest; NaN where there is one, which max would pass over."""
+    return max(values, key=_sortable)
+
+
+def _sortable(value):
+    return math.inf if math.isnan(value) else value
