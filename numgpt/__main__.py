@@ -26,8 +26,10 @@ def main(argv=None):
             output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
     try:
         args = parser(COMMANDS).parse_args(argv)
+        if args.tf32 and args.engine != "cupy":
+            raise InputError("--tf32 is of the cupy engine alone, expected --engine cupy beside it")
         if args.engine:
-            use(args.engine)
+            use(args.engine, args.tf32)
         if args.threads:
             set_threads(args.threads)
         status = args.run(args)

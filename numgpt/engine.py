@@ -21,13 +21,15 @@ _engine = None
 _checked = weakref.WeakValueDictionary()  # (id, size, negative) → ids on the GPU that were in range before they were moved
 
 
-def use(name):
+def use(name, tf32=False):
     """Choose the engine for all that follows.
 
     "reference": the specification in plain NumPy. "numba": compiled twins of it, for float32 and float64; what has no twin,
     and every other dtype, runs on the specification. "cupy": new and loaded models lie on the GPU, where the specification runs
     on CuPy's arrays, and twins of it for float32 and float64. Unless chosen here or by the environment variable NUMGPT_ENGINE,
     numba where it is installed.
+
+    tf32: let the GPU round the factors of float32 products to 10 bits, which is faster; before its first product.
 
     Which twin runs goes by where an array lies: one on the GPU never meets a Numba twin, nor one of the host's a CUDA kernel.
     """
@@ -36,6 +38,8 @@ def use(name):
     missing = {"numba": _missing, "cupy": _no_gpu}.get(name, lambda: None)()
     if missing:
         raise InputError(f"engine: {missing}, or use the reference")
+    if name == "cupy":
+        os.environ["CUPY_TF32"] = str(int(tf32))  # CuPy reads it at its first product
     _engine = name
 
 

@@ -327,6 +327,7 @@ def cupy(monkeypatch):
 
     before, stand_in = engine.current(), module()
     monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    monkeypatch.setenv("CUPY_TF32", "")  # so that what the engine sets is undone
     waits.clear()
     engine.use("cupy")
     yield stand_in
