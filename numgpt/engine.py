@@ -197,9 +197,9 @@ def _no_gpu():
     extras = "pip install numgpt[gpu] for CUDA 12, or numgpt[gpu13] for CUDA 13"
     try:
         import cupy
-    except ModuleNotFoundError:
-        return f"CuPy is not installed, expected it for the cupy engine: {extras}"
     except ImportError as error:
+        if error.name == "cupy":
+            return f"CuPy is not installed, expected it for the cupy engine: {extras}"
         return f"CuPy does not load ({' '.join(str(error).split())[:200]}), expected one that fits the driver: {extras}"
     runtime = cupy.cuda.runtime
     if runtime.driverGetVersion() == 0:
