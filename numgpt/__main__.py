@@ -8,10 +8,13 @@ from pathlib import Path
 
 from . import presets
 from .config import Config, Training, from_dict
-from .engine import set_threads, use
+from .engine import out_of_memory, set_threads, use
 from .errors import InputError
 from .flags import parser
 from .proofs import check, curvature, diff, verify
+
+
+IMPLICIT = "Implicit conversion to a NumPy array is not allowed"  # how CuPy says that a copy to the host has to be asked for
 
 
 def main(argv=None):
@@ -23,8 +26,10 @@ def main(argv=None):
             output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
     try:
         args = parser(COMMANDS).parse_args(argv)
+        if args.tf32 and args.engine != "cupy":
+            raise InputError("--tf32 is of the cupy engine alone, expected --engine cupy beside it")
         if args.engine:
-            use(args.engine)
+            use(args.engine, args.tf32)
         if args.threads:
             set_threads(args.threads)
         status = args.run(args)
@@ -41,7 +46,12 @@ def main(argv=None):
         print(f"numgpt: {_one_line(error)}: expected to read and write here; check the path, the rights and the space on the disk", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"numgpt: not enough memory ({_one_line(error)}): choose a smaller model, --batch-size or --block-size", file=sys.stderr)
+        print(f"numgpt: not enough memory ({_one_line(out_of_memory(error))}): choose a smaller model, --batch-size or --block-size", file=sys.stderr)
+        return 2
+    except TypeError as error:
+        if IMPLICIT not in str(error):
+            raise
+        print("numgpt: an array on the GPU was given to what takes arrays of the host, expected a copy: array.get(), or model.to('reference')", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nnumgpt: interrupted", file=sys.stderr)

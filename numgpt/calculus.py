@@ -6,7 +6,8 @@ Im f(θ + ihv)/h for its derivative along v, to rounding, because nothing is sub
 
 Everything is computed at the parameters widened to float64 or complex128, which is exact for a float32 model, and returned as
 float64; dropout never acts. A vector in parameter space is a mapping name -> array, as model.params and its gradients are, or
-their flat array of model.n_params numbers in the order of model.params.flat. What has θ's shape is returned as such a mapping,
+their flat array of model.n_params numbers in the order of model.params.flat, in the host's memory as all results are, wherever
+the model lies and computes. What has θ's shape is returned as such a mapping,
 views of one buffer .flat.
 """
 
@@ -59,14 +60,15 @@ def vjp(model, tokens, dvalue, name=None):
     dvalue = dvalue.astype(np.float64, copy=False)
     record = Record(model.params, model.config, grads=grads, seed=model.seed, edit_grad=None if name is None else {name: lambda dy: dvalue})
     with engine.session(np.float64):
-        logits = gpt_forward(record, tokens)
+        logits = gpt_forward(record, model._beside(tokens))
         record.check_names()
+        dvalue = engine.beside(dvalue, logits)
         if name is None and dvalue.shape != logits.shape:
             raise InputError(f"vjp: the array has shape {dvalue.shape}, expected {logits.shape} as the logits")
         # What comes after the named value gets a gradient of 0, and the value itself dvalue in its place.
         gpt_backward(record, dvalue if name is None else np.zeros_like(logits))
     record.finish_backward()
-    return grads
+    return grads.to("reference")
 
 
 def hvp(model, tokens, targets, vector):
@@ -112,7 +114,7 @@ def gauss_newton(model, tokens, targets, vector):
     targets = model._targets(model._tokens(tokens), targets)
     moved = _Moved("gauss_newton", model, vector)
     logits = moved.model(tokens)
-    return vjp(model, tokens, softmax_curvature(logits.real, moved.derivative(logits), targets))
+    return vjp(model, tokens, softmax_curvature(engine.home(logits).real, moved.derivative(logits), targets))
 
 
 def softmax_curvature(logits, direction, targets):
@@ -185,7 +187,7 @@ def per_example_gradients(model, tokens, targets, share=False):
     if sum(counted) == 0 or (not share and 0 in counted):
         what = "no target counts" if sum(counted) == 0 else f"no target counts in row {counted.index(0)}"
         raise InputError(f"per_example_gradients: {what}, expected at least one that is not negative: leave out the row, or ask for share=True")
-    return (model.loss_and_grads(*row, count=sum(counted) if share else own)[1] for row, own in zip(rows, counted))
+    return (model.loss_and_grads(*row, count=sum(counted) if share else own)[1].to("reference") for row, own in zip(rows, counted))
 
 
 def gradient_norms(model, tokens, targets, share=False):
@@ -268,11 +270,11 @@ class _Moved:
         v = _flat(who, model, vector)
         self.shift = 100 + math.frexp(abs(v).max())[1]
         self.model = _widened(who, model, np.complex128)
-        self.model.params.flat.imag = np.ldexp(v, -self.shift)
+        self.model.params.flat.imag = engine.beside(np.ldexp(v, -self.shift), self.model.params.flat)
 
     def derivative(self, value):
         """Im value / h."""
-        return np.ldexp(value.imag, self.shift)
+        return np.ldexp(engine.home(value).imag, self.shift)
 
 
 def _widened(who, model, dtype):

@@ -30,12 +30,37 @@ class Subject:
     op: object = None
     made: callable = None
 
+    def __post_init__(self):
+        """Have the pair run where the engine in use computes, and be given and give arrays of the host."""
+        for name, moved in (("forward", _forward_there(self.forward)), ("backward", _backward_there(self.backward))):
+            object.__setattr__(self, name, moved)
+
     def findings(self, seed=0):
         """The laws' findings; a backward that does not even fit its forward is a finding too."""
         try:
             yield from findings(self.forward, self.backward, *self.arrays, seed=seed, **self.options)
         except GradientError as error:
             yield Finding(MISFIT, math.inf, 0.0, str(error))
+
+
+def _forward_there(forward):
+    def there(*arrays, **options):
+        if not engine.is_cupy():
+            return forward(*arrays, **options)
+        moved = engine.here(*arrays, *options.values())  # all or none: a mask stays with arrays of long double
+        y, saved = forward(*moved[: len(arrays)], **dict(zip(options, moved[len(arrays) :])))
+        return engine.home(y), saved
+
+    return there
+
+
+def _backward_there(backward):
+    def there(dy, saved):
+        if not engine.is_cupy():
+            return backward(dy, saved)
+        return tuple(engine.home(grad) for grad in backward(*engine.here(dy), saved))
+
+    return there
 
 
 # What the variants of layers and models differ in; everything else is small.
@@ -130,7 +155,7 @@ def inputs_subject(name, seed, record=Record):
     product = dataclasses.replace(ops.unembedding, parameters=())
 
     def forward(x, w, k, v):
-        r = record({"out.weight": weight.astype(x.dtype), "out.bias": bias.astype(x.dtype)}, None, keep=True)
+        r = record({n: engine.beside(a.astype(x.dtype), x) for n, a in (("out.weight", weight), ("out.bias", bias))}, None, keep=True)
         q = r("queries", product, x, w)
         return r("out", ops.linear, r("heads", ops.attend, q, k, v)), r
 
@@ -241,7 +266,8 @@ def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edi
 
     def backward(dy, saved):
         r = saved[0] if keep else run(saved[1])[1]
-        grads = Flat(drawn, next(iter(r.params.values())).dtype)
+        like = next(iter(r.params.values()))
+        grads = Flat(drawn, like.dtype, like=like)
         grads.flat[...] = np.nan  # a gradient has to overwrite what an earlier step left
         for n in range(passes):
             r.start_backward(grads, add=n > 0)

@@ -32,14 +32,16 @@ def save(folder, model, optimizer=None, state=None):
     if folder.exists() and not _ours(folder):
         raise InputError(f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to replace: choose another name")
 
+    params = model.params.to("reference")
+
     def write(new):
         config = {"numgpt": __version__, "dtype": model.params.dtype.name, "seed": model.seed, "config": vars(model.config)}
         write_json(new / CONFIG, config)
-        write_tensors(new / MODEL, model.params)
+        write_tensors(new / MODEL, params)
         if model.tokenizer is not None:
             write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
-            write_tensors(new / OPTIMIZER, {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).items()})
+            write_tensors(new / OPTIMIZER, {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).to("reference").items()})
         if state is not None:
             write_json(new / STATE, state | ({"updates": optimizer.steps} if optimizer else {}))
 

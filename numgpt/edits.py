@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import engine
 from .errors import InputError
 
 H = 1e-30
@@ -12,10 +13,13 @@ H = 1e-30
 
 def fit(who, edited, like):
     """What an edit returned, in the dtype and with the memory layout that those expect who go on with it."""
-    edited = np.asarray(edited)
+    if engine.on_gpu(edited) != engine.on_gpu(like):
+        place, other = ("on the GPU", "in the host's memory") if engine.on_gpu(like) else ("in the host's memory", "on the GPU")
+        raise InputError(f"{who} returned an array {other}, expected one {place}: make it from the value that it is given")
+    edited = edited if engine.on_gpu(edited) else np.asarray(edited)
     if edited.shape != like.shape:
         raise InputError(f"{who} returned shape {edited.shape}, expected {like.shape}")
-    return np.array(edited, like.dtype, order="C")
+    return edited.astype(like.dtype, order="C")
 
 
 @dataclass
@@ -61,14 +65,14 @@ class Edit:
         direction tells whether f is of that form: then it gives the slope times itself.
         """
         a = self.before.astype(np.float64)
-        v = np.random.default_rng(0).standard_normal(a.shape)
-        h = 1e-6 * max(1.0, abs(a).max(initial=0.0))
+        v = engine.beside(np.random.default_rng(0).standard_normal(a.shape), a)
+        h = 1e-6 * max(1.0, float(abs(a).max()) if a.size else 0.0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a function that throws imaginary parts away: the differences tell
-                slope = np.asarray(self.function(a + 1j * H)).imag / H
-                along = np.asarray(self.function(a + 1j * H * v)).imag / H
-                differences = (np.asarray(self.function(a + h * v)) - np.asarray(self.function(a - h * v))) / (2 * h)
+                slope = np.asarray(self.function(a + 1j * H), like=a).imag / H
+                along = np.asarray(self.function(a + 1j * H * v), like=a).imag / H
+                differences = (np.asarray(self.function(a + h * v), like=a) - np.asarray(self.function(a - h * v), like=a)) / (2 * h)
         except TypeError as error:
             raise InputError(f"edit: {name!r} does not take complex numbers ({error}): give a pair (function, transpose)") from error
         if not np.allclose(along, slope * v, rtol=1e-9, atol=0):

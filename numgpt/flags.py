@@ -20,7 +20,8 @@ def parser(commands):
     def command(name, help, example):
         p = parsers.add_parser(name, help=help, description=help, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
         p.set_defaults(run=commands[name])
-        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy, numba is faster")
+        p.add_argument("--engine", metavar="NAME", help=f"what runs the ops: {', '.join(ENGINES)}; reference is the specification in NumPy, numba is faster, cupy computes on an NVIDIA GPU")
+        p.add_argument("--tf32", action="store_true", help="let the cupy engine round the factors of float32 products to 10 bits: faster, less exact")
         p.add_argument("--threads", type=_positive, metavar="N", help="of the numba engine; all processors unless given")
         return p
 

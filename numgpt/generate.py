@@ -17,13 +17,16 @@ class KeyValueCache:
     def __init__(self, block_size):
         self.block_size, self.length, self._store, self._kept = block_size, 0, {}, {}
 
-    def memory(self, name, shape, dtype):
-        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D) after the positions so far."""
+    def memory(self, name, shape, dtype, like=None):
+        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D) after the positions so far.
+
+        It lies where the array like does.
+        """
         end, store = self.length + shape[-2], self._store.get(name)
         held = 0 if store is None else store.shape[-2]
         if end > held:  # room for twice as many: memory is asked for, and paged in, as it is needed
             room = min(self.block_size, max(64, 2 * held, end))
-            larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype)
+            larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype, like=like)
             if store is not None:
                 larger[..., : self.length, :] = store[..., : self.length, :]
             store = self._store[name] = larger
@@ -31,7 +34,7 @@ class KeyValueCache:
 
     def append(self, name, k, v):
         """Add k and v (..., H, T, D) at the end; returns all so far, (..., H, S, D). advance() moves the end."""
-        store, end = self.memory(name, k.shape, k.dtype), self.length + k.shape[-2]
+        store, end = self.memory(name, k.shape, k.dtype, k), self.length + k.shape[-2]
         store[0][..., self.length : end, :] = k
         store[1][..., self.length : end, :] = v
         return store[0][..., :end, :], store[1][..., :end, :]
@@ -69,7 +72,8 @@ class CachedRecord(Record):
 
 def advance(model, tokens, cache):
     """Read tokens (B, T) after those in the cache → logits (B, V) of the token that follows."""
-    logits = gpt_forward(CachedRecord(model.params, model.config, cache), tokens)
+    ids = engine.checked(tokens, model.params.flat, model.config.vocab_size)
+    logits = gpt_forward(CachedRecord(model.params, model.config, cache), ids)
     cache.length += tokens.shape[-1]
     return logits[..., -1, :]
 
@@ -154,7 +158,7 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
     logits = next(steps)
     for n in range(max_new_tokens):
         draws = [random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0 for row in range(len(tokens))]
-        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(logits, draws)])
+        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(engine.home(logits), draws)])
         yield ids
         if n + 1 < max_new_tokens:
             logits = steps.send(ids)

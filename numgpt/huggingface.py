@@ -107,7 +107,7 @@ def save(folder, model):
         raise InputError(f"save: a {model.params.dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use model.astype('float64')")
     if folder.exists() and not _ours(folder):
         raise InputError(f"{folder}: exists and is not just {CONFIG} and {MODEL} of a GPT-2, expected a new folder or one to replace: choose another name")
-    arrays = {f"transformer.{name}" if name != "lm_head.weight" else name: array for name, array in model.params.items()}
+    arrays = {f"transformer.{name}" if name != "lm_head.weight" else name: array for name, array in model.params.to("reference").items()}
     if not c.bias:
         arrays |= {name.replace(".weight", ".bias"): np.zeros_like(a, shape=a.shape[-1:]) for name, a in arrays.items() if ".ln_" in name or ".c_" in name}
     activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation)

@@ -38,7 +38,7 @@ def save_model(path, model):
     c = model.config
     _check(c, "save")
     header = (MODEL, FLOAT32, c.block_size, c.vocab_size, c.n_layer, c.n_head, c.n_embd, _padded(c.vocab_size))
-    write_file(path, b"".join([_header(*header), *_parameters(model.params, c)]))
+    write_file(path, b"".join([_header(*header), *_parameters(model.params.to("reference"), c)]))
 
 
 def load_model(path):
@@ -60,6 +60,7 @@ def save_state(path, model, tokens, targets):
     """Write what one forward and backward of a model gives: tokens, targets, logits, loss and all gradients, in float32."""
     _check(model.config, "save")
     tokens, targets = np.atleast_2d(tokens), np.atleast_2d(targets)
+    model = model.to("reference")
     loss, grads = model.loss_and_grads(tokens, targets)
     ids = [np.ascontiguousarray(a, "<i4").tobytes() for a in (tokens, targets)]
     floats = [np.ascontiguousarray(a, "<f4").tobytes() for a in (model(tokens), loss)]

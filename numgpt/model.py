@@ -18,7 +18,9 @@ class GPT:
     """A GPT with parameters drawn from a seed.
 
     config: a Config. dtype: float32, float64, longdouble or complex128.
-    params: mapping name -> array, writable views of one flat buffer.
+    params: mapping name -> array, writable views of one flat buffer. They lie in the host's memory, or on the GPU where the
+    cupy engine is in use or .to("cupy") moved them; there lie then logits, losses and gradients too. Tokens are given in the
+    host's memory, where they are checked.
     """
 
     def __init__(self, config, seed=0, dtype="float32", tokenizer=None, params=None):
@@ -29,17 +31,17 @@ class GPT:
         if not known:
             raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
         self.config, self.seed, self.tokenizer = config, operator.index(seed), tokenizer
-        self.params = initialise(config, seed, dtype) if params is None else params
+        self.params = _here(initialise(config, seed, dtype)) if params is None else params
 
     def __call__(self, tokens):
         """Logits of the token after each position.  tokens (..., T) integers → (..., T, V)"""
-        tokens = self._tokens(tokens)
+        tokens = self._beside(self._tokens(tokens))
         with engine.session(self.params.dtype):
             return gpt_forward(self._record(), tokens)
 
     def loss(self, tokens, targets, count=None):
         """The mean surprise at the targets in nats, without gradients.  tokens and targets (..., T) → ()"""
-        tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
+        tokens, targets, count = self._batch(tokens, targets, count)
         with engine.session(self.params.dtype):
             return loss_forward(self._record(), tokens, targets, count)
 
@@ -51,7 +53,7 @@ class GPT:
         count: divide by this instead of the number of counted targets; add: onto what out holds (for accumulation).
         Returns (loss, grads), grads a mapping name -> array, views of one flat buffer: out if given, else a new one.
         """
-        tokens, targets = self._tokens(tokens), self._targets(tokens, targets)
+        tokens, targets, count = self._batch(tokens, targets, count)
         grads = self.params.like() if out is None else out
         record = self._record(grads=grads, add=add, step=step, spare=True)
         with engine.session(self.params.dtype):
@@ -67,14 +69,14 @@ class GPT:
         function acts on each entry by itself; for any other give a pair (function, transpose).
         edit_grad: name -> a function of the gradient, applied in flight.
         """
-        tokens = self._tokens(tokens)
+        tokens, targets, count = (self._beside(self._tokens(tokens)), None, None) if targets is None else self._batch(tokens, targets, None)
         record = self._record(grads=self.params.like(), keep=True, edit=edit, edit_grad=edit_grad, step=step)
         with engine.session(self.params.dtype):
             if targets is None:
                 gpt_forward(record, tokens)
                 record.check_names()
             else:
-                loss = loss_forward(record, tokens, self._targets(tokens, targets))
+                loss = loss_forward(record, tokens, targets, count)
                 record.check_names()
                 loss_backward(record, np.ones_like(loss))
         return record
@@ -104,7 +106,16 @@ class GPT:
         folder may be "hf:" and a name on the Hugging Face hub, where huggingface_hub is installed.
         """
         theirs = huggingface.find(folder)
-        return cls(**(checkpoint.load(folder) if theirs is None else huggingface.load(theirs)))
+        found = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)
+        return cls(**found | {"params": _here(found["params"])})
+
+    def to(self, name):
+        """The same model where the engine of a name computes: on the GPU for "cupy", in the host's memory for the others.
+
+        Itself where it lies there, else a model with parameters of its own. The engine in use stays what it is.
+        """
+        params = self.params.to(name)
+        return self if params is self.params else type(self)(self.config, self.seed, params.dtype, self.tokenizer, params)
 
     def astype(self, dtype):
         """The same model in another dtype, with parameters of its own."""
@@ -127,6 +138,18 @@ class GPT:
             raise InputError(f"tokens: {tokens.shape[-1]} positions, expected at most block_size {self.config.block_size}: give the last of them")
         return tokens.astype(np.int64, copy=False)
 
+    def _beside(self, ids, negative=False):
+        """Checked ids where the parameters lie."""
+        return engine.checked(ids, self.params.flat, self.config.vocab_size, negative)
+
+    def _batch(self, tokens, targets, count):
+        """Tokens and targets, checked, where the parameters lie; on the GPU with their count, for which nothing has to wait then."""
+        tokens = self._tokens(tokens)
+        targets = self._targets(tokens, targets)
+        if count is None and engine.on_gpu(self.params.flat):
+            count = int((targets >= 0).sum())
+        return self._beside(tokens), self._beside(targets, negative=True), count
+
     def _targets(self, tokens, targets):
         targets = _array("targets", targets)
         if targets.shape != np.shape(tokens):
@@ -138,7 +161,14 @@ class GPT:
         return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"
 
 
+def _here(params):
+    """Parameters where the engine in use computes; those with a float that the GPU has not stay where they are."""
+    return params.to("cupy") if engine.is_cupy() and params.dtype in engine.ON_GPU else params
+
+
 def _array(who, ids):
+    if engine.on_gpu(ids):
+        raise InputError(f"{who}: lie on the GPU, expected them in the host's memory, where they are checked: give {who}.get()")
     try:
         return np.asarray(ids)
     except ValueError as error:

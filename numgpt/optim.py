@@ -32,9 +32,9 @@ class AdamW:
         self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
 
     def norm(self, grads):
-        """The global norm of the gradients; not finite where one of them is not."""
+        """The global norm of the gradients, on the GPU () where these lie there; not finite where one of them is not."""
         g = self._flat(grads)
-        return engine.twin(global_norm, g.dtype)(g)
+        return engine.twin(global_norm, g)(g)
 
     def step(self, grads, lr, norm=None):
         """Update the parameters in place; returns the gradient's norm before clipping.
@@ -42,11 +42,11 @@ class AdamW:
         grads: mapping name -> array, as from loss_and_grads. norm: their global norm, where it is known.
         """
         g = self._flat(grads)
-        norm = engine.twin(global_norm, g.dtype)(g) if norm is None else norm
-        clip = self.clip / norm if self.clip and norm > self.clip else 1.0
+        norm = engine.twin(global_norm, g)(g) if norm is None else norm
+        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         self.steps += 1
         w, decayed = self.params.flat, self.params.decayed.size
-        engine.twin(adamw, w.dtype)(w, g, self.m.flat, self.v.flat, decayed, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
+        engine.twin(adamw, w)(w, g, self.m.flat, self.v.flat, decayed, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
         return norm
 
     def _flat(self, grads):
@@ -61,13 +61,20 @@ class AdamW:
         return packed.flat
 
 
+def _factor(norm, clip, dtype):
+    """What gradients of a norm are scaled by; on the GPU where the norm lies there, so that nothing waits for it."""
+    if engine.on_gpu(norm):
+        return (clip / np.maximum(norm, clip)).astype(dtype)
+    return clip / norm if norm > clip else 1.0
+
+
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
     """Step t = 1, 2, … of AdamW in place on w, m and v (N); the first entries, as many as decayed, are pulled to 0.
 
-    The equations are those of AdamW; clip is what the gradient g is scaled by.
+    The equations are those of AdamW; clip is what the gradient g is scaled by, a number or, on the GPU, an array () of w's dtype.
     """
     beta1, beta2 = betas
-    if clip != 1:
+    if engine.on_gpu(clip) or clip != 1:
         g = g * clip
     m *= beta1
     m += (1 - beta1) * g
@@ -78,8 +85,10 @@ def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
 
 
 def global_norm(flat):
-    """√Σ g² over a flat buffer, added up in float64 in blocks of a fixed size.  (N,) → float"""
+    """√Σ g² over a flat buffer, added up in float64 in blocks of a fixed size.  (N,) → float, on the GPU ()"""
     blocks = (flat[i : i + 65536].astype(np.float64) for i in range(0, len(flat), 65536))
+    if engine.on_gpu(flat):
+        return np.sqrt(sum(b @ b for b in blocks))
     return math.sqrt(sum(float(b @ b) for b in blocks))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from . import engine
 from .errors import InputError
 from .streams import stream
 
@@ -39,15 +40,16 @@ class Flat(Mapping):
     """Named views of one contiguous array: .flat is all of it, .decayed the part that holds the matrices.
 
     Matrices come first, so that the optimizer's decay acts on one slice.
+    flat: the array; a new one of zeros unless given, which lies where the array like does.
     """
 
-    def __init__(self, shapes, dtype, flat=None):
+    def __init__(self, shapes, dtype, flat=None, like=None):
         self.shapes = dict(shapes)
         size = sum(map(math.prod, self.shapes.values()))
         try:
-            self.flat = np.zeros(size, dtype) if flat is None else flat
+            self.flat = np.zeros(size, dtype, like=like) if flat is None else flat
         except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
-            raise InputError(f"parameters: {size:,} numbers do not fit in memory ({error}), expected fewer: choose a smaller model") from error
+            raise InputError(f"parameters: {size:,} numbers do not fit in memory ({engine.out_of_memory(error)}), expected fewer: choose a smaller model") from error
         if self.flat.shape != (size,):
             raise InputError(f"parameters: the flat buffer has shape {self.flat.shape}, expected ({size},)")
         self._views, offset = {}, 0
@@ -63,10 +65,10 @@ class Flat(Mapping):
         return self._views[name]
 
     def __setitem__(self, name, value):
-        """Copy value into the view; a shape that does not fit is an error."""
+        """Copy value into the view, wherever either lies; a shape that does not fit is an error."""
         if np.shape(value) != self.shapes[name]:
             raise InputError(f"parameters: {name} was given shape {np.shape(value)}, expected {self.shapes[name]}")
-        self._views[name][...] = value
+        self._views[name][...] = engine.beside(value, self.flat)
 
     def __iter__(self):
         return iter(self.shapes)
@@ -81,14 +83,23 @@ class Flat(Mapping):
 
     def like(self):
         """The same names and shapes over a buffer of zeros: gradients, moments."""
-        return Flat(self.shapes, self.dtype)
+        return Flat(self.shapes, self.dtype, like=self.flat)
 
     def astype(self, dtype):
-        """A copy in another dtype."""
+        """A copy in another dtype, where this one lies."""
+        if engine.on_gpu(self.flat) and np.dtype(dtype) not in engine.ON_GPU:
+            raise InputError(f"parameters: the GPU has no {np.dtype(dtype)}, expected {', '.join(map(str, engine.ON_GPU))}: move them by .to('reference') first")
         return Flat(self.shapes, dtype, self.flat.astype(dtype))
+
+    def to(self, name):
+        """The same where the engine of a name computes: itself if it lies there, else a copy on the GPU or in the host's memory."""
+        flat = engine.move(self.flat, name)
+        return self if flat is self.flat else Flat(self.shapes, self.dtype, flat)
 
     def first_not_finite(self):
         """The name of the first array that holds NaN or infinity, or None."""
+        if engine.on_gpu(self.flat) and np.isfinite(self.flat).all():  # one answer to wait for instead of one a name
+            return None
         return next((name for name, view in self.items() if not np.isfinite(view).all()), None)
 
 

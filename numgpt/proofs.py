@@ -131,6 +131,7 @@ def curvature(args):
     source, tokens, targets = _rows(args, model, T)
     wide = model.astype("float64")
     loss, grads = wide.loss_and_grads(tokens, targets)
+    grads = grads.to("reference")
     length = np.linalg.norm(grads.flat)
     direction = grads.flat / (length or 1.0)
     norms = calculus.gradient_norms(model, tokens, targets)

@@ -104,7 +104,8 @@ class Record:
         if not op.noise or self.step is None or self.config.dropout == 0:
             return {}
         p, shape = self.config.dropout, op.noise(*arrays, **options)
-        return {"keep": stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p, "p": p}
+        keep = stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p  # drawn on the host, so the same on every engine
+        return {"keep": engine.beside(keep, arrays[0]), "p": p}
 
     def back(self, name, dy):
         """Run the backward of what was filed under name; add up its parameters' gradients, return those of its inputs.
@@ -194,7 +195,7 @@ class Record:
 
 def _arrays(saved):
     """All arrays in nested tuples."""
-    if isinstance(saved, np.ndarray):
+    if isinstance(saved, np.ndarray) or engine.on_gpu(saved):
         yield saved
     elif isinstance(saved, tuple):
         for part in saved:
@@ -203,6 +204,6 @@ def _arrays(saved):
 
 def _owner(array):
     """The array whose memory a view shows."""
-    while isinstance(array.base, np.ndarray):
+    while isinstance(array.base, np.ndarray) or engine.on_gpu(array.base):
         array = array.base
     return array

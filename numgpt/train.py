@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, engine
 from .data import batch, check_length
 from .errors import InputError
 from .optim import AdamW, learning_rate
+
+
+SHOWN = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
 
 
 class NotFinite(ArithmeticError):
@@ -48,18 +51,27 @@ class Trainer:
             if self.updates == 0:
                 self._note(log, progress, self.evaluate())
                 self.save("last")
+            waiting = []
             while self.updates < t.steps and not self.stopped:
-                self._note(log, progress, self.step())
+                waiting.append(self.step())
                 done = self.updates == t.steps
-                if self.updates % t.eval_interval == 0 or done:
+                evaluates, saves = (self.updates % n == 0 or done for n in (t.eval_interval, t.save_interval))
+                if len(waiting) == (SHOWN if self._on_gpu() else 1) or evaluates or saves:
+                    self._note(log, progress, *self._fetched(waiting))
+                    waiting = []
+                if evaluates:
                     self._note(log, progress, self.evaluate())
-                if self.updates % t.save_interval == 0 or done:
+                if saves:
                     self.save("last")
+            self._note(log, progress, *self._fetched(waiting))
             if self.saved != self.updates:
                 self.save("last")
 
     def step(self):
-        """One update of the parameters; returns its log entry."""
+        """One update of the parameters; returns its log entry.
+
+        On the GPU its loss and norm are arrays () that lie there: nothing waits for them until they are looked at.
+        """
         t, start = self.training, time.perf_counter()
         lr, i = learning_rate(self.updates, t), self.updates
         batches = [batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", i, n) for n in range(t.accumulate)]
@@ -68,19 +80,23 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for by name
             for n, (x, y) in enumerate(batches):
                 part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
-                loss += float(part)
+                loss += part.astype(np.float64) if self._on_gpu() else float(part)
             norm = self.optimizer.norm(self.grads)
-            self._check_finite(loss, norm, batches, i)
+            if not self._on_gpu():
+                self._check_finite(loss, norm, batches, i)
             self.optimizer.step(self.grads, lr, norm)
         self.updates += 1
-        rate = sum(x.size for x, _ in batches) / (time.perf_counter() - start)
-        return {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens_per_s": round(rate)}
+        entry, tokens = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}, sum(x.size for x, _ in batches)
+        if self._on_gpu():
+            return entry | {"tokens": tokens, "begun": start}
+        return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
 
     def evaluate(self):
         """The mean loss on eval_iters held-out batches, the same ones each time; keeps the best model. Returns the log entry."""
         t, T = self.training, self.model.config.block_size
         with np.errstate(over="ignore", invalid="ignore"):
             losses = [self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)) for n in range(t.eval_iters)]
+            losses = [engine.home(loss) for loss in losses]
         self.held_out = float(np.mean(losses, dtype=np.float64))
         if not np.isfinite(self.held_out):
             raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {self._bad_parameter() or 'all parameters are finite'}: lower --lr")
@@ -123,6 +139,28 @@ class Trainer:
         self.best, self.held_out = state["best"], state["held_out"]
         self.updates = self.saved = self.optimizer.steps
 
+    def _on_gpu(self):
+        return engine.on_gpu(self.model.params.flat)
+
+    def _fetched(self, entries):
+        """Log entries with numbers in them, from the GPU all at once; NotFinite at the first step whose loss or norm is not finite.
+
+        The parameters have moved on by then, and what is not finite has spread in them; the checkpoint is as it was, since
+        save writes no parameter that is not finite.
+        """
+        if not entries or not self._on_gpu():
+            return entries
+        numbers = engine.home(np.stack([np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]))
+        rate = sum(e["tokens"] for e in entries) / (time.perf_counter() - entries[0]["begun"])  # of them together: a step alone is only asked for
+        entries = [
+            {"step": e["step"], "loss": loss, "norm": norm, "lr": e["lr"], "tokens_per_s": round(rate)} for e, (loss, norm) in zip(entries, numbers.tolist())
+        ]
+        for e in entries:
+            if not (np.isfinite(e["loss"]) and np.isfinite(e["norm"])):
+                why = self._bad_parameter() or "the parameters are finite"
+                raise NotFinite(f"step {e['step']}: the loss is {e['loss']} and the norm of the gradients {e['norm']}, by step {self.updates} {why}: lower --lr")
+        return entries
+
     def _check_finite(self, loss, norm, batches, i):
         """Raise NotFinite with the first name whose numbers are not finite."""
         if np.isfinite(loss) and np.isfinite(norm):
@@ -162,11 +200,12 @@ class Trainer:
         with open(path, "a", encoding="utf-8", buffering=1) as file:
             yield file
 
-    def _note(self, log, progress, entry):
-        if log is not None:
-            log.write(json.dumps(entry) + "\n")
-        if progress is not None:
-            progress.update(self, entry)
+    def _note(self, log, progress, *entries):
+        for entry in entries:
+            if log is not None:
+                log.write(json.dumps(entry) + "\n")
+            if progress is not None:
+                progress.update(self, entry)
 
     @contextlib.contextmanager
     def _signals(self):

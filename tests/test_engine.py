@@ -291,7 +291,7 @@ def test_without_numba_everything_works_and_one_line_says_so():
 
 
 def test_the_environment_chooses_the_engine():
-    for name in engine.ENGINES:
+    for name in ("reference", "numba"):
         assert run(BATCH + "m(x); print(numgpt.engine.current())", NUMGPT_ENGINE=name).stdout == f"{name}\n"
     done = run(BATCH + "m(x)", NUMGPT_ENGINE="gpu")
     assert done.returncode == 1 and "engine: 'gpu' is unknown" in done.stderr

@@ -55,7 +55,7 @@ def attend_backward(dy, saved):
 def masked_scores(q, k, scale, mask):
     """scale q kᵀ (..., T, S), −∞ where a query may not see a key: one after it, or one that the mask hides."""
     T, S = q.shape[-2], k.shape[-2]
-    visible = np.tri(T, S, S - T, dtype=bool)
+    visible = np.tri(T, S, S - T, dtype=bool, like=q)
     if mask is not None:
         visible = visible & mask
         if not visible.any(-1).all():

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from .. import engine
+
 # Highest power first, as np.polyval reads them. Numerator, denominator.
 _SMALL = (
     (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
@@ -47,7 +49,12 @@ def _pieces(x, near_zero, right, left):
     middle = (abs(x.real) > 0.46875) & ~far
     ranges = [middle & ~negative, far & ~negative, middle & negative, far & negative]
     functions = [lambda z: right(_middle(z)), lambda z: right(_large(z)), lambda z: left(_middle(-z)), lambda z: left(_large(-z))]
-    return np.piecewise(x, ranges, [*functions, near_zero])
+    if not engine.on_gpu(x):
+        return np.piecewise(x, ranges, [*functions, near_zero])
+    y = near_zero(np.where(far | middle, 0.0, x))  # picking entries would wait for the GPU to count them
+    for where, function, inside in zip(ranges, functions, (1.0, 5.0, -1.0, -5.0)):
+        y = np.where(where, function(np.where(where, x, inside)), y)
+    return y
 
 
 def _near_zero(x):

@@ -39,7 +39,7 @@ def linear_backward(dy, saved):
 
 def sum_rows(rows):
     """Σ_n rows_n.  (N, C) → (C), turned first: NumPy adds in pairs, with a small error, only along an axis that lies together in memory."""
-    return np.ascontiguousarray(rows.swapaxes(0, 1)).sum(-1)
+    return np.ascontiguousarray(rows.swapaxes(0, 1), like=rows).sum(-1)
 
 
 linear = Op("...I, IO, O? -> ...O", linear_forward, linear_backward, parameters=("weight", "bias"))

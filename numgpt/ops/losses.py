@@ -24,7 +24,7 @@ def cross_entropy_forward(logits, targets, *, count=None):
     top = rows.max(-1, keepdims=True)
     shifted = rows - top
     total = np.exp(shifted).sum(-1, keepdims=True)
-    surprise = np.log(total[:, 0]) - shifted[np.arange(len(ids)), np.where(counted, ids, 0)]
+    surprise = np.log(total[:, 0]) - shifted[np.arange(len(ids), like=ids), np.where(counted, ids, 0)]
     loss = np.where(counted, surprise, surprise.dtype.type(0)).sum() * (1 / count)
     return loss, (logits, ids, top, total, count)
 
@@ -40,7 +40,7 @@ def cross_entropy_backward(dy, saved):
     logits, ids, top, total, count = saved
     dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top) / total  # (N, V)
     counted = ids >= 0
-    dlogits[counted, ids[counted]] -= 1
+    dlogits[np.arange(len(ids), like=ids), np.where(counted, ids, 0)] -= counted
     dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))
     return dlogits.reshape(logits.shape), None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .. import engine
 from ..errors import InputError
 
 _ARGUMENT = re.compile(r"(?P<lead>\.\.\.)?(?P<axes>(?:[A-Z]|\(\d*[A-Z]+\))*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?")
@@ -72,7 +73,10 @@ class Op:
         return _argument("result", self.line.split("->")[1])
 
     def check(self, arrays, options):
-        """Raise InputError unless the arrays fit the line."""
+        """Raise InputError unless the arrays fit the line and lie in one place."""
+        if len({engine.on_gpu(a) for a in arrays if a is not None}) > 1:
+            lies = ", ".join(f"{a.name} {'on the GPU' if engine.on_gpu(x) else 'in the host memory'}" for a, x in zip(self.arguments, arrays) if x is not None)
+            raise InputError(f"{self.name}: {lies}, expected all in one place: move what stays behind, a model by model.to")
         _check_shapes(self, tuple(None if a is None else a.shape for a in arrays), tuple(options.get(o) for o in self.sizes))
         for argument, array in zip(self.arguments, arrays, strict=True):
             if argument.limit and array is not None:
@@ -105,9 +109,12 @@ def check_ids(who, ids, size, negative=False):
     """Raise InputError unless ids are integers from 0 (or below, if negative) to size − 1."""
     if ids.dtype.kind not in "iu":
         raise InputError(f"{who} has dtype {ids.dtype}, expected integers: convert with .astype(int)")
+    if engine.on_gpu(ids) and engine.is_checked(ids, size, negative):
+        return
     bad = ids >= size if negative else (ids >= size) | (ids < 0)
     if bad.any():
-        place = tuple(map(int, np.argwhere(bad)[0]))
+        ids = engine.home(ids)
+        place = tuple(map(int, np.argwhere(engine.home(bad))[0]))
         raise InputError(f"{who} has {ids[place]} at {place}, expected {'at most' if negative else '0 to'} {size - 1}")
 
 

@@ -24,7 +24,7 @@ class Ours:
                 raise InputError(f"parity: the optimizer of {title} is {type(optimizer).__name__} with lr {lr}, expected numgpt.AdamW and its lr")
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")} | {"lr": lr}
         self.title, self.config = title, model.config
-        self.form = Form(model.config, model.params.astype("float64"), optimizer=settings)
+        self.form = Form(model.config, model.params.to("reference").astype("float64"), optimizer=settings)
 
     def run(self, tokens, targets, dtype):
         """The Run of a batch, computed in a dtype."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import engine
 from ..config import Config
 from ..model import GPT
 from ..optim import AdamW, adamw
@@ -53,9 +54,11 @@ def measure(config=CONFIG, seeds=range(4), B=4):
     t, squares = torch(), {}
     for seed in seeds:
         model, tokens, targets = _warm(config, seed, B)
-        form = Form(config, model.params)
+        params = model.params.to("reference")
+        form = Form(config, params)
         exact, kept = form.run(tokens, targets, "longdouble"), form.run(tokens, targets, "float32")
-        value, grads = model.loss_and_grads(tokens, targets)
+        value, there = model.loss_and_grads(tokens, targets)
+        value, grads = engine.home(value), there.to("reference")
         theirs = torch_run(form, loss, (tokens, targets), "float32", lambda params: _torch_adamw(t, params))
         ours = {"value": kept.values | {"loss": value}, "gradient": kept.grads | dict(grads)}
         both = {"value": theirs.values, "gradient": theirs.grads}
@@ -63,8 +66,9 @@ def measure(config=CONFIG, seeds=range(4), B=4):
             for name in truth:
                 _add(squares, (stage, name), ours[stage][name], both[stage][name], truth[name], truth[name])
         updated = model.params.astype("float32")
-        AdamW(updated, clip=0, **STEP).step(grads, LR)
-        wide = _exact_step(model.params, grads), _exact_step(model.params, theirs.grads)
+        AdamW(updated, clip=0, **STEP).step(there, LR)
+        updated = updated.to("reference")
+        wide = _exact_step(params, grads), _exact_step(params, theirs.grads)
         for name in updated:
             _add(squares, ("update", name), updated[name], theirs.updated[name], wide[0][name], wide[1][name])
     n = len(seeds)

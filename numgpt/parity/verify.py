@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import ops
+from .. import engine, ops
 from ..check import VARIANTS, layer_subject, model_subject, op_subjects
 from ..config import Config
 from ..model import GPT
@@ -165,7 +165,7 @@ def steps(module, dtype, seed):
     t = torch()
     module = copy.deepcopy(module).to(getattr(t, dtype)).eval()
     side = Theirs(module)
-    model = GPT(side.config, params=side.params(dtype), dtype=dtype)
+    model = GPT(side.config, params=side.params(dtype), dtype=dtype).to(engine.current())
     settings, lr = {"betas": (0.9, 0.95), "weight_decay": 0.1}, 1e-2
     ours = AdamW(model, clip=0, **settings)
     groups = [[p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)]

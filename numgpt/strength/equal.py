@@ -25,11 +25,19 @@ PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in n
 TAKES_SPARE = "if self.spare and engine.takes(backward, 'spare'):"
 ROWS = "rows, drows = (x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), {}.dtype.type(0))"
+VISIBLE = "visible = np.tri(T, S, S - T, dtype=bool, like={})"
+TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
+THERE = ("ids", "ids", "np.where(counted, ids, 0)")
+ANYWHERE = ("ids", "np.where(counted, ids, 1)")
 PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
 
 EQUAL = (
     Equal("positions_backward", PUSHED.format("="), (PUSHED.format("+="),), "dweight is 0 before"),
     Equal("unembedding_backward", ROWS, (ROWS.replace("x.shape", "weight.shape"),), "weight (V, C) has as many columns as x (..., C)"),
+    Equal("masked_scores", VISIBLE.format("q"), (VISIBLE.format("k"),), "keys lie where their queries do"),
+    Equal("cross_entropy_backward", TARGET.format(*THERE), (TARGET.format("top", *THERE[1:]),), "each row has an id and a maximum"),
+    Equal("cross_entropy_backward", TARGET.format(*THERE), (TARGET.format("ids", "top", THERE[2]),), "both lie where the logits do"),
+    Equal("cross_entropy_backward", TARGET.format(*THERE), tuple(TARGET.format("ids", "ids", at) for at in ANYWHERE), "where no target counts, nothing is taken"),
     Equal("cross_entropy_backward", COUNTED.format("dlogits"), (COUNTED.format("dy"),), "dy has the dtype of the logits, and 0 is 0"),
     Equal("gate", "largest = 80.0 if x.dtype == np.float32 else 700.0", ("largest = 700.0",), CLIP),
     Equal("gate", CLIPPED, ("return 1 / (1 + np.exp(z))",), CLIP),

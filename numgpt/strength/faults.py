@@ -20,6 +20,7 @@ class Fault:
 SCORES = "dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))"
 VARIANCE = "xhat * (g * xhat).mean(-1, keepdims=True)"
 SOFTMAX = "dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top)"
+TARGET = "dlogits[np.arange(len(ids), like=ids), np.where(counted, ids, 0)] -= counted"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))"
 
 FAULTS = (
@@ -81,7 +82,7 @@ FAULTS = (
     Fault(
         "softmax differentiated entry by entry in the loss: −(1/p) p (1 − p) at the target, 0 elsewhere (uesina15-max)",
         "numgpt.ops.losses", "cross_entropy_backward",
-        (("dlogits[counted, ids[counted]] -= 1", "dlogits = np.where(np.arange(dlogits.shape[-1]) == ids[:, None], dlogits - 1, dlogits.dtype.type(0))"),),
+        ((TARGET, "dlogits = np.where(np.arange(dlogits.shape[-1]) == ids[:, None], dlogits - 1, dlogits.dtype.type(0))"),),
     ),
     Fault(
         "the skip past the feed-forward lost (uesina15-max)",

@@ -1,0 +1,176 @@
+"""The cupy engine on a real GPU: the laws, the twins against wider precision, the CPU's training curve, the same bits twice."""
+
+import numpy as np
+import pytest
+
+import numgpt
+from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
+from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.generate import logits_stream
+from numgpt.transformer import BLOCKS, causal_attention, ffn
+
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+if not cupy.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+LETTERS = "CDHIOPSTV"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_the_gpu():
+    before = engine.current()
+    numgpt.use("cupy")
+    yield
+    numgpt.use(before)
+
+
+@every_op
+def test_every_op_keeps_the_laws_on_the_gpu(op):
+    """In float64 by its twin, and in complex128, which the laws' complex step runs through, by the specification."""
+    for seed in range(5):
+        for subject in op_subjects(op, seed):
+            gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
+
+
+@every_op
+def test_a_gradient_wrong_by_one_part_in_1e9_is_rejected_on_the_gpu(op):
+    subject = next(iter(op_subjects(op, 0)))
+
+    def planted(dy, saved):
+        return tuple(None if g is None else g * (1 + 1e-9) for g in subject.backward(dy, saved))
+
+    with pytest.raises(gradcheck.GradientError, match="transpose"):
+        gradcheck.check(subject.forward, planted, *subject.arrays, **subject.options)
+
+
+@every_variant
+def test_layers_and_models_keep_the_laws_on_the_gpu(changes):
+    config = Config(**SMALL | changes)
+    for layer in (causal_attention, ffn, BLOCKS[config.norm_position]):
+        subject = layer_subject("layer", layer, config, 0)
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+    subject = model_subject("model", config, 0)
+    gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+
+
+def results(forward, backward, arrays, dy, options):
+    moved = engine.here(*arrays, *options.values())
+    y, saved = forward(*moved[: len(arrays)], **dict(zip(options, moved[len(arrays) :])))
+    grads = backward(*engine.here(dy), saved)
+    return [np.asarray(engine.home(a)) for a in (y, *(g for g in grads if g is not None))]
+
+
+def cast(arrays, dtype):
+    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arrays]
+
+
+def assert_errs_no_more(op, subject, dtype, wider, seed=1):
+    """What the engine gives on the GPU, against wider precision on the host: at most 4 times the host's error, and 16 roundings.
+
+    The rule that the Numba twins are held to in test_engine.py.
+    """
+    arrays = cast(subject.arrays, dtype)
+    y, _ = op.forward(*arrays, **subject.options)
+    dy = np.asarray(np.random.default_rng(seed).standard_normal(np.shape(y)), dtype)
+    wide = cast(arrays, wider)
+    exact = results(op.forward, op.backward, wide, np.asarray(dy, wider), subject.options)
+    y, saved = op.forward(*arrays, **subject.options)
+    specified = [np.asarray(a) for a in (y, *op.backward(dy[()], saved)) if a is not None]
+    found = results(lambda *a, **o: engine.forward(op, a)(*a, **o), lambda d, s: engine.backward(op, d)(d, s), arrays, dy, subject.options)
+    for e, s, f in zip(exact, specified, found, strict=True):
+        assert f.dtype == dtype and f.shape == s.shape
+        largest = abs(e).max(initial=0.0)
+        ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
+        lost = np.finfo(dtype).tiny / np.finfo(dtype).eps  # what a value is made of may underflow earlier
+        assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (subject.name, ours / (largest or 1), theirs / (largest or 1))
+
+
+SIZES = {
+    "ones": dict.fromkeys(LETTERS, 1),
+    "odd": {"C": 37, "D": 5, "H": 3, "I": 33, "O": 65, "P": 13, "S": 2, "T": 67, "V": 131},
+    "large": {"C": 384, "D": 64, "H": 3, "I": 300, "O": 517, "P": 200, "S": 30, "T": 150, "V": 3001},
+}
+
+
+@pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+@pytest.mark.parametrize("size", SIZES)
+@every_op
+def test_the_gpu_errs_no_more_than_the_host(op, size, dtype, wider):
+    for subject in op_subjects(op, 0, dict(SIZES[size]), (2,)):
+        assert_errs_no_more(op, subject, dtype, wider)
+
+
+@every_op
+def test_a_hundred_random_shapes_err_no_more_than_on_the_host(op):
+    """Sizes of 1, odd ones, and those about a warp and a block of threads among them."""
+    rng = np.random.default_rng(0)
+    for seed in range(100):
+        sizes = {c: int(rng.choice([1, 2, 3, 5, 7, 31, 32, 33, 63, 65, 100, 127, 129])) for c in LETTERS}
+        sizes |= {c: min(sizes[c], 33) for c in "HTS"}
+        lead = [(), (1,), (3,), (2, 3)][rng.integers(4)]
+        assert_errs_no_more(op, next(iter(op_subjects(op, seed, sizes, lead))), "float32", "float64", seed)
+
+
+CONFIG = {"vocab_size": 61, "block_size": 33, "n_layer": 3, "n_head": 3, "n_embd": 48}
+
+
+def curve(place, dtype, steps, dropout=0.1, perturbed=0.0):
+    """The losses of a training run and its last parameters; perturbed: the first parameters are moved by so much, relatively."""
+    numgpt.use("reference" if place == "reference" else "cupy")
+    model = GPT(Config(**CONFIG, dropout=dropout), 1, dtype).to(place)
+    if perturbed:
+        model.params.flat *= engine.beside((1 + perturbed * np.random.default_rng(2).standard_normal(model.n_params)).astype(dtype), model.params.flat)
+    optimizer, losses, rng = AdamW(model), [], np.random.default_rng(0)
+    text = (np.cumsum(rng.integers(1, 4, 5000)) % CONFIG["vocab_size"]).astype(int)  # each token is one of three that may follow
+    for step in range(steps):
+        rows = np.stack([text[s : s + 34] for s in rng.integers(0, len(text) - 34, 4)])
+        loss, grads = model.loss_and_grads(rows[:, :-1], rows[:, 1:], step=step)
+        optimizer.step(grads, lr=3e-3)
+        losses.append(loss)
+    numgpt.use("cupy")
+    return np.array([float(loss) for loss in losses]), engine.home(model.params.flat)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_curve_of_200_steps_is_the_hosts_within_what_rounding_makes_of_it(dtype):
+    """The band is measured: how far the host's own curve moves when its first parameters are moved by a rounding of each."""
+    eps = float(np.finfo(dtype).eps)
+    host, gpu = (curve(place, dtype, 200)[0] for place in ("reference", "cupy"))
+    band = max(abs(curve("reference", dtype, 200, perturbed=eps)[0] - host).max(), eps * host[0])
+    assert host[-1] < 0.6 * host[0]
+    assert abs(gpu - host).max() <= 10 * band, (abs(gpu - host).max(), band)
+
+
+def test_two_runs_give_the_same_bits():
+    first, second = (curve("cupy", "float32", 50) for _ in range(2))
+    assert first[0].tobytes() == second[0].tobytes() and first[1].tobytes() == second[1].tobytes()
+
+
+@every_variant
+def test_cached_logits_are_those_of_the_full_forward_on_the_gpu(changes):
+    model = GPT(Config(**SMALL | changes), 1, "float64")
+    prompt = np.random.default_rng(0).integers(0, 7, (3, 2))
+    steps = logits_stream(model, prompt)
+    logits, ids = next(steps), prompt
+    for _ in range(8):
+        assert np.allclose(engine.home(logits), engine.home(model(ids[:, -5:]))[:, -1], rtol=0, atol=1e-12)
+        new = engine.home(logits).argmax(-1)
+        ids = np.concatenate([ids, new[:, None]], axis=1)
+        logits = steps.send(new)
+
+
+def test_a_step_gives_its_memory_back_to_the_pool():
+    """After a step nothing but parameters, gradients and moments is held; a second step asks the device for no more."""
+    model = GPT(Config(**CONFIG))
+    optimizer, grads, pool = AdamW(model), model.params.like(), cupy.get_default_memory_pool()
+    tokens = np.random.default_rng(0).integers(0, 61, (4, 33))
+
+    def step():
+        optimizer.step(model.loss_and_grads(tokens, tokens, step=0, out=grads)[1], 1e-3)
+        return pool.used_bytes(), pool.total_bytes()
+
+    step()
+    first, second = step(), step()
+    assert first == second
