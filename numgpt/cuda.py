@@ -53,7 +53,8 @@ REALS = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 
 def complete(source, dtype):
     """A source as the compiler gets it: the prelude first, in which `real` is the C type of a dtype."""
-    return PRELUDE.format(real=REALS[np.dtype(dtype)]) + source
+    text = PRELUDE.format(real=REALS[np.dtype(dtype)]) + source
+    return text.encode("ascii", "ignore").decode()  # CuPy writes it to a file in the locale's encoding, which may lack a comment's letters
 
 
 def kernel(source, name, dtype):

@@ -77,7 +77,7 @@ def _map(name, *arrays):
     """An elementwise kernel over arrays of one shape."""
     import cupy as cp
 
+    out = cp.empty(arrays[0].shape, arrays[0].dtype)
     arrays = [cp.ascontiguousarray(a) for a in arrays]
-    out = cp.empty_like(arrays[0])
     launch(ACTIVATIONS_SOURCE, name, out.dtype, (blocks_of(out.size),), THREADS, *arrays, out.size, out)
     return out
