@@ -1,4 +1,4 @@
-"""Twins of the optimizer's arithmetic on a GPU. Norm and clipping factor stay on the device: nothing is fetched."""
+"""Twins of the optimizer's arithmetic on a GPU; the norm and the factor that clips stay there."""
 
 from .cuda import THREADS, blocks_of, launch
 
@@ -28,12 +28,12 @@ extern "C" __global__ void root_of_sum(const double *sums, long long chunks, dou
 }
 
 extern "C" __global__ void update(real *w, const real *g, real *m, real *v, long long N, long long decayed, real beta1, real rest1,
-                                  real beta2, real rest2, const double *clip, real keep, real eps, real root, real rate)
+                                  real beta2, real rest2, const real *clip, real keep, real eps, real root, real rate)
 {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= N)
         return;
-    real grad = g[i] * (real)*clip;
+    real grad = g[i] * *clip;
     m[i] = m[i] * beta1 + rest1 * grad;
     v[i] = v[i] * beta2 + rest2 * grad * grad;
     w[i] = (i < decayed ? w[i] * keep : w[i]) - m[i] / (sqrt(v[i] / root) + eps) * rate;
@@ -55,18 +55,11 @@ def global_norm(flat):
     return norm
 
 
-def clip_factor(norm, clip):
-    """What gradients of a norm are scaled by, a device scalar: clip / norm where norm is larger than clip, else 1; clip 0 or None: 1."""
-    import cupy as cp
-
-    return clip / cp.fmax(norm, clip) if clip else 1.0  # fmax: a norm that is NaN does not clip, as in the specification
-
-
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
-    """Twin of optim.adamw in one launch, with the specification's roundings; clip is a number or a device scalar in float64."""
+    """Twin of optim.adamw in one launch, with the specification's roundings; clip is a number, or an array () of w's dtype on the device."""
     import cupy as cp
 
     beta1, beta2 = betas
-    clip = clip if isinstance(clip, cp.ndarray) else cp.full((), clip, "float64")
+    clip = clip if isinstance(clip, cp.ndarray) else cp.full((), clip, w.dtype)
     constants = beta1, 1 - beta1, beta2, 1 - beta2, clip, 1 - lr * weight_decay, eps, 1 - beta2**t, lr / (1 - beta1**t)
     launch(OPTIM_SOURCE, "update", w.dtype, (blocks_of(w.size),), THREADS, w, g, m, v, w.size, decayed, *constants)

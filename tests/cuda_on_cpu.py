@@ -18,7 +18,7 @@ import numpy as np
 
 from numgpt.cuda import names, parameters
 
-GUARD = 4096  # bytes before and after each array, all ones: NaN as floats, −1 as integers
+GUARD = 2048  # entries of 16 bits before and after each array, each array's its own NaN: one that was read outside another differs from it
 ORDERS = {"forwards": (0, 0), "threads backwards": (1, 0), "blocks backwards": (0, 1), "both backwards": (1, 1)}
 _order = ORDERS["forwards"]
 
@@ -164,17 +164,18 @@ class _Guarded:
             assert array.flags.c_contiguous, "a kernel was given an array that is not contiguous"
             if self._key(array) not in self.copies:
                 assert not any(np.may_share_memory(array, other) for other, _ in self.copies.values()), "a kernel was given arrays that overlap"
-                copy = np.full(array.nbytes + 2 * GUARD, 0xFF, np.uint8)
-                copy[GUARD : GUARD + array.nbytes] = array.reshape(-1).view(np.uint8)
+                copy = np.full(array.nbytes // 2 + 2 * GUARD, 0xFFF1 + len(self.copies), np.uint16)
+                copy[GUARD:-GUARD] = array.reshape(-1).view(np.uint16)
                 self.copies[self._key(array)] = array, copy
 
     def address(self, array):
-        return ctypes.c_void_p(self.copies[self._key(array)][1].ctypes.data + GUARD)
+        return ctypes.c_void_p(self.copies[self._key(array)][1].ctypes.data + 2 * GUARD)
 
     def check_and_copy_back(self, name):
-        for array, copy in self.copies.values():
-            assert (copy[:GUARD] == 0xFF).all() and (copy[GUARD + array.nbytes :] == 0xFF).all(), f"{name} wrote outside an array of shape {array.shape}"
-            array.reshape(-1).view(np.uint8)[...] = copy[GUARD : GUARD + array.nbytes]
+        for i, (array, copy) in enumerate(self.copies.values()):
+            guards = copy[:GUARD], copy[-GUARD:]
+            assert all((guard == 0xFFF1 + i).all() for guard in guards), f"{name} wrote outside an array of shape {array.shape}"
+            array.reshape(-1).view(np.uint16)[...] = copy[GUARD:-GUARD]
 
     def _key(self, array):
         return array.ctypes.data, array.nbytes
