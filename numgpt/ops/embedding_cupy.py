@@ -25,7 +25,7 @@ def embedding_backward(dy, saved, into=(None,)):
     import cupy as cp
 
     ids, weight = saved
-    dweight, add = (cp.empty_like(weight), False) if into[0] is None else into[0]
+    dweight, add = (cp.empty(weight.shape, weight.dtype), False) if into[0] is None else into[0]
     if not add:
         dweight[...] = 0
     ids = cp.ascontiguousarray(ids.reshape(-1).astype("int64", copy=False))
