@@ -1,7 +1,7 @@
 """The kernels of *_cupy.py on a CPU, under a minimal cupy: they keep the laws, err no more than the specification, depend on no order."""
 
 import functools
-import importlib
+import importlib.util
 import inspect
 import itertools
 import math
@@ -173,6 +173,22 @@ def test_the_bits_are_the_same_in_any_order_of_blocks_and_threads(op, dtype):
 def bits_in_order(name, op, arrays, dy, options):
     with cuda_on_cpu.order(name):
         return b"".join(a.tobytes() for a in twinned(op, arrays, dy, options))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_each_barrier_of_layernorm_is_needed_and_missed(monkeypatch, place):
+    """The only kernel with barriers of its own; those of sums and maxima are looked at in test_cuda_shim.py."""
+    module = module_of(ops.layernorm.forward)
+    pieces = module.NORMS_SOURCE.split("__syncthreads();")
+    assert len(pieces) == 3
+    x, weight = np.random.default_rng(0).standard_normal((3, 100)), np.ones(100)
+    expected = host(module.layernorm_forward(device(x), device(weight))[0])
+    monkeypatch.setattr(module, "NORMS_SOURCE", "__syncthreads();".join(pieces[: place + 1]) + "__syncthreads();".join(pieces[place + 1 :]))
+    found = []
+    for name in cuda_on_cpu.ORDERS:
+        with cuda_on_cpu.order(name):
+            found.append(host(module.layernorm_forward(device(x), device(weight))[0]))
+    assert any(f.tobytes() != expected.tobytes() for f in found)
 
 
 @every_twin

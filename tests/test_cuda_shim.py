@@ -77,6 +77,40 @@ def test_a_missing_barrier_is_found(barrier):
         assert_sums(planted(barrier, barrier.replace("__syncthreads();", "")))
 
 
+TWICE = r"""
+extern "C" __global__ void twice(const real *x, double *sums, real *tops)
+{
+    int i = threadIdx.x, n = blockDim.x;
+    sums[i] = block_sum(x[i]);
+    sums[n + i] = block_sum(2 * x[i]);
+    tops[i] = block_max(x[i]);
+    tops[n + i] = block_max(-x[i]);
+}
+"""
+
+
+def assert_prelude(prelude):
+    """Each thread gets the sums and the maxima, in all orders."""
+    x = np.random.default_rng(0).integers(-99, 99, 64).astype("float32")
+    for order in cuda_on_cpu.ORDERS:
+        sums, tops = np.zeros((2, 64)), np.zeros((2, 64), "float32")
+        arrays = [types.SimpleNamespace(_host=a) for a in (x, sums, tops)]
+        with cuda_on_cpu.order(order):
+            cuda_on_cpu.raw_kernel(prelude + TWICE, "twice")((1,), (64,), arrays)
+        assert (sums == x.sum() * np.array([[1], [2]])).all() and (tops == np.array([[x.max()], [-x.min()]])).all()
+
+
+@with_gcc
+def test_each_barrier_of_the_sums_and_maxima_of_a_block_is_needed_and_missed():
+    prelude = cuda.complete("", "float32")
+    assert_prelude(prelude)
+    places = [m.span() for m in re.finditer(r"__syncthreads\(\);", prelude)]
+    assert len(places) == 6
+    for start, end in places:
+        with pytest.raises(AssertionError):
+            assert_prelude(prelude[:start] + prelude[end:])
+
+
 @with_gcc
 def test_a_barrier_that_part_of_a_block_passes_by_is_found():
     with pytest.raises(AssertionError, match="wait at a barrier that others have passed by"):
@@ -151,10 +185,10 @@ def test_numbers_get_the_size_that_a_kernel_declares():
 
 
 def test_all_kernels_are_known():
-    assert len(MODULES) == 6 and len(SOURCES) == 6 and sum(len(cuda.names(s)) for s in SOURCES.values()) == 17
-    for source in SOURCES.values():
-        for name in cuda.names(source):
-            assert cuda.parameters(source, name)
+    """Each declares what the launcher and the shim can read, and none has another's name."""
+    names = [name for source in SOURCES.values() for name in cuda.names(source)]
+    assert len(set(names)) == len(names) == sum(source.count("__global__") for source in SOURCES.values())
+    assert all(cuda.parameters(source, name) for source in SOURCES.values() for name in cuda.names(source))
 
 
 FORBIDDEN = r"atomic|__shfl|\basm\b|\bcurand|extern __shared__|clock|__ldg|#include"

@@ -4,10 +4,11 @@ from ..cuda import blocks_of, launch, threads_for
 
 TILE = 64  # rows whose parameter gradients one thread adds up for its column
 
-# The mean and Σ (x − mean)² are taken in one pass: each thread follows its entries with Welford's update, and pairs of threads
-# are merged with Chan's formula in a tree. Nothing is subtracted but an entry and a mean, so no digits are lost where the mean
-# is large: with n = ⌈C/256⌉ + 8 roundings on the way of an entry, the mean errs by at most about n eps max|x|, and the variance
-# relatively by n eps (1 + |mean|/σ), in `real` arithmetic throughout, as two passes in `real` would.
+# The mean and Σ (x − mean)² are taken in one pass, in `real`: each thread follows its entries with Welford's update, and pairs of
+# threads are merged with Chan's formula in a tree. Nothing is subtracted but an entry and a mean, so a large mean costs no more
+# digits than it must: with n = ⌈C/256⌉ + 8 steps on the way of an entry, the mean errs by at most about n eps max|x|, and the
+# variance relatively by n eps (1 + |mean|/σ). Two passes find the variance better where the mean is large, but not x̂, whose error
+# is the mean's there.
 NORMS_SOURCE = r"""
 extern "C" __global__ void normalise(const real *x, const real *weight, const real *bias, long long has_bias, long long C, real eps,
                                      real *y, real *xhat, real *rstd)
