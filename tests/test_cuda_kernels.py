@@ -150,8 +150,7 @@ def assert_errs_no_more(found, specified, exact, dtype, what):
 def test_twins_keep_the_laws(op, data):
     """The twin's gradient is held to the specification's derivative, which complex and long double arrays run on.
 
-    Not far left, where Φ(x) has a relative error of x² roundings on either side, as much as the law's limit: there the bound of
-    test_a_twin_errs_no_more_than_its_specification holds it.
+    Of an activation not at one number alone: by chance it lies where the slope crosses 0, and all of its error is rounding.
     """
     forward, backward = twins_of(op)
 
@@ -165,10 +164,9 @@ def test_twins_keep_the_laws(op, data):
         return host(backward(device(np.asarray(dy)), saved)) if dy.dtype in ("float32", "float64") else op.backward(dy, saved)
 
     sizes = {c: data.draw(st.integers(1, 9), label=c) for c in sorted({c for c in op.line if c.isupper()})}
-    lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)]), label="lead")
+    lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)] if sizes else [(3,), (2, 3)]), label="lead")
     for subject in op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, lead):
-        if "far left" not in subject.name:
-            gradcheck.check(on_either, back, *subject.arrays, **subject.options)
+        gradcheck.check(on_either, back, *subject.arrays, **subject.options)
 
 
 @each
