@@ -64,7 +64,7 @@ class AdamW:
 def _factor(norm, clip, dtype):
     """What gradients of a norm are scaled by; on the GPU where the norm lies there, so that nothing waits for it."""
     if engine.on_gpu(norm):
-        return (clip / np.maximum(norm, clip)).astype(dtype)
+        return (clip / np.fmax(norm, clip)).astype(dtype)  # a norm of NaN scales nothing, as on the host
     return clip / norm if norm > clip else 1.0
 
 
