@@ -78,9 +78,13 @@ def verify(args):
     from .engine import current
     from .parity import page, truth
     from .parity import verify as against
+    from .parity.borrowing import torch
 
     if args.html and (Path(args.html).is_dir() or not Path(args.html).absolute().parent.is_dir()):
         raise InputError(f"verify: --html is {args.html}, expected a file to write, in a folder that exists")
+    torch()
+    if args.names and not any(part in name for part in args.names for name in against.names_of(args.seed)):
+        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
     print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
     lines, tensors = [], []
 
@@ -95,8 +99,6 @@ def verify(args):
         for line in against.truth_lines(tensors):
             show(line)
         print(f"\n{truth.HEADER}", *tensors, sep="\n")
-    if not lines:
-        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
     if args.html:
         write_file(args.html, page.page(lines, tensors, current()).encode())
     failed, skipped = sum(not line.holds for line in lines), sum(line.limit is None for line in lines)

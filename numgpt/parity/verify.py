@@ -60,9 +60,13 @@ class Line:
 HEADER = f"{'name':42}  {'dtype':7}  difference    limit  verdict"
 
 
+def names_of(seed=0):
+    """The names of all that is compared."""
+    return [*(s.name for s in subjects(seed)), *TRANSFORMERS, TRUTH]
+
+
 def lines(seed=0, names=()):
     """Yield a Line for each subject and dtype; names: only those that contain one of them."""
-    torch()
     for subject in subjects(seed):
         if not names or any(n in subject.name for n in names):
             if subject.name in LOST:
