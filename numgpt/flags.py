@@ -83,7 +83,7 @@ def parser(commands):
     p = command("verify", "Every op, layer and model variant against PyTorch, ten steps of AdamW, and whose float32 is closer to the truth.", "numgpt verify --html parity.html")
     p.add_argument("names", nargs="*", metavar="NAME", help="only what has this in its name, such as layernorm, GPT-2 or truth; all unless given")
     p.add_argument("--seed", type=_count, default=0, help="of the arrays; %(default)s")
-    p.add_argument("--seeds", type=_positive, default=4, metavar="N", help="training steps over which errors in ulps are averaged; %(default)s")
+    p.add_argument("--seeds", type=_positive, default=16, metavar="N", help="training steps over which errors in ulps are averaged; %(default)s")
     p.add_argument("--html", metavar="FILE", help="write a page with the tables, to be handed on")
 
     p = command("diff", "The first value or gradient at which two models part beyond rounding, and the likely cause.", "numgpt diff runs/1 exported")

@@ -76,8 +76,23 @@ def test_what_is_skipped_is_what_pytorch_has_no_digits_of(op):
 
 
 def test_numgpt_is_no_further_from_the_truth_than_pytorch():
-    for line in verify.truth_lines(truth.measure(seeds=range(3))):
+    for line in verify.truth_lines(truth.measure()):
         holds(line)
+
+
+def test_what_is_measured_is_a_block_in_one_piece_where_numba_runs_it_so(monkeypatch):
+    """As people train: a smaller batch would go op by op, and say nothing of the fused kernels."""
+    pytest.importorskip("numba")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from numgpt import engine, transformer_numba
+
+    launched, launch = [], transformer_numba.launch
+    monkeypatch.setattr(engine, "_engine", "numba")
+    monkeypatch.setattr(transformer_numba, "launch", lambda kernel, *args: launched.append(kernel) or launch(kernel, *args))
+    for measured in (lambda: truth.measure(seeds=range(1)), lambda: verify.steps(verify.gpt2(0), "float32", 0)):
+        launched.clear()
+        measured()
+        assert {transformer_numba.block_forward, transformer_numba.block_backward} <= set(launched)
 
 
 def test_a_side_that_errs_more_is_said_to_be_further_from_the_truth(monkeypatch):

@@ -25,6 +25,7 @@ from .torch_record import TorchRecord, leaf, tensor
 FLOAT64 = 1e-12  # of the largest entry of an array
 DTYPES = ("float64", "float32")
 STEPS = 10
+ROWS = 32  # of 16 tokens, in a step: enough for the numba engine to run a block as one piece
 OF_ROUNDING = ", of what rounding explains"
 TIMES_OWN = 4
 TRUTH = "closer to the truth"
@@ -176,7 +177,7 @@ def steps(module, dtype, seed):
     theirs = t.optim.AdamW([{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}], lr=lr, **settings)
     rng, losses = stream(seed, "verify"), ([], [])
     for _ in range(STEPS):
-        ids = rng.integers(0, model.config.vocab_size, (4, model.config.block_size + 1))
+        ids = rng.integers(0, model.config.vocab_size, (ROWS, model.config.block_size + 1))
         tokens, targets = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
         loss, grads = model.loss_and_grads(tokens, targets)
         ours.step(grads, lr)
