@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
+from numgpt.errors import InputError
 
+RESULTS = Path(__file__).parent / "results"
 PAUSE = 0.3  # seconds before each turn: the threads of the one before may still wait for work awake (OpenMP's do) and take a processor
 
 
@@ -38,16 +41,71 @@ class Contestant:
         self.process.stdout.close()
 
 
-def enter(contestants, do):
+def enter(contestants, do, say=print):
     """({name: contestant}, {name: answer}): ask each for a first thing; who does not answer does not run here, and is left out."""
     entered, answers = {}, {}
     for contestant in contestants:
         answer = contestant.ask(do)
         if answer is None:
-            print(f"  {contestant.name}: does not run here")
+            say(f"  {contestant.name}: does not run here")
         else:
             entered[contestant.name], answers[contestant.name] = contestant, answer
+    if not entered:
+        raise InputError("benchmark: no contestant runs here, expected one at least: what each of them said stands above")
     return entered, answers
+
+
+class Page:
+    """What a benchmark prints, kept line by line: write() puts it into results/, as it was printed, under the command that printed it.
+
+    name: of the file, without its ending; None: nothing is written.
+    """
+
+    def __init__(self, name, command):
+        if name is not None and not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+            raise InputError(f"benchmark: --results is {name!r}, expected a name of letters, digits, - and _: it becomes benchmarks/results/NAME.md")
+        self.name, self.lines = name, [f"$ {command}"]
+
+    def say(self, line):
+        """Print a line and keep it."""
+        print(line, flush=True)
+        self.lines.append(line)
+
+    def write(self):
+        """Write results/NAME.md."""
+        if self.name is not None:
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{self.name}.md").write_text("\n".join(["```text", *self.lines, "```", ""]), "utf-8")
+
+
+def add_flags(parser):
+    """The flags of a benchmark that runs on a GPU too."""
+    parser.add_argument("--engine", choices=("numba", "cupy"), default="numba", help="cupy: numgpt and PyTorch both on the GPU; numba, both on the CPU, unless given")
+    parser.add_argument("--results", metavar="NAME", help="write what is printed to benchmarks/results/NAME.md")
+    parser.add_argument("--commit", help="what is printed as numgpt's commit; git is asked unless given")
+
+
+def run(main, argv=None):
+    """A benchmark as a command: what cannot run is one line, and exit status 2."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def commit():
+    """The commit of the numgpt that is measured, "-dirty" added where files differ from it; None where it is in no repository."""
+    import numgpt
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", Path(numgpt.__file__).parent, *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        return (git("ls-files", "__init__.py") and git("describe", "--always", "--dirty", "--exclude=*")) or None
+    except OSError:
+        return None
 
 
 def number(x, form):
@@ -97,6 +155,6 @@ def machine():
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
-def show_machine():
-    """machine() as a line."""
-    return ", ".join(f"{k} {v}" for k, v in machine().items())
+def show_machine(found=None):
+    """machine(), or what was found of one, as a line."""
+    return ", ".join(f"{k} {v}" for k, v in (found or machine()).items())

@@ -1,7 +1,5 @@
 """PyTorch's side: a plain GPT as its users write it, with the fused attention, over numgpt's names and layouts."""
 
-import math
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,10 +15,13 @@ class Block(nn.Module):
         self.c_attn, self.attn_proj = nn.Linear(c.n_embd, 3 * c.n_embd, bias=c.bias), nn.Linear(c.n_embd, c.n_embd, bias=c.bias)
         self.c_fc, self.mlp_proj = nn.Linear(c.n_embd, 4 * c.n_embd, bias=c.bias), nn.Linear(4 * c.n_embd, c.n_embd, bias=c.bias)
 
-    def forward(self, x):
+    def forward(self, x, cache=None, start=0):
         B, T, C = x.shape
         q, k, v = (a.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for a in self.c_attn(self.ln_1(x)).split(C, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if cache is not None:
+            cache[0][:, :, start : start + T], cache[1][:, :, start : start + T] = k, v
+            k, v = cache[0][:, :, : start + T], cache[1][:, :, : start + T]
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         x = x + self.attn_proj(y.transpose(1, 2).reshape(B, T, C))
         return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate=self.activation))
 
@@ -35,11 +36,30 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(c.n_embd, bias=c.bias)
 
     def forward(self, tokens, targets):
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
+        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+    def next_logits(self, tokens, caches, start):
+        """Logits (B, V) after tokens (B, T) that follow the first start ones, whose keys and values the caches hold; T is 1, or start 0."""
+        x = self.wte(tokens) + self.wpe(torch.arange(start, start + tokens.shape[1], device=tokens.device))
+        for block, cache in zip(self.blocks, caches):
+            x = block(x, cache, start)
+        return F.linear(self.ln_f(x[:, -1]), self.wte.weight)
+
+    @torch.inference_mode()
+    def generate(self, tokens, new):
+        """Continue tokens (B, T) greedily → (B, T + new) in the host's memory: the choice stays on the device until the end."""
+        (B, end), block = tokens.shape, self.blocks[0]
+        C = self.wte.weight.shape[1]
+        caches = [self.wte.weight.new_empty(2, B, block.n_head, end + new, C // block.n_head) for _ in self.blocks]
+        found, start = [tokens], 0
+        for _ in range(new):
+            logits, start = self.next_logits(found[-1], caches, start), start + found[-1].shape[1]
+            found.append(logits.argmax(-1, keepdim=True))
+        return torch.cat(found, dim=1).cpu()
 
     @torch.no_grad()
     def load(self, params):
@@ -62,11 +82,18 @@ def optimizer(model, fused):
 
 
 def step(model, optimizer, tokens, targets, clip=1.0):
-    """One training step; returns the loss."""
+    """One training step on a batch in the host's memory; returns the loss (), which on a GPU nothing waits for."""
+    place = next(model.parameters()).device
+    tokens, targets = (a.to(place, non_blocking=True) for a in (tokens, targets))
     optimizer.zero_grad(set_to_none=True)
     loss = model(tokens, targets)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
-    assert math.isfinite(loss.item())
-    return loss.item()
+    return loss.detach()
+
+
+def exact():
+    """Float32 products with factors of 24 bits, not TF32's 11, on every GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")

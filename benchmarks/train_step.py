@@ -1,4 +1,7 @@
-"""A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up. Usage: python benchmarks/train_step.py --shape a b"""
+"""A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up.
+
+Usage: python benchmarks/train_step.py --shape a b; on an NVIDIA GPU: python benchmarks/train_step.py --engine cupy --shape b c e
+"""
 
 import argparse
 import json
@@ -10,12 +13,15 @@ import tempfile
 import time
 
 import contest
+import device
 
 SHAPES = {
+    "0": {"config": {"vocab_size": 65, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}, "batch": (2, 16)},
     "a": {"config": {"vocab_size": 65, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128, "bias": False, "activation": "gelu"}, "batch": (12, 64)},
     "b": {"config": {"vocab_size": 65, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "bias": False, "activation": "gelu"}, "batch": (16, 256)},
     "c": {"config": {}, "batch": (4, 64)},
     "d": {"config": {}, "batch": (1, 1024)},
+    "e": {"config": {}, "batch": (8, 1024)},
 }
 KINDS = {
     "numgpt": "numgpt",
@@ -26,6 +32,8 @@ KINDS = {
     "torch.compile, fused AdamW": "torch-compile",
     "the step's GEMMs alone": "gemms",
 }
+ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a GPU runs too
+LOSS = 1e-4  # how far losses near ln V, 4 to 11, may lie apart: float32 moves them by a few 1e-6, a changed form of the model by more
 
 
 def make(shape):
@@ -38,35 +46,41 @@ def make(shape):
     return model, *np.random.default_rng(0).integers(0, model.config.vocab_size, (2, *SHAPES[shape]["batch"]))
 
 
-def worker(kind, shape, threads):
-    """A contestant: make the model, take a first step, then time steps when asked."""
-    started = time.perf_counter()
-    step = {"gemms": gemm_step}.get(kind, torch_step if kind.startswith("torch") else numgpt_step)(kind, shape, threads)
+def worker(kind, shape, threads, on):
+    """A contestant on a device: make the model, take a first step, then time steps when asked, each from a device at rest to one at rest."""
+    place, started = device.DEVICES[on](), time.perf_counter()
+    step = {"gemms": gemm_step}.get(kind, torch_step if kind.startswith("torch") else numgpt_step)(kind, shape, threads, on)
     prepared = time.perf_counter()
-    losses = [step()]
-    first = {"loss": losses[0], "prepare": prepared - started, "first": time.perf_counter() - prepared}
+    losses = [float(step())]
+    first = {"loss": losses[0], "prepare": prepared - started, "first": time.perf_counter() - prepared, "about": place.about()}
     repeat = [1]
 
     def timed():
-        start = time.perf_counter()
+        if on != "host":
+            step()  # while others had their turn the GPU's clock may have fallen
+        place.wait()
+        seconds = []
         for _ in range(repeat[0]):
+            start = time.perf_counter()
             step()
-        return {"seconds": (time.perf_counter() - start) / repeat[0]}
+            place.wait()
+            seconds.append(time.perf_counter() - start)
+        return {"seconds": statistics.median(seconds)}
 
     def warm(seconds=0.2):
-        losses.append(step())
+        losses.append(float(step()))
         once = min(timed()["seconds"] for _ in range(2))
         repeat[0] = max(1, round(seconds / once))
         return {"losses": losses}
 
-    contest.serve({"first": lambda: first, "warm": warm, "time": timed, "memory": lambda: {"bytes": contest.peak_memory()}})
+    contest.serve({"first": lambda: first, "warm": warm, "time": timed, "memory": place.memory})
 
 
-def numgpt_step(kind, shape, threads):
-    """numgpt on an engine."""
+def numgpt_step(kind, shape, threads, on):
+    """numgpt on an engine. On a GPU the loss stays there: nothing waits for it."""
     import numgpt
 
-    numgpt.use("reference" if kind == "reference" else "numba")
+    numgpt.use("reference" if kind == "reference" else "cupy" if on == "cupy" else "numba")
     numgpt.set_threads(threads)
     model, tokens, targets = make(shape)
     optimizer, grads = numgpt.AdamW(model), model.params.like()
@@ -74,30 +88,36 @@ def numgpt_step(kind, shape, threads):
     def step():
         loss, _ = model.loss_and_grads(tokens, targets, out=grads)
         optimizer.step(grads, lr=1e-4)
-        return float(loss)
+        return loss
 
     return step
 
 
-def torch_step(kind, shape, threads):
+def torch_step(kind, shape, threads, on):
     """PyTorch with one of its optimizers, compiled or not."""
     import torch
     import torch_gpt
 
+    import numgpt
+
+    numgpt.use("reference")  # whose weights lie in the host's memory
     torch.set_num_threads(threads)
+    torch_gpt.exact()
     model, tokens, targets = make(shape)
     config, params = model.config, {n: p.copy() for n, p in model.params.items()}
     del model
     net = torch_gpt.GPT(config)
     net.load(params)
     del params
-    optimizer = torch_gpt.optimizer(net, fused=kind != "torch")
     tokens, targets = torch.from_numpy(tokens), torch.from_numpy(targets)
+    if on == "cuda":
+        net, tokens, targets = net.cuda(), tokens.pin_memory(), targets.pin_memory()
+    optimizer = torch_gpt.optimizer(net, fused=kind != "torch")
     run = torch.compile(net) if kind == "torch-compile" else net
     return lambda: torch_gpt.step(run, optimizer, tokens, targets)
 
 
-def gemm_step(kind, shape, threads):
+def gemm_step(kind, shape, threads, on):
     """The matrix products of a step and nothing else, on numgpt's threads and BLAS; attention in full T × T."""
     import numpy as np
 
@@ -143,10 +163,11 @@ def attention_products(q, k, v, y, p, d):
     all_heads(q, k, v, y, p, d)
 
 
-def start(name, shape, threads):
+def start(name, shape, threads, engine):
     """A contestant's process."""
-    environment = {"NUMGPT_BLAS": "openblas"} if KINDS[name] == "numgpt-openblas" else {}
-    return contest.Contestant(name, [sys.executable, __file__, "--worker", KINDS[name], "--shape", shape, "--threads", str(threads)], environment)
+    kind = KINDS[name]
+    flags = ["--worker", kind, "--shape", shape, "--threads", str(threads), "--on", device.of(kind, engine)]
+    return contest.Contestant(name, [sys.executable, __file__, *flags], {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {})
 
 
 def first_steps(shape, threads):
@@ -154,81 +175,101 @@ def first_steps(shape, threads):
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for state in ("cold", "warm"):
-            code = f"import sys; sys.argv = ['', '--once', '--shape', '{shape}', '--threads', '{threads}']; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import train_step; train_step.main()"
+            code = f"import sys; sys.argv = ['', '--once', '--shape', '{shape}', '--threads', '{threads}']; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import train_step; train_step.main(sys.argv[1:])"
             began = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"NUMBA_CACHE_DIR": cache}, stderr=subprocess.DEVNULL)
             found[state] = time.perf_counter() - began
     return found
 
 
-def contest_of(shape, names, rounds, threads):
-    """Run a shape; returns rows of figures."""
-    entered, firsts = contest.enter((start(name, shape, threads) for name in names), "first")
+def contest_of(shape, names, rounds, threads, engine, page, commit):
+    """Run a shape; returns what it ran on and rows of figures."""
+    entered, firsts = contest.enter((start(name, shape, threads, engine) for name in names), "first", page.say)
     contestants = list(entered.values())
-    losses = {c.name: c.ask("warm")["losses"] for c in contestants}
-    reference = next(iter(losses.values()))
-    for name, found in losses.items():
-        if KINDS[name] != "gemms":
-            assert all(abs(a - b) < 1e-3 for a, b in zip(found, reference)), f"{name} has losses {found}, expected {reference}"
+    losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] != "gemms"}
+    reference = next(iter(losses.values()), [])
+    apart = max((abs(a - b) for found in losses.values() for a, b in zip(found, reference, strict=True)), default=0.0)
+    assert apart <= LOSS, f"the losses of two steps lie {apart:.1e} apart, expected the same within {LOSS}: {losses}"
     contest.time_in_turn(contestants, rounds)
     by_kind = {KINDS[c.name]: c for c in contestants}
     torches = [c for kind, c in by_kind.items() if kind.startswith("torch")]
     best = min(torches, key=lambda c: statistics.median(c.seconds)) if torches else None
     rows = []
     for c in contestants:
+        memory = c.ask("memory")
         rows.append({
             "shape": shape, "name": c.name, "ms": 1e3 * statistics.median(c.seconds),
             "to_eager": contest.ratio(c, by_kind["torch"]) if "torch" in by_kind else None,
             "to_best": contest.ratio(c, best) if best else None,
             "to_gemms": contest.ratio(c, by_kind["gemms"]) if "gemms" in by_kind else None,
-            "peak_mb": c.ask("memory")["bytes"] / 1e6,
-            "first_step": firsts[c.name]["first"], "loss": losses[c.name][0],
+            "peak_mb": memory["taken"] / 1e6, "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
+            "first_step": firsts[c.name]["first"], "loss": firsts[c.name]["loss"], "apart": apart,
         })
     for c in contestants:
         c.close()
-    return rows
+    return device.machine(firsts.values(), commit) if engine == "cupy" else contest.machine(), rows
 
 
-def show(rows):
-    """The table."""
+def show(rows, say):
+    """The table of a CPU."""
     number = contest.number
-    print("| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    say("| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for r in rows:
-        print(f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} | {r['first_step']:.2f} |", flush=True)
+        say(f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} | {r['first_step']:.2f} |")
 
 
-def main():
+def show_gpu(rows, say):
+    """The table of a GPU, with the memory that each side's pool took from it, and what PyTorch says to have used of its own."""
+    number = contest.number
+    say("| shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for r in rows:
+        say(f"| {r['shape']} | {r['name']} | {r['ms']:.2f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {r['peak_mb']:.0f} | {number(r['allocated_mb'], '.0f')} | {r['first_step']:.2f} |")
+    say(f"the same weights and batch, float32 without TF32; losses of the first two steps at most {rows[0]['apart']:.1e} apart (allowed: {LOSS:.0e})")
+
+
+def main(argv):
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["a"], help="a: nanoGPT's CPU model, b: its GPU model, c and d: GPT-2 124M, short and long")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["a"], help="0: tiny, to see it run; a: nanoGPT's CPU model, b: its GPU model, c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens")
     parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), help="contestants; all, but the reference engine on shape a only, unless given")
     parser.add_argument("--rounds", type=int, default=15, help="how often each is asked")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
     parser.add_argument("--json", help="a file for the figures")
-    parser.add_argument("--no-start", action="store_true", help="leave the start-up times out")
+    parser.add_argument("--no-start", action="store_true", help="leave the start-up times out, which are of the numba engine")
+    contest.add_flags(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--on", help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.once:
-        numgpt_step("numgpt", args.shape[0], args.threads)()
+        float(numgpt_step("numgpt", args.shape[0], args.threads, "host")())
     elif args.worker:
-        worker(args.worker, args.shape[0], args.threads)
+        worker(args.worker, args.shape[0], args.threads, args.on)
     else:
-        print(contest.show_machine() + f", {args.threads} threads")
-        rows = []
-        for shape in args.shape:
-            names = [n for n, k in KINDS.items() if (k in args.only if args.only else k != "reference" or shape == "a")]
-            found = contest_of(shape, names, args.rounds, args.threads)
-            rows += found
-            show(found)
-        first = None
-        if not args.no_start:
-            first = first_steps(args.shape[0], args.threads)
-            print(f"from python to the end of the first step, shape {args.shape[0]}: {first['cold']:.2f} s with no kernel compiled, {first['warm']:.2f} s with all")
-        if args.json:
-            with open(args.json, "w") as file:
-                json.dump({"machine": contest.machine(), "threads": args.threads, "rows": rows, "start": first}, file, indent=1)
+        compare(args, contest.Page(args.results, f"python benchmarks/train_step.py {' '.join(argv)}"))
+
+
+def compare(args, page):
+    """Run the contests that the flags ask for, and print and write what is found."""
+    kinds = [k for k in KINDS.values() if (k in args.only if args.only else True) and (args.engine == "numba" or k in ON_GPU)]
+    device.expect(kinds, args.engine)
+    machine, rows, first = None, [], None
+    for shape in args.shape:
+        names = [n for n, k in KINDS.items() if k in kinds and (args.only or k != "reference" or shape == "a")]
+        found_on, found = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
+        if machine is None:
+            machine = found_on
+            page.say(contest.show_machine(machine) + f", {args.threads} threads")
+        rows += found
+        (show_gpu if args.engine == "cupy" else show)(found, page.say)
+    if args.engine == "numba" and not args.no_start:
+        first = first_steps(args.shape[0], args.threads)
+        page.say(f"from python to the end of the first step, shape {args.shape[0]}: {first['cold']:.2f} s with no kernel compiled, {first['warm']:.2f} s with all")
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump({"machine": machine, "threads": args.threads, "rows": rows, "start": first}, file, indent=1)
+    page.write()
 
 
 if __name__ == "__main__":
-    main()
+    contest.run(main)
