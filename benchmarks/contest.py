@@ -108,6 +108,13 @@ def commit():
         return None
 
 
+def apart(found, most, what):
+    """The largest difference of any of these lists of numbers to the first; AssertionError where it is not at most `most`, NaN included."""
+    differences = [abs(a - b) for numbers in found.values() for a, b in zip(numbers, next(iter(found.values())), strict=True)]
+    assert all(d <= most for d in differences), f"{what} lie {max(differences):.1e} apart, expected the same within {most}: " + ", ".join(f"{n} {x[:3]}" for n, x in found.items())
+    return max(differences, default=0.0)
+
+
 def number(x, form):
     """A figure of a table, empty where there is none."""
     return "" if x is None else format(x, form)

@@ -1,6 +1,7 @@
 """Generation with a key/value cache, numgpt against Hugging Face's, in one run: tokens a second, and how near to the memory's limit.
 
 Every step reads all weights once, so that a pass that only reads them is the bound. Usage: python benchmarks/decode.py --batch 1 8
+On an NVIDIA GPU, against PyTorch there: python benchmarks/decode.py --engine cupy --batch 1 8
 """
 
 import argparse
@@ -11,13 +12,17 @@ import sys
 import time
 
 import contest
+import device
 
 KINDS = {
     "numgpt": "numgpt",
     "numgpt, NumPy's own BLAS": "numgpt-openblas",
+    "PyTorch eager, with cache": "torch",
     "Hugging Face generate, with cache": "transformers",
     "reading the weights once": "read",
 }
+ON_GPU = ("numgpt", "torch", "transformers")  # the kinds that a GPU runs too
+LOGITS = 1e-4  # how far logits of about 1 may lie apart: float32 moves them by a few 1e-6
 
 
 def make(preset):
@@ -35,39 +40,70 @@ def prompt(model, batch):
     return np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, 1))
 
 
-def worker(kind, preset, batch, tokens, threads):
-    """A contestant: tell the logits after the prompt, generate once, then again when asked, and tell the seconds a token."""
-    run, logits = {"transformers": transformers_run, "read": read_run}.get(kind, numgpt_run)(preset, batch, tokens, threads)
+def worker(kind, preset, batch, tokens, threads, on):
+    """A contestant on a device: tell the logits after the prompt, generate once, then again when asked, and tell the seconds a token."""
+    place = device.DEVICES[on]()
+    run, logits = {"torch": torch_run, "transformers": transformers_run, "read": read_run}.get(kind, numgpt_run)(preset, batch, tokens, threads, on)
     run()
 
     def timed():
+        place.wait()
         start = time.perf_counter()
         run()
+        place.wait()
         return {"seconds": (time.perf_counter() - start) / tokens}
 
-    contest.serve({"logits": lambda: {"logits": logits}, "time": timed, "memory": lambda: {"bytes": contest.peak_memory()}})
+    contest.serve({"logits": lambda: {"logits": logits, "about": place.about()}, "time": timed, "memory": place.memory})
 
 
-def numgpt_run(preset, batch, tokens, threads):
+def numgpt_run(preset, batch, tokens, threads, on):
     """numgpt, greedily."""
     import numgpt
 
-    numgpt.use("numba")
+    numgpt.use("cupy" if on == "cupy" else "numba")
     numgpt.set_threads(threads)
     model = make(preset)
     start = prompt(model, batch)
     return lambda: model.generate(start, tokens, temperature=0), model(start)[0, -1].tolist()
 
 
-def transformers_run(preset, batch, tokens, threads):
+def on_the_host(preset, batch, threads):
+    """(model, prompt) of numgpt in the host's memory, from which PyTorch's sides are made; PyTorch told its threads, and to be exact."""
+    import torch
+    import torch_gpt
+
+    import numgpt
+
+    numgpt.use("reference")
+    torch.set_num_threads(threads)
+    torch_gpt.exact()
+    model = make(preset)
+    return model, torch.from_numpy(prompt(model, batch))
+
+
+def torch_run(preset, batch, tokens, threads, on):
+    """The plain GPT of torch_gpt.py with the same weights, its keys and values kept in place, greedily."""
+    import torch
+    import torch_gpt
+
+    model, start = on_the_host(preset, batch, threads)
+    net = torch_gpt.GPT(model.config).eval()
+    net.load(dict(model.params.items()))
+    if on == "cuda":
+        net, start = net.cuda(), start.cuda()
+    with torch.inference_mode():
+        logits = net.next_logits(start, [None] * model.config.n_layer, 0)[0].tolist()
+    return lambda: net.generate(start, tokens), logits
+
+
+def transformers_run(preset, batch, tokens, threads, on):
     """transformers' GPT-2 with the same weights: generate() with its defaults, greedily."""
     import torch
     import transformers
 
-    torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
-    model = make(preset)
-    c, start = model.config, torch.from_numpy(prompt(model, batch))
+    model, start = on_the_host(preset, batch, threads)
+    c = model.config
     net = transformers.GPT2LMHeadModel(transformers.GPT2Config(
         vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head, bos_token_id=None, eos_token_id=None,
     )).eval()
@@ -76,12 +112,14 @@ def transformers_run(preset, batch, tokens, threads):
         for name, parameter in net.transformer.named_parameters():
             parameter.copy_(torch.from_numpy(ours[name]))
     del model
+    if on == "cuda":
+        net, start = net.cuda(), start.cuda()
     with torch.no_grad():
         logits = net(start).logits[0, -1].tolist()
     return lambda: net.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=tokens, do_sample=False, pad_token_id=0), logits
 
 
-def read_run(preset, batch, tokens, threads):
+def read_run(preset, batch, tokens, threads, on):
     """All weights that a step reads, added up on all threads, once for each token."""
     import numpy as np
     from read_bound import read
@@ -95,41 +133,51 @@ def read_run(preset, batch, tokens, threads):
     return lambda: [read(weights[: len(weights) - positions], sums) for _ in range(tokens)], None
 
 
-def contest_of(preset, batch, names, tokens, rounds, threads):
-    """Run one batch size; returns rows of figures."""
+def contest_of(preset, batch, names, tokens, rounds, threads, engine, page, commit):
+    """Run one batch size; returns what it ran on and rows of figures."""
     def start(name):
-        environment = {"NUMGPT_BLAS": "openblas"} if KINDS[name] == "numgpt-openblas" else {}
-        flags = ["--worker", KINDS[name], "--preset", preset, "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads)]
-        return contest.Contestant(name, [sys.executable, __file__, *flags], environment)
+        kind = KINDS[name]
+        flags = ["--worker", kind, "--preset", preset, "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads), "--on", device.of(kind, engine)]
+        return contest.Contestant(name, [sys.executable, __file__, *flags], {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {})
 
-    entered, answers = contest.enter(map(start, names), "logits")
+    entered, answers = contest.enter(map(start, names), "logits", page.say)
     contestants = list(entered.values())
-    found = [(name, a["logits"]) for name, a in answers.items() if a["logits"]]
-    for name, logits in found:
-        assert all(abs(x - y) < 1e-4 for x, y in zip(logits, found[0][1], strict=True)), f"{name} has other logits than {found[0][0]}"
+    apart = contest.apart({name: a["logits"] for name, a in answers.items() if a["logits"]}, LOGITS, "the logits after the prompt")
     contest.time_in_turn(contestants, rounds)
-    by_kind = {KINDS[c.name]: c for c in contestants}
-    rows = [{
-        "batch": batch, "name": c.name, "ms": 1e3 * statistics.median(c.seconds),
-        "tokens": batch / statistics.median(c.seconds) if KINDS[c.name] != "read" else None,
-        "to_transformers": contest.ratio(c, by_kind["transformers"]) if "transformers" in by_kind else None,
-        "of_bandwidth": contest.ratio(by_kind["read"], c) if "read" in by_kind else None,
-        "peak_mb": c.ask("memory")["bytes"] / 1e6,
-    } for c in contestants]
+    by_kind, rows = {KINDS[c.name]: c for c in contestants}, []
+    for c in contestants:
+        memory = c.ask("memory")
+        rows.append({
+            "batch": batch, "name": c.name, "ms": 1e3 * statistics.median(c.seconds),
+            "tokens": batch / statistics.median(c.seconds) if KINDS[c.name] != "read" else None,
+            "to_transformers": contest.ratio(c, by_kind["transformers"]) if "transformers" in by_kind else None,
+            "of_torch": contest.ratio(by_kind["torch"], c) if "torch" in by_kind else None,
+            "of_bandwidth": contest.ratio(by_kind["read"], c) if "read" in by_kind else None,
+            "peak_mb": memory["taken"] / 1e6, "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6, "apart": apart,
+        })
     for c in contestants:
         c.close()
-    return rows
+    return device.machine(answers.values(), commit) if engine == "cupy" else contest.machine(), rows
 
 
-def show(rows):
-    """The table."""
+def show(rows, say):
+    """The table of a CPU."""
     number = contest.number
-    print("| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    say("| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for r in rows:
-        print(f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} | {number(r['to_transformers'], '.2f')} | {number(r['of_bandwidth'], '.2f')} | {r['peak_mb']:.0f} |", flush=True)
+        say(f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} | {number(r['to_transformers'], '.2f')} | {number(r['of_bandwidth'], '.2f')} | {r['peak_mb']:.0f} |")
 
 
-def main():
+def show_gpu(rows, say):
+    """The table of a GPU: a share of PyTorch's tokens a second above 1 is faster; memory as train_step.py's."""
+    number = contest.number
+    say("| batch | | ms a step | tokens/s | of PyTorch's tokens/s | time to Hugging Face | taken MB | allocated MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for r in rows:
+        say(f"| {r['batch']} | {r['name']} | {r['ms']:.2f} | {r['tokens']:.1f} | {number(r['of_torch'], '.2f')} | {number(r['to_transformers'], '.2f')} | {r['peak_mb']:.0f} | {number(r['allocated_mb'], '.0f')} |")
+    say(f"the same weights and prompt, float32 without TF32; logits after the prompt at most {rows[0]['apart']:.1e} apart (allowed: {LOGITS:.0e})")
+
+
+def main(argv):
     """Read the flags and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="rows that are continued at once")
@@ -137,23 +185,35 @@ def main():
     parser.add_argument("--tokens", type=int, default=32, help="new tokens a run")
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
-    parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), help="contestants; all unless given")
+    parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), help="contestants; all unless given, PyTorch eager on a GPU alone")
     parser.add_argument("--json", help="a file for the figures")
+    contest.add_flags(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--on", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     if args.worker:
-        worker(args.worker, args.preset, args.batch[0], args.tokens, args.threads)
-        return
-    print(contest.show_machine() + f", {args.threads} threads")
-    rows = []
+        worker(args.worker, args.preset, args.batch[0], args.tokens, args.threads, args.on)
+    else:
+        compare(args, contest.Page(args.results, f"python benchmarks/decode.py {' '.join(argv)}"))
+
+
+def compare(args, page):
+    """Run the contests that the flags ask for, and print and write what is found."""
+    names = [n for n, k in KINDS.items() if (k in args.only if args.only else k != "torch" or args.engine == "cupy") and (args.engine == "numba" or k in ON_GPU)]
+    device.expect([KINDS[n] for n in names], args.engine)
+    machine, rows = None, []
     for batch in args.batch:
-        found = contest_of(args.preset, batch, [n for n, k in KINDS.items() if not args.only or k in args.only], args.tokens, args.rounds, args.threads)
+        found_on, found = contest_of(args.preset, batch, names, args.tokens, args.rounds, args.threads, args.engine, page, args.commit)
+        if machine is None:
+            machine = found_on
+            page.say(contest.show_machine(machine) + f", {args.threads} threads")
         rows += found
-        show(found)
+        (show_gpu if args.engine == "cupy" else show)(found, page.say)
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"machine": contest.machine(), "threads": args.threads, "rows": rows}, file, indent=1)
+            json.dump({"machine": machine, "threads": args.threads, "rows": rows}, file, indent=1)
+    page.write()
 
 
 if __name__ == "__main__":
-    main()
+    contest.run(main)

@@ -40,10 +40,10 @@ FUNCTIONS = frozenset("""
 
 # Of its modules what is asked for, each looked up in the real package.
 IN_MODULES = frozenset("""
-    cuda.is_available cuda.Device cuda.Stream cuda.alloc cuda.runtime.CUDARuntimeError cuda.runtime.driverGetVersion cuda.runtime.getDeviceCount
+    cuda.is_available cuda.Device cuda.Stream cuda.alloc cuda.runtime.CUDARuntimeError cuda.runtime.driverGetVersion cuda.runtime.getDevice cuda.runtime.getDeviceCount
     cuda.runtime.getDeviceProperties cuda.runtime.memGetInfo cuda.runtime.deviceSynchronize cuda.runtime.runtimeGetVersion
     cuda.memory.OutOfMemoryError cuda.MemoryPool cuda.nvrtc.createProgram cuda.nvrtc.compileProgram cuda.nvrtc.getProgramLog cuda.nvrtc.getPTX
-    cuda.nvrtc.NVRTCError
+    cuda.nvrtc.NVRTCError __version__
 """.split())
 
 # What an array has.

@@ -311,8 +311,8 @@ def module(driver=12090, devices=1, error=None):
         return devices
 
     runtime = types.SimpleNamespace(
-        driverGetVersion=lambda: driver, getDeviceCount=count, memGetInfo=lambda: (1000, 4000), CUDARuntimeError=CUDARuntimeError,
-        deviceSynchronize=lambda: waits.append("deviceSynchronize"),
+        driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 12090, getDeviceCount=count, memGetInfo=lambda: (1000, 4000), CUDARuntimeError=CUDARuntimeError,
+        deviceSynchronize=lambda: waits.append("deviceSynchronize"), getDevice=lambda: 0, getDeviceProperties=lambda device: {"name": b"the stand-in"},
     )  # fmt: skip
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda = types.SimpleNamespace(runtime=runtime, memory=memory, is_available=lambda: devices > 0)
