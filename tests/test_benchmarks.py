@@ -111,7 +111,7 @@ def table(text, benchmark, *flags):
 
 @with_compiler
 def test_a_training_step_on_the_gpu_is_compared_and_its_page_written_as_it_was_printed(on_the_stand_in, tmp_path, capsys):
-    kinds = ["numgpt", *(["torch", "torch-fused"] if HAS_TORCH else [])]
+    kinds = ["numgpt", *(["torch"] if HAS_TORCH else [])]
     flags = ["--engine", "cupy", "--shape", "0", "--rounds", "2", "--only", *kinds, "--results", "a-gpu", "--commit", "123abc", "--json", str(tmp_path / "figures.json")]
     on_the_stand_in.contest.run(on_the_stand_in.train_step.main, flags)
     text = (tmp_path / "results/a-gpu.md").read_text("utf-8")
