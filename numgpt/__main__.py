@@ -14,7 +14,13 @@ from .flags import parser
 from .proofs import check, curvature, diff, verify
 
 
-IMPLICIT = "Implicit conversion to a NumPy array is not allowed"  # how CuPy says that a copy to the host has to be asked for
+# How CuPy, and NumPy of CuPy's arrays, say that one of the GPU and what takes those of the host were brought together.
+MIXED = (
+    "Implicit conversion to a NumPy array is not allowed",
+    "Unsupported type <class 'numpy.ndarray'>",
+    "no implementation found for 'numpy.",
+    "all returned NotImplemented from __array_ufunc__",
+)
 
 
 def main(argv=None):
@@ -49,7 +55,7 @@ def main(argv=None):
         print(f"numgpt: not enough memory ({_one_line(out_of_memory(error))}): choose a smaller model, --batch-size or --block-size", file=sys.stderr)
         return 2
     except TypeError as error:
-        if IMPLICIT not in str(error):
+        if "cupy" not in sys.modules or not any(part in str(error) for part in MIXED):
             raise
         print("numgpt: an array on the GPU was given to what takes arrays of the host, expected a copy: array.get(), or model.to('reference')", file=sys.stderr)
         return 2

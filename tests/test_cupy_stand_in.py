@@ -10,6 +10,7 @@ from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 from names_in_source import BENCHMARKS, SPECIFICATION, of_cupy, undispatched
 
 from numgpt import engine
+from numgpt.__main__ import MIXED
 
 
 def there(x):
@@ -131,5 +132,7 @@ def test_the_real_packages_arrays_serve_what_the_specification_asks_of_numpy():
     for call in calls:
         with pytest.raises(real.cuda.runtime.CUDARuntimeError, match="cudaErrorInsufficientDriver"):
             call()
-    with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
-        np.ascontiguousarray(a)
+    for mixed in (lambda: np.ascontiguousarray(a), lambda: np.block([a])):
+        with pytest.raises(TypeError) as refused:  # what the command line knows such a mistake by
+            mixed()
+        assert any(part in str(refused.value) for part in MIXED), refused.value
