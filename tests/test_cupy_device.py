@@ -1,11 +1,14 @@
 """The cupy engine on a real GPU: the laws, the twins against wider precision, the CPU's training curve, the same bits twice."""
 
+import re
+
 import numpy as np
 import pytest
 
 import numgpt
 from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
-from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.__main__ import MIXED, main
+from numgpt.check import SMALL, VARIANTS, composed_subjects, layer_subject, model_subject, op_subjects
 from numgpt.generate import logits_stream
 from numgpt.transformer import BLOCKS, causal_attention, ffn
 
@@ -14,11 +17,12 @@ if not cupy.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
 every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
+both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 LETTERS = "CDHIOPSTV"
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def on_the_gpu():
     before = engine.current()
     numgpt.use("cupy")
@@ -32,6 +36,21 @@ def test_every_op_keeps_the_laws_on_the_gpu(op):
     for seed in range(5):
         for subject in op_subjects(op, seed):
             gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
+
+
+@every_op
+def test_the_laws_are_asked_on_the_gpu_in_float64_and_complex128(op, monkeypatch):
+    """Long double, the second witness, has no place there."""
+    seen, chosen = set(), engine.forward
+
+    def watched(op, arrays):
+        seen.update((a.dtype.name, engine.on_gpu(a)) for a in arrays if a is not None and a.dtype.kind in "fc")
+        return chosen(op, arrays)
+
+    monkeypatch.setattr(engine, "forward", watched)
+    subject = next(iter(op_subjects(op, 0)))
+    gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
+    assert {("float64", True), ("complex128", True)} <= seen and not seen & {("float64", False), ("complex128", False)}
 
 
 @every_op
@@ -53,6 +72,15 @@ def test_layers_and_models_keep_the_laws_on_the_gpu(changes):
         gradcheck.check(subject.forward, subject.backward, *subject.arrays)
     subject = model_subject("model", config, 0)
     gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+
+
+def test_what_is_composed_otherwise_keeps_the_laws_on_the_gpu():
+    """Several inputs, values put in place and edited, two passes added up, and the step as training runs it, which lets memory go."""
+    others = [s for s in composed_subjects() if " of " not in s.name and s.name.removeprefix("model ") not in VARIANTS]
+    assert len(others) == 5
+    for subject in others:
+        for finding in subject.findings():
+            assert finding.holds, (subject.name, finding)
 
 
 def results(forward, backward, arrays, dy, options):
@@ -94,7 +122,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+@both
 @pytest.mark.parametrize("size", SIZES)
 @every_op
 def test_the_gpu_errs_no_more_than_the_host(op, size, dtype, wider):
@@ -111,6 +139,24 @@ def test_a_hundred_random_shapes_err_no_more_than_on_the_host(op):
         sizes |= {c: min(sizes[c], 33) for c in "HTS"}
         lead = [(), (1,), (3,), (2, 3)][rng.integers(4)]
         assert_errs_no_more(op, next(iter(op_subjects(op, seed, sizes, lead))), "float32", "float64", seed)
+
+
+@both
+@every_variant
+def test_a_model_errs_no_more_on_the_gpu_than_on_the_host(changes, dtype, wider):
+    """Loss and gradients of a step with dropout, by the same rule, at more positions than a block of queries has."""
+    T = 140
+    tokens, targets = np.random.default_rng(0).integers(0, 7, (2, 2, T))
+    found, model = {}, GPT(Config(**SMALL | {"block_size": T} | changes), 0, dtype).to("reference")
+    for name, m in (("gpu", model.to("cupy")), ("host", model), ("exact", model.astype(wider))):
+        numgpt.use("cupy" if name == "gpu" else "reference")
+        loss, grads = m.loss_and_grads(tokens, targets, step=0)
+        assert engine.on_gpu(grads.flat) == (name == "gpu")
+        found[name] = engine.home(loss), engine.home(grads.flat)
+    numgpt.use("cupy")
+    for ours, theirs, exact in zip(*(found[name] for name in ("gpu", "host", "exact")), strict=True):
+        assert ours.dtype == dtype and np.isfinite(ours).all()
+        assert abs(ours - exact).max() <= 4 * abs(theirs - exact).max() + 16 * np.finfo(dtype).eps * abs(exact).max()
 
 
 CONFIG = {"vocab_size": 61, "block_size": 33, "n_layer": 3, "n_head": 3, "n_embd": 48}
@@ -174,3 +220,44 @@ def test_a_step_gives_its_memory_back_to_the_pool():
     step()
     first, second = step(), step()
     assert first == second
+
+
+def test_the_commands_run_on_the_gpu_and_either_engine_reads_what_the_other_wrote(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    shape = ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1", "--sample-tokens=5"]
+    train, out = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")], str(tmp_path / "run")
+    assert main([*train, *shape, "--steps=4", "--engine=cupy"]) == 0
+    assert main([*train, "--steps=8", "--resume", "--engine=reference"]) == 0
+    assert main([*train, "--steps=12", "--resume", "--engine=cupy"]) == 0
+    losses = []
+    for name in ("cupy", "reference"):
+        assert main(["sample", out, "--max-new-tokens=5", "--engine", name]) == 0
+        capsys.readouterr()
+        assert main(["eval", out, "--engine", name]) == 0
+        losses.append(float(re.search(r"loss +([\d.]+) nats", capsys.readouterr().out)[1]))
+    assert abs(losses[0] - losses[1]) <= 1.1e-4  # four digits are printed, of which rounding may turn the last
+    assert main(["check", "layernorm", "--engine=cupy"]) == 0
+
+
+def test_what_the_gpu_has_no_room_for_says_what_was_asked_for_and_what_is_free():
+    free, total = cupy.cuda.runtime.memGetInfo()
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError) as full:
+        cupy.empty(2 * total, "int8")
+    said = engine.out_of_memory(full.value)
+    assert re.fullmatch(r"on the GPU: Out of memory allocating [\d,]+ bytes .*; [\d,]+ of [\d,]+ bytes are free", said)
+    assert 2 * total <= int(said.split("allocating ")[1].split()[0].replace(",", "")) and f" of {total:,} bytes" in said
+
+
+FAULTS = {
+    "made an array of the host": lambda a: np.asarray(a),
+    "mixed with one": lambda a: a + np.ones(a.shape),
+    "given to a function that CuPy lacks": lambda a: np.block([a]),
+    "given to a ufunc that CuPy lacks": lambda a: np.spacing(a),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_an_array_of_the_gpu_given_to_what_takes_the_hosts_is_known_by_its_error(fault):
+    with pytest.raises(TypeError) as refused:
+        fault(cupy.asarray(np.ones((2, 3))))
+    assert any(part in str(refused.value) for part in MIXED), refused.value
