@@ -1,6 +1,7 @@
 """A contest between processes: each contestant lives in its own, and they are asked in turn, A B A B …, so that the machine's moods
 hit all alike. What counts is the median of the paired ratios."""
 
+import contextlib
 import json
 import os
 import platform
@@ -36,7 +37,8 @@ class Contestant:
 
     def close(self):
         """End the process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it may have ended by itself, and what it was asked not have reached it
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
@@ -48,6 +50,7 @@ def enter(contestants, do, say=print):
         answer = contestant.ask(do)
         if answer is None:
             say(f"  {contestant.name}: does not run here")
+            contestant.close()
         else:
             entered[contestant.name], answers[contestant.name] = contestant, answer
     if not entered:
@@ -82,7 +85,7 @@ def add_flags(parser):
     """The flags of a benchmark that runs on a GPU too."""
     parser.add_argument("--engine", choices=("numba", "cupy"), default="numba", help="cupy: numgpt and PyTorch both on the GPU; numba, both on the CPU, unless given")
     parser.add_argument("--results", metavar="NAME", help="write what is printed to benchmarks/results/NAME.md")
-    parser.add_argument("--commit", help="what is printed as numgpt's commit; git is asked unless given")
+    parser.add_argument("--commit", help="what a GPU's page says as numgpt's commit; git is asked unless given")
 
 
 def run(main, argv=None):
