@@ -137,7 +137,8 @@ def test_it_is_used_only_where_nothing_inside_is_kept_edited_or_dropped(launched
     launched.clear()
     params = GPT(Config(**CONFIG | {"n_layer": 1})).params
     x = asarray(np.random.default_rng(0).standard_normal((3, CONFIG["n_embd"])).astype("float32"))
-    for options, fused in (({}, True), ({"edit": {"h.0.mlp.act": lambda a: 0 * a}}, False), ({"edit_grad": {"h.0.mlp.c_fc": lambda d: d}}, False), ({"keep": True}, False)):
+    looks = {"edit": {"h.0.mlp.act": lambda a: 0 * a}}, {"edit_grad": {"h.0.mlp.c_fc": lambda d: d}}, {"keep": True}
+    for options, fused in (({}, True), *((look, False) for look in looks)):
         r = Record(params, Config(**CONFIG), grads=params.like(), **options) / "h.0"
         r("mlp", ffn, x)
         r.back("mlp", x)

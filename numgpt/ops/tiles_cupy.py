@@ -6,14 +6,14 @@ TILE = 64  # rows that one thread adds up for its column
 
 TILES_SOURCE = r"""
 // Of sums (tiles, sets, C) those of one set
-extern "C" __global__ void add_tiles(const double *sums, long long tiles, long long sets, long long C, long long set, long long add, real *total)
+extern "C" __global__ void add_tiles(const double *sums, long long tiles, long long sets, long long C, long long which, long long add, real *total)
 {
     long long c = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (c >= C)
         return;
     double sum = 0;
     for (long long t = 0; t < tiles; t++)
-        sum += sums[(t * sets + set) * C + c];
+        sum += sums[(t * sets + which) * C + c];
     total[c] = add ? total[c] + sum : sum;
 }
 """
@@ -24,8 +24,8 @@ def tiles_of(rows):
     return max(1, blocks_of(rows, TILE))
 
 
-def add_tiles(sums, set, total, add):
-    """total (C) ← Σ_t sums[t, set] (+ total, if add).  sums (tiles, sets, C) in float64"""
+def add_tiles(sums, which, total, add):
+    """total (C) ← Σ_t sums[t, which] (+ total, if add).  sums (tiles, sets, C) in float64"""
     tiles, sets, C = sums.shape
     threads = threads_for(C)
-    launch(TILES_SOURCE, "add_tiles", total.dtype, (blocks_of(C, threads),), threads, sums, tiles, sets, C, set, add, total)
+    launch(TILES_SOURCE, "add_tiles", total.dtype, (blocks_of(C, threads),), threads, sums, tiles, sets, C, which, add, total)
