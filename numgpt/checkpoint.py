@@ -1,7 +1,5 @@
 """Checkpoints: a folder of safetensors and JSON, written beside its place, flushed to disk and renamed: never half there."""
 
-import contextlib
-import json
 import math
 import os
 import shutil
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ._version import __version__
+from .atomic import OLD, beside, replace_folder, settle, write_json
 from .config import LONGEST, Config, from_dict
 from .errors import InputError
 from .files import Missing, read_json, tensors
@@ -18,7 +17,6 @@ from .tokenizers import load as load_tokenizer
 
 MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json", "state.json"
 DTYPES = ("float32", "float64")
-NEW, OLD = ".numgpt-new", ".numgpt-old"  # endings of what is being written, and of what is being replaced
 
 
 def save(folder, model, optimizer=None, state=None):
@@ -125,7 +123,7 @@ def find(folder):
     """
     folder = Path(folder)
     for candidate in (folder, folder / "best", folder / "last"):
-        for place in (candidate, _beside(candidate, OLD)):
+        for place in (candidate, beside(candidate, OLD)):
             if is_checkpoint(place):
                 return place
     if not folder.exists():
@@ -154,61 +152,6 @@ def _expect_finite(path, arrays):
         raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers: use an earlier checkpoint")
 
 
-def replace_folder(folder, write):
-    """Put a folder that write(path) fills in the place of folder, so that a whole one is there at every moment but one.
-
-    In that moment, between two renames, the old one is beside it and settle() puts it back.
-    """
-    folder = Path(os.path.realpath(folder))  # a link's target is replaced, not the link
-    new, old = _beside(folder, NEW), _beside(folder, OLD)
-    settle(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir()
-        write(new)
-        _flush(new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def settle(folder):
-    """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in place."""
-    old = _beside(Path(folder), OLD)
-    if old.exists():
-        if Path(folder).exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, folder)
-
-
-def write_file(path, data):
-    """Write bytes to a file beside its place, flush and rename."""
-    new = _beside(Path(path), NEW)
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    _flush(Path(path).parent)
-
-
-def _beside(path, ending):
-    path = Path(os.path.abspath(path))
-    return path.with_name(f".{path.name}{ending}") if path.name else path / ending
-
-
 def _ours(folder):
     """Whether a folder is empty, or holds a checkpoint of numgpt and nothing else: only then may it be replaced."""
     if not folder.is_dir():
@@ -226,11 +169,6 @@ def _is_config(stored):
     )
 
 
-def write_json(path, content):
-    """Write a JSON file, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
 def write_tensors(path, arrays):
     """Write a mapping of arrays as safetensors beside a folder's config.json."""
     from safetensors import SafetensorError
@@ -243,13 +181,3 @@ def write_tensors(path, arrays):
     shutil.copymode(path.with_name(CONFIG), path)  # safetensors makes it private, whatever the umask
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _flush(folder):
-    """Make a folder's entries last through a power cut; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from . import corpora, tokenizers
-from .checkpoint import write_file
+from .atomic import write_file
 from .errors import InputError
 from .streams import stream
 

@@ -151,6 +151,19 @@ def here(*arrays):
     return tuple(move(a, "cupy") if hasattr(a, "dtype") else a for a in arrays)
 
 
+def add_at(array, ids, rows):
+    """np.add.at(array, ids, rows), in a fixed order also on the GPU: there CuPy's adds atomically, in the order in which threads happen to come.
+
+    array (V, C), contiguous on the GPU; ids (...), rows (..., C).
+    """
+    if on_gpu(array):
+        from .ops import embedding_cupy
+
+        embedding_cupy.add_at(array, ids, rows)
+    else:
+        np.add.at(array, ids, rows)
+
+
 def is_cupy():
     """Whether the cupy engine is in use; asked before an engine had to be chosen, it chooses none."""
     return _engine == "cupy" or (_engine is None and os.environ.get("NUMGPT_ENGINE") == "cupy" and current() == "cupy")

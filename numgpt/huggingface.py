@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint
+from . import atomic, checkpoint
 from .config import Config
 from .errors import InputError
 from .files import Missing, read_json, tensors
@@ -121,10 +121,10 @@ def save(folder, model):
         config |= {"bos_token_id": None, "eos_token_id": None}
 
     def write(new):
-        checkpoint.write_json(new / CONFIG, config)
+        atomic.write_json(new / CONFIG, config)
         checkpoint.write_tensors(new / MODEL, arrays)
 
-    checkpoint.replace_folder(folder, write)
+    atomic.replace_folder(folder, write)
 
 
 def download(name):

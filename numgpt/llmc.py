@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import replace_folder, write_file
+from .atomic import replace_folder, write_file
 from .config import LARGEST, Config
 from .errors import InputError
 from .files import Missing, mapped, open_file

@@ -74,7 +74,7 @@ def _check_own(text, args):
 
 def verify(args):
     """numgpt verify."""
-    from .checkpoint import write_file
+    from .atomic import write_file
     from .engine import current
     from .parity import page, truth
     from .parity import verify as against

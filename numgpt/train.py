@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import checkpoint, engine
+from . import atomic, checkpoint, engine
 from .data import batch, check_length
 from .errors import InputError
 from .optim import AdamW, learning_rate
@@ -196,7 +196,7 @@ class Trainer:
                 with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # the last line of a killed run may be half there
                     if json.loads(line)["step"] <= self.updates:
                         kept.append(line + "\n")
-        checkpoint.write_file(path, "".join(kept).encode())
+        atomic.write_file(path, "".join(kept).encode())
         with open(path, "a", encoding="utf-8", buffering=1) as file:
             yield file
 

@@ -1,4 +1,4 @@
-"""A stand-in for CuPy over NumPy, for machines without a GPU: it computes the same numbers and refuses what CuPy would refuse.
+"""A stand-in for CuPy over NumPy, for machines without a GPU: it computes the same numbers, refuses what CuPy would refuse, and atomics.
 
 Arrays dispatch NumPy's functions as CuPy's do, and do not mix with arrays of the host. What CuPy does not have raises, by the frozen
 list in cupy_names.py. Everything that would make the host wait for the GPU is counted.
@@ -35,7 +35,7 @@ class ndarray:
         if ufunc.__name__ not in FUNCTIONS or method not in ("__call__", "at"):
             return NotImplemented
         if method == "at":
-            return ufunc.at(*map(_operand, inputs))
+            raise TypeError(f"{ufunc.__name__}.at: CuPy takes it atomically, in no fixed order: use engine.add_at")
         if isinstance(kwargs.get("out"), tuple):
             (kwargs["out"],) = kwargs["out"]
         out = kwargs.get("out")
@@ -77,6 +77,9 @@ class ndarray:
 
     def swapaxes(self, a, b):
         return self._view(self._host.swapaxes(a, b))
+
+    def view(self, dtype):
+        return self._view(self._host.view(dtype))
 
     def transpose(self, *axes):
         return self._view(self._host.transpose(*axes))

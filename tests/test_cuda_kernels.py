@@ -3,10 +3,8 @@
 import functools
 import importlib.util
 import inspect
-import itertools
 import math
 import sys
-import tracemalloc
 import types
 
 import cuda_on_cpu
@@ -52,7 +50,7 @@ def cupy():
     """As much of CuPy as the twins use."""
     module = types.ModuleType("cupy")
     module.ndarray, module.RawKernel = DeviceArray, cuda_on_cpu.raw_kernel
-    for name in ("empty", "empty_like", "full", "ascontiguousarray", "argsort"):
+    for name in ("empty", "empty_like", "full", "ascontiguousarray", "argsort", "searchsorted", "broadcast_to"):
         setattr(module, name, _on_device(getattr(np, name)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", module)
@@ -109,7 +107,7 @@ def specified(op, arrays, dy, options):
 def twinned(op, arrays, dy, options):
     """[y, gradients …] of the twins."""
     forward, backward = twins_of(op)
-    y, saved = forward(*device(arrays), **options)
+    y, saved = forward(*device(arrays), **{name: device(value) for name, value in options.items()})
     return [host(y), *(host(g) for g in backward(device(dy), saved) if g is not None)]
 
 
@@ -277,17 +275,6 @@ def test_the_gradient_takes_the_logits_place_where_they_are_spare(dtype):
 
 
 @each
-def test_the_embedding_gradient_has_the_bits_of_numpys_scatter_add(dtype):
-    """Few ids, each often: an order other than the tokens' would round otherwise."""
-    rng = np.random.default_rng(0)
-    ids, dy, weight = rng.integers(0, 5, (4, 70)), rng.standard_normal((4, 70, 300)).astype(dtype), np.zeros((9, 300), dtype)
-    expected = ops.embedding.backward(dy, (ids, weight))[1]
-    assert host(twins_of(ops.embedding)[1](device(dy), device((ids, weight)))[1]).tobytes() == expected.tobytes()
-    turned = ops.embedding.backward(dy[::-1, ::-1], (ids[::-1, ::-1], weight))[1]
-    assert turned.tobytes() != expected.tobytes()
-
-
-@each
 @pytest.mark.parametrize("clip", [1.0, 0.37])
 @pytest.mark.parametrize("N, decayed", [(1, 1), (1, 0), (333, 100), (1000, 1000)])
 def test_adamw_has_the_bits_of_its_specification(N, decayed, clip, dtype):
@@ -367,26 +354,3 @@ def test_what_is_not_finite_is_not_hidden(op, bad):
                 assert np.isfinite(found).all() <= np.isfinite(expected).all()
             else:
                 assert not (np.isfinite(found) & ~np.isfinite(expected)).any()
-
-
-def test_attention_holds_no_array_of_all_queries_by_all_keys():
-    T = 1500
-    qkv = np.random.default_rng(0).standard_normal((T, 6)).astype("float32")
-    forward, backward = twins_of(ops.attention)
-    peaks = {}
-    for name, (f, b), move in (("specification", (ops.attention.forward, ops.attention.backward), np.asarray), ("twin", (forward, backward), device)):
-        tracemalloc.start()
-        y, saved = f(move(qkv), n_head=1)
-        b(y, saved)
-        peaks[name] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert max(leaf.size for leaf in leaves(saved[0])) <= qkv.size
-    assert peaks["twin"] < T * T * 4 < peaks["specification"]
-
-
-@pytest.mark.parametrize("op", [ops.attend, ops.attention], ids=lambda op: op.name)
-def test_masks_and_dropout_in_attention_run_on_the_specification(op):
-    for subject in itertools.islice(op_subjects(op, 0), 1, None):
-        if subject.options.keys() & {"mask", "keep"}:
-            arrays, dy = subject.arrays, np.ones(op.forward(*subject.arrays, **subject.options)[0].shape)
-            assert [a.tobytes() for a in twinned(op, arrays, dy, subject.options)] == [a.tobytes() for a in specified(op, arrays, dy, subject.options)]

@@ -77,7 +77,8 @@ def test_training_launches_every_kernel(cupy, monkeypatch):
 
     monkeypatch.setattr(cuda, "kernel", watched)
     for changes in ({}, {"activation": "gelu"}):
-        step(GPT(config(changes)))
+        for dropout in (0.0, 0.3):  # without dropout the feed-forward runs as one piece
+            step(GPT(config(changes | {"dropout": dropout})))
     assert launched == {name for source in SOURCES.values() for name in cuda.names(source)}
 
 

@@ -70,8 +70,9 @@ def test_layers_and_models_keep_the_laws_on_the_gpu(changes):
     for layer in (causal_attention, ffn, BLOCKS[config.norm_position]):
         subject = layer_subject("layer", layer, config, 0)
         gradcheck.check(subject.forward, subject.backward, *subject.arrays)
-    subject = model_subject("model", config, 0)
-    gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+    for keep in (True, False):  # kept, every op runs; as trained, the feed-forward runs as one piece
+        subject = model_subject("model", config, 0, keep=keep)
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays)
 
 
 def test_what_is_composed_otherwise_keeps_the_laws_on_the_gpu():

@@ -1,6 +1,7 @@
-"""Twins of the activations on a GPU: an element a thread, read and written once."""
+"""Twins of the activations on a GPU: an element a thread, read and written once; and GELU with the bias before it, for transformer_cupy.py."""
 
-from ..cuda import THREADS, blocks_of, launch
+from ..cuda import THREADS, blocks_of, launch, threads_for
+from .tiles_cupy import TILE, add_tiles, tiles_of
 
 ACTIVATIONS_SOURCE = r"""
 #define INV_SQRT_2 ((real)0.70710678118654752440)
@@ -21,6 +22,19 @@ __device__ real gate(real x)
     return 1 / (1 + exp(-2 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
 }
 
+// Φ(x) + x φ(x)
+__device__ real slope(real x)
+{
+    return normal_cdf(x) + x * (exp(x * x * (real)-0.5) * INV_SQRT_2PI);
+}
+
+// σ + x 2σ(1 − σ) du/dx
+__device__ real slope_tanh(real x)
+{
+    real s = gate(x), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * x * x);
+    return s + 2 * x * s * (1 - s) * du;
+}
+
 extern "C" __global__ void gelu(const real *x, long long N, real *y)
 {
     long long i = HERE;
@@ -32,7 +46,7 @@ extern "C" __global__ void gelu_gradient(const real *x, const real *dy, long lon
 {
     long long i = HERE;
     if (i < N)
-        dx[i] = dy[i] * (normal_cdf(x[i]) + x[i] * (exp(x[i] * x[i] * (real)-0.5) * INV_SQRT_2PI));
+        dx[i] = dy[i] * slope(x[i]);
 }
 
 extern "C" __global__ void gelu_tanh(const real *x, long long N, real *y)
@@ -45,10 +59,36 @@ extern "C" __global__ void gelu_tanh(const real *x, long long N, real *y)
 extern "C" __global__ void gelu_tanh_gradient(const real *x, const real *dy, long long N, real *dx)
 {
     long long i = HERE;
-    if (i < N) {
-        real s = gate(x[i]), slope = SQRT_2_OVER_PI * (1 + 3 * CUBIC * x[i] * x[i]);
-        dx[i] = dy[i] * (s + 2 * x[i] * s * (1 - s) * slope);
+    if (i < N)
+        dx[i] = dy[i] * slope_tanh(x[i]);
+}
+
+// h ← h + bias and a = gelu(h), in the form that is asked for: a block a row, or part of one
+extern "C" __global__ void bias_gelu(real *h, const real *bias, long long C, long long tanh_form, real *a)
+{
+    long long c = blockIdx.y * (long long)blockDim.x + threadIdx.x, i = blockIdx.x * C + c;
+    if (c >= C)
+        return;
+    real x = h[i] + bias[c];
+    h[i] = x;
+    a[i] = x * (tanh_form ? gate(x) : normal_cdf(x));
+}
+
+// da ← da gelu'(h), and the sum of that over a tile of rows, a thread a column: sums (tiles, C)
+extern "C" __global__ void bias_gelu_gradient(const real *h, real *da, long long N, long long C, long long tile, long long tanh_form, double *sums)
+{
+    long long c = blockIdx.y * (long long)blockDim.x + threadIdx.x;
+    if (c >= C)
+        return;
+    long long first = blockIdx.x * tile, last = first + tile < N ? first + tile : N;
+    double sum = 0;
+    for (long long n = first; n < last; n++) {
+        long long i = n * C + c;
+        real d = da[i] * (tanh_form ? slope_tanh(h[i]) : slope(h[i]));
+        da[i] = d;
+        sum += d;
     }
+    sums[blockIdx.x * C + c] = sum;
 }
 """
 
@@ -81,3 +121,30 @@ def _map(name, *arrays):
     arrays = [cp.ascontiguousarray(a) for a in arrays]
     launch(ACTIVATIONS_SOURCE, name, out.dtype, (blocks_of(out.size),), THREADS, *arrays, out.size, out)
     return out
+
+
+def bias_gelu(h, bias, tanh_form):
+    """h ← h + bias in its place, and gelu of that.  h (..., F) contiguous, bias (F) → (..., F)"""
+    import cupy as cp
+
+    a, F = cp.empty_like(h), h.shape[-1]
+    threads = threads_for(F)
+    launch(ACTIVATIONS_SOURCE, "bias_gelu", h.dtype, (h.size // F, blocks_of(F, threads)), threads, h, cp.ascontiguousarray(bias), F, tanh_form, a)
+    return a
+
+
+def bias_gelu_backward(da, h, tanh_form, dbias, add):
+    """The gradient of h + bias, whose value h is, in da's place, and its sum over the rows: dbias ← Σ (+ dbias, if add).
+
+        dh = da gelu'(h),  dbias = Σ dh        because h = x W + bias, and all rows share the bias
+
+    da and h (..., F) contiguous → dh (..., F)
+    """
+    import cupy as cp
+
+    F = h.shape[-1]
+    N, threads = h.size // F, threads_for(F)
+    sums = cp.empty((tiles_of(N), 1, F), "float64")
+    launch(ACTIVATIONS_SOURCE, "bias_gelu_gradient", h.dtype, (len(sums), blocks_of(F, threads)), threads, h, da, N, F, TILE, tanh_form, sums)
+    add_tiles(sums, 0, dbias, add)
+    return da

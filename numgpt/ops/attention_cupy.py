@@ -1,12 +1,13 @@
 """Twins of attend and attention on a GPU: blocks of queries against the keys that they see; no T × T array.
 
-The products are cuBLAS's, batched over the heads; one kernel a block of queries does what lies between them.
+The products are cuBLAS's, batched over the heads; one kernel a block of queries does what lies between them. A mask, and what
+dropout keeps, are arrays that are given; what they are applied to is a block at a time.
 """
 
 import math
 
 from ..cuda import launch, threads_for
-from .attention import attend, attention, one_head_each, split_heads
+from .attention import dropped, masked_scores, one_head_each, split_heads
 
 QUERIES = 128  # a block of queries
 
@@ -65,14 +66,12 @@ extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real sca
 
 
 def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attend_forward; masks and dropout are the specification's."""
+    """Twin of ops.attention.attend_forward. Each block of queries waits for the GPU to know that a mask leaves them a key; without one nothing waits."""
     import cupy as cp
 
-    if mask is not None or keep is not None:
-        return attend.forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     y = cp.empty(q.shape, q.dtype)
-    top, total = attend_into(q, k, v, scale, y)
+    top, total = attend_into(q, k, v, scale, mask, keep, p, y)
     return y, (q, k, v, y, top, total, scale, mask, keep, p)
 
 
@@ -80,26 +79,21 @@ def attend_backward(dy, saved):
     """Twin of ops.attention.attend_backward."""
     import cupy as cp
 
-    q, k, v, *_, mask, keep, _ = saved
-    if mask is not None or keep is not None:
-        return attend.backward(dy, saved)
-    grads = tuple(cp.empty(a.shape, a.dtype) for a in (q, k, v))
+    grads = tuple(cp.empty(a.shape, a.dtype) for a in saved[:3])
     attend_back_into(dy, saved, *grads)
     return grads
 
 
 def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attention_forward; masks and dropout are the specification's."""
+    """Twin of ops.attention.attention_forward."""
     import cupy as cp
 
-    if mask is not None or keep is not None:
-        return attention.forward(qkv, n_head=n_head, scale=scale, mask=mask, keep=keep, p=p)
     C = qkv.shape[-1] // 3
     scale = 1 / math.sqrt(C // n_head) if scale is None else scale
     merged = cp.empty((*qkv.shape[:-1], C), qkv.dtype)
     q, k, v = split_heads(qkv, n_head)
     y = one_head_each(merged, n_head)
-    top, total = attend_into(q, k, v, scale, y)
+    top, total = attend_into(q, k, v, scale, mask, keep, p, y)
     return merged, ((q, k, v, y, top, total, scale, mask, keep, p), n_head)
 
 
@@ -108,14 +102,12 @@ def attention_backward(dy, saved):
     import cupy as cp
 
     heads, n_head = saved
-    if heads[-3] is not None or heads[-2] is not None:
-        return attention.backward(dy, saved)
     dqkv = cp.empty((*dy.shape[:-1], 3 * dy.shape[-1]), dy.dtype)
     attend_back_into(one_head_each(dy, n_head), heads, *split_heads(dqkv, n_head))
     return (dqkv,)
 
 
-def attend_into(q, k, v, scale, y):
+def attend_into(q, k, v, scale, mask, keep, p, y):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
     import cupy as cp
 
@@ -123,9 +115,9 @@ def attend_into(q, k, v, scale, y):
     top, total = cp.empty((*q.shape[:-1], 1), q.dtype), cp.empty((*q.shape[:-1], 1), q.dtype)
     for start, stop in blocks(T):
         seen = stop + S - T
-        scores = cp.ascontiguousarray(q[..., start:stop, :] @ k[..., :seen, :].swapaxes(-1, -2))
-        row_by_row("softmax", scores, (scores,), scale, T, S, start, top, total)
-        y[..., start:stop, :] = scores @ v[..., :seen, :]
+        scores, rest = scores_of(q[..., start:stop, :], k[..., :seen, :], scale, part_of(mask, q, S, start, stop))
+        row_by_row("softmax", scores, (scores,), rest, T, S, start, top, total)
+        y[..., start:stop, :] = dropped(scores, part_of(keep, q, S, start, stop), p) @ v[..., :seen, :]
     return top, total
 
 
@@ -133,21 +125,37 @@ def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved; the last block goes first, for it sees all keys."""
     import cupy as cp
 
-    q, k, v, _, top, total, scale = saved[:7]
+    q, k, v, _, top, total, scale, mask, keep, p = saved
     top, total = cp.ascontiguousarray(top), cp.ascontiguousarray(total)
     T, S = q.shape[-2], k.shape[-2]
     for start, stop in reversed(blocks(T)):
-        seen = stop + S - T
+        seen, kept = stop + S - T, part_of(keep, q, S, start, stop)
         qs, dys, ks = q[..., start:stop, :], dy[..., start:stop, :], k[..., :seen, :]
-        probs = cp.ascontiguousarray(qs @ ks.swapaxes(-1, -2))
-        dscores = cp.ascontiguousarray(dys @ v[..., :seen, :].swapaxes(-1, -2))
-        row_by_row("softmax_gradient", probs, (probs, dscores), scale, T, S, start, top, total)
+        probs, rest = scores_of(qs, ks, scale, part_of(mask, q, S, start, stop))
+        dscores = cp.ascontiguousarray(dropped(dys @ v[..., :seen, :].swapaxes(-1, -2), kept, p))
+        row_by_row("softmax_gradient", probs, (probs, dscores), rest, T, S, start, top, total)
         dq[..., start:stop, :] = dscores @ ks * scale
-        for place, part in ((dk, dscores.swapaxes(-1, -2) @ qs * scale), (dv, probs.swapaxes(-1, -2) @ dys)):
+        for place, part in ((dk, dscores.swapaxes(-1, -2) @ qs * scale), (dv, dropped(probs, kept, p).swapaxes(-1, -2) @ dys)):
             if stop == T:
                 place[...] = part
             else:
                 place[..., :seen, :] += part
+
+
+def scores_of(q, k, scale, mask):
+    """The scores of a block of queries, and what is left to scale them by: with a mask nothing is, for scaled is not what is −∞."""
+    import cupy as cp
+
+    if mask is None:
+        return cp.ascontiguousarray(q @ k.swapaxes(-1, -2)), scale
+    return cp.ascontiguousarray(masked_scores(q, k, scale, mask)), 1.0
+
+
+def part_of(mask, q, S, start, stop):
+    """Of booleans that broadcast to (..., T, S) those of a block of queries and the keys that it sees; None is none."""
+    import cupy as cp
+
+    return None if mask is None else cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, : stop + S - q.shape[-2]]
 
 
 def blocks(T):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import engine
 from .op import Op
 
 
@@ -24,8 +25,8 @@ def embedding_backward(dy, saved):
     dW[ids] += dy would not: it keeps the last one only.
     """
     ids, weight = saved
-    dweight = np.zeros_like(weight)
-    np.add.at(dweight, ids, dy)
+    dweight = np.zeros_like(weight, order="C")
+    engine.add_at(dweight, ids, dy)
     return None, dweight
 
 

@@ -1,20 +1,43 @@
-"""Twin of embedding's backward on a GPU: each row's gradients are added up in the order of the tokens, with np.add.at's bits."""
+"""Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order, also where one token is half of the text."""
 
-from ..cuda import launch, threads_for
+from ..cuda import blocks_of, launch, threads_for
 
-# Tokens are sorted by id, those of one id in their order. The block of a token that is the first of its id adds up all of them,
-# a thread a column; the blocks of the others have nothing to do.
+CHUNK = 256  # tokens of one id that one block adds up
+
+# Tokens are sorted by id, those of one id in their order; `order` is where they stood. An id's tokens are divided into chunks,
+# counted from its first. Each chunk is added up in the order of the tokens, then the chunks in theirs: an id that is used at most
+# CHUNK times gets np.add.at's bits, and of one that is used n times no term goes through more than CHUNK + n/CHUNK additions.
 EMBEDDING_SOURCE = r"""
-extern "C" __global__ void add_rows(const long long *ids, const long long *order, const real *dy, long long N, long long C, long long add, real *dweight)
+// All chunks of an id but its first. At the places [start, start + chunk) of a block one such at most begins, and it is of the id at
+// start, whose first place is first[block]: the chunk before it is full and begins before start. Where there is none, nobody reads the sum.
+extern "C" __global__ void chunk_sums(const long long *ids, const long long *order, const long long *first, const real *dy,
+                                      long long N, long long C, long long chunk, real *parts)
 {
-    long long first = blockIdx.x, id = ids[order[first]];
-    if (first > 0 && ids[order[first - 1]] == id)
+    long long start = blockIdx.x * chunk, id = ids[start], before = start - first[blockIdx.x];
+    long long begin = start + (chunk - before % chunk) % chunk;
+    for (long long c = threadIdx.x; c < C; c += blockDim.x) {
+        real sum = 0;
+        for (long long n = begin; n < N && n < begin + chunk && ids[n] == id; n++)
+            sum += dy[order[n] * C + c];
+        parts[blockIdx.x * C + c] = sum;
+    }
+}
+
+// The block of the first token of an id adds up its first chunk, then the sums of the others; the blocks of the others have nothing to do.
+extern "C" __global__ void add_rows(const long long *ids, const long long *order, const real *dy, const real *parts,
+                                    long long N, long long C, long long chunk, real *dweight)
+{
+    long long first = blockIdx.x, id = ids[first];
+    if (first > 0 && ids[first - 1] == id)
         return;
     for (long long c = threadIdx.x; c < C; c += blockDim.x) {
         real sum = 0;
-        for (long long n = first; n < N && ids[order[n]] == id; n++)
+        long long n = first;
+        for (; n < N && n < first + chunk && ids[n] == id; n++)
             sum += dy[order[n] * C + c];
-        dweight[id * C + c] = add ? dweight[id * C + c] + sum : sum;
+        for (; n < N && ids[n] == id; n += chunk)
+            sum += parts[n / chunk * C + c];
+        dweight[id * C + c] += sum;
     }
 }
 """
@@ -28,8 +51,21 @@ def embedding_backward(dy, saved, into=(None,)):
     dweight, add = (cp.empty(weight.shape, weight.dtype), False) if into[0] is None else into[0]
     if not add:
         dweight[...] = 0
-    ids = cp.ascontiguousarray(ids.reshape(-1).astype("int64", copy=False))
-    order = cp.argsort(ids, kind="stable").astype("int64", copy=False)
-    C = weight.shape[-1]
-    launch(EMBEDDING_SOURCE, "add_rows", dy.dtype, (ids.size,), threads_for(C), ids, order, cp.ascontiguousarray(dy), ids.size, C, add, dweight)
+    add_at(dweight, ids, dy)
     return None, dweight
+
+
+def add_at(array, ids, rows):
+    """array_v += Σ_{n: ids_n = v} rows_n.  array (V, C) contiguous, ids (...), rows (..., C); a complex number is two real ones."""
+    import cupy as cp
+
+    rows = cp.ascontiguousarray(rows, array.dtype)
+    if array.dtype.kind == "c":
+        array, rows = array.view("float64"), rows.view("float64")
+    N, C, dtype = ids.size, array.shape[-1], array.dtype
+    ids = ids.reshape(-1).astype("int64", copy=False)
+    order = cp.argsort(ids, kind="stable").astype("int64", copy=False)
+    ids = ids[order]
+    parts, first = cp.empty((blocks_of(N, CHUNK), C), dtype), cp.searchsorted(ids, ids[::CHUNK]).astype("int64", copy=False)
+    launch(EMBEDDING_SOURCE, "chunk_sums", dtype, (len(parts),), threads_for(C), ids, order, first, rows, N, C, CHUNK, parts)
+    launch(EMBEDDING_SOURCE, "add_rows", dtype, (N,), threads_for(C), ids, order, rows, parts, N, C, CHUNK, array)

@@ -1,8 +1,7 @@
 """Twin of layernorm on a GPU: a block a row; the parameters' gradients are added up by tiles of rows, then the tiles in order."""
 
 from ..cuda import blocks_of, launch, threads_for
-
-TILE = 64  # rows whose parameter gradients one thread adds up for its column
+from .tiles_cupy import TILE, add_tiles, tiles_of
 
 # The mean and Σ (x − mean)² are taken in one pass, in `real`: each thread follows its entries with Welford's update, and pairs of
 # threads are merged with Chan's formula in a tree. Nothing is subtracted but an entry and a mean, so a large mean costs no more
@@ -77,18 +76,6 @@ extern "C" __global__ void tile_sums(const real *dy, const real *xhat, long long
     sums[2 * blockIdx.x * C + c] = products;
     sums[(2 * blockIdx.x + 1) * C + c] = plain;
 }
-
-// the tiles' sums in order: half 0 is the weight's gradient, half 1 the bias's
-extern "C" __global__ void add_tiles(const double *sums, long long tiles, long long C, long long half, long long add, real *gradient)
-{
-    long long c = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (c >= C)
-        return;
-    double sum = 0;
-    for (long long t = 0; t < tiles; t++)
-        sum += sums[(2 * t + half) * C + c];
-    gradient[c] = add ? gradient[c] + sum : sum;
-}
 """
 
 
@@ -114,12 +101,12 @@ def layernorm_backward(dy, saved, into=(None, None)):
     C, N, dtype = dy.shape[-1], rstd.size, dy.dtype
     dx = cp.empty_like(dy)
     launch(NORMS_SOURCE, "input_gradient", dtype, (N,), threads_for(C), dy, xhat, rstd, weight, C, dx)
-    threads, tiles = threads_for(C), max(1, blocks_of(N, TILE))
+    threads, tiles = threads_for(C), tiles_of(N)
     sums = cp.empty((tiles, 2, C), "float64")
     launch(NORMS_SOURCE, "tile_sums", dtype, (tiles, blocks_of(C, threads)), threads, dy, xhat, N, C, TILE, sums)
     grads = [dx]
-    for half, place in enumerate(into if has_bias else into[:1]):
+    for n, place in enumerate(into if has_bias else into[:1]):  # the weight's, then the bias's
         gradient, add = place or (cp.empty_like(weight), False)
-        launch(NORMS_SOURCE, "add_tiles", dtype, (blocks_of(C, threads),), threads, sums, tiles, C, half, add, gradient)
+        add_tiles(sums, n, gradient, add)
         grads.append(gradient)
     return (*grads, None)[:3]

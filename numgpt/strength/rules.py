@@ -164,7 +164,7 @@ def transpose_changed(node, place):
 
 
 def sum_not_added(node, place):
-    """a += b → a = b, a −= b, and the other way;  np.add.at(a, i, b) → a[i] = b, a[i] += b."""
+    """a += b → a = b, a −= b, and the other way;  np.add.at(a, i, b) and add_at(a, i, b) → a[i] = b, a[i] += b."""
     match node:
         case ast.AugAssign(ast.Name() as a, ast.Add() | ast.Sub(), b):
             yield statement("a[...] = b", a=a, b=b)
@@ -172,7 +172,7 @@ def sum_not_added(node, place):
             yield statement("a = b", a=a, b=b)
         case ast.Assign([ast.Subscript() as a], b):
             yield statement("a += b", a=a, b=b)
-        case ast.Expr(ast.Call(ast.Attribute(ast.Attribute(_, "add"), "at"), [a, i, b])):
+        case ast.Expr(ast.Call(ast.Attribute(ast.Attribute(_, "add"), "at") | ast.Attribute(_, "add_at"), [a, i, b])):
             yield statement("a[i] = b", a=a, i=i, b=b)
             yield statement("a[i] += b", a=a, i=i, b=b)
     match node:

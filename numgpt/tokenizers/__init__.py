@@ -2,11 +2,12 @@
 
 from ..errors import InputError
 from ..files import read_json
+from .bpe import BPE
 from .bytes import Bytes
 from .characters import Characters
 from .tokenizer import Tokenizer
 
-TOKENIZERS = {"chars": Characters, "bytes": Bytes}
+TOKENIZERS = {"chars": Characters, "bytes": Bytes, "bpe": BPE}
 
 
 def build(name, text):
@@ -21,7 +22,7 @@ def from_state(state):
     kind = state.get("type") if isinstance(state, dict) else None
     if kind not in TOKENIZERS:
         raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[kind](**{k: v for k, v in state.items() if k != "type"})
+    return TOKENIZERS[kind].from_state(state)
 
 
 def load(path):
@@ -29,8 +30,8 @@ def load(path):
     state = read_json(path)
     try:
         return from_state(state)
-    except (InputError, TypeError) as error:
+    except (InputError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
 
 
-__all__ = ["TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load"]
+__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load"]

@@ -8,20 +8,16 @@ from .tokenizer import Tokenizer
 class Bytes(Tokenizer):
     """The bytes of the text are its tokens."""
 
-    vocab_size = 256
+    pieces = [bytes([i]) for i in range(256)]
 
     @classmethod
     def build(cls, text):
         """Every text has the same vocabulary."""
         return cls()
 
-    def encode(self, text):
+    def encode_ordinary(self, text):
         """text → (bytes,) integers below 256."""
         return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
-
-    def decode_bytes(self, ids):
-        """ids → bytes."""
-        return np.asarray(ids, np.uint8).tobytes()
 
     def state(self):
         """Nothing but the kind."""

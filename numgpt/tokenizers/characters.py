@@ -16,19 +16,14 @@ class Characters(Tokenizer):
         self._codes = _codes(characters)
         if len(characters) == 0 or (np.diff(self._codes.astype(np.int64)) <= 0).any():
             raise InputError("tokenizer: the characters are not a sorted set, expected tokenizer.json as numgpt wrote it")
-        self._bytes = [c.encode() for c in characters]
+        self.pieces = [c.encode() for c in characters]
 
     @classmethod
     def build(cls, text):
         """The characters of text, sorted by code point."""
         return cls("".join(sorted(set(text))))
 
-    @property
-    def vocab_size(self):
-        """The number of characters."""
-        return len(self.characters)
-
-    def encode(self, text):
+    def encode_ordinary(self, text):
         """text → (characters,) integers; InputError names the first character that the vocabulary lacks."""
         codes = _codes(text)
         ids = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
@@ -37,13 +32,9 @@ class Characters(Tokenizer):
             c = text[unknown[0]]
             raise InputError(
                 f"text: character {c!r} (U+{ord(c):04X}) at position {unknown[0]} is not in the vocabulary, expected one of its "
-                f"{self.vocab_size} characters: leave it out, or train with --tokenizer bytes"
+                f"{self.vocab_size} characters: leave it out, or train with --tokenizer bytes or bpe:2048"
             )
         return ids
-
-    def decode_bytes(self, ids):
-        """ids → the characters' UTF-8."""
-        return b"".join([self._bytes[i] for i in ids])
 
     def state(self):
         """The kind and the characters."""

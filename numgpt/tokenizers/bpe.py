@@ -1,0 +1,124 @@
+"""Byte-level byte-pair encoding: a text's bytes, joined pair by pair in the order in which training learned the pairs."""
+
+from itertools import chain, pairwise
+
+import numpy as np
+
+from ..errors import InputError
+from .patterns import Pattern
+from .spelling import spell, unspell
+from .tokenizer import Tokenizer
+
+LONG = 64  # characters of a piece from which on it is not remembered
+REMEMBERED = 2**18  # pieces
+
+
+class BPE(Tokenizer):
+    """Byte-pair encoding of the pieces that a pattern cuts a text into.
+
+    tokens: the bytes of each id, all different; None for an id that is special. merges: pairs of ids in the order in which
+    they are joined; None where that order is the order of the ids, as in tiktoken: then any two tokens may be joined whose
+    bytes together are a token. pattern: one of patterns.PATTERNS, or a regular expression. specials: text → id, in the places
+    of None or above all tokens. whole: whether a piece that is a token is taken at once, whatever the merges say, as
+    tiktoken does and Hugging Face's ignore_merges; None: if there are no merges.
+
+    Source: Sennrich et al. 2016; on bytes, Radford et al. 2019.
+    """
+
+    def __init__(self, tokens, merges=None, pattern="gpt2", specials=None, whole=None):
+        self.tokens, self.merges = list(tokens), None if merges is None else [tuple(pair) for pair in merges]
+        self.pattern, self.specials, self.whole = Pattern(pattern), dict(specials or {}), merges is None if whole is None else bool(whole)
+        self.pieces = _pieces(self.tokens, self.specials)
+        self.ids = {token: i for i, token in enumerate(self.tokens) if token is not None}
+        self.ranks = _ranks(self.tokens, self.ids, self.merges)
+        self._byte_ids = np.array([self.ids.get(bytes([b]), -1) for b in range(256)], np.int64)
+        self._remembered = _Remembered(self.encode_piece)
+
+    @classmethod
+    def from_state(cls, state):
+        """The tokenizer of a state."""
+        tokens = [None if t is None else unspell(t) for t in state["tokens"]]
+        return cls(tokens, state["merges"], state["pattern"], state["specials"], state["whole"])
+
+    def state(self):
+        """The kind, tokens spelled as GPT-2's files spell bytes, merges as pairs of ids, pattern, specials, whole."""
+        tokens = [None if t is None else spell(t) for t in self.tokens]
+        return {"type": "bpe", "pattern": self.pattern.name, "whole": self.whole, "specials": self.specials, "tokens": tokens, "merges": self.merges}
+
+    def encode_ordinary(self, text):
+        """text → (tokens,) integers."""
+        return np.fromiter(chain.from_iterable(map(self._remembered.__getitem__, self.pattern.split(text))), np.int64)
+
+    def encode_piece(self, piece):
+        """The ids of one piece, as a list."""
+        try:
+            data = piece.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise InputError(f"text: U+{ord(error.object[error.start]):04X} is half of a character, expected text") from error
+        if self.whole and data in self.ids:
+            return [self.ids[data]]
+        ids = self._byte_ids[np.frombuffer(data, np.uint8)]
+        if (ids < 0).any():
+            raise InputError(f"text: byte 0x{data[int((ids < 0).argmax())]:02x} of {piece[:40]!r} has no token, expected one for every byte: use another tokenizer")
+        return join(ids, self.ranks).tolist()
+
+
+class _Remembered(dict):
+    """Piece → ids, made when first asked for. Long pieces are seldom met again, and too many are forgotten."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __missing__(self, piece):
+        ids = self.make(piece)
+        if len(piece) < LONG:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[piece] = ids
+        return ids
+
+
+def join(ids, ranks):
+    """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the leftmost.
+
+    ids (T,) → ids.  ranks: (left, right) → (rank, id of both).
+    """
+    ids = list(ids)
+    while True:
+        known = [(ranks[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in ranks]
+        if not known:
+            return np.array(ids, np.int64)
+        (_, joined), i = min(known)
+        ids[i : i + 2] = [joined]
+
+
+def _pieces(tokens, specials):
+    """The bytes of every id; InputError where two ids are one token, one is two, or one is none."""
+    pieces = list(tokens) + [None] * (max(specials.values(), default=-1) + 1 - len(tokens))
+    for text, i in specials.items():
+        if not text or i < 0 or pieces[i] is not None:
+            raise InputError(f"tokenizer: the special token {text!r} has id {i}, expected a text, and an id of its own")
+        pieces[i] = text.encode()
+    seen = {}
+    for i, token in enumerate(tokens):
+        if pieces[i] is None or token == b"":
+            raise InputError(f"tokenizer: id {i} stands for nothing, expected a token for each id up to {len(tokens) - 1}")
+        if token is not None and seen.setdefault(token, i) != i:
+            raise InputError(f"tokenizer: ids {seen[token]} and {i} are both {token!r}, expected different tokens")
+    return pieces
+
+
+def _ranks(tokens, ids, merges):
+    """(left, right) → (rank, id of both)."""
+    if merges is None:
+        halves = (((ids.get(t[:n]), ids.get(t[n:])), i) for t, i in ids.items() for n in range(1, len(t)))
+        return {pair: (i, i) for pair, i in halves if None not in pair}
+    ranks = {}
+    for rank, (left, right) in enumerate(merges):
+        if not (0 <= left < len(tokens) and 0 <= right < len(tokens)) or tokens[left] is None or tokens[right] is None:
+            raise InputError(f"tokenizer: merge {rank} joins {left} and {right}, expected ids of tokens below {len(tokens)}")
+        both = tokens[left] + tokens[right]
+        if both not in ids or (left, right) in ranks:
+            raise InputError(f"tokenizer: merge {rank} makes {both!r}, {'which is no token' if both not in ids else 'as an earlier one does'}, expected each pair once, and its token")
+        ranks[left, right] = (rank, ids[both])
+    return ranks

@@ -1,0 +1,56 @@
+"""How a text is cut before byte pairs are joined: no token reaches over a cut."""
+
+import functools
+
+import regex
+
+from ..errors import InputError
+
+# As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
+# tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back.
+PATTERNS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    "o200k": "|".join(
+        (
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+            r"\p{N}{1,3}",
+            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+            r"\s*[\r\n]+",
+            r"\s+(?!\S)",
+            r"\s+",
+        )
+    ),
+}
+
+
+class Pattern:
+    """What cuts a text into pieces. name: one of PATTERNS, or a regular expression of the regex package."""
+
+    def __init__(self, name):
+        self.name, self.source = name, PATTERNS.get(name, name)
+        self._compiled = _compile(self.source)
+
+    def split(self, text):
+        """The pieces of a text, in order; joined they are the text. InputError names the first character that no piece has."""
+        pieces = self._compiled.findall(text) if self._compiled.groups == 0 else [m[0] for m in self._compiled.finditer(text)]
+        if sum(map(len, pieces)) != len(text):
+            place = 0
+            for found in self._compiled.finditer(text):
+                if found.start() > place:
+                    break
+                place = found.end()
+            c = text[place]
+            raise InputError(
+                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X}) at position {place}, expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
+            )
+        return pieces
+
+
+@functools.cache
+def _compile(source):
+    try:
+        return regex.compile(source)
+    except (regex.error, TypeError, RecursionError, OverflowError) as error:
+        raise InputError(f"pattern: {source!r} does not compile ({error}), expected one of {', '.join(PATTERNS)} or a regular expression of the regex package") from error
