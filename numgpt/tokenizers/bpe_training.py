@@ -17,7 +17,7 @@ from .spelling import ALPHABET, unspell
 
 BYTES = [unspell(c) for c in sorted(ALPHABET)]  # the tokens that are there before any merge, in GPT-2's order
 BLOCK = 2**20  # characters that are cut into pieces at once
-SMALL = 2**22  # symbols times merges up to which the specification is done before its twin is loaded
+SMALL = 2**24  # symbols times merges up to which the specification is done before its twin is loaded
 _IDS = np.argsort(np.frombuffer(b"".join(BYTES), np.uint8)).astype(np.int32)  # byte → its token
 _CUT = regex.compile(r"(?r)(?<=\S) ")  # the last space behind something that is none: there all PATTERNS cut, whatever stands around it
 
@@ -57,7 +57,8 @@ def _checked(vocab_size, specials, min_frequency):
     specials = [specials] if isinstance(specials, str) else list(specials)
     for text in specials:
         if not isinstance(text, str) or not text or specials.count(text) > 1:
-            raise InputError(f"train: {text!r} is {'there twice' if text else 'no text'} among the special tokens, expected texts, all different")
+            what = "there twice" if text and isinstance(text, str) else "no text"
+            raise InputError(f"train: {text!r} is {what} among the special tokens, expected texts, all different")
     least = len(BYTES) + len(specials)
     for name, value, least, why in (("vocab_size", vocab_size, least, f" for 256 bytes and {len(specials)} special tokens"), ("min_frequency", min_frequency, 1, "")):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -149,35 +150,36 @@ def learn_merges(pieces, n, min_frequency=2, progress=False):
 
 
 def learn(ids, lengths, weights, n, min_frequency, tell):
-    """The merges of words, as a list of pairs of ids; the k-th makes the id 256 + k.
+    """The merges of words, as a list of pairs of ids; the k-th, from 0, makes the id 256 + k.
 
         count(a, b) = Σ over words w of weights[w] · (how often b follows a in w)
         next merge  = argmax count, of equals the least (a, b); none if its count is below min_frequency
 
     ids (S,): the words, one after the other. lengths, weights (W,): how many ids each word has, and how often it occurs. tell(k) is
-    called as k more merges are done. Only words that hold the pair change, so only their pairs are counted anew.
+    called as k more merges are done. Only in words that hold the pair do counts change, so only their pairs are counted anew.
+
+    What a merge makes is new: within a token no merge ever reached over its ends, so equal bytes were joined in the same steps, by one pair.
     """
-    words = [word.tolist() for word in np.split(ids, np.cumsum(lengths)[:-1])]
-    counts, where, merges = Counter(), defaultdict(set), []
+    words, weights = [word.tolist() for word in np.split(ids, np.cumsum(lengths)[:-1])], weights.tolist()
+    counts, where, merges = Counter(), defaultdict(set), []  # where: pair → words that hold it, and some that did
 
     def count(w, weight):
         for pair in pairwise(words[w]):
             counts[pair] += weight
             where[pair].add(w)
+            if not counts[pair]:
+                del counts[pair], where[pair]
 
-    weights = weights.tolist()
     for w, weight in enumerate(weights):
         count(w, weight)
     while len(merges) < n and counts:
         pair = min(counts, key=lambda pair: (-counts[pair], pair))
         if counts[pair] < min_frequency:
             break
-        for w in where[pair]:
-            for old in pairwise(words[w]):
-                counts[old] -= weights[w]
+        for w in where.pop(pair):
+            count(w, -weights[w])
             words[w] = _joined(words[w], pair, 256 + len(merges))
             count(w, weights[w])
-        del counts[pair], where[pair]
         merges.append(pair)
         tell(1)
     return merges

@@ -99,32 +99,6 @@ def join(i, new, weight, place, pair, count, partner, state):
         list_place(h, pair_of(symbol[h], new, new, pair, partner, state), weight, place, pair, count)
 
 
-@parallel
-def begin(task, ids, lengths, weight, place, pair, count, heap, known, state, least):
-    """List the pairs of all words and make the heap."""
-    symbol, left, right = place[0], place[1], place[2]
-    number = np.full((256, 256), -1, np.int64)
-    end = len(ids)
-    for w in range(len(lengths) - 1, -1, -1):
-        start = end - lengths[w]
-        for i in range(end - 1, start - 1, -1):
-            symbol[i], left[i], right[i], place[3, i], place[4, i] = ids[i], i - 1, i + 1, w, -1
-            if i == start:
-                left[i] = -1
-            if i + 1 == end:
-                right[i] = -1
-                continue
-            a, b = ids[i], ids[i + 1]
-            if number[a, b] < 0:
-                p = state[0]
-                number[a, b] = p
-                pair[0, p], pair[1, p], pair[2, p] = a, b, -1
-                state[0] += 1
-            list_place(i, number[a, b], weight, place, pair, count)
-        end = start
-    push(0, heap, known, pair, count, state, least)
-
-
 @kernel
 def push(first, heap, known, pair, count, state, least):
     """Put the pairs from number first on into the heap. Those below the least count are left out: no pair's count grows later."""
@@ -172,17 +146,36 @@ def learn(ids, lengths, weights, n, min_frequency, tell):
     A join makes at most two pairs that were not there, so there are never more than 3 S of them.
     """
     kind = np.int32 if len(ids) < NEAR else np.int64
-    place = np.empty((7, len(ids)), kind)  # symbol; places to its left and right; word; pair that begins here; after and before it in the pair's list
-    pair, count = np.empty((3, 3 * len(ids)), kind), np.zeros(3 * len(ids), np.int64)  # left and right symbol, first place
+    place = np.full((7, len(ids)), -1, kind)  # symbol; places to its left and right; word; pair that begins here; after and before it in the pair's list
+    pair, count = np.empty((3, 3 * len(ids)), kind), np.zeros(3 * len(ids), np.int64)  # left and right symbol, first place in the list
     heap, known = np.empty(3 * len(ids), kind), np.empty(3 * len(ids), np.int64)  # pairs, and their counts when last looked at
     partner = np.full((2, 256 + n), -1, kind)  # symbol → its pair behind, and before, the newest one
-    merges, state = np.empty((n, 2), kind), np.zeros(3, np.int64)  # pairs, how many of them in the heap, merges
-    launch(begin, 1, ids, lengths, weights, place, pair, count, heap, known, state, min_frequency)
-    made = 0
+    merges, pairs = np.empty((n, 2), kind), _begin(ids, lengths, weights, place, pair, count)
+    due = np.flatnonzero(count[:pairs] >= min_frequency)
+    due = due[np.lexsort((pair[1, due], pair[0, due], -count[due]))]  # what is sorted is a heap
+    heap[: len(due)], known[: len(due)] = due, count[due]
+    state, made = np.array([pairs, len(due), 0]), 0  # pairs, how many of them in the heap, merges
     while made < n:
         launch(advance, 1, min(made + STEP, n), weights, place, pair, count, heap, known, partner, merges, state, min_frequency)
-        tell(int(state[2]) - made)
-        made, before = int(state[2]), made
+        before, made = made, int(state[2])
+        tell(made - before)
         if made < before + STEP:
             break
     return [tuple(m) for m in merges[:made].tolist()]
+
+
+def _begin(ids, lengths, weights, place, pair, count):
+    """Fill in the words, their pairs, and the places of each in their order; returns how many pairs there are."""
+    symbol, left, right, word, number, after, before = place
+    symbol[:], word[:] = ids, np.repeat(np.arange(len(lengths)), lengths)
+    begins = np.flatnonzero(word[1:] == word[:-1])  # where a pair begins
+    right[begins], left[begins + 1] = begins + 1, begins
+    keys, number[begins] = np.unique(ids[begins].astype(np.int64) * 256 + ids[begins + 1], return_inverse=True)
+    pair[0, : len(keys)], pair[1, : len(keys)] = np.divmod(keys, 256)
+    np.add.at(count, number[begins], weights[word[begins]])
+    begins = begins[np.argsort(number[begins], kind="stable")]
+    same = number[begins[1:]] == number[begins[:-1]]
+    after[begins[:-1][same]], before[begins[1:][same]] = begins[1:][same], begins[:-1][same]
+    firsts = begins[np.concatenate([[True], ~same])[: len(begins)]]
+    pair[2, number[firsts]] = firsts
+    return len(keys)
