@@ -53,3 +53,11 @@ def test_ops_are_compared_one_by_one(tmp_path):
     rows, said = run("ops.py", "--shape", "a", "--ops", "layernorm", "attention", "--rounds", "1", "--seconds", "0.01", cwd=tmp_path)
     assert [(r["op"], r["way"]) for r in rows] == [(op, way) for op in ("layernorm", "attention") for way in ("forward", "backward")]
     assert all(r["to_reference"] > 0 for r in rows) and ("torch: does not run here" in said) == (importlib.util.find_spec("torch") is None)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="tokenizers is not installed")
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+def test_tokenizers_are_trained_to_the_merges_of_hugging_face(tmp_path, pattern):
+    rows, said = run("tokenizer_training.py", "--megabytes", "0.1", "--merges", "64", "--rounds", "1", "--pattern", pattern, "--only", "reference", "huggingface", cwd=tmp_path)
+    assert [r["equal"] for r in rows] == [True, True] and all(r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows)
+    assert "| numgpt, reference |" in said and f"distinct pieces of {pattern}" in said
