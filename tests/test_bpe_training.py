@@ -192,6 +192,14 @@ def test_a_text_that_has_too_few_pairs_gives_a_smaller_tokenizer():
     assert train("ab", 1000).merges == []  # nothing occurs twice
 
 
+@pytest.mark.parametrize("small", [0, 2**60], ids=["twin", "specification"])
+def test_no_size_that_is_asked_for_is_too_large(small, monkeypatch):
+    monkeypatch.setattr(bpe_training, "SMALL", small)
+    monkeypatch.setattr(engine, "host_twin", lambda function: twin())
+    assert train("to be, to be", 10**15) == train("to be, to be", 1000)
+    assert train("to be, to be", 10**15, min_frequency=10**30).merges == []
+
+
 def test_build_is_train():
     text = corpora.grammar(200)
     assert BPE.build(text, 300, "cl100k") == train(text, 300, pattern="cl100k") == tokenizers.train([text], 300, pattern="cl100k")

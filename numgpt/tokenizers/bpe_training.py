@@ -29,7 +29,7 @@ def train(texts, vocab_size, *, pattern="gpt2", specials=(), min_frequency=2, pr
     and let what it makes be the next token. Of pairs that are as frequent, the one of least left id is taken, and of those the one of
     least right id. In a run "aaa" the pair "aa" counts twice, and is joined from the left. Pairs are counted within the pieces that
     the pattern cuts the text into, so that no token reaches over a cut. The merges are those of Hugging Face's BpeTrainer with
-    the same pattern and min_frequency and initial_alphabet=ByteLevel.alphabet().
+    the same pattern and min_frequency and initial_alphabet=ByteLevel.alphabet(), as long as no count reaches its 2³¹.
 
     texts: a str, or an iterable of str, the parts of one text, cut anywhere. vocab_size: how many tokens, in this order: the 256
     bytes as in GPT-2's vocabulary, what the merges make, the specials. If sooner no pair occurs min_frequency times, they are
@@ -37,7 +37,7 @@ def train(texts, vocab_size, *, pattern="gpt2", specials=(), min_frequency=2, pr
     special tokens; the text is cut where one stands, and no piece holds it. progress: whether a terminal shows a bar, on stderr.
 
     Memory is linear in the number of distinct pieces, not in the text; but a regular expression of one's own, of which nobody knows
-    where it surely cuts, needs the whole text. InputError where the text is empty, or a size or a special token cannot be.
+    where it surely cuts, needs the whole text between two special tokens. InputError where the text is empty, or a size or a special token cannot be.
 
     Source: Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
     """
@@ -45,7 +45,7 @@ def train(texts, vocab_size, *, pattern="gpt2", specials=(), min_frequency=2, pr
     pieces = count_pieces(texts, pattern, specials, progress)
     if not pieces:
         raise InputError("train: the text is empty, expected one to learn merges from")
-    merges = learn_merges(pieces, vocab_size - len(BYTES) - len(specials), min_frequency, progress)
+    merges = learn_merges(pieces, int(vocab_size) - len(BYTES) - len(specials), min_frequency, progress)
     tokens = list(BYTES)
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
@@ -143,6 +143,7 @@ def _blocks(texts):
 def learn_merges(pieces, n, min_frequency=2, progress=False):
     """Up to n merges, pairs of ids, of pieces (bytes → count), by the specification or its twin, whichever is sooner done."""
     ids = _IDS[np.frombuffer(b"".join(pieces), np.uint8)]
+    n, min_frequency = min(n, len(ids)), min(min_frequency, 2**62)  # no more joins than symbols, and no count beyond 64 bits
     lengths, weights = np.fromiter(map(len, pieces), np.int64), np.fromiter(pieces.values(), np.int64)
     run = learn if len(ids) * n <= SMALL else engine.host_twin(learn)
     with _bar(progress, "merging", n, unit="merge") as bar:
