@@ -212,7 +212,7 @@ def test_build_is_train():
         (("", 300), "the text is empty"),
         ((iter(["", ""]), 300), "the text is empty"),
         (("<s><s>", 300, {"specials": ["<s>"]}), "the text is empty"),
-        (("text", 255), "vocab_size is 255, expected an integer of at least 256 for 256 bytes and 0 special tokens"),
+        (("text", 255), "vocab_size is 255, expected an integer of at least 256 for 256 bytes and 0 specials"),
         (("text", 257, {"specials": ["a", "b"]}), "at least 258"),
         (("text", 300.0), "vocab_size is 300.0"),
         (("text", True), "vocab_size is True"),

@@ -60,7 +60,7 @@ def _checked(vocab_size, specials, min_frequency):
             what = "there twice" if text and isinstance(text, str) else "no text"
             raise InputError(f"train: {text!r} is {what} among the special tokens, expected texts, all different")
     least = len(BYTES) + len(specials)
-    for name, value, least, why in (("vocab_size", vocab_size, least, f" for 256 bytes and {len(specials)} special tokens"), ("min_frequency", min_frequency, 1, "")):
+    for name, value, least, why in (("vocab_size", vocab_size, least, f" for 256 bytes and {len(specials)} specials"), ("min_frequency", min_frequency, 1, "")):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"train: {name} is {value!r}, expected an integer of at least {least}{why}")
     return specials
