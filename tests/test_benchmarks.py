@@ -260,3 +260,11 @@ def test_the_commit_is_that_of_the_code_that_is_measured(benchmarks, monkeypatch
     assert git("rev-parse", "HEAD").startswith(benchmarks.contest.commit())
     source.write_text("2")
     assert benchmarks.contest.commit().endswith("-dirty")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="tokenizers is not installed")
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+def test_tokenizers_are_trained_to_the_merges_of_hugging_face(tmp_path, pattern):
+    rows, said = run("tokenizer_training.py", "--megabytes", "0.1", "--merges", "64", "--rounds", "1", "--pattern", pattern, "--only", "reference", "huggingface", cwd=tmp_path)
+    assert [r["equal"] for r in rows] == [True, True] and all(r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows)
+    assert "| numgpt, reference |" in said and f"distinct pieces of {pattern}" in said

@@ -3,6 +3,7 @@
 from ..errors import InputError
 from ..files import read_json
 from .bpe import BPE
+from .bpe_training import train
 from .bytes import Bytes
 from .characters import Characters
 from .tokenizer import Tokenizer
@@ -34,4 +35,4 @@ def load(path):
         raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
 
 
-__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load"]
+__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load", "train"]

@@ -35,6 +35,13 @@ class BPE(Tokenizer):
         self._remembered = _Remembered(self.encode_piece)
 
     @classmethod
+    def build(cls, text, size=2048, pattern="gpt2"):
+        """Trained on a text, or on the parts of one, to size tokens, or as many as it has pairs for: bpe_training.train."""
+        from .bpe_training import train
+
+        return train(text, size, pattern=pattern)
+
+    @classmethod
     def from_state(cls, state):
         """The tokenizer of a state."""
         tokens = [None if t is None else unspell(t) for t in state["tokens"]]
