@@ -4,7 +4,7 @@ import functools
 
 import regex
 
-from ..errors import InputError
+from ..errors import InputError, TextError
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
 # tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back.
@@ -24,6 +24,16 @@ PATTERNS = {
     ),
 }
 
+# Two neighbours between which a pattern cuts whatever stands before and behind them. No piece of GPT-2's has white space after
+# anything else. In the others' line breaks may follow punctuation, and then always end a piece; o200k counts "/" among them. No
+# piece has punctuation after a letter or digit but for o200k's 's and the like, in which a mark is a letter too.
+_NO_WORD = r"[\p{L}\p{N}][^\s\p{L}\p{N}\p{M}']"
+_SURE = {
+    "gpt2": rf"\S\s|{_NO_WORD}",
+    "cl100k": rf"\S[^\S\r\n]|[\p{{L}}\p{{N}}]\s|[\r\n][^\s/]|{_NO_WORD}",
+}
+_SURE["o200k"] = _SURE["cl100k"]
+
 
 class Pattern:
     """What cuts a text into pieces. name: one of PATTERNS, or a regular expression of the regex package."""
@@ -42,10 +52,18 @@ class Pattern:
                     break
                 place = found.end()
             c = text[place]
-            raise InputError(
-                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X}) at position {place}, expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
+            raise TextError(
+                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X})", place, ", expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
             )
         return pieces
+
+    def safe_cut(self, text):
+        """The last place at which a text is surely cut: its pieces are those of what is before, and of what is behind and may go on.
+
+        0 where there is none, as always with a pattern of one's own, of which nothing is known.
+        """
+        found = _compile(f"(?r){_SURE[self.name]}").search(text) if self.name in _SURE else None
+        return found.start() + 1 if found else 0
 
 
 @functools.cache
