@@ -72,14 +72,18 @@ def test_characters_are_encoded_in_parts(text, places):
     expect_whole(Characters.build(text), cut(text, places))
 
 
+def expect_sure(pattern, text, more):
+    """Raise unless the pieces before and behind the cut are those of the whole."""
+    n = pattern.safe_cut(text)
+    assert 0 <= n < max(1, len(text))
+    assert pattern.split(text[:n]) + pattern.split(text[n:] + more) == pattern.split(text + more)
+
+
 @pytest.mark.parametrize("name", PATTERNS)
 @given(text=texts, more=texts)
 @settings(max_examples=300)
 def test_where_a_cut_is_sure_the_pieces_before_and_behind_are_those_of_the_whole(name, text, more):
-    pattern = Pattern(name)
-    n = pattern.safe_cut(text)
-    assert 0 <= n < max(1, len(text))
-    assert pattern.split(text[:n]) + pattern.split(text[n:] + more) == pattern.split(text + more)
+    expect_sure(Pattern(name), text, more)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -100,9 +104,10 @@ def test_every_pair_of_neighbours_that_is_called_a_sure_cut_is_one(name):
 
 @pytest.mark.parametrize("name, wrong", [("gpt2", r"\s\S"), ("gpt2", r"\p{L}\p{L}"), ("cl100k", r"\S\s"), ("o200k", r"[\r\n][^\s]"), ("o200k", r"\p{L}[^\s\p{L}\p{N}]")])
 def test_a_cut_that_is_not_sure_is_noticed(name, wrong):
-    text = "a 's\n!\n/ a's  aa!\n\n a" * 3
+    text = "a 's\n!\n/ a's  aa!\n\n a"
     with mock.patch.dict(patterns._SURE, {name: wrong}), pytest.raises(AssertionError):
-        expect_whole(TOKENIZERS[name], list(text))
+        for n in range(len(text)):
+            expect_sure(Pattern(name), text[:n], text[n:])
 
 
 def test_chinese_without_spaces_and_numbers_in_rows_are_cut_too():
