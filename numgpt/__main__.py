@@ -105,7 +105,7 @@ def train(args):
     out.mkdir(parents=True, exist_ok=True)
     if begun:
         trainer.resume()
-    _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {corpus.tokenizer.vocab_size}")
+    _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {_vocabulary(corpus)}")
     _say(f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {training.seed}; run in {out}" + (f", resumed at step {trainer.updates}" if begun else ""))
     with Progress(training.steps, trainer.updates) as progress:
         try:
@@ -123,6 +123,13 @@ def train(args):
     _say(f"\nheld-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best")
     _say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
     return 0
+
+
+def _vocabulary(corpus):
+    """Its size, and why it is less than what was asked for."""
+    name, V = corpus.recipe.get("tokenizer", ""), corpus.tokenizer.vocab_size
+    asked = name.split(":")[1] if name.startswith("bpe:") else V
+    return V if int(asked) == V else f"{V}, fewer than {name} asks for: no other pair comes twice"
 
 
 def sample(args):

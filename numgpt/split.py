@@ -165,7 +165,7 @@ def repeats(parts):
     if current.length > LONG:
         digests += current.hash.digest()
         places.append(n)
-    repeated, numbers = np.zeros(n + 1, bool), np.frombuffer(bytes(digests), np.uint64).reshape(-1, 2)
+    repeated, numbers = np.zeros(n + 1, bool), np.frombuffer(digests, np.uint64).reshape(-1, 2)
     order = np.lexsort(numbers.T)  # stable: of equal ones the first comes first
     same = (numbers[order[1:]] == numbers[order[:-1]]).all(axis=1)
     repeated[np.array(places, np.int64)[order[1:][same]]] = True

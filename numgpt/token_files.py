@@ -10,7 +10,7 @@ import numpy as np
 
 from .atomic import replace_folder, write_json
 from .errors import InputError
-from .files import Missing, read_json
+from .files import open_file, read_json
 
 PARTS = ("train", "held_out")
 STAMP = "tokens.json"
@@ -63,12 +63,12 @@ def find(folder, digest, vocab_size):
         if stamp != {"digest": digest, "dtype": dtype(vocab_size).str, **{name: stamp[name] for name in PARTS}}:
             return None
         for name in PARTS:
-            with open(place / f"{name}.bin", "rb") as file:
+            with open_file(place / f"{name}.bin") as file:
                 if {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()} != stamp[name]:
                     return None
                 arrays.append(_mapped(file, vocab_size))
         return arrays
-    except (Missing, FileNotFoundError, InputError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return None
 
 

@@ -52,7 +52,7 @@ def _named(name):
         return kind, None, None
     if kind == "bpe":
         size, _, pattern = rest.partition(":")
-        if not rest or (size.isascii() and size.isdigit()):
+        if name == "bpe" or (size.isascii() and size.isdigit() and len(size) < 19):
             return kind, int(size or 2048), pattern or "gpt2"
     if name and Path(name).exists():
         return "path", None, None

@@ -21,7 +21,10 @@ class Characters(Tokenizer):
     @classmethod
     def build(cls, text):
         """The characters of a text, a str or an iterable of its parts, sorted by code point."""
-        return cls("".join(sorted(set().union(*text))))
+        found = set()
+        for part in [text] if isinstance(text, str) else text:
+            found |= set(part)
+        return cls("".join(sorted(found)))
 
     def encode_ordinary(self, text):
         """text → (characters,) integers; InputError names the first character that the vocabulary lacks."""
