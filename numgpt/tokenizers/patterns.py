@@ -2,8 +2,6 @@
 
 import functools
 
-import regex
-
 from ..errors import InputError, TextError
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
@@ -68,6 +66,8 @@ class Pattern:
 
 @functools.cache
 def _compile(source):
+    import regex  # late: a model needs no pattern
+
     try:
         return regex.compile(source)
     except (regex.error, TypeError, RecursionError, OverflowError) as error:
