@@ -88,28 +88,30 @@ def train(args):
     if args.resume and out is None:
         raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
     given, fields = _fields(args, Training), _fields(args, Config)
-    recipe = {"paths": args.data, "held_out": args.held_out, "split": args.split, "dedup": args.dedup}
+    recipe = {"paths": args.data, "held_out": args.held_out, "split": args.split, "dedup": args.dedup, "special": args.special, "folder": args.token_folder}
     recipe = {name: value for name, value in recipe.items() if value is not None}
     if begun:
         model = GPT.load(out / "last")
         state = checkpoint.read_state(out / "last")
-        _expect_same(out, model, args, fields | ({"seed": given["seed"]} if "seed" in given else {}))
+        _expect_same(out, model, args, fields | ({"seed": given["seed"]} if "seed" in given else {}), state["recipe"].get("tokenizer"))
         training = from_dict(Training, state["training"] | given)
-        corpus = _prepare(state["recipe"] | recipe, model, out / "tokens")
+        corpus = _prepare({"folder": out / "tokens"} | state["recipe"] | recipe, model)
     else:
         training = presets.preset_training(args.preset or presets.DEFAULT, **given)
-        corpus = data.prepare(tokenizer=args.tokenizer or "chars", folder=out / "tokens", **recipe)
+        corpus = data.prepare(tokenizer=args.tokenizer or "chars", **{"folder": out / "tokens"} | recipe)
         V = corpus.tokenizer.vocab_size
         if fields.setdefault("vocab_size", V) != V:
             raise InputError(f"train: --vocab-size is {fields['vocab_size']}, expected {V}, what the tokenizer has: leave it out")
         config = presets.preset(args.preset or presets.DEFAULT, **fields)
         model = GPT(config, training.seed, args.dtype or "float32", corpus.tokenizer)
 
+    if args.token_folder:
+        corpus.recipe["folder"] = str(Path(args.token_folder).resolve())
     trainer = Trainer(model, corpus, training, out)
     out.mkdir(parents=True, exist_ok=True)
     if begun:
         trainer.resume()
-    _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {corpus.tokenizer.vocab_size}")
+    _say(f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out, vocabulary {_vocabulary(corpus)}")
     _say(f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {training.seed}; run in {out}" + (f", resumed at step {trainer.updates}" if begun else ""))
     with Progress(training.steps, trainer.updates) as progress:
         try:
@@ -129,6 +131,13 @@ def train(args):
     return 0
 
 
+def _vocabulary(corpus):
+    """Its size, and why it is less than what was asked for."""
+    name, V = corpus.recipe.get("tokenizer", ""), corpus.tokenizer.vocab_size
+    asked = name.split(":")[1] if name.startswith("bpe:") else V
+    return V if int(asked) == V else f"{V}, fewer than {name} asks for: no other pair comes twice"
+
+
 def sample(args):
     """numgpt sample."""
     from .model import GPT
@@ -137,7 +146,7 @@ def sample(args):
     prompt = _default_prompt(model.tokenizer) if args.prompt is None else args.prompt
     stop = tuple(s.replace("\\n", "\n").replace("\\t", "\t") for s in args.stop)
     sampling = {"temperature": 0.0 if args.greedy else args.temperature, "top_k": args.top_k, "top_p": args.top_p, "seed": args.seed, "slide": args.slide}
-    _print_texts(model, prompt, args.max_new_tokens, samples=args.num_samples, stop=stop, show_prompt=args.prompt is not None, **sampling)
+    _print_texts(model, prompt, args.max_new_tokens, samples=args.num_samples, stop=stop, show_prompt=args.prompt is not None, special=args.special, **sampling)
     return 0
 
 
@@ -154,7 +163,7 @@ def evaluate(args):
     if model.tokenizer is None:
         raise InputError("eval: the checkpoint has no tokenizer, expected one to read the text")
     if args.data:
-        source, ids = ", ".join(args.data), model.tokenizer.encode(data.read(args.data))
+        source, ids = data.encode(args.data, model.tokenizer, args.special)
     else:
         source, ids = _held_out(folder, model)
     with tqdm(total=len(ids) - 1, unit="tok", disable=None, leave=False) as bar:
@@ -169,25 +178,26 @@ def evaluate(args):
 
 def _held_out(folder, model):
     """(description, ids) of the part of a run's own text that it was not trained on."""
-    from . import checkpoint
+    from . import checkpoint, token_files
 
     folder = folder.resolve()
     run = next((p for p in (folder / "last", folder.parent / "last", folder) if (p / checkpoint.STATE).is_file()), None)
     if run is None:
         raise InputError(f"eval: {folder} is not in a run, expected --data with a text to evaluate on")
     state = checkpoint.read_state(run)
-    corpus = _prepare(state["recipe"], model)
+    tokens = run.parent / "tokens"  # where they are, they are read; where they are not, nothing is left in the run's folder
+    corpus = _prepare({"folder": tokens if token_files.find(tokens, state["digest"], model.config.vocab_size) else None} | state["recipe"], model)
     if corpus.digest != state["digest"]:
         raise InputError(f"eval: {state['source']} has changed since the run, expected the same text: name one by --data")
-    return f"the held-out part of {corpus.source}", corpus.held_out.astype(int)
+    return f"the held-out part of {corpus.source}", corpus.held_out
 
 
-def _prepare(recipe, model, folder=None):
+def _prepare(recipe, model):
     """A run's corpus again, as its state says that it was made."""
     from . import data
 
     try:
-        return data.prepare(tokenizer=model.tokenizer, folder=folder, **recipe)
+        return data.prepare(**recipe | {"tokenizer": model.tokenizer})
     except TypeError as error:
         raise InputError(f"the run's recipe {recipe} cannot be followed ({error}), expected state.json as numgpt wrote it") from error
 
@@ -282,8 +292,10 @@ def _newest_run():
     return next((p for p in reversed(_runs()) if is_checkpoint(p / "last")), None)
 
 
-def _expect_same(out, model, args, fields):
-    """Raise InputError where a flag asks a resumed run for another model."""
+def _expect_same(out, model, args, fields, tokenizer):
+    """Raise InputError where a flag asks a resumed run for another model. tokenizer: the name that the run was begun with."""
+    from . import tokenizers
+
     wanted = dict(vars(presets.preset(args.preset))) | {"vocab_size": model.config.vocab_size} if args.preset else {}
     for name, value in (wanted | fields).items():
         has = model.seed if name == "seed" else getattr(model.config, name)
@@ -293,8 +305,8 @@ def _expect_same(out, model, args, fields):
         raise InputError(f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out, or choose another --out")
     if model.tokenizer is None:
         raise InputError(f"{out}: the run's tokenizer.json is missing, expected a whole checkpoint")
-    if args.tokenizer and model.tokenizer.state()["type"] != args.tokenizer:
-        raise InputError(f"{out}: the run's tokenizer is {model.tokenizer.state()['type']}, expected {args.tokenizer}: leave --tokenizer out")
+    if args.tokenizer and args.tokenizer != tokenizer:
+        tokenizers.expect_named(args.tokenizer, model.tokenizer, f"{out}: the run's")
 
 
 def _print_texts(model, prompt, max_new_tokens, samples=1, show_prompt=False, **options):
@@ -316,14 +328,18 @@ def _print_texts(model, prompt, max_new_tokens, samples=1, show_prompt=False, **
 
 
 def _default_prompt(tokenizer):
-    """A line break, or where the vocabulary has none its first character."""
-    if tokenizer is None:
+    """A line break, or where the vocabulary has none the first of its tokens that a text can spell."""
+    if tokenizer is None or _encodes(tokenizer, "\n"):
         return "\n"
+    ordinary = (piece.decode("utf-8", "replace") for i, piece in enumerate(tokenizer.pieces) if piece and i not in tokenizer.specials.values())
+    return next((text for text in ordinary if _encodes(tokenizer, text)), "\n")
+
+
+def _encodes(tokenizer, text):
     try:
-        tokenizer.encode("\n")
+        return len(tokenizer.encode(text)) > 0
     except InputError:
-        return tokenizer.decode([0])
-    return "\n"
+        return False
 
 
 def _human(n):

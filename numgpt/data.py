@@ -1,30 +1,27 @@
-"""From text to batches: corpora, deduplication, the held-out split, tokens in memory or in a mapped file."""
+"""From text to batches: a corpus of tokens to train on and tokens held out, and what is drawn from it."""
 
 import hashlib
 import json
-import math
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import corpora, tokenizers
-from .atomic import write_file
+from . import token_files, tokenizers
 from .errors import InputError
+from .split import Dealt
 from .streams import stream
+from .text import Text
 
-LARGE = 2**24  # tokens from which they are kept in a memory-mapped file
-SUFFIXES = (".txt", ".md")
-SPLITS = ("blocks", "tail")
+LARGE = 2**24  # characters from which on tokens are kept in mapped files
 
 
 @dataclass
 class Corpus:
     """Tokens to train on and tokens held out, the tokenizer that made them, and how to make them again.
 
-    recipe: the arguments of prepare() besides tokenizer and folder. digest: of the text, the tokenizer and the recipe.
+    recipe: the arguments of prepare() besides folder, the tokenizer's if it was a name. digest: of the text, the tokenizer and the
+    recipe but for paths and names.
     """
 
     train: np.ndarray
@@ -35,133 +32,54 @@ class Corpus:
     recipe: dict
 
 
-def read(paths):
-    """The text of files and folders, joined by blank lines. A folder stands for its .txt and .md files at any depth, sorted."""
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(_texts_in(path))
-            if not inside:
-                raise InputError(f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the files themselves")
-            files += inside
-        else:
-            files.append(path)
-    return "\n\n".join(map(_read_file, files))
+def prepare(paths=None, *, tokenizer="chars", held_out=0.1, split="blocks", dedup=True, special="refuse", folder=None):
+    """A Corpus from a list of files and folders, or from the default text, of which no more than parts are in memory at a time.
 
-
-def _texts_in(folder):
-    """Its text files at any depth, hidden ones left out; a folder that cannot be read is an error, not skipped."""
-
-    def fail(error):
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        yield from (Path(place) / n for n in names if n.endswith(SUFFIXES) and not n.startswith("."))
-
-
-def _read_file(path):
-    try:
-        if path.is_char_device() or path.is_block_device():  # a pipe is welcome
-            raise InputError(f"{path}: is a device, expected a text file or a folder of them")
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start}), expected UTF-8 text: convert it, for example with iconv"
-        ) from error
-    except InputError:
-        raise
-    except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
-        raise InputError(f"{path}: does not exist, expected a text file or a folder of them") from error
-    if not text.strip():
-        raise InputError(f"{path}: is empty, expected text to train on")
-    return text.replace("\r\n", "\n")
-
-
-def prepare(paths=None, *, tokenizer="chars", held_out=0.1, split="blocks", dedup=True, folder=None):
-    """A Corpus from a list of files and folders, or from the default text.
-
-    tokenizer: a name, or a Tokenizer to use as it is. held_out: the share that is not trained on.
+    tokenizer: a name of tokenizers.build, or a Tokenizer to use as it is. Characters are those of the whole text, so that each has
+    a token; byte pairs are learned from what is trained on. held_out: the share that is not trained on.
     split: "blocks" deals every so-many-th block of paragraphs out of the whole text, "tail" cuts its end off.
     dedup: drop paragraphs that came before, so that nothing held out was trained on.
-    folder: where tokens are kept in mapped files when there are more than LARGE.
+    special: what becomes of special tokens that the text spells out, as in Tokenizer.encode.
+    folder: where the tokens of a text of more than LARGE characters are kept, and found the next time; a temporary file unless given.
     """
-    if not 1e-6 <= held_out <= 0.5:
-        raise InputError(f"data: held_out is {held_out}, expected a share from 1e-6 to 0.5")
-    if split not in SPLITS:
-        raise InputError(f"data: split is {split!r}, expected one of {', '.join(SPLITS)}")
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    source, text = (", ".join(map(str, paths)), read(paths)) if paths else corpora.default()
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    text = Text(paths)
+    dealt, named = Dealt(text, held_out, split, dedup), {}
     if isinstance(tokenizer, str):
-        tokenizer = tokenizers.build(tokenizer, text)
-    recipe = {"held_out": held_out, "split": split, "dedup": dedup}
-    made_from = json.dumps([tokenizer.state(), recipe]).encode()
-    digest = hashlib.sha256(made_from + text.encode("utf-8")).hexdigest()
-    if dedup:
-        text = without_repeats(text)
-    parts = split_blocks(text, held_out) if split == "blocks" else split_tail(text, held_out)
-    train, held = (_tokens(part, tokenizer, name, digest, folder) for part, name in zip(parts, ("train", "held_out")))
-    recipe["paths"] = [str(Path(p).resolve()) for p in paths] if paths else None
-    return Corpus(train, held, tokenizer, source, digest, recipe)
+        named = {"tokenizer": tokenizer}
+        tokenizer = tokenizers.build(tokenizer, text if tokenizer == "chars" else (train for train, _ in dealt), progress=True)
+    recipe = {"held_out": held_out, "split": split, "dedup": dedup} | ({"special": special} if special != "refuse" else {})
+    digest = hashlib.sha256(json.dumps([tokenizer.state(), recipe]).encode())
+    for part in text.parts("hashing the text"):
+        digest.update(part.encode("utf-8"))
+    digest, V = digest.hexdigest(), tokenizer.vocab_size
+    arrays = None if folder is None else token_files.find(folder, digest, V)
+    if arrays is None:
+        rows = _rows(dealt, tokenizer, special)
+        if dealt.size <= LARGE:
+            arrays = token_files.in_memory(rows, 2, V)
+        elif folder is None:
+            arrays = token_files.temporary(rows, 2, V)
+        else:
+            arrays = token_files.kept(folder, digest, rows, V)
+    recipe |= {"paths": [str(Path(p).resolve()) for p in paths] if paths else None} | named
+    return Corpus(*arrays, tokenizer, text.source, digest, recipe)
 
 
-def without_repeats(text, longer_than=40):
-    """text without the paragraphs that came before in it. Short ones may repeat: they are headings, not copies."""
-    seen, kept = set(), []
-    for paragraph in re.split(r"\n\s*\n", text):
-        words = " ".join(paragraph.split())
-        if len(words) > longer_than and words in seen:
-            continue
-        seen.add(words)
-        kept.append(paragraph)
-    return "\n\n".join(kept)
+def _rows(dealt, tokenizer, special):
+    """Pairs of arrays of ids, of the part to train on and of the part held out."""
+    encoders = [tokenizer.encoder(special) for _ in token_files.PARTS]
+    for parts in dealt.parts("making tokens"):
+        yield [encoder.add(part) for encoder, part in zip(encoders, parts)]
+    yield [encoder.add("", True) for encoder in encoders]
 
 
-def split_blocks(text, held_out, blocks=50):
-    """(train, held out): the text in some 50 blocks of whole paragraphs, every so-many-th of which is held out.
-
-    Dealt out of the whole text, so that both parts are of the same kind; in blocks, so that few contexts are cut.
-    Text without paragraphs is divided at line ends, or failing those anywhere.
-    """
-    blocks = max(blocks, math.ceil(5 / held_out))
-    pieces, glue = re.split(r"\n\s*\n", text), "\n\n"
-    if len(pieces) < blocks:
-        pieces, glue = text.split("\n"), "\n"
-    if len(pieces) < blocks:
-        size = max(1, len(text) // blocks)
-        pieces, glue = [text[i : i + size] for i in range(0, len(text), size)], ""
-    parts, done = ([], []), 0
-    for piece in pieces:
-        block = done * blocks // max(1, len(text))
-        is_held = int((block + 1) * held_out) > int(block * held_out)
-        parts[is_held].append(piece)
-        done += len(piece) + len(glue)
-    return glue.join(parts[0]), glue.join(parts[1])
-
-
-def split_tail(text, held_out):
-    """(train, held out): the first 1 − held_out of the characters, and the rest, as nanoGPT splits."""
-    at = int(len(text) * (1 - held_out))
-    return text[:at], text[at:]
-
-
-def _tokens(text, tokenizer, name, digest, folder):
-    """The tokens of a text: an array, or a mapped file in folder that is written once."""
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    if len(text) <= LARGE or folder is None:
-        return tokenizer.encode(text).astype(dtype)
-    path, stamp = Path(folder) / f"{name}.bin", Path(folder) / f"{name}.sha256"
-    if not (path.exists() and stamp.exists() and stamp.read_bytes() == f"{digest} {path.stat().st_size}".encode()):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        stamp.unlink(missing_ok=True)
-        with open(path, "wb") as file:
-            for i in range(0, len(text), LARGE):
-                tokenizer.encode(text[i : i + LARGE]).astype(dtype).tofile(file)
-            file.flush()
-            os.fsync(file.fileno())
-        write_file(stamp, f"{digest} {path.stat().st_size}".encode())
-    return np.memmap(path, dtype, mode="r")
+def encode(paths, tokenizer, special="refuse"):
+    """(source, ids) of a list of files and folders, the ids in a temporary mapped file where the text is large."""
+    text = Text(paths)
+    rows = ((ids,) for ids in tokenizer.encode_chunks(text.parts("making tokens"), special))
+    (ids,) = (token_files.in_memory if text.size <= LARGE else token_files.temporary)(rows, 1, tokenizer.vocab_size)
+    return text.source, ids
 
 
 def batch(tokens, block_size, batch_size, seed, *words):

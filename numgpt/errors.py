@@ -14,3 +14,16 @@ class InputError(ValueError):
         if len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+
+class TextError(InputError):
+    """A text that cannot be used from a position on, which is named between the two parts of the message."""
+
+    def __init__(self, before, position, after):
+        super().__init__(f"{before} at position {position}{after}")
+        self.parts = before, position, after
+
+    def moved(self, by):
+        """The same of a text that begins so many characters earlier."""
+        before, position, after = self.parts
+        return TextError(before, position + by, after)

@@ -33,7 +33,8 @@ def score(model, ids, stride=None, batch_size=8, progress=None):
     """Score ids (N,) in windows of block_size that advance by stride; each token is predicted once.
 
     A window after the first counts its last stride tokens only: they see at least block_size − stride tokens. stride
-    block_size (the default is half of it) is fastest and gives the tokens at a window's start the least context.
+    block_size (the default is half of it) is fastest and gives the tokens at a window's start the least context. ids may lie in
+    a mapped file, of which windows are read as they are scored. A special token counts with the bytes of its text.
     """
     T = model.config.block_size
     stride = max(1, T // 2) if stride is None else stride
@@ -49,7 +50,7 @@ def score(model, ids, stride=None, batch_size=8, progress=None):
         counted += n
         if progress:
             progress(n)
-    size = len(model.tokenizer.decode_bytes(ids[1:])) if model.tokenizer else counted
+    size = model.tokenizer.count_bytes(ids[1:]) if model.tokenizer else counted
     return Score(total / counted, counted, size, T, stride)
 
 
@@ -57,13 +58,13 @@ def _windows(ids, T, stride):
     """(inputs, targets) of each window, −1 for a target that an earlier window counted."""
     last = len(ids) - 1
     end = min(T, last)
-    yield ids[:end], ids[1 : end + 1]
+    yield ids[:end].astype(np.int64), ids[1 : end + 1].astype(np.int64)
     while end < last:
         done, end = end, min(end + stride, last)
         start = max(0, end - T)
-        targets = ids[start + 1 : end + 1].copy()
+        targets = ids[start + 1 : end + 1].astype(np.int64)
         targets[: done - start] = -1
-        yield ids[start:end], targets
+        yield ids[start:end].astype(np.int64), targets
 
 
 def _batches(windows, size):

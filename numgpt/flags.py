@@ -30,7 +30,9 @@ def parser(commands):
     p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
     p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
-    p.add_argument("--tokenizer", choices=("chars", "bytes"), help="one token a character, or a byte; chars unless given")
+    p.add_argument("--tokenizer", metavar="NAME", help="chars or bytes: a token for each; bpe:2048 or bpe:2048:cl100k: so many byte pairs, learned from the training text, cut by a pattern; or a tokenizer's file or folder; chars unless given")
+    _add_special(p, "text")
+    p.add_argument("--token-folder", metavar="DIR", help="where the tokens of a large text are kept, for several runs to share; in the run's folder unless given")
     p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
     p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
     p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
@@ -42,6 +44,7 @@ def parser(commands):
     p = command("sample", "Write text with a trained model.", "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3")
     _add_checkpoint(p)
     p.add_argument("--prompt", help="text to continue; a line break unless given")
+    _add_special(p, "prompt", default="refuse")
     p.add_argument("--max-new-tokens", type=_count, default=300, metavar="N", help="%(default)s unless given")
     p.add_argument("--temperature", type=float, default=0.8, help="below 1 bolder in the likely, above 1 in the unlikely; 0 is greedy; %(default)s")
     p.add_argument("--top-k", type=int, metavar="K", help="choose among the K most probable tokens")
@@ -55,6 +58,7 @@ def parser(commands):
     p = command("eval", "Loss, perplexity and bits per byte of a text under a model.", "numgpt eval runs/1 --data FILE --stride 32")
     _add_checkpoint(p)
     p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; what the run held out of its own text unless given")
+    _add_special(p, "text of --data", default="refuse")
     p.add_argument("--stride", type=int, metavar="N", help="how far each window advances; half the context length unless given")
     p.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="windows at once; %(default)s")
 
@@ -99,6 +103,7 @@ def parser(commands):
     p = command("curvature", "How the loss bends at a checkpoint, exactly: gradients by row, noise scale, curvature, eigenvalues of the Hessian.", "numgpt curvature runs/1 --data FILE --eigenvalues 3")
     p.add_argument("checkpoint", help="a checkpoint, a run, a folder of transformers, or hf: and a name on the Hugging Face hub")
     p.add_argument("--data", nargs="+", metavar="PATH", help="UTF-8 text files or folders; random tokens unless given")
+    _add_special(p, "text", default="refuse")
     p.add_argument("--batch-size", type=_positive, default=8, metavar="B", help="rows; %(default)s")
     p.add_argument("--tokens", type=_positive, metavar="T", help="tokens a row; 64, or block_size where it is less")
     p.add_argument("--eigenvalues", type=_count, default=1, metavar="K", help="how many of the largest; %(default)s")
@@ -137,6 +142,11 @@ def _add_fields(parser, settings):
 
 def _add_checkpoint(parser):
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run; the newest under runs/ unless given")
+
+
+def _add_special(parser, where, **default):
+    meaning = "refuse, an error; allow, the token; text, what other text becomes"
+    parser.add_argument("--special", choices=("refuse", "allow", "text"), **default, help=f"special tokens that the {where} spells out: {meaning}; refuse unless given")
 
 
 def _shape(text):

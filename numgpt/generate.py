@@ -164,17 +164,18 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
             logits = steps.send(ids)
 
 
-def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), **sampling):
+def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse", **sampling):
     """Yield lists of new text, one string a sample and step, that continue a prompt; the prompt is not repeated.
 
     A sample ends before the first of the stop strings that it would contain. Text that could be the beginning of one is held
-    back until it is known.
+    back until it is known. special: what becomes of special tokens that the prompt spells out, as in Tokenizer.encode.
     """
     tokenizer = _tokenizer(model)
-    if not prompt:
+    ids = tokenizer.encode(prompt, special)
+    if len(ids) == 0:
         raise InputError("generate: the prompt is empty, expected at least one token: give --prompt, for example a line break")
     tails = [_Tail(tokenizer, stop) for _ in range(samples)]
-    tokens = np.tile(tokenizer.encode(prompt), (samples, 1))
+    tokens = np.tile(ids, (samples, 1))
     for ids in stream(model, tokens, max_new_tokens, **sampling):
         yield [tail.add(i) for tail, i in zip(tails, ids)]
         if all(tail.stopped for tail in tails):

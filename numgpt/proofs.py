@@ -165,8 +165,8 @@ def _rows(args, model, T):
         return "random tokens, for want of --data", rows[:, :-1], rows[:, 1:]
     if model.tokenizer is None:
         raise InputError("curvature: the checkpoint has no tokenizer, expected one to read the text: leave --data out")
-    ids = np.asarray(model.tokenizer.encode(data.read(args.data)), np.int64)
+    source, ids = data.encode(args.data, model.tokenizer, args.special)
     if len(ids) <= T:
         raise InputError(f"curvature: the text has {len(ids)} tokens, expected more than {T}: give fewer --tokens")
     starts = rng.integers(0, len(ids) - T, args.batch_size)[:, None] + np.arange(T)
-    return ", ".join(args.data), ids[starts], ids[starts + 1]
+    return source, ids[starts].astype(np.int64), ids[starts + 1].astype(np.int64)

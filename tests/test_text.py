@@ -1,19 +1,24 @@
 """Tokenizers, corpora and batches."""
 
 import json
+import os
+import re
+import threading
+import time
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, corpora, data, tokenizers
+from numgpt import InputError, corpora, data, split, text, tokenizers
 from numgpt.tokenizers import Bytes, Characters
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))
 
 
-@pytest.mark.parametrize("name", tokenizers.TOKENIZERS)
+@pytest.mark.parametrize("name", ["chars", "bytes", "bpe:260"])
 @given(text=texts.filter(len))
 def test_text_comes_back_and_so_does_the_tokenizer(name, text):
     tokenizer = tokenizers.build(name, text)
@@ -65,6 +70,34 @@ def test_without_pydoc_data_the_next_source_is_taken(monkeypatch):
     assert name == "The standard library's docstrings" and len(text) > 100_000
 
 
+@pytest.mark.parametrize("name", ["words", "bpe:many", "bpe:-300", "chars:3", "nowhere/tokenizer.json", ""])
+def test_a_name_that_no_tokenizer_has_is_an_error_that_lists_those_there_are(name):
+    with pytest.raises(InputError, match="is unknown, expected chars, bytes, bpe:2048, bpe:2048:cl100k"):
+        tokenizers.build(name, "text")
+
+
+def test_a_name_says_size_and_pattern_and_a_path_is_loaded(tmp_path):
+    text = "the cat and the dog and the cow"
+    tokenizer = tokenizers.build("bpe:260", [text[:9], text[9:]])
+    assert (tokenizer.vocab_size, tokenizer.pattern.name) == (260, "gpt2")
+    assert tokenizers.build("bpe:260:cl100k", text).pattern.name == "cl100k"
+    assert tokenizers.build("bpe:258:(?:a|[^:])", text).pattern.name == "(?:a|[^:])"
+    tokenizer.save(tmp_path / "tok.json")
+    assert tokenizers.build(str(tmp_path / "tok.json"), "another text") == tokenizer
+    assert tokenizers.build("chars", ["ab", "ca"]) == Characters("abc")
+
+
+@pytest.mark.parametrize("name, other", [("chars", "bytes"), ("bpe:260", "bpe:261"), ("bpe:260", "bpe:260:cl100k"), ("bytes", "bpe:256"), ("bpe:260", "{file}")])
+def test_a_tokenizer_is_known_by_its_name_and_not_by_another(tmp_path, name, other):
+    text = "the cat and the dog and the cow"
+    tokenizers.build("bpe:259", text).save(tmp_path / "tok.json")
+    tokenizer, other = tokenizers.build(name, text), other.format(file=tmp_path / "tok.json")
+    tokenizers.expect_named(name, tokenizer, "the run's")
+    tokenizers.expect_named(other, tokenizers.build(other, text), "the run's")
+    with pytest.raises(InputError, match=f"the run's tokenizer is .*, expected {re.escape(other)}: leave --tokenizer out"):
+        tokenizers.expect_named(other, tokenizer, "the run's")
+
+
 def paragraphs(n, seed=0):
     draw = np.random.default_rng(seed)
     return [f"paragraph {i} " + "".join(draw.choice(list("abcdef "), 60)) + "end" for i in range(n)]
@@ -73,13 +106,13 @@ def paragraphs(n, seed=0):
 def test_repeats_are_dropped_whatever_their_white_space_and_headings_stay():
     long = "a paragraph that is longer than forty characters, twice"
     text = "\n\n".join([long, "Heading", "other " + long, long.replace(" ", "\n "), "Heading"])
-    assert data.without_repeats(text).split("\n\n") == [long, "Heading", "other " + long, "Heading"]
+    assert split.without_repeats(text).split("\n\n") == [long, "Heading", "other " + long, "Heading"]
 
 
 @given(st.integers(1, 300), st.sampled_from([0.05, 0.1, 0.25, 0.5]), st.sampled_from(["\n\n", "\n", ""]))
 def test_the_split_loses_nothing_and_holds_out_about_its_share(n, share, glue):
     text = glue.join(paragraphs(n))
-    train, held = data.split_blocks(text, share)
+    train, held = split.split_blocks(text, share)
     sort = lambda s: sorted(s.replace("\n", ""))  # noqa: E731
     assert sort(train + held) == sort(text)
     # A block of whole paragraphs, of up to 90 characters each, may have one more or one less than its share of the text.
@@ -90,19 +123,80 @@ def test_the_split_loses_nothing_and_holds_out_about_its_share(n, share, glue):
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.02, 0.3])
 def test_a_small_share_is_held_out_too(share):
-    train, held = data.split_blocks("\n\n".join(paragraphs(6000)), share)
+    train, held = split.split_blocks("\n\n".join(paragraphs(6000)), share)
     assert abs(len(held) / len(train + held) - share) < 0.2 * share + 0.0005
 
 
 def test_nothing_held_out_was_trained_on():
     parts = paragraphs(200)
-    text = data.without_repeats("\n\n".join(parts + parts[::3]))
-    train, held = data.split_blocks(text, 0.1)
+    text = split.without_repeats("\n\n".join(parts + parts[::3]))
+    train, held = split.split_blocks(text, 0.1)
     assert held and not set(train.split("\n\n")) & set(held.split("\n\n"))
 
 
 def test_the_tail_split_is_nanogpts():
-    assert data.split_tail("x" * 1115394, 0.1)[0] == "x" * 1003854
+    assert split.split_tail("x" * 1115394, 0.1)[0] == "x" * 1003854
+
+
+# Few letters, many kinds of white space, among them all that ends lines: blank lines of every make, and paragraphs that come twice.
+LONGER = "one paragraph that is longer than forty characters"
+pieces = st.sampled_from(["a", "b c", "\n", "\n\n", "\n \n", " ", "\t", "\x0b", "\x1c", "\u2028", "é", "🙂", LONGER, LONGER.replace(" ", "\n"), "\n\n" + LONGER + "\n\n"])
+spaced = st.lists(pieces, max_size=40).map("".join)
+
+
+def cut(text, places):
+    """The parts of a text that is cut at places, some of them empty."""
+    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
+    return [text[a:b] for a, b in zip(places, places[1:])]
+
+
+class InParts:
+    """A text as Dealt takes it, cut into given parts."""
+
+    def __init__(self, parts):
+        self._parts = parts
+
+    def parts(self, doing=None):
+        return iter(self._parts)
+
+
+places = st.lists(st.integers(0, 500), max_size=12) | st.just(range(500))
+
+
+@given(text=spaced, places=places)
+def test_paragraphs_in_parts_are_those_of_the_whole(text, places):
+    found = [""]
+    for together in split.paragraphs(cut(text, places)):
+        found[-1] += together[0]
+        found += together[1:]
+    assert found == re.split(r"\n\s*\n", text)
+
+
+@given(text=spaced | st.lists(pieces, min_size=60, max_size=200).map("".join), places=places, held=st.sampled_from([0.1, 0.25, 0.5]), kind=st.sampled_from(split.SPLITS), dedup=st.booleans(), blocks=st.sampled_from([3, 20, 50]))
+def test_a_text_in_parts_is_dealt_as_the_whole_is(text, places, held, kind, dedup, blocks):
+    with mock.patch.object(split, "BLOCKS", blocks):
+        whole = split.without_repeats(text) if dedup else text
+        expected = split.split_blocks(whole, held) if kind == "blocks" else split.split_tail(whole, held)
+        dealt = split.Dealt(InParts(cut(text, places)), held, kind, dedup)
+        for _ in range(2):
+            assert tuple(map("".join, zip(("", ""), *dealt))) == expected
+        assert dealt.size == len(whole)
+
+
+def test_a_repeat_that_is_not_seen_is_noticed_by_the_law_above():
+    text = "\n\n".join([LONGER, "b", LONGER])
+    with mock.patch.object(split, "repeats", lambda parts: np.zeros(3, bool)):
+        train, held = map("".join, zip(*split.Dealt(InParts([text]), 0.1)))
+    assert train + held != "".join(split.split_blocks(split.without_repeats(text), 0.1))
+
+
+@pytest.mark.parametrize("run", ["\n" * 2**20, " " * 2**20, "\n" + " " * 2**20 + "\n", "\n \n" * 2**18, "a" * 2**20, "a\n" * 2**19])
+def test_a_long_run_of_anything_takes_linear_time(run):
+    text = "a" + run + "b"
+    start = time.perf_counter()
+    sizes = [sum(map(len, together)) for together in split.paragraphs(text[i : i + 2**12] for i in range(0, len(text), 2**12))]
+    # Some hundredths of a second; once more through all that is held with each of the 257 parts would be some hundred times as much.
+    assert time.perf_counter() - start < 5 and sum(sizes) <= len(text)
 
 
 def test_files_and_folders_are_read_in_order(tmp_path):
@@ -113,25 +207,50 @@ def test_files_and_folders_are_read_in_order(tmp_path):
     (tmp_path / ".git" / "hidden.txt").write_text("hidden")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "c.txt").write_text("c")
-    assert data.read([tmp_path]) == "a\n\nb\nb\n\nc"
-    assert data.read([tmp_path / "b.txt", tmp_path / "a.md"]) == "b\nb\n\na"
+    assert text.read([tmp_path]) == "a\n\nb\nb\n\nc"
+    assert text.read([tmp_path / "b.txt", tmp_path / "a.md"]) == "b\nb\n\na"
 
 
-def test_many_tokens_are_kept_in_a_mapped_file(tmp_path, monkeypatch):
-    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs(300)))
-    in_memory = data.prepare([tmp_path / "text.txt"])
-    monkeypatch.setattr(data, "LARGE", 1000)
-    mapped = data.prepare([tmp_path / "text.txt"], folder=tmp_path / "tokens")
-    again = data.prepare([tmp_path / "text.txt"], folder=tmp_path / "tokens")
-    assert isinstance(mapped.train, np.memmap) and not mapped.train.flags.writeable
-    for corpus in (mapped, again):
-        assert np.array_equal(corpus.train, in_memory.train) and np.array_equal(corpus.held_out, in_memory.held_out)
-        assert corpus.digest == in_memory.digest
-    (tmp_path / "text.txt").write_text("\n\n".join(paragraphs(300, seed=1)))
-    (tmp_path / "tokens" / "train.bin").write_bytes(b"cut")
-    changed = data.prepare([tmp_path / "text.txt"], folder=tmp_path / "tokens")
-    assert changed.digest != mapped.digest
-    assert changed.tokenizer.decode(changed.train) == data.split_blocks(data.read([tmp_path / "text.txt"]), 0.1)[0]
+@given(content=st.lists(st.sampled_from(["a", "é", "🙂", "\r", "\n", "\r\n", "\ufeff", "\x1a"]), max_size=30).map("".join), size=st.integers(1, 5))
+def test_a_file_in_parts_is_the_file(tmp_path_factory, content, size):
+    path = tmp_path_factory.getbasetemp() / "parts.txt"
+    path.write_bytes(content.encode())
+    expected = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    with mock.patch.object(text, "PART", size):
+        found = text.Text([path, path])
+        if expected.strip():
+            assert "".join(found) == "".join(found) == f"{expected}\n\n{expected}"
+        else:
+            with pytest.raises(InputError, match="parts.txt: is empty"):
+                "".join(found)
+
+
+@pytest.mark.parametrize("size", [1, 3, 2**20])
+@pytest.mark.parametrize("content, byte, at", [(b"caf\xe9 au", "0xe9", 3), (b"\xef\xbb\xbfab\xff", "0xff", 5), ("🙂".encode()[:3], "0xf0", 0), (b"aa\xe2\x82A", "0xe2", 2)])
+def test_what_is_not_utf8_is_named_with_its_place_in_the_file(tmp_path, monkeypatch, size, content, byte, at):
+    (tmp_path / "text.txt").write_bytes(content)
+    monkeypatch.setattr(text, "PART", size)
+    with pytest.raises(InputError, match=rf"text.txt: is not UTF-8 \(byte {byte} at {at}\), expected UTF-8"):
+        text.read([tmp_path / "text.txt"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_read_once_and_gone_through_often(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a text from a pipe",))
+    writer.start()
+    found = text.Text([tmp_path / "pipe"])
+    writer.join()
+    assert "".join(found) == "".join(found) == "a text from a pipe" and found.size == 18
+
+
+def test_a_file_that_changes_between_two_passes_is_an_error(tmp_path):
+    (tmp_path / "text.txt").write_text("as it was")
+    found = text.Text([tmp_path / "text.txt"])
+    assert "".join(found) == "as it was"
+    (tmp_path / "text.txt").write_text("as it is now")
+    with pytest.raises(InputError, match="text.txt: has changed while it was read"):
+        "".join(found)
 
 
 def test_batches_depend_on_seed_and_step_only():

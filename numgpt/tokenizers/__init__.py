@@ -1,21 +1,64 @@
 """Tokenizers: text to integers and back, behind one small interface."""
 
+from pathlib import Path
+
 from ..errors import InputError
 from ..files import read_json
 from .bpe import BPE
 from .bpe_training import train
 from .bytes import Bytes
 from .characters import Characters
+from .patterns import PATTERNS
 from .tokenizer import Tokenizer
 
 TOKENIZERS = {"chars": Characters, "bytes": Bytes, "bpe": BPE}
 
 
-def build(name, text):
-    """The tokenizer of that name with the vocabulary of a text."""
-    if name not in TOKENIZERS:
-        raise InputError(f"tokenizer: {name!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[name].build(text)
+def build(name, texts, progress=False):
+    """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", or the path of a tokenizer's file or folder.
+
+    texts: the text from which a vocabulary is made, a str or an iterable of its parts. After bpe stand the size of the
+    vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given.
+    """
+    kind, size, pattern = _named(name)
+    if kind == "chars":
+        return Characters.build(texts)
+    if kind == "bytes":
+        return Bytes()
+    if kind == "bpe":
+        return train(texts, size, pattern=pattern, progress=progress)
+    return load(name)
+
+
+def expect_named(name, tokenizer, who):
+    """Raise InputError where build(name, ...) could not have made a tokenizer."""
+    kind, size, pattern = _named(name)
+    if kind == "path":
+        same, has = load(name) == tokenizer, "another than that"
+    else:
+        found = tokenizer.state()["type"]
+        same, has = found == kind and (kind != "bpe" or (tokenizer.vocab_size, tokenizer.pattern.name) == (size, pattern)), found
+        if found == "bpe":
+            has = f"bpe:{tokenizer.vocab_size}:{tokenizer.pattern.name}"
+    if not same:
+        raise InputError(f"{who} tokenizer is {has}, expected {name}: leave --tokenizer out")
+
+
+def _named(name):
+    """(kind, size, pattern) of a name; the kind of what is there as a file is "path"."""
+    kind, _, rest = name.partition(":")
+    if kind in ("chars", "bytes") and not rest:
+        return kind, None, None
+    if kind == "bpe":
+        size, _, pattern = rest.partition(":")
+        if name == "bpe" or (size.isascii() and size.isdigit() and len(size) < 19):
+            return kind, int(size or 2048), pattern or "gpt2"
+    if name and Path(name).exists():
+        return "path", None, None
+    raise InputError(
+        f"tokenizer: {name!r} is unknown, expected chars, bytes, bpe:2048, bpe:2048:cl100k (a vocabulary's size, and one of {', '.join(PATTERNS)} "
+        "or a regular expression), or the path of a tokenizer's file or folder"
+    )
 
 
 def from_state(state):
@@ -35,4 +78,4 @@ def load(path):
         raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
 
 
-__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load", "train"]
+__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "expect_named", "from_state", "load", "train"]

@@ -56,6 +56,10 @@ class BPE(Tokenizer):
         """text → (tokens,) integers."""
         return np.fromiter(chain.from_iterable(map(self._remembered.__getitem__, self.pattern.split(text))), np.int64)
 
+    def safe_cut(self, text):
+        """Where the pattern cuts for sure."""
+        return self.pattern.safe_cut(text)
+
     def encode_piece(self, piece):
         """The ids of one piece, as a list."""
         try:

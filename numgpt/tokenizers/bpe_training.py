@@ -6,20 +6,17 @@ from collections import Counter, defaultdict
 from itertools import chain, pairwise
 
 import numpy as np
-import regex
-from tqdm import tqdm
 
 from .. import engine
 from ..errors import InputError
 from .bpe import BPE
-from .patterns import PATTERNS, Pattern
+from .patterns import Pattern
 from .spelling import ALPHABET, unspell
 
 BYTES = [unspell(c) for c in sorted(ALPHABET)]  # the tokens that are there before any merge, in GPT-2's order
 BLOCK = 2**20  # characters that are cut into pieces at once
 SMALL = 2**24  # symbols times merges up to which the specification is done before its twin is loaded
 _IDS = np.argsort(np.frombuffer(b"".join(BYTES), np.uint8)).astype(np.int32)  # byte → its token
-_CUT = regex.compile(r"(?r)(?<=\S) ")  # the last space behind something that is none: there all PATTERNS cut, whatever stands around it
 
 
 def train(texts, vocab_size, *, pattern="gpt2", specials=(), min_frequency=2, progress=False):
@@ -71,7 +68,7 @@ def count_pieces(texts, pattern, specials=(), progress=False):
     texts, total = ([texts], _size(texts) if progress else None) if isinstance(texts, str) else (texts, None)
     counts = Counter()
     with _bar(progress, "counting", total, unit="B", unit_scale=True) as bar:
-        for stretch in stretches(texts, specials, sure=pattern.name in PATTERNS):
+        for stretch in stretches(texts, specials, pattern):
             counts.update(pattern.split(stretch) if len(stretch) <= 2 * BLOCK else _one_by_one(stretch, pattern))
             bar.update(_size(stretch) if progress else 0)
     pieces = Counter()
@@ -83,7 +80,7 @@ def count_pieces(texts, pattern, specials=(), progress=False):
 
 def _one_by_one(stretch, pattern):
     """Counter of the pieces, without a list of all."""
-    counts = Counter(found[0] for found in regex.finditer(pattern.source, stretch))
+    counts = Counter(pattern.found(stretch))
     if sum(len(piece) * count for piece, count in counts.items()) != len(stretch):
         pattern.split(stretch)  # says what it drops
     return counts
@@ -100,10 +97,10 @@ def _size(text):
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def stretches(texts, specials, sure):
+def stretches(texts, specials, pattern):
     """What stands between special tokens, in order, some of it in several stretches: the pieces of all are those of the whole.
 
-    texts: parts of one text, cut anywhere. sure: whether _CUT may cut; if not, what stands between two special tokens stays whole.
+    texts: parts of one text, cut anywhere. Where the Pattern is sure of no cut, what stands between two special tokens stays whole.
     """
     special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True)))) if specials else None
     longest = max(map(len, specials), default=0)
@@ -125,10 +122,10 @@ def stretches(texts, specials, sure):
         if last:
             yield text[place:]
             return
-        cut = _CUT.search(text, place, max(place, known)) if sure else None
+        cut = pattern.safe_cut(text[place : max(place, known)])
         if cut:
-            yield text[place : cut.start()]
-            place = cut.start()
+            yield text[place : place + cut]
+            place += cut
         waiting, size = [text[place:]], len(text) - place
         enough = max(BLOCK, 2 * size)  # where nothing cuts, so that a long wait takes linear time
 
@@ -198,4 +195,6 @@ def _joined(word, pair, new):
 
 def _bar(progress, what, total, **options):
     """A bar in a terminal, on stderr."""
+    from tqdm import tqdm  # late: a model needs none
+
     return tqdm(total=total, desc=what, disable=None if progress else True, dynamic_ncols=True, file=sys.stderr, **options)

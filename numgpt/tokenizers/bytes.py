@@ -19,6 +19,10 @@ class Bytes(Tokenizer):
         """text → (bytes,) integers below 256."""
         return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
 
+    def safe_cut(self, text):
+        """A text may be cut anywhere."""
+        return len(text)
+
     def state(self):
         """Nothing but the kind."""
         return {"type": "bytes"}

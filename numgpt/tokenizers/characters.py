@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, TextError
 from .tokenizer import Tokenizer
 
 
@@ -20,8 +20,11 @@ class Characters(Tokenizer):
 
     @classmethod
     def build(cls, text):
-        """The characters of text, sorted by code point."""
-        return cls("".join(sorted(set(text))))
+        """The characters of a text, a str or an iterable of its parts, sorted by code point."""
+        found = set()
+        for part in [text] if isinstance(text, str) else text:
+            found |= set(part)
+        return cls("".join(sorted(found)))
 
     def encode_ordinary(self, text):
         """text → (characters,) integers; InputError names the first character that the vocabulary lacks."""
@@ -30,11 +33,16 @@ class Characters(Tokenizer):
         unknown = np.flatnonzero(self._codes[ids] != codes)
         if len(unknown):
             c = text[unknown[0]]
-            raise InputError(
-                f"text: character {c!r} (U+{ord(c):04X}) at position {unknown[0]} is not in the vocabulary, expected one of its "
-                f"{self.vocab_size} characters: leave it out, or train with --tokenizer bytes or bpe:2048"
+            raise TextError(
+                f"text: character {c!r} (U+{ord(c):04X})",
+                int(unknown[0]),
+                f" is not in the vocabulary, expected one of its {self.vocab_size} characters: leave it out, or train with --tokenizer bytes or bpe:2048",
             )
         return ids
+
+    def safe_cut(self, text):
+        """A text may be cut anywhere."""
+        return len(text)
 
     def state(self):
         """The kind and the characters."""

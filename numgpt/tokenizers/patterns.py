@@ -2,9 +2,7 @@
 
 import functools
 
-import regex
-
-from ..errors import InputError
+from ..errors import InputError, TextError
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
 # tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back.
@@ -24,6 +22,16 @@ PATTERNS = {
     ),
 }
 
+# Two neighbours between which a pattern cuts whatever stands before and behind them. No piece of GPT-2's has white space after
+# anything else. In the others' line breaks may follow punctuation, and then always end a piece; o200k counts "/" among them. No
+# piece has punctuation after a letter or digit but for o200k's 's and the like, in which a mark is a letter too.
+_NO_WORD = r"[\p{L}\p{N}][^\s\p{L}\p{N}\p{M}']"
+_SURE = {
+    "gpt2": rf"\S\s|{_NO_WORD}",
+    "cl100k": rf"\S[^\S\r\n]|[\p{{L}}\p{{N}}]\s|[\r\n][^\s/]|{_NO_WORD}",
+}
+_SURE["o200k"] = _SURE["cl100k"]
+
 
 class Pattern:
     """What cuts a text into pieces. name: one of PATTERNS, or a regular expression of the regex package."""
@@ -34,7 +42,7 @@ class Pattern:
 
     def split(self, text):
         """The pieces of a text, in order; joined they are the text. InputError names the first character that no piece has."""
-        pieces = self._compiled.findall(text) if self._compiled.groups == 0 else [m[0] for m in self._compiled.finditer(text)]
+        pieces = self._compiled.findall(text) if self._compiled.groups == 0 else list(self.found(text))
         if sum(map(len, pieces)) != len(text):
             place = 0
             for found in self._compiled.finditer(text):
@@ -42,14 +50,28 @@ class Pattern:
                     break
                 place = found.end()
             c = text[place]
-            raise InputError(
-                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X}) at position {place}, expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
+            raise TextError(
+                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X})", place, ", expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
             )
         return pieces
+
+    def found(self, text):
+        """The pieces one by one; what is dropped between them goes unnoticed."""
+        return (match[0] for match in self._compiled.finditer(text))
+
+    def safe_cut(self, text):
+        """The last place at which a text is surely cut: its pieces are those of what is before, and of what is behind and may go on.
+
+        0 where there is none, as always with a pattern of one's own, of which nothing is known.
+        """
+        found = _compile(f"(?r){_SURE[self.name]}").search(text) if self.name in _SURE else None
+        return found.start() + 1 if found else 0
 
 
 @functools.cache
 def _compile(source):
+    import regex  # late: a model needs no pattern
+
     try:
         return regex.compile(source)
     except (regex.error, TypeError, RecursionError, OverflowError) as error:

@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from ..atomic import write_json
-from ..errors import InputError
+from ..errors import InputError, TextError
 
 POLICIES = ("refuse", "allow", "text")  # of special tokens that a text spells out
 ERRORS = ("replace", "strict", "ignore", "surrogateescape", "backslashreplace")  # of bytes that are not UTF-8
@@ -54,24 +54,62 @@ class Tokenizer:
         special: what the text of a special token becomes: "refuse", an InputError; "allow", its id; "text", what any other
         text becomes. Bytes that are not UTF-8 are encoded as they are where the vocabulary has bytes.
         """
-        if special not in POLICIES:
-            raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")
+        _expect_policy(special)
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
-        if not self.specials or special == "text":
-            return self.encode_ordinary(text)
-        if special == "refuse":
-            found = self._special.search(text)
-            if found:
-                raise InputError(
-                    f"text: holds the special token {found[0]!r} at position {found.start()}, expected ordinary text: "
-                    'allow it with special="allow" (--special allow), or take it for text with special="text" (--special text)'
-                )
-            return self.encode_ordinary(text)
+        return self._encode_sure(text, special, True, 0)[0]
+
+    def encode_chunks(self, texts, special="refuse", size=2**18):
+        """Arrays of integers that joined are encode() of a text that comes in parts, str or bytes, cut anywhere.
+
+        A part of the text waits until it is certain which tokens it becomes: for byte pairs with a pattern of one's own, which
+        may cut by what follows, the whole of it. size: characters that are encoded at a time.
+        """
+        encoder = self.encoder(special, size)
+        for text in texts:
+            for i in range(0, len(text), size):
+                yield encoder.add(text[i : i + size])
+        yield encoder.add("", True)
+
+    def encoder(self, special="refuse", size=2**18):
+        """An Encoder, for a text in parts; special and size as in encode_chunks."""
+        _expect_policy(special)
+        return Encoder(self, special, size)
+
+    def safe_cut(self, text):
+        """A place so that encode_ordinary of what is before it, and of what is behind it and may go on, joined are that of the whole.
+
+        The last that is surely one, 0 where there is none.
+        """
+        return 0
+
+    def _encode_sure(self, text, special, final, start):
+        """(ids, n) of the first n characters of a text, those that become the same tokens whatever follows; of all where it is final.
+
+        start: the position of text in what errors name places of.
+        """
+        # No special token that is not there as a whole begins before edge.
+        found, edge = (), len(text)
+        if self.specials and special != "text":
+            found, edge = self._special.finditer(text), edge if final else max(0, edge + 1 - max(map(len, self.specials)))
         ids, place = [], 0
-        for found in self._special.finditer(text):
-            ids += [self.encode_ordinary(text[place : found.start()]), np.array([self.specials[found[0]]])]
-            place = found.end()
-        return np.concatenate([*ids, self.encode_ordinary(text[place:])]).astype(np.int64, copy=False)
+        for match in found:
+            if match.start() >= edge:
+                break
+            if special == "refuse":
+                raise TextError(
+                    f"text: holds the special token {match[0]!r}", start + match.start(), ", expected ordinary text: "
+                    'allow it with special="allow" (--special allow), or take it for text with special="text" (--special text)'
+                )  # fmt: skip
+            ids += [self._encode_at(text[place : match.start()], start + place), np.array([self.specials[match[0]]])]
+            place = match.end()
+        n = len(text) if final else place + self.safe_cut(text[place:edge])
+        return np.concatenate([*ids, self._encode_at(text[place:n], start + place)]).astype(np.int64, copy=False), n
+
+    def _encode_at(self, text, start):
+        try:
+            return self.encode_ordinary(text)
+        except TextError as error:
+            raise error.moved(start) from None
 
     @functools.cached_property
     def _special(self):
@@ -81,6 +119,22 @@ class Tokenizer:
     def decode_bytes(self, ids):
         """The bytes that ids stand for; InputError where one stands for nothing."""
         return b"".join(map(self._piece, np.asarray(ids).ravel().tolist()))
+
+    def count_bytes(self, ids):
+        """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
+        total = 0
+        for i in range(0, len(ids), 2**20):
+            chunk = np.asarray(ids[i : i + 2**20], np.int64)
+            sizes = self._sizes[np.clip(chunk, 0, len(self.pieces) - 1)]
+            wrong = np.flatnonzero((chunk < 0) | (chunk >= len(self.pieces)) | (sizes < 0))
+            if len(wrong):
+                self._piece(int(chunk[wrong[0]]))
+            total += int(sizes.sum())
+        return total
+
+    @functools.cached_property
+    def _sizes(self):
+        return np.array([-1 if piece is None else len(piece) for piece in self.pieces])
 
     def _piece(self, i):
         if 0 <= i < len(self.pieces) and self.pieces[i] is not None:
@@ -119,3 +173,33 @@ class Tokenizer:
     def save(self, path):
         """Write the state as JSON, which tokenizers.load reads; a file at the place is replaced, whole or not at all."""
         write_json(path, self.state())
+
+
+class Encoder:
+    """What encodes a text that comes in parts: add() gives the tokens that are certain, in the end all of them."""
+
+    def __init__(self, tokenizer, special, size):
+        self._tokenizer, self._special, self._size = tokenizer, special, size
+        self._codec = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # for bytes
+        self._held, self._length, self._wanted, self._start = [], 0, size, 0
+
+    def add(self, text, final=False):
+        """A part of the text, str or bytes → integers (T,); final: it is the last."""
+        if isinstance(text, bytes):
+            text = self._codec.decode(text, final)
+        elif final:
+            text = self._codec.decode(b"", True) + text
+        self._held.append(text)
+        self._length += len(text)
+        if self._length < self._wanted and not final:
+            return np.zeros(0, np.int64)
+        text = "".join(self._held)
+        ids, n = self._tokenizer._encode_sure(text, self._special, final, self._start)
+        self._held, self._length, self._start = [text[n:]], len(text) - n, self._start + n
+        self._wanted = max(self._size, 2 * self._length)  # so that a word without end is not looked through again and again
+        return ids
+
+
+def _expect_policy(special):
+    if special not in POLICIES:
+        raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")

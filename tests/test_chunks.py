@@ -1,0 +1,184 @@
+"""A text in parts, cut anywhere, becomes the tokens of the whole: no cut of a pattern is taken for sure that is not."""
+
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numgpt import InputError
+from numgpt.tokenizers import BPE, Bytes, Characters, Tokenizer, patterns
+from numgpt.tokenizers.patterns import PATTERNS, Pattern
+from numgpt.tokenizers.spelling import ALPHABET, unspell
+
+OWN = r"a+(?=b)|\s+|[\s\S]"  # a piece depends on what follows it
+SPECIALS = ["<s>", "<s><s>", "s><", "a b", "<|end|>"]
+
+# What patterns tell apart: letters of every case, marks, digits, contractions, spaces and ends of lines of every kind, punctuation.
+letters = st.sampled_from(list("abST'sſtdlévreZ1²٣ \n\r\t\x0b\x1c\x85\xa0\u2028.,/!<>|-字かǅʰ\u0301\u0903🙂") + ["'s", "'LL", "\r\n", "  ", "\n\n", *SPECIALS])
+texts = st.lists(letters, max_size=60).map("".join) | st.text(st.characters(exclude_categories=("Cs",)))
+places = st.lists(st.integers(0, 300), max_size=12) | st.just(range(300))
+
+
+def bpe(pattern, specials=()):
+    """Pairs that reach over many a wrong cut."""
+    tokens = [unspell(c) for c in sorted(ALPHABET)]
+    merges = []
+    for pair in ("  ", "\n\n", "\r\n", " a", "aa", "ab", "a'", "'s", "!!", "\n/", "!\n", "12", ".,", "\t\n", "é", "s'", "a.", "1.", "\na", "a\u0301"):
+        left, *rest = [bytes([b]) for b in pair.encode()]
+        for right in rest:
+            if left + right not in tokens:
+                merges.append((tokens.index(left), tokens.index(right)))
+                tokens.append(left + right)
+            left += right
+    return BPE(tokens, merges, pattern, {text: len(tokens) + i for i, text in enumerate(specials)})
+
+
+TOKENIZERS = {"bytes": Bytes(), "own": bpe(OWN, SPECIALS), **{name: bpe(name, SPECIALS) for name in PATTERNS}}
+
+
+def cut(text, places):
+    """The parts of a text that is cut at places, some of them empty."""
+    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
+    return [text[a:b] for a, b in zip(places, places[1:])]
+
+
+def expect_whole(tokenizer, parts, special="text", size=1):
+    """Raise unless parts become the tokens of the whole."""
+    found = [ids for ids in tokenizer.encode_chunks(parts, special, size)]
+    expected = tokenizer.encode(parts[0][:0].join(parts), special)
+    assert all(ids.dtype == np.int64 for ids in found)
+    assert np.concatenate(found).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(text=texts, places=places, special=st.sampled_from(["text", "allow"]), size=st.sampled_from([1, 7, 2**18]))
+@settings(max_examples=300)
+def test_a_text_in_parts_becomes_the_tokens_of_the_whole(name, text, places, special, size):
+    expect_whole(TOKENIZERS[name], cut(text, places), special, size)
+    expect_whole(TOKENIZERS[name], cut(text.encode(), places), special, size)
+
+
+@given(data=st.binary(max_size=40), places=places)
+def test_bytes_that_are_no_text_are_encoded_in_parts_too(data, places):
+    expect_whole(TOKENIZERS["gpt2"], cut(data, places))
+
+
+@given(text=texts.filter(len), places=places)
+def test_characters_are_encoded_in_parts(text, places):
+    expect_whole(Characters.build(text), cut(text, places))
+
+
+def expect_sure(pattern, text, more):
+    """Raise unless the pieces before and behind the cut are those of the whole."""
+    n = pattern.safe_cut(text)
+    assert 0 <= n < max(1, len(text))
+    assert pattern.split(text[:n]) + pattern.split(text[n:] + more) == pattern.split(text + more)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@given(text=texts, more=texts)
+@settings(max_examples=300)
+def test_where_a_cut_is_sure_the_pieces_before_and_behind_are_those_of_the_whole(name, text, more):
+    expect_sure(Pattern(name), text, more)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_pair_of_neighbours_that_is_called_a_sure_cut_is_one(name):
+    pattern, kinds = Pattern(name), "aSé1²'., /!-\n\r\t\x1c\xa0\u2028字ǅʰ\u0301🙂"
+    around = ["", "a", "s", "1", "!", "'", " ", "\n", "\r\n", "/", "\u0301", "!\n", "a'", " \n"]
+    found = 0
+    for a in kinds:
+        for b in kinds:
+            if pattern.safe_cut(a + b):
+                found += 1
+                for before in around:
+                    for more in around:
+                        whole = pattern.split(before + a + b + more)
+                        assert pattern.split(before + a) + pattern.split(b + more) == whole, (before, a, b, more)
+    assert found > 100
+
+
+@pytest.mark.parametrize("name, wrong", [("gpt2", r"\s\S"), ("gpt2", r"\p{L}\p{L}"), ("cl100k", r"\S\s"), ("o200k", r"[\r\n][^\s]"), ("o200k", r"\p{L}[^\s\p{L}\p{N}]")])
+def test_a_cut_that_is_not_sure_is_noticed(name, wrong):
+    text = "a 's\n!\n/ a's  aa!\n\n a"
+    with mock.patch.dict(patterns._SURE, {name: wrong}), pytest.raises(AssertionError):
+        for n in range(len(text)):
+            expect_sure(Pattern(name), text[:n], text[n:])
+
+
+def test_chinese_without_spaces_and_numbers_in_rows_are_cut_too():
+    for name in PATTERNS:
+        assert Pattern(name).safe_cut("天地玄黄，宇宙洪荒。") and Pattern(name).safe_cut("1,2,3") and Pattern(name).safe_cut("天。\n地")
+
+
+def test_special_tokens_are_refused_with_their_place_in_the_whole_text():
+    text = "some words " * 9 + "<|end|>" + " and more"
+    for size in (1, 10, 2**18):
+        for parts in (list(text), [text], [text[:101], text[101:]]):
+            with pytest.raises(InputError, match=r"holds the special token '<\|end\|>' at position 99, expected ordinary text"):
+                list(TOKENIZERS["gpt2"].encode_chunks(parts, "refuse", size))
+    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_chunks(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
+
+
+@pytest.mark.parametrize("tokenizer, text, where", [(Characters("abc"), "abc" * 9 + "x", "'x' .* at position 27"), (bpe("[a-y ]", ["<s>"]), "<s>abc z", "drops 'z' .* at position 7")])
+def test_what_cannot_be_encoded_is_named_with_its_place_in_the_whole_text(tokenizer, text, where):
+    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_chunks(list(text), "allow", 4))):
+        with pytest.raises(InputError, match=where):
+            attempt()
+
+
+def test_an_unknown_policy_is_an_error():
+    with pytest.raises(InputError, match="special is 'maybe', expected one of refuse, allow, text"):
+        next(Bytes().encode_chunks(["a"], "maybe"))
+
+
+def test_a_tokenizer_that_says_nothing_of_cuts_is_given_the_whole_text():
+    class Words(Tokenizer):
+        pieces = [b"a", b"b"]
+
+        def encode_ordinary(self, text):
+            seen.append(text)
+            return np.zeros(0, np.int64)
+
+    seen = []
+    list(Words().encode_chunks(["a ", "b"] * 4, size=1))
+    assert [s for s in seen if s] == ["a b" + "a b" * 3]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "own"])
+@pytest.mark.parametrize("letter", ["a", " ", "\n", "!", "🙂"])
+def test_a_word_without_end_takes_linear_time(name, letter):
+    looked = 0
+    search = Pattern.safe_cut
+
+    def counted(self, text):
+        nonlocal looked
+        looked += len(text)
+        return search(self, text)
+
+    n, size = 2**17, 2**7
+    with mock.patch.object(Pattern, "safe_cut", counted), mock.patch.object(Pattern, "split", lambda self, text: []):
+        list(TOKENIZERS[name].encode_chunks((letter * size for _ in range(n // size)), "text", size))
+    assert looked <= 2 * n  # each look is at twice as many as the last: n + n/2 + …; at every part it would be n²/(2 size)
+
+
+def test_the_named_patterns_are_those_whose_cuts_are_known():
+    assert set(patterns._SURE) == set(PATTERNS)
+    assert all(regex.compile(source) for source in patterns._SURE.values())
+    assert Pattern(OWN).safe_cut("a b c") == 0
+
+
+def test_a_megabyte_in_small_parts_is_encoded_in_about_the_time_of_the_whole():
+    text = "some words, and 12 more.\n" * 2**15
+    tokenizer = TOKENIZERS["gpt2"]
+    tokenizer.encode(text[:1000])
+    times = []
+    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_chunks(text[i : i + 100] for i in range(0, len(text), 100)))):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    assert times[1] < 5 * times[0] + 1  # measured: 1.1; anything quadratic in 8,000 parts would be hundreds
