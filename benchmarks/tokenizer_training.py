@@ -112,11 +112,12 @@ def huggingface(kind, path, merges, pattern):
 
     from numgpt.tokenizers import bpe_training, patterns
 
+    cut = patterns.Pattern(pattern)
     bpe_training.BLOCK = 2**14  # characters of a sequence: enough of them for every processor
     if kind == "huggingface-lines":
-        texts = [line for block in bpe_training.stretches(blocks(path), (), True) for line in block.splitlines(True)]
+        texts = [line for block in bpe_training.stretches(blocks(path), (), cut) for line in block.splitlines(True)]
     else:
-        texts = list(bpe_training.stretches(blocks(path), (), True))
+        texts = list(bpe_training.stretches(blocks(path), (), cut))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
     # Their expressions have no possessive {1,3}+, and what it gives back is never wanted.
     split = pre_tokenizers.Split(Regex(patterns.PATTERNS[pattern].replace("}+", "}")), "isolated")
