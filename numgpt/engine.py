@@ -90,6 +90,14 @@ def twin(function, of):
     return _twins((np.empty(0, of) if isinstance(of, (str, type, np.dtype)) else of,))(function) or function
 
 
+def host_twin(function):
+    """The Numba twin of a function of the specification that works on integers in the host's memory, whatever floats the engine in
+    use computes with; or the function itself, under the reference engine and where Numba is not installed.
+    """
+    numba_runs = current() == "numba" or (_engine == "cupy" and importlib.util.find_spec("numba") is not None)
+    return (_twin(function) if numba_runs else None) or function
+
+
 def session(dtype):
     """Within it kernels own the threads: a matrix product called from one does not bring its own."""
     if current() != "numba" or np.dtype(dtype) not in TWINNED:

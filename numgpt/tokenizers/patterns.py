@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import regex
 
 from ..errors import InputError
@@ -46,6 +47,11 @@ class Pattern:
                 f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X}) at position {place}, expected every character in a piece: add an alternative that matches it, such as |[\\s\\S]"
             )
         return pieces
+
+
+def ends(text, pattern):
+    """Where the pieces of a text end, counted in its bytes of UTF-8: (pieces,) integers."""
+    return np.cumsum([len(piece.encode("utf-8", "surrogateescape")) for piece in pattern.split(text)], dtype=np.int64)
 
 
 @functools.cache
