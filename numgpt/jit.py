@@ -228,22 +228,6 @@ def parallel(function):
         numba_config.CACHE_DIR = before
 
 
-def serial(function):
-    """A kernel that is called as it is and runs on the caller's thread. It keeps the interpreter's lock, so it may keep state between calls."""
-    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache
-    try:
-        compiled = numba.njit(function, cache=True, error_model="numpy", no_cfunc_wrapper=True)
-    finally:
-        numba_config.CACHE_DIR = before
-
-    @functools.wraps(function)
-    def run(*args):
-        _tell_once()
-        return compiled(*args)
-
-    return run
-
-
 def launch(kernel, tasks, *args):
     """Run all tasks of a parallel kernel: one kernel at a time, whatever Python threads ask."""
     with LOCK:

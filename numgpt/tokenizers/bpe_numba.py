@@ -8,12 +8,12 @@ from itertools import chain
 
 import numpy as np
 
-from ..jit import kernel, serial
+from ..jit import kernel, launch, parallel
 from .bpe import LONG, utf8
 from .patterns_numba import ends
 
 SCANNED = 40  # ids of a piece up to which all pairs are looked at each time
-NONE = 2**63 - 1  # stands for no pair: its rank is greater than any
+NONE = 2**31 - 1  # stands for no pair: greater than any rank
 LOW = 2**32 - 1
 MIX = 0x1E3779B97F4A7C15  # odd, its bits look random: what spreads keys over a hash table
 ENTRIES, SLOTS, STORE = 2**17, 2**18, 2**20  # pieces remembered, places in the table of their hashes, bytes and ids of them in all
@@ -24,18 +24,32 @@ def encode(text, tokenizer):
     data = np.frombuffer(utf8(text), np.uint8)
     places = ends(text, tokenizer.pattern)
     out = np.empty(len(data), np.int32)
-    tables = _tables(tokenizer)
-    count = _encode(data, places, out, SCANNED, tokenizer.whole, *tables)
-    if count < 0:  # a byte has no token: the specification says so
-        start, end = (int(places[-count - 2]) if count < -1 else 0), int(places[-count - 1])
-        tokenizer.encode_piece(data[start:end].tobytes().decode("utf-8", "surrogateescape"))
+    pairs, made, *tables = _tables(tokenizer)
+    longest = int(np.diff(places, prepend=0).max(initial=0))
+    done = np.zeros(2, np.int64)
+    launch(_encode, 1, data, places, out, done, tokenizer.whole, pairs, made, *tables, *_work(longest, len(made), SCANNED))
+    count, pieces = done.tolist()
+    if pieces < len(places):  # a byte of the next piece has no token: the specification says so
+        start = places[pieces - 1] if pieces else 0
+        tokenizer.encode_piece(data[start : places[pieces]].tobytes().decode("utf-8", "surrogateescape"))
     return out[:count].astype(np.int64)
 
 
 def join(ids, ranks, scanned=SCANNED):
     """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the leftmost. ids (T,) → ids."""
-    out = np.array(ids, np.int32)
-    return out[: _join_one(out, scanned, *_pairs(ranks))].astype(np.int64)
+    out, left, (pairs, made) = np.array(ids, np.int32), np.zeros(1, np.int64), _pairs(ranks)
+    launch(_join_one, 1, out, left, pairs, made, *_work(len(out), len(made), scanned))
+    return out[: left[0]].astype(np.int64)
+
+
+def _work(longest, ranks, scanned):
+    """Room for joining pieces of up to so many ids: scanned, and values, nodes, blocks, turn, spare, queue, lists for _scan and _queue.
+
+    Made here, because what a kernel itself makes is counted, by an atomic operation wherever it is handed on.
+    """
+    n, ranks = (longest, ranks) if longest > scanned else (0, 0)
+    nodes, blocks, lists = np.empty((n, 4), np.int32), np.empty((3 * n // BLOCK + min(3 * n, ranks) + 1, BLOCK + 1), np.int32), np.full((ranks, 3), -1, np.int32)
+    return scanned, np.empty(min(longest, scanned) + 1, np.int64), nodes, blocks, np.empty(3 * n, np.int32), np.empty(3 * n, np.int32), np.empty(3 * n, np.int64), lists
 
 
 def _tables(tokenizer):
@@ -46,19 +60,20 @@ def _tables(tokenizer):
         joined = np.frombuffer(b"".join(tokens), np.uint8)
         slots = np.full(_room(len(tokens)) if tokenizer.whole else 2, -1, np.int32)
         if tokenizer.whole:
-            _enter_tokens(joined, starts, slots)
+            launch(_enter_tokens, 1, joined, starts, slots)
         memory = np.empty((ENTRIES, 4), np.int32), np.full(SLOTS, -1, np.int32), np.empty(STORE, np.uint8), np.empty(STORE, np.int32), np.zeros(3, np.int64)
         tokenizer.fast = *_pairs(tokenizer.ranks), tokenizer.byte_ids, joined, starts, slots, *memory
     return tokenizer.fast
 
 
 def _pairs(ranks):
-    """ranks as a hash table (key, rank and id, key, …), a key being two ids, −1 where there is none; and the number of ranks."""
+    """ranks as a hash table (key, rank, key, …), a key being two ids, −1 where there is none; and of each rank the id of both."""
     keys = np.fromiter(chain.from_iterable(ranks), np.int64, 2 * len(ranks))
     values = np.fromiter(chain.from_iterable(ranks.values()), np.int64, 2 * len(ranks))
-    pairs = np.full(2 * _room(len(ranks)), -1, np.int64)
-    _enter_pairs(keys[::2] << 32 | keys[1::2], values[::2] << 32 | values[1::2], pairs)
-    return pairs, int(values[::2].max(initial=-1)) + 1
+    pairs, made = np.full(2 * _room(len(ranks)), -1, np.int64), np.full(int(values[::2].max(initial=-1)) + 1, -1, np.int32)
+    made[values[::2]] = values[1::2]
+    launch(_enter_pairs, 1, keys[::2] << 32 | keys[1::2], values[::2].copy(), pairs)
+    return pairs, made
 
 
 def _room(count):
@@ -66,48 +81,48 @@ def _room(count):
     return 1 << max(2 * count, 1).bit_length()
 
 
-@serial
-def _enter_pairs(keys, values, pairs):
+@parallel
+def _enter_pairs(task, keys, ranks, pairs):
     mask = len(pairs) // 2 - 1
     for j in range(len(keys)):
         i = ((keys[j] * MIX) >> 32) & mask
         while pairs[2 * i] != -1:
             i = (i + 1) & mask
-        pairs[2 * i], pairs[2 * i + 1] = keys[j], values[j]
+        pairs[2 * i], pairs[2 * i + 1] = keys[j], ranks[j]
 
 
 @kernel
 def _find(pairs, left, right):
-    """2³² rank + id of a pair of ids, NONE where it is not joined."""
+    """The rank of a pair of ids, NONE where it is not joined."""
     mask, key = len(pairs) // 2 - 1, np.int64(left) << 32 | np.int64(right)
     i = ((key * MIX) >> 32) & mask
     while pairs[2 * i] != key:
         if pairs[2 * i] == -1:
-            return NONE
+            return np.int64(NONE)
         i = (i + 1) & mask
     return pairs[2 * i + 1]
 
 
 @kernel
-def _scan(ids, n, values, pairs):
-    """Join ids[:n] in place by looking at all pairs for each join; returns how many are left. values: room for n."""
+def _scan(ids, n, pairs, made, ranks):
+    """Join ids[:n] in place by looking at all pairs for each join; returns how many are left. ranks: room for n."""
     for i in range(n - 1):
-        values[i] = _find(pairs, ids[i], ids[i + 1])
+        ranks[i] = _find(pairs, ids[i], ids[i + 1])
     while n > 1:
-        best, place = NONE, -1
+        best, place = np.int64(NONE), -1
         for i in range(n - 1):
-            if values[i] < best:
-                best, place = values[i], i
+            if ranks[i] < best:
+                best, place = ranks[i], i
         if place < 0:
             break
-        ids[place] = best & LOW
+        ids[place] = made[best]
         n -= 1
         for i in range(place + 1, n):
-            ids[i], values[i] = ids[i + 1], values[i + 1]
+            ids[i], ranks[i] = ids[i + 1], ranks[i + 1]
         if place + 1 < n:
-            values[place] = _find(pairs, ids[place], ids[place + 1])
+            ranks[place] = _find(pairs, ids[place], ids[place + 1])
         if place > 0:
-            values[place - 1] = _find(pairs, ids[place - 1], ids[place])
+            ranks[place - 1] = _find(pairs, ids[place - 1], ids[place])
     return n
 
 
@@ -122,119 +137,150 @@ def _push(heap, size, key):
 
 
 @kernel
-def _sink(heap, size, key, largest):
-    """Put key in the place of the first of a heap of size keys; largest: of a heap with its largest first, else least first."""
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= size:
-            break
-        if child + 1 < size and (heap[child + 1] < heap[child]) != largest:
+def _pop(heap, size):
+    """Take the least from a binary heap of size keys."""
+    least, key, i, child = heap[0], heap[size - 1], 0, 1
+    while child < size - 1:
+        if child + 1 < size - 1 and heap[child + 1] < heap[child]:
             child += 1
-        if (heap[child] >= key) != largest:
+        if heap[child] >= key:
             break
         heap[i] = heap[child]
-        i = child
+        i, child = child, 2 * child + 1
     heap[i] = key
+    return least
 
 
 @kernel
-def _file(value, place, current, queue, size, used, first, last, entries):
+def _file(rank, place, current, queue, size, used, lists, blocks):
     """Queue the pair at a place: in the list of its rank, or by itself where its rank's turn is over. Returns size, used."""
-    rank = value >> 32
     if rank <= current:
         _push(queue, size, rank << 32 | place)
         return size + 1, used
-    entries[used, 0], entries[used, 1] = place, -1
-    if first[rank] < 0:
-        first[rank] = used
+    if lists[rank, FIRST] < 0:
+        lists[rank, FIRST] = lists[rank, LAST] = used
+        lists[rank, FILLED] = 0
         _push(queue, size, rank << 32)
-        size += 1
-    else:
-        entries[last[rank], 1] = used
-    last[rank] = used
-    return size, used + 1
+        size, used = size + 1, used + 1
+    elif lists[rank, FILLED] == BLOCK:
+        blocks[lists[rank, LAST], BLOCK] = used
+        lists[rank, LAST], lists[rank, FILLED] = used, 0
+        used += 1
+    blocks[lists[rank, LAST], lists[rank, FILLED]] = place
+    lists[rank, FILLED] += 1
+    return size, used
+
+
+BLOCK = 15  # places in a block of a list, which with the number of the next fill a line of the cache
+FIRST, LAST, FILLED = range(3)  # of a list: its first and last block, and how many places the last holds
+ID, NEXT, BEFORE, RANK = range(4)  # of a node: its id, the places of its neighbours, the rank of the pair that begins with it
 
 
 @kernel
-def _queue(ids, n, values, pairs, first, last):
-    """Join ids[:n] in place in O(n log n); returns how many are left. first, last: room for all ranks, −1 in first, left so.
+def _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists):
+    """Join ids[:n] in place in O(n log n); returns how many are left.
 
     The queue's keys are 2³² rank + place. Pairs are listed by rank, and the queue has one key for a list. When a rank's turn
-    comes its list is sorted, mostly it is already, and taken from left to right; what has this rank or a lower one from then on
-    goes into the queue by itself. So the least key is always next, which is the specification's order. Entries are not taken
-    out where a pair changes: one whose rank is no longer the pair's is passed over.
+    comes its list is sorted and taken from left to right; what has this rank or a lower one from then on goes into the queue
+    by itself. So the least key is always next, which is the specification's order. Entries are not taken out where a pair
+    changes: one whose rank is no longer the pair's is passed over.
+
+    lists: of each rank, FIRST −1 and left so. blocks: of lists. turn: the places whose turn it is. spare: room to sort them.
     """
-    after, before = np.arange(1, n + 1).astype(np.int32), np.arange(-1, n - 1).astype(np.int32)
-    entries, turn, queue = np.empty((3 * n, 2), np.int32), np.empty(3 * n, np.int32), np.empty(3 * n, np.int64)
     current = np.int64(-1)
     size = used = taken = length = 0
-    for i in range(n - 1):
-        values[i] = _find(pairs, ids[i], ids[i + 1])
-        if values[i] != NONE:
-            size, used = _file(values[i], i, current, queue, size, used, first, last, entries)
-    values[n - 1] = NONE
+    for i in range(n):
+        rank = _find(pairs, ids[i], ids[i + 1]) if i + 1 < n else np.int64(NONE)
+        nodes[i, ID], nodes[i, NEXT], nodes[i, BEFORE], nodes[i, RANK] = ids[i], i + 1, i - 1, rank
+        if rank != NONE:
+            size, used = _file(rank, i, current, queue, size, used, lists, blocks)
     while taken < length or size:
         if taken < length and (size == 0 or (current << 32 | turn[taken]) < queue[0]):
             rank, place = current, np.int64(turn[taken])
             taken += 1
         else:
-            rank, place = queue[0] >> 32, queue[0] & LOW
+            key = _pop(queue, size)
             size -= 1
-            _sink(queue, size, queue[size], False)
-            if rank > current:  # a list's turn
-                current, length, taken = rank, 0, 0
-                entry, ordered = first[rank], True
-                while entry >= 0:
-                    turn[length] = entries[entry, 0]
-                    ordered &= length == 0 or turn[length - 1] < turn[length]
-                    entry, length = entries[entry, 1], length + 1
-                first[rank] = -1
-                if not ordered:
-                    _sort(turn, length)
+            rank, place = key >> 32, key & LOW
+            if rank > current:
+                current, taken, length = rank, 0, _gather(rank, lists, blocks, nodes, turn, spare)
                 continue
-        if values[place] >> 32 != rank:
+        if nodes[place, RANK] != rank:
             continue
-        gone = after[place]
-        right, left = after[gone], before[place]
-        ids[place], after[place], values[gone], values[place] = values[place] & LOW, right, NONE, NONE
+        gone = np.int64(nodes[place, NEXT])
+        right, left = np.int64(nodes[gone, NEXT]), np.int64(nodes[place, BEFORE])
+        nodes[place, ID], nodes[place, NEXT], nodes[place, RANK], nodes[gone, RANK] = made[rank], right, NONE, NONE
         if right < n:
-            before[right] = place
-            values[place] = _find(pairs, ids[place], ids[right])
-            if values[place] != NONE:
-                size, used = _file(values[place], place, current, queue, size, used, first, last, entries)
+            nodes[right, BEFORE] = place
+            new = _find(pairs, nodes[place, ID], nodes[right, ID])
+            nodes[place, RANK] = new
+            if new != NONE:
+                size, used = _file(new, place, current, queue, size, used, lists, blocks)
         if left >= 0:
-            values[left] = _find(pairs, ids[left], ids[place])
-            if values[left] != NONE:
-                size, used = _file(values[left], left, current, queue, size, used, first, last, entries)
+            new = _find(pairs, nodes[left, ID], nodes[place, ID])
+            nodes[left, RANK] = new
+            if new != NONE:
+                size, used = _file(new, left, current, queue, size, used, lists, blocks)
     count = place = 0
     while place < n:
-        ids[count] = ids[place]
-        count, place = count + 1, after[place]
+        ids[count] = nodes[place, ID]
+        count, place = count + 1, np.int64(nodes[place, NEXT])
     return count
 
 
 @kernel
-def _sort(a, n):
-    """Sort a[:n], by heap."""
-    for size in range(1, n):
-        i, key = size, a[size]
-        while i > 0 and a[(i - 1) >> 1] < key:
-            a[i] = a[(i - 1) >> 1]
-            i = (i - 1) >> 1
-        a[i] = key
-    for size in range(n - 1, 0, -1):
-        key = a[size]
-        a[size] = a[0]
-        _sink(a, size, key, True)
+def _gather(rank, lists, blocks, nodes, turn, spare):
+    """Empty a list into turn, sorted, without places whose pair has changed; returns how many.
+
+    A list is some ascending runs: they are merged, two at a time. Nodes are looked at in a loop without branches, so that the
+    processor fetches many at a time, long before they are joined.
+    """
+    length, block = 0, lists[rank, FIRST]
+    while True:
+        filled = lists[rank, FILLED] if block == lists[rank, LAST] else BLOCK
+        for i in range(filled):
+            place = blocks[block, i]
+            turn[length] = place
+            length += nodes[place, RANK] == rank
+        if block == lists[rank, LAST]:
+            break
+        block = blocks[block, BLOCK]
+    lists[rank, FIRST] = -1
+    runs = 1
+    for i in range(1, length):
+        runs += turn[i - 1] > turn[i]
+    while runs > 1:
+        runs = start = 0
+        while start < length:
+            middle = _ascent(turn, start, length)
+            end = _ascent(turn, middle, length)
+            a, b = start, middle
+            for i in range(start, end):
+                if b == end or (a < middle and turn[a] <= turn[b]):
+                    spare[i] = turn[a]
+                    a += 1
+                else:
+                    spare[i] = turn[b]
+                    b += 1
+            start, runs = end, runs + 1
+        for i in range(length):
+            turn[i] = spare[i]
+    return length
 
 
-@serial
-def _join_one(ids, scanned, pairs, ranks):
-    values, n = np.empty(len(ids) + 1, np.int64), len(ids)
-    if n <= scanned:
-        return _scan(ids, n, values, pairs)
-    return _queue(ids, n, values, pairs, np.full(ranks, -1, np.int32), np.empty(ranks, np.int32))
+@kernel
+def _ascent(a, start, end):
+    """The end of the ascending run at start."""
+    i = start + 1
+    while i < end and a[i - 1] <= a[i]:
+        i += 1
+    return min(i, end)
+
+
+@parallel
+def _join_one(task, ids, left, pairs, made, scanned, values, nodes, blocks, turn, spare, queue, lists):
+    n = len(ids)
+    left[0] = _scan(ids, n, pairs, made, values) if n <= scanned else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
 
 
 @kernel
@@ -253,8 +299,8 @@ def _same(a, i, b, j, n):
     return True
 
 
-@serial
-def _enter_tokens(joined, starts, slots):
+@parallel
+def _enter_tokens(task, joined, starts, slots):
     mask = len(slots) - 1
     for token in range(len(starts) - 1):
         if starts[token] < starts[token + 1]:
@@ -277,37 +323,30 @@ def _token(data, start, end, h, joined, starts, slots):
     return -1
 
 
-@serial
-def _encode(data, ends, out, scanned, whole, pairs, ranks, byte_ids, joined, starts, slots, entries, table, pieces, known, used):
-    """Fill out with the ids of the pieces of data that end at ends; returns how many, or −1 − the number of a piece that has no ids.
+@parallel
+def _encode(task, data, ends, out, done, whole, pairs, made, byte_ids, joined, starts, slots, memory, table, pieces, known, used,
+            scanned, values, nodes, blocks, turn, spare, queue, lists):
+    """Fill out with the ids of the pieces of data that end at ends. done: how many ids, and of how many pieces; fewer than there are where a byte has no token.
 
-    entries (a piece's start and length in pieces, and of its ids in known), found by their hash through table; used: how many
-    entries, bytes of pieces and ids there are. All are forgotten when there is no more room.
+    memory holds a piece's start and length in pieces, and of its ids in known, and is found by the piece's hash through table;
+    used: how many pieces, bytes and ids there are. All are forgotten when there is no more room.
     """
-    longest = start = 0
-    for end in ends:
-        longest, start = max(longest, end - start), end
-    values = np.empty(longest + 1, np.int64)
-    many = longest > scanned
-    first, last = np.full(ranks if many else 0, -1, np.int32), np.empty(ranks if many else 0, np.int32)
     mask = len(table) - 1
     start = count = 0
     for number in range(len(ends)):
+        done[0], done[1] = count, number
         end = ends[number]
         n = end - start
         h = _hash(data, start, end)
         slot = h & mask
         if n < LONG:
-            while table[slot] >= 0:
-                entry = entries[table[slot]]
-                if entry[1] == n and _same(data, start, pieces, entry[0], n):
-                    break
+            while table[slot] >= 0 and not (memory[table[slot], 1] == n and _same(data, start, pieces, memory[table[slot], 0], n)):
                 slot = (slot + 1) & mask
             if table[slot] >= 0:
-                entry = entries[table[slot]]
-                for i in range(entry[3]):
-                    out[count + i] = known[entry[2] + i]
-                start, count = end, count + entry[3]
+                where, m = memory[table[slot], 2], memory[table[slot], 3]
+                for i in range(m):
+                    out[count + i] = known[where + i]
+                start, count = end, count + m
                 continue
         token = _token(data, start, end, h, joined, starts, slots) if whole else -1
         if token >= 0:
@@ -317,18 +356,20 @@ def _encode(data, ends, out, scanned, whole, pairs, ranks, byte_ids, joined, sta
             for i in range(n):
                 out[count + i] = byte_ids[data[start + i]]
                 if out[count + i] < 0:
-                    return -1 - number
+                    return
             ids = out[count : count + n]
-            m = _scan(ids, n, values, pairs) if n <= scanned else _queue(ids, n, values, pairs, first, last)
+            m = _scan(ids, n, pairs, made, values) if n <= scanned else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
         if n < LONG:
-            if used[0] == len(entries) - 1 or used[1] + n > len(pieces) or used[2] + m > len(known):
-                table[:], used[:] = -1, 0
+            if used[0] == len(memory) or used[1] + n > len(pieces) or used[2] + m > len(known):
+                table[:] = -1
+                used[:] = 0
                 slot = h & mask
             table[slot] = used[0]
-            entry = entries[used[0]]
-            entry[0], entry[1], entry[2], entry[3] = used[1], n, used[2], m
-            pieces[used[1] : used[1] + n] = data[start:end]
-            known[used[2] : used[2] + m] = out[count : count + m]
+            memory[used[0], 0], memory[used[0], 1], memory[used[0], 2], memory[used[0], 3] = used[1], n, used[2], m
+            for i in range(n):
+                pieces[used[1] + i] = data[start + i]
+            for i in range(m):
+                known[used[2] + i] = out[count + i]
             used[0], used[1], used[2] = used[0] + 1, used[1] + n, used[2] + m
         start, count = end, count + m
-    return count
+    done[0], done[1] = count, len(ends)

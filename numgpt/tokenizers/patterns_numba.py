@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import regex
 
-from ..jit import kernel, serial
+from ..jit import kernel, launch, parallel
 from . import patterns
 
 # Classes of characters, in the low four bits of a byte for each code point; in the high four, which letter of a contraction
@@ -22,8 +22,9 @@ def ends(text, pattern):
     if scan is None:
         return patterns.ends(text, pattern)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
-    places = np.empty(len(codes), np.int64)
-    return places[: scan(codes, table(), places)]
+    places, count = np.empty(len(codes), np.int64), np.zeros(1, np.int64)
+    launch(scan, 1, codes, table(), places, count)
+    return places[: count[0]]
 
 
 @functools.cache
@@ -169,36 +170,34 @@ def _o200k_piece(codes, table, i):
 @kernel
 def _note(codes, i, end, places, count):
     """Note in bytes where the piece codes[i:end] ends. Bytes of a code point: one for what surrogateescape puts in the place of a byte."""
-    place = places[count - 1] if count else 0
+    place = places[count[0] - 1] if count[0] else 0
     for j in range(i, end):
         code = codes[j]
         place += 1 if code < 0x80 or 0xDC80 <= code < 0xDD00 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
-    places[count] = place
-    return end, count + 1
+    places[count[0]] = place
+    count[0] += 1
+    return end
 
 
-@serial
-def _gpt2(codes, table, places):
-    i = count = 0
+@parallel
+def _gpt2(task, codes, table, places, count):
+    i = 0
     while i < len(codes):
-        i, count = _note(codes, i, _gpt2_piece(codes, table, i), places, count)
-    return count
+        i = _note(codes, i, _gpt2_piece(codes, table, i), places, count)
 
 
-@serial
-def _cl100k(codes, table, places):
-    i = count = 0
+@parallel
+def _cl100k(task, codes, table, places, count):
+    i = 0
     while i < len(codes):
-        i, count = _note(codes, i, _cl100k_piece(codes, table, i), places, count)
-    return count
+        i = _note(codes, i, _cl100k_piece(codes, table, i), places, count)
 
 
-@serial
-def _o200k(codes, table, places):
-    i = count = 0
+@parallel
+def _o200k(task, codes, table, places, count):
+    i = 0
     while i < len(codes):
-        i, count = _note(codes, i, _o200k_piece(codes, table, i), places, count)
-    return count
+        i = _note(codes, i, _o200k_piece(codes, table, i), places, count)
 
 
 SCANNERS = {patterns.PATTERNS["gpt2"]: _gpt2, patterns.PATTERNS["cl100k"]: _cl100k, patterns.PATTERNS["o200k"]: _o200k}
