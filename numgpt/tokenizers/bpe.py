@@ -64,6 +64,7 @@ class BPE(Tokenizer):
 
 def encode(text, tokenizer):
     """The ids of the pieces of a text, one after the other: (tokens,) integers."""
+    utf8(text)  # a half of a character is named with its place in the text, not in a piece
     return np.fromiter(chain.from_iterable(map(tokenizer.remembered.__getitem__, tokenizer.pattern.split(text))), np.int64)
 
 
