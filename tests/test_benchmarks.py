@@ -1,5 +1,6 @@
 """The benchmarks run: a contest of short rounds, whose contestants agree on the losses before anything is timed."""
 
+import base64
 import importlib.util
 import json
 import subprocess
@@ -53,3 +54,15 @@ def test_ops_are_compared_one_by_one(tmp_path):
     rows, said = run("ops.py", "--shape", "a", "--ops", "layernorm", "attention", "--rounds", "1", "--seconds", "0.01", cwd=tmp_path)
     assert [(r["op"], r["way"]) for r in rows] == [(op, way) for op in ("layernorm", "attention") for way in ("forward", "backward")]
     assert all(r["to_reference"] > 0 for r in rows) and ("torch: does not run here" in said) == (importlib.util.find_spec("torch") is None)
+
+
+@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("numba", "tiktoken", "tokenizers")), reason="Numba, tiktoken or tokenizers is not installed")
+def test_encoding_is_compared_with_tiktoken_and_huggingface(tmp_path):
+    tokens = [bytes([b]) for b in range(256)] + [b"th", b"the", b"aa", b"aaaa", b" t"]
+    ranks = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    (tmp_path / "few.tiktoken").write_text(ranks)
+    (tmp_path / "prose.txt").write_text("the other thing that they thought\n" * 500)
+    flags = ["--ranks", "few.tiktoken", "--text", "prose.txt", "--only", "one letter", "--rounds", "1"]
+    rows, said = run("tokenizer.py", *flags, cwd=tmp_path)
+    assert [r["text"] for r in rows] == ["prose", "one letter"] and "| one letter | 1.0 |" in said
+    assert all(r["speed"].keys() == {"numgpt, new", "numgpt", "tiktoken", "Hugging Face"} and r["to_tiktoken"] > 0 for r in rows)

@@ -8,7 +8,9 @@ import regex
 from ..errors import InputError
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
-# tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back.
+# tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back. Which characters
+# are letters, Unicode's version says that a library knows: with regex 2026, tiktoken 0.14 and tokenizers 0.23 the cuts are the same
+# for all characters of Unicode 14 but ʕ in o200k, a letter without case since Unicode 17.
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
