@@ -1,5 +1,6 @@
 """The benchmarks run: a contest of short rounds, whose contestants agree on the losses before anything is timed; that of a GPU over a stand-in."""
 
+import base64
 import importlib.util
 import json
 import math
@@ -268,3 +269,15 @@ def test_tokenizers_are_trained_to_the_merges_of_hugging_face(tmp_path, pattern)
     rows, said = run("tokenizer_training.py", "--megabytes", "0.1", "--merges", "64", "--rounds", "1", "--pattern", pattern, "--only", "reference", "huggingface", cwd=tmp_path)
     assert [r["equal"] for r in rows] == [True, True] and all(r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows)
     assert "| numgpt, reference |" in said and f"distinct pieces of {pattern}" in said
+
+
+@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("numba", "tiktoken", "tokenizers")), reason="Numba, tiktoken or tokenizers is not installed")
+def test_encoding_is_compared_with_tiktoken_and_huggingface(tmp_path):
+    tokens = [bytes([b]) for b in range(256)] + [b"th", b"the", b"aa", b"aaaa", b" t"]
+    ranks = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
+    (tmp_path / "few.tiktoken").write_text(ranks)
+    (tmp_path / "prose.txt").write_text("the other thing that they thought\n" * 500)
+    flags = ["--ranks", "few.tiktoken", "--text", "prose.txt", "--only", "one letter", "--rounds", "1"]
+    rows, said = run("tokenizer.py", *flags, cwd=tmp_path)
+    assert [r["text"] for r in rows] == ["prose", "one letter"] and "| one letter | 1.0 |" in said
+    assert all(r["speed"].keys() == {"numgpt, new", "numgpt", "tiktoken", "Hugging Face"} and r["to_tiktoken"] > 0 for r in rows)

@@ -4,13 +4,15 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from ..errors import InputError
+from .. import engine
+from ..errors import InputError, TextError
 from .patterns import Pattern
 from .spelling import spell, unspell
 from .tokenizer import Tokenizer
 
 LONG = 64  # characters of a piece from which on it is not remembered
 REMEMBERED = 2**18  # pieces
+FEW = 512  # characters of a text up to which the specification answers sooner than Numba is imported
 
 
 class BPE(Tokenizer):
@@ -31,8 +33,8 @@ class BPE(Tokenizer):
         self.pieces = _pieces(self.tokens, self.specials)
         self.ids = {token: i for i, token in enumerate(self.tokens) if token is not None}
         self.ranks = _ranks(self.tokens, self.ids, self.merges)
-        self._byte_ids = np.array([self.ids.get(bytes([b]), -1) for b in range(256)], np.int64)
-        self._remembered = _Remembered(self.encode_piece)
+        self.byte_ids = np.array([self.ids.get(bytes([b]), -1) for b in range(256)], np.int64)
+        self.remembered, self.fast = _Remembered(self.encode_piece), None  # fast: the tables of the twin
 
     @classmethod
     def build(cls, text, size=2048, pattern="gpt2"):
@@ -54,7 +56,7 @@ class BPE(Tokenizer):
 
     def encode_ordinary(self, text):
         """text → (tokens,) integers."""
-        return np.fromiter(chain.from_iterable(map(self._remembered.__getitem__, self.pattern.split(text))), np.int64)
+        return (encode if len(text) <= FEW else engine.host_twin(encode))(text, self)
 
     def safe_cut(self, text):
         """Where the pattern cuts for sure."""
@@ -62,16 +64,27 @@ class BPE(Tokenizer):
 
     def encode_piece(self, piece):
         """The ids of one piece, as a list."""
-        try:
-            data = piece.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError as error:
-            raise InputError(f"text: U+{ord(error.object[error.start]):04X} is half of a character, expected text") from error
+        data = utf8(piece)
         if self.whole and data in self.ids:
             return [self.ids[data]]
-        ids = self._byte_ids[np.frombuffer(data, np.uint8)]
+        ids = self.byte_ids[np.frombuffer(data, np.uint8)]
         if (ids < 0).any():
             raise InputError(f"text: byte 0x{data[int((ids < 0).argmax())]:02x} of {piece[:40]!r} has no token, expected one for every byte: use another tokenizer")
         return join(ids, self.ranks).tolist()
+
+
+def encode(text, tokenizer):
+    """The ids of the pieces of a text, one after the other: (tokens,) integers."""
+    utf8(text)  # a half of a character is named with its place in the text, not in a piece
+    return np.fromiter(chain.from_iterable(map(tokenizer.remembered.__getitem__, tokenizer.pattern.split(text))), np.int64)
+
+
+def utf8(text):
+    """The bytes of a text; TextError where it holds half of a surrogate pair that stands for no byte."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise TextError(f"text: U+{ord(error.object[error.start]):04X}", error.start, " is half of a character, expected text") from error
 
 
 class _Remembered(dict):

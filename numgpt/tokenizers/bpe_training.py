@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import engine
 from ..errors import InputError
-from .bpe import BPE
+from .bpe import BPE, utf8
 from .patterns import Pattern
 from .spelling import ALPHABET, unspell
 
@@ -73,7 +73,7 @@ def count_pieces(texts, pattern, specials=(), progress=False):
             bar.update(_size(stretch) if progress else 0)
     pieces = Counter()
     for piece, count in counts.items():
-        pieces[_bytes(piece)] += count  # two pieces may be the same bytes: é, and its bytes as surrogateescape shows them
+        pieces[utf8(piece)] += count  # two pieces may be the same bytes: é, and its bytes as surrogateescape shows them
     del pieces[b""]
     return pieces
 
@@ -84,13 +84,6 @@ def _one_by_one(stretch, pattern):
     if sum(len(piece) * count for piece, count in counts.items()) != len(stretch):
         pattern.split(stretch)  # says what it drops
     return counts
-
-
-def _bytes(piece):
-    try:
-        return piece.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InputError(f"text: U+{ord(error.object[error.start]):04X} is half of a character, expected text") from error
 
 
 def _size(text):

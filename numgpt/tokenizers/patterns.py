@@ -2,10 +2,14 @@
 
 import functools
 
+import numpy as np
+
 from ..errors import InputError, TextError
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
-# tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back.
+# tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back. Which characters
+# are letters, Unicode's version says that a library knows: with regex 2026, tiktoken 0.14 and tokenizers 0.23 the cuts are the same
+# for all characters of Unicode 14 but ʕ in o200k, a letter without case since Unicode 17.
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
@@ -66,6 +70,11 @@ class Pattern:
         """
         found = _compile(f"(?r){_SURE[self.name]}").search(text) if self.name in _SURE else None
         return found.start() + 1 if found else 0
+
+
+def ends(text, pattern):
+    """Where the pieces of a text end, counted in its bytes of UTF-8: (pieces,) integers."""
+    return np.cumsum([len(piece.encode("utf-8", "surrogateescape")) for piece in pattern.split(text)], dtype=np.int64)
 
 
 @functools.cache

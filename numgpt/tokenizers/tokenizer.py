@@ -117,8 +117,8 @@ class Tokenizer:
         return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))))
 
     def decode_bytes(self, ids):
-        """The bytes that ids stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._piece, np.asarray(ids).ravel().tolist()))
+        """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
+        return b"".join(map(self._piece, _integers(ids)))
 
     def count_bytes(self, ids):
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
@@ -147,17 +147,12 @@ class Tokenizer:
         errors: what shows where bytes are not UTF-8: "replace", U+FFFD; "ignore", nothing; "backslashreplace", \\xff;
         "surrogateescape", what encode takes back to the same bytes; "strict", an InputError.
         """
-        if errors not in ERRORS:
-            raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
-        try:
-            return self.decode_bytes(ids).decode("utf-8", errors)
-        except UnicodeDecodeError as error:
-            raise InputError(f"decode: byte 0x{error.object[error.start]:02x} at {error.start} is not UTF-8, expected text: choose another errors than strict") from error
+        return _decoded(_codec(errors), self.decode_bytes(ids), True)
 
     def decoder(self, errors="replace"):
         """A function for streaming: an id → the text that is complete with it, "" in the middle of a character; None, True at the end."""
-        codec = codecs.getincrementaldecoder("utf-8")(errors)
-        return lambda i, final=False: codec.decode(b"" if i is None else self.decode_bytes([i]), final)
+        codec = _codec(errors)
+        return lambda i, final=False: _decoded(codec, b"" if i is None else self.decode_bytes([i]), final)
 
     @functools.cached_property
     def digest(self):
@@ -203,3 +198,27 @@ class Encoder:
 def _expect_policy(special):
     if special not in POLICIES:
         raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")
+
+
+def _integers(ids):
+    """ids as a list; InputError where they are no integers in a row."""
+    try:
+        array = np.asarray(ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"decode: the ids are no array ({error}), expected integers (T,)") from error
+    if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"decode: the ids are {array.dtype} of shape {array.shape}, expected integers (T,)")
+    return array.ravel().tolist()
+
+
+def _codec(errors):
+    if errors not in ERRORS:
+        raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
+    return codecs.getincrementaldecoder("utf-8")(errors)
+
+
+def _decoded(codec, data, final):
+    try:
+        return codec.decode(data, final)
+    except UnicodeDecodeError as error:
+        raise InputError(f"decode: byte 0x{error.object[error.start]:02x} at {error.start} is not UTF-8, expected text: choose another errors than strict") from error

@@ -1,0 +1,101 @@
+"""What the tests of byte-pair encoding share: merges, texts that provoke, and the same tokenizers elsewhere."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from numgpt import corpora, tokenizers
+from numgpt.tokenizers import BPE
+from numgpt.tokenizers.patterns import PATTERNS, Pattern
+from numgpt.tokenizers.spelling import ALPHABET, spell
+
+BYTES = [bytes([b]) for b in sorted(range(256), key=ALPHABET.__getitem__)]
+OWN = r"[A-Za-z']+| ?[0-9]|\s+|[^A-Za-z0-9'\s]{1,5}"
+WHOLE = r"[\s\S]+"
+NAMES = [*PATTERNS, OWN]
+# As Oniguruma, in which {1,3}+ repeats what {1,3} matches, is told the same.
+ONIGURUMA = {name: PATTERNS.get(name, name).replace("{1,3}+", "{1,3}") for name in [*NAMES, WHOLE]}
+
+# Where patterns part: spaces of all kinds, line ends, separators that are no space to Unicode, contractions, ſ that is an s
+# to (?i), capitals of both cases, modifiers, marks, digits of three kinds, joined emoji, texts of special tokens.
+PROVOKING = " \n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000'’sSſdDmtTlLvVeErRaZéǄǅǆʰªß日कि\u0301\u093f012²Ⅷ٣_!/.<|>🙂👩\u200d\ufe0f"
+# What no Unicode has assigned, each library cuts by its own tables, and ʕ, which Unicode 17 made a letter without case: regex
+# has heard of it, tiktoken 0.14 and tokenizers 0.23 have not. Half of a surrogate pair is no text.
+texts = st.text(st.sampled_from(PROVOKING), max_size=60) | st.text(st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="ʕ"), max_size=30)
+few = st.text(st.sampled_from("ab"), max_size=120) | st.text(st.sampled_from("abc é"), max_size=60)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def merges_at_random(seed, shuffled, letters="ab cé", count=30):
+    """(tokens, merges): random pairs joined of what a few letters are made of; shuffled: in an order that no training gives."""
+    rng = np.random.default_rng(seed)
+    tokens, merges = list(BYTES), []
+    made = [BYTES.index(bytes([b])) for b in sorted(set(letters.encode()))]
+    for left, right in rng.integers(0, 2**31, (count, 2)):
+        pair = made[left % len(made)], made[right % len(made)]
+        both = tokens[pair[0]] + tokens[pair[1]]
+        if pair not in merges and (both not in tokens or shuffled):  # one token may be made of several pairs
+            merges.append(pair)
+            if both not in tokens:
+                made.append(len(tokens))
+                tokens.append(both)
+    return tokens, [merges[i] for i in rng.permutation(len(merges))] if shuffled else merges
+
+
+def huggingface(tokenizer):
+    """Hugging Face's tokenizer of the same merges."""
+    tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, which is the oracle")
+    vocab = {spell(t): i for i, t in enumerate(tokenizer.tokens) if t is not None}
+    merges = [(spell(tokenizer.tokens[a]), spell(tokenizer.tokens[b])) for a, b in tokenizer.merges]
+    theirs = tk.Tokenizer(tk.models.BPE(vocab, merges, ignore_merges=tokenizer.whole))
+    split = tk.pre_tokenizers.Split(tk.Regex(ONIGURUMA[tokenizer.pattern.name]), "isolated")
+    theirs.pre_tokenizer = tk.pre_tokenizers.Sequence([split, tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return lambda text: theirs.encode(text).ids
+
+
+def tiktoken(tokenizer):
+    """tiktoken's encoding of the same tokens."""
+    tt = pytest.importorskip("tiktoken", reason="tiktoken is not installed, which is the oracle")
+    ranks = {t: i for i, t in enumerate(tokenizer.tokens) if t is not None}
+    return tt.Encoding("of the test", pat_str=tokenizer.pattern.source, mergeable_ranks=ranks, special_tokens=tokenizer.specials).encode_ordinary
+
+
+def twin():
+    pytest.importorskip("numba", reason="Numba is not installed, which the twin needs")
+    from numgpt.tokenizers import bpe_numba
+
+    return bpe_numba
+
+
+def expect_equal_ids(ours, theirs, text):
+    """Raise where two encoders part; say at which token."""
+    a, b = list(ours(text)), list(theirs(text))
+    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    if a != b:
+        raise AssertionError(f"ids part at token {n} of {ascii(text[:200])}: {a[n : n + 5]} and {b[n : n + 5]}")
+
+
+@functools.cache
+def trained(name):
+    """A tokenizer of the pattern with merges that Hugging Face's trainer learned from the default corpus and what provokes."""
+    tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, whose trainer gives the merges")
+    text = corpora.default()[1][:200_000] + PROVOKING * 3 + "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂" * 3
+    theirs = tk.Tokenizer(tk.models.BPE())
+    theirs.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = tk.trainers.BpeTrainer(vocab_size=900, initial_alphabet=sorted(ALPHABET), show_progress=False)
+    theirs.train_from_iterator(Pattern(name).split(text), trainer)
+    ids = theirs.get_vocab()
+    tokens = [None] * len(ids)
+    for token, i in ids.items():
+        tokens[i] = tokenizers.spelling.unspell(token)
+    merges = [(ids[a], ids[b]) for a, b in json.loads(theirs.to_str())["model"]["merges"]]
+    return BPE(tokens, merges, name)
+
+
+@functools.cache
+def encoders(name, whole):
+    tokens, merges = merges_at_random(7, False, "aA'sé \n12", 80)
+    return BPE([*tokens, "aAsé".encode(), "日".encode()], merges, name, whole=whole)  # two that no merge makes
