@@ -29,7 +29,7 @@ class BPE(Tokenizer):
     """
 
     def __init__(self, tokens, merges=None, pattern="gpt2", specials=None, whole=None):
-        self.tokens, self.merges, self.specials = _tokens(tokens), _merges(merges), _specials(specials or {})
+        self.tokens, self.merges, self.specials = _tokens(tokens), _merges(merges), checked_specials(specials or {})
         if not isinstance(pattern, str) or not isinstance(whole, bool | None):
             raise InputError(f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false")
         self.pattern, self.whole = Pattern(pattern), merges is None if whole is None else whole
@@ -121,8 +121,8 @@ def _merges(merges):
     return pairs
 
 
-def _specials(specials):
-    """A dict of texts and integers."""
+def checked_specials(specials):
+    """Special tokens as a dict of texts and integers; InputError where they are none."""
     try:
         found = {text: _index(i) for text, i in specials.items()}
         for text in found:
