@@ -30,7 +30,7 @@ class BPE(Tokenizer):
 
     def __init__(self, tokens, merges=None, pattern="gpt2", specials=None, whole=None):
         self.tokens, self.merges, self.specials = _tokens(tokens), _merges(merges), checked_specials(specials or {})
-        if not isinstance(pattern, str) or not isinstance(whole, bool | None):
+        if not isinstance(pattern, str) or any(0xD800 <= ord(c) < 0xE000 for c in pattern) or not isinstance(whole, bool | None):
             raise InputError(f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false")
         self.pattern, self.whole = Pattern(pattern), merges is None if whole is None else whole
         self.pieces = _pieces(self.tokens, self.specials)
@@ -46,8 +46,8 @@ class BPE(Tokenizer):
         odd = sorted(names ^ state.keys())
         if odd:
             raise InputError(f"tokenizer: {odd[0]!r} is {'not expected' if odd[0] in state else 'missing'}, expected {', '.join(sorted(names))}")
-        if not isinstance(state["tokens"], list) or not all(isinstance(t, str | None) for t in state["tokens"]) or not isinstance(state["whole"], bool):
-            raise InputError("tokenizer: expected tokens as a list of texts and null, and whole as true or false")
+        if not isinstance(state["tokens"], list) or not all(isinstance(t, str | None) for t in state["tokens"]) or not isinstance(state["whole"], bool) or not isinstance(state["specials"], dict):
+            raise InputError("tokenizer: expected tokens as a list of texts and null, whole as true or false, and specials as an object")
         tokens = [None if t is None else unspell(t) for t in state["tokens"]]
         return cls(tokens, state["merges"], state["pattern"], state["specials"], state["whole"])
 

@@ -105,4 +105,4 @@ def as_bpe(tokenizer):
 
 def huggingface_bytes(tokenizer):
     """The bytes of a tokenizer.json."""
-    return (json.dumps(huggingface_file.write(tokenizer), ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
+    return (json.dumps(huggingface_file.write(tokenizer), ensure_ascii=False, indent=1) + "\n").encode()

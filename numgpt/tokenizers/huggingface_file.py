@@ -99,7 +99,7 @@ def _pattern(part):
 
 def _same_in_both(source):
     """A pattern that Oniguruma and the regex package take alike, as far as is known; InputError for what they do not."""
-    bare = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", " ", source.replace(r"\s++$", ""), flags=re.S)  # $ behind all white space is the end to both
+    bare = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]", " ", source.replace(r"\s++$", ""), flags=re.S)  # $ behind all white space is the end to both
     for part, means in (("}+", "a repetition of {}"), ("^", "the begin of any line"), ("$", "the end of any line")):
         if part in bare:
             raise InputError(f"pattern: {source!r} holds {part}, which is {means} to Hugging Face's tokenizers and not to numgpt, expected it written otherwise")
