@@ -51,7 +51,7 @@ def _beside(path, names):
     wanted = [names[path.name]] if path.name in names else list(names.values())
     found = next((path.with_name(name) for name in wanted if path.with_name(name).is_file()), None)
     if found is None:
-        raise Missing(f"{path}: is one of GPT-2's two files, expected {' or '.join(wanted)} beside it")
+        raise InputError(f"{path}: is one of GPT-2's two files, expected {' or '.join(wanted)} beside it")
     return found
 
 
