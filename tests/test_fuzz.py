@@ -176,6 +176,9 @@ def damaged_words(draw, data):
     return data
 
 
+PARTS = [b"", b"=", b"YQ", b"YQ==", b"a", b"th", "Ġ".encode(), "é€".encode(), b"\xff", b"#version", b"a" * 5000]  # of a line of tokens
+
+
 @st.composite
 def damaged_lines(draw, data):
     """A line said twice, taken out, put elsewhere, or with one of its two words changed."""
@@ -185,7 +188,7 @@ def damaged_lines(draw, data):
         action = draw(st.sampled_from(["twice", "out", "elsewhere", "word", "word", "number", "empty"]))
         words = lines[at].split(b" ")
         if action == "word":
-            words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from([b"", b"=", b"YQ", b"YQ==", b"a", b"th", "Ġ".encode(), "é€".encode(), b"\xff", b"#version", b"a" * 5000]))
+            words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(PARTS))
         elif action == "number":
             words[-1] = draw(RAW).encode()
         lines[at : at + 1] = {"twice": [lines[at]] * 2, "out": [], "empty": [b"", lines[at]]}.get(action, [b" ".join(words)])

@@ -220,7 +220,10 @@ def test_real_gpt2_is_the_same_in_every_kind_of_file(tmp_path):
     same_ids(merged, huggingface(tmp_path / "t.json"), text + "<|endoftext|>")
 
 
-@pytest.mark.parametrize("name, sources", huggingface_file.SOURCES.items())
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # no pattern of ours
+
+
+@pytest.mark.parametrize("name, sources", [*huggingface_file.SOURCES.items(), (LLAMA3, [LLAMA3])], ids=[*huggingface_file.SOURCES, "llama3"])
 @given(text=texts)
 def test_a_pattern_cuts_alike_however_it_is_spelled(name, sources, text):
     library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -254,7 +257,7 @@ def token(text, i, **flags):
     "changes",
     [
         {}, {"pre_tokenizer": BYTE | {"use_regex": False}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE]}},
-        {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])}, {"pre_tokenizer": split(r"\w+|\W+")},
+        {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])}, {"pre_tokenizer": split(LLAMA3)}, {"pre_tokenizer": split(r"\w+|\W+")},
         {"pre_tokenizer": split(r"\w+|\W+", "Removed", True)}, {"pre_tokenizer": split(r"\w+|\W+", "Isolated", True)},
         {"model__unk_token": "<|endoftext|>", "model__byte_fallback": True}, {"model__ignore_merges": True}, {"model__dropout": 0.0},
         {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""}, {"normalizer": {"type": "Sequence", "normalizers": []}},
@@ -411,7 +414,8 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, data):
 def test_what_is_no_file_and_what_is_too_long_is_refused(tmp_path):
     with open(tmp_path / "long", "wb") as file:
         file.truncate(2**40)
-    for path, message in ((tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path, "holds no tokenizer"), (tmp_path / "nowhere", "is missing"), ("/dev/zero", "a device")):
+    long, nowhere = (tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path / "nowhere", "is missing")
+    for path, message in (long, nowhere, (tmp_path, "holds no tokenizer"), ("/dev/zero", "a device")):
         with pytest.raises(InputError, match=message):
             tokenizers.load(path)
     for name in ("a", "b"):
@@ -441,12 +445,12 @@ def test_a_pattern_is_given_only_to_files_that_have_none(tmp_path):
 
 ORDER = BPE([bytes([b]) for b in range(256)] + [b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)])  # ids are not in its order
 HARD = [
-    (ORDER, "tiktoken", "order of the merges"),
+    (ORDER, "tiktoken", "not in the order of the ids"),
     (learned(3, pattern="cl100k"), "gpt2", "pattern is not GPT-2's"),
-    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)]), "tiktoken", "is left in 2 parts|leaves a token out"),
+    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)]), "tiktoken", "make not every token"),
     (BPE([*ORDER.tokens[:256], b"abc"], None), "huggingface", "is left in 3 parts"),
     (BPE([*ORDER.tokens[:256], b"abc"], None), "gpt2", "is left in 3 parts"),
-    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)], whole=True), "gpt2", "not what its merges make"),
+    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)], whole=True), "gpt2", "not what merges make"),
     (BPE([*ORDER.tokens[:256], b" abc"], []), "gpt2", "is made by no merge"),
     (BPE([*ORDER.tokens[:256], b"abc"], []), "gpt2", "would not say so"),
     (BPE(ORDER.tokens[:256], [], specials={"a": 256}), "huggingface", "is spelled as token 97 is"),
@@ -464,19 +468,15 @@ def test_what_a_kind_of_file_cannot_say_is_not_written(tmp_path, tokenizer, kind
 
 
 STATE = {"type": "bpe", "pattern": "gpt2", "whole": False, "specials": {"<x>": 3}, "tokens": ["a", "b", "ab"], "merges": [[0, 1]]}
+ODD = [5, 0.5, [5], [[5]], ["a", ["b"]], {"a": "b"}, {"a": 0.5}, "(", 2**70, [2**70], {"a": 2**70}, {"": 1}, "\ud800"]  # for any of its parts
+WRONG = [{name: value} for name in STATE for value in ODD]
+WRONG += [{"tokens": t} for t in (None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab")] + [{"tokens": [], "merges": [], "specials": {}}]
+WRONG += [{"merges": m} for m in ([[0, 1, 2]], [[True, False]], [[0, 2**70]], [[-1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 3]], True)]
+WRONG += [{"specials": s} for s in (None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3})]
+WRONG += [{"pattern": None}, {"pattern": "(?r)a"}, {"whole": None}, {"whole": 1}, {"more": 1}]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *({name: value} for name in STATE for value in (5, 0.5, [5], [[5]], ["a", ["b"]], {"a": "b"}, {"a": 0.5}, "ab", "(", True, 2**70, [2**70], {"a": 2**70}, {"": 1}, "\ud800") if
-          not (name == "whole" and value is True or name == "pattern" and value == "ab")),
-        {"tokens": None}, {"pattern": None}, {"whole": None}, {"specials": None}, {"more": 1}, {"merges": [[0, 1, 2]]}, {"merges": [[True, False]]},
-        {"merges": [[0, 2**70]]}, {"merges": [[-1, 0]]}, {"specials": {"<x>": 2**40}}, {"specials": {"<x>": True}}, {"specials": {"<x>": -1}}, {"specials": {"\ud800": 3}},
-        {"tokens": ["a", "a", "ab"]}, {"tokens": ["a", "", "ab"]}, {"tokens": ["a", None, "ab"]}, {"tokens": []}, {"tokens": [], "merges": [], "specials": {}}, {"pattern": "(?r)a"},
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("changes", WRONG, ids=str)
 def test_a_state_that_no_tokenizer_has_is_an_error_of_ours(changes):
     assert tokenizers.from_state(STATE).encode("ab<x>", special="allow").tolist() == [2, 3]
     with pytest.raises(InputError, match="expected"):

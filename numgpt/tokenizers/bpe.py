@@ -46,8 +46,9 @@ class BPE(Tokenizer):
         odd = sorted(names ^ state.keys())
         if odd:
             raise InputError(f"tokenizer: {odd[0]!r} is {'not expected' if odd[0] in state else 'missing'}, expected {', '.join(sorted(names))}")
-        if not isinstance(state["tokens"], list) or not all(isinstance(t, str | None) for t in state["tokens"]) or not isinstance(state["whole"], bool) or not isinstance(state["specials"], dict):
-            raise InputError("tokenizer: expected tokens as a list of texts and null, whole as true or false, and specials as an object")
+        odd = next((name for name, kind in (("tokens", list), ("whole", bool), ("specials", dict)) if not isinstance(state[name], kind)), None)
+        if odd or not all(isinstance(t, str | None) for t in state["tokens"]):
+            raise InputError(f"tokenizer: {odd or 'tokens'} are of another kind, expected tokens as texts and null, whole as true or false, specials as {{text: id}}")
         tokens = [None if t is None else unspell(t) for t in state["tokens"]]
         return cls(tokens, state["merges"], state["pattern"], state["specials"], state["whole"])
 

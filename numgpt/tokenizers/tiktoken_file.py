@@ -61,9 +61,12 @@ def expect_ranked(tokenizer):
     bytes lie there in the same two parts as when they stand alone, since nothing was joined over their ends, and no part is
     made after the whole. A piece that is a token is joined to it, so that taking it whole is no difference either.
     """
-    if tokenizer.merges == recover_merges(tokenizer):
-        return
-    raise InputError("export: the order of the merges is not that of the ids, or leaves a token out, expected a tokenizer as training makes it: choose the kind huggingface")
+    try:
+        merges = recover_merges(tokenizer)
+    except InputError:
+        merges = None
+    if tokenizer.merges != merges:
+        raise InputError("export: the merges are not in the order of the ids, or make not every token, expected them as training does: choose the kind huggingface")
 
 
 def recover_merges(tokenizer):
@@ -78,7 +81,7 @@ def recover_merges(tokenizer):
         parts = _join_below(token, ids, rank)
         if len(parts) != 2 or parts[0] not in ids or parts[1] not in ids or any(len(p) > 1 and ids[p] > rank for p in parts):
             raise InputError(
-                f"export: token {rank}, {token!r}, is left in {len(parts)} parts by the tokens of lesser rank, expected 2 whose join it is: choose the kind numgpt or tiktoken"
+                f"export: token {rank}, {token!r}, is left in {len(parts)} parts by those of lesser rank, expected 2 that it joins: choose the kind numgpt or tiktoken"
             )
         merges.append((ids[parts[0]], ids[parts[1]]))
     return merges

@@ -56,4 +56,4 @@ def expect_reached(tokenizer):
         return
     for token, i in tokenizer.ids.items():
         if join([tokenizer.ids.get(token[n : n + 1], -1) for n in range(len(token))], tokenizer.ranks).tolist() != [i]:
-            raise InputError(f"export: token {i}, {token!r}, is not what its merges make of it, expected so: choose the kind huggingface, which can say that pieces are taken whole")
+            raise InputError(f"export: token {i}, {token!r}, is not what merges make of its bytes, expected that: choose the kind huggingface, which can say so")
