@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from . import presets
@@ -38,7 +39,9 @@ def main(argv=None):
             use(args.engine, args.tf32)
         if args.threads:
             set_threads(args.threads)
-        status = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"numgpt: {_one_line(message)}")
+            status = args.run(args)
         sys.stdout.flush()
         return status
     except InputError as error:
@@ -204,6 +207,7 @@ def _prepare(recipe, model):
 
 def convert(args):
     """numgpt convert."""
+    from . import huggingface
     from .model import GPT
 
     model = GPT.load(args.source)
@@ -211,8 +215,11 @@ def convert(args):
         model = model.astype(args.dtype)
     model.save(args.destination, args.to)
     print(f"{args.destination}: {model.n_params:,} parameters, {model.params.dtype}, {'as transformers reads them' if args.to == 'hf' else 'a checkpoint of numgpt'}")
-    if args.to == "hf" and model.tokenizer is not None:
-        _say("numgpt: the tokenizer stays behind: characters and bytes have no file that transformers reads")
+    if args.to == "hf" and not (Path(args.destination) / huggingface.TOKENIZER[0]).exists():
+        try:
+            huggingface.tokenizer_files(model)
+        except InputError as error:
+            _say(f"numgpt: the tokenizer stays behind ({_one_line(error)})")
     return 0
 
 

@@ -76,8 +76,8 @@ def _load(folder):
         params[name] = array
     _expect_finite(folder / MODEL, params)
     tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
-    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-        raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected {config.vocab_size} as in {CONFIG}")
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:  # it may have fewer: vocabularies are padded to round numbers
+        raise InputError(f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size} as in {CONFIG}")
     return {"config": config, "seed": stored["seed"], "dtype": params.dtype, "tokenizer": tokenizer, "params": params}
 
 

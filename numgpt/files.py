@@ -36,16 +36,21 @@ def mapped(file):
     return np.asarray(np.memmap(file, np.uint8, "r")) if os.fstat(file.fileno()).st_size else np.zeros(0, np.uint8)
 
 
+def read_bytes(path, longest=LONGEST):
+    """All bytes of a file; InputError where it has more than the longest that is expected."""
+    with open_file(path) as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise InputError(f"{path}: has more than {longest:,} bytes, expected no more")
+    return data
+
+
 def read_json(path):
     """What a JSON file holds."""
-    with open_file(path) as file:
-        data = file.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        raise InputError(f"{path}: has more than {LONGEST:,} bytes, expected JSON of no more")
-    return _parse(data, path)
+    return parse_json(read_bytes(path), path)
 
 
-def _parse(data, path):
+def parse_json(data, path):
     """What bytes of JSON say. A name that is there twice is an error: readers differ in which of them they believe."""
     try:
         found = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
@@ -83,7 +88,7 @@ def tensors(path):
     n = int.from_bytes(data[:8].tobytes(), "little")
     if len(data) < 8 or n > min(LONGEST, len(data) - 8):
         raise _damaged(path, f"it says that its header has {n:,} bytes, and has {len(data):,} in all")
-    header, data = _parse(data[8 : 8 + n].tobytes(), path), data[8 + n :]
+    header, data = parse_json(data[8 : 8 + n].tobytes(), path), data[8 + n :]
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no object of JSON")
     header.pop("__metadata__", None)

@@ -137,9 +137,10 @@ def largest(x, n):
     return places[np.argsort(-x[places], kind="stable")][:n]
 
 
-def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1):
+def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1, among=None):
     """Yield the next ids (B,) of each row of tokens (B, T), max_new_tokens times.
 
+    among: how many ids, the first ones, there are to choose from; None: all, those that only pad the vocabulary with them.
     A draw depends on seed, row and position: the first of eight samples is the one that would be made alone.
     """
     P = model.config.block_size
@@ -158,7 +159,7 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
     logits = next(steps)
     for n in range(max_new_tokens):
         draws = [random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0 for row in range(len(tokens))]
-        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(engine.home(logits), draws)])
+        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(engine.home(logits)[:, :among], draws)])
         yield ids
         if n + 1 < max_new_tokens:
             logits = steps.send(ids)
@@ -176,7 +177,7 @@ def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse"
         raise InputError("generate: the prompt is empty, expected at least one token: give --prompt, for example a line break")
     tails = [_Tail(tokenizer, stop) for _ in range(samples)]
     tokens = np.tile(ids, (samples, 1))
-    for ids in stream(model, tokens, max_new_tokens, **sampling):
+    for ids in stream(model, tokens, max_new_tokens, among=tokenizer.vocab_size, **sampling):
         yield [tail.add(i) for tail, i in zip(tails, ids)]
         if all(tail.stopped for tail in tails):
             return

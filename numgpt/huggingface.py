@@ -1,17 +1,22 @@
 """GPT-2 as transformers keeps it, read and written without PyTorch: config.json and model.safetensors, whole or in shards."""
 
+import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 
-from . import atomic, checkpoint
+from . import atomic, checkpoint, tokenizers
 from .config import Config
 from .errors import InputError
 from .files import Missing, read_json, tensors
 from .parameters import Flat, shapes
+from .tokenizers import gpt2_files
+from .tokenizers.files import as_bpe, huggingface_bytes
 
 CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}  # of a file → of the parameters
 SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
@@ -69,7 +74,24 @@ def load(folder):
         same = head is None or np.array_equal(_numbers(*head[1:]), params["wte.weight"])
     if not same:
         raise InputError(f"{folder}: lm_head.weight is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings to false there")
-    return {"config": config, "seed": 0, "dtype": params.dtype, "tokenizer": None, "params": params}
+    return {"config": config, "seed": 0, "dtype": params.dtype, "tokenizer": _tokenizer(folder, config), "params": params}
+
+
+def _tokenizer(folder, config):
+    """The tokenizer beside a model. Where numgpt cannot read it, None and a warning: the model can be used without it.
+
+    It may have fewer tokens than the model, whose vocabulary is often padded to a round number.
+    """
+    try:
+        tokenizer = tokenizers.load(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise InputError(f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, expected at most the {config.vocab_size:,} of {CONFIG}")
+        return tokenizer
+    except Missing:
+        return None
+    except InputError as error:
+        warnings.warn(f"{error}; the model is loaded without its tokenizer", stacklevel=4)
+        return None
 
 
 def config_from(stored, path):
@@ -99,14 +121,17 @@ def config_from(stored, path):
 
 
 def save(folder, model):
-    """Write a model so that transformers' from_pretrained reads it. Biases that it does not have are written as 0."""
+    """Write a model so that transformers' from_pretrained reads it, and its tokenizer where transformers has one that gives the same ids.
+
+    Biases that the model does not have are written as 0.
+    """
     c, folder = model.config, Path(folder)
     if c.norm_position != "pre":
         raise InputError("save: a model with norms after each sum is no GPT-2, expected norm_position pre: save it as numgpt's own checkpoint")
     if model.params.dtype.name not in checkpoint.DTYPES:
         raise InputError(f"save: a {model.params.dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use model.astype('float64')")
     if folder.exists() and not _ours(folder):
-        raise InputError(f"{folder}: exists and is not just {CONFIG} and {MODEL} of a GPT-2, expected a new folder or one to replace: choose another name")
+        raise InputError(f"{folder}: exists and is not just {CONFIG}, {MODEL} and tokenizer of a GPT-2, expected a new folder or one to replace: choose another name")
     arrays = {f"transformer.{name}" if name != "lm_head.weight" else name: array for name, array in model.params.to("reference").items()}
     if not c.bias:
         arrays |= {name.replace(".weight", ".bias"): np.zeros_like(a, shape=a.shape[-1:]) for name, a in arrays.items() if ".ln_" in name or ".c_" in name}
@@ -117,14 +142,40 @@ def save(folder, model):
         "activation_function": activation, "layer_norm_epsilon": c.layer_norm_epsilon, "tie_word_embeddings": c.tied,
         "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "resid_pdrop": c.dropout,
     }  # fmt: skip
-    if c.vocab_size <= 50256:  # transformers' default ids for the ends of texts are those of GPT-2's vocabulary
-        config |= {"bos_token_id": None, "eos_token_id": None}
+    end = model.tokenizer.specials.get("<|endoftext|>") if model.tokenizer is not None else None
+    if end is not None or c.vocab_size <= 50256:  # transformers' default ids for the ends of texts are those of GPT-2's vocabulary
+        config |= {"bos_token_id": end, "eos_token_id": end}
+    try:
+        beside = tokenizer_files(model)
+    except InputError:  # for characters, say, there is no such file: convert says so
+        beside = {}
 
     def write(new):
         atomic.write_json(new / CONFIG, config)
         checkpoint.write_tensors(new / MODEL, arrays)
+        for name, data in beside.items():
+            atomic.write_file(new / name, data)
 
     atomic.replace_folder(folder, write)
+
+
+def tokenizer_files(model):
+    """Name → bytes of the files by which transformers' AutoTokenizer gives the ids of a model's tokenizer; InputError where it cannot.
+
+    vocab.json and merges.txt, for programs that know only these, are left out where they would give other ids.
+    """
+    if model.tokenizer is None:
+        return {}
+    tokenizer = as_bpe(model.tokenizer)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": model.config.block_size, "clean_up_tokenization_spaces": False}
+    if "<|endoftext|>" in tokenizer.specials:
+        config |= dict.fromkeys(("bos_token", "eos_token"), "<|endoftext|>")
+    found = {"tokenizer.json": huggingface_bytes(tokenizer), "tokenizer_config.json": (json.dumps(config, indent=1) + "\n").encode()}
+    try:
+        found["vocab.json"], found["merges.txt"] = gpt2_files.write(tokenizer)
+    except InputError:
+        pass
+    return found
 
 
 def download(name):
@@ -134,7 +185,7 @@ def download(name):
     except ImportError:
         raise InputError(f"hf:{name}: huggingface_hub is not installed, expected it for a name on the hub: pip install numgpt[hub]") from None
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, "model*.safetensors", INDEX]))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, "model*.safetensors", INDEX, *TOKENIZER, "added_tokens.json"]))
     except Exception as error:  # of many kinds, from many libraries
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"hf:{name}: the Hugging Face hub did not give it ({reason}), expected a model's name and a network: download the folder elsewhere") from error
@@ -168,4 +219,4 @@ def _numbers(dtype, array):
 def _ours(folder):
     """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else: only then may it be replaced."""
     names = {p.name for p in folder.iterdir()} if folder.is_dir() else {None}
-    return not names or (names == {CONFIG, MODEL} and is_model(read_json(folder / CONFIG)))
+    return not names or ({CONFIG, MODEL} <= names <= {CONFIG, MODEL, *TOKENIZER} and is_model(read_json(folder / CONFIG)))

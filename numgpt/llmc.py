@@ -108,7 +108,7 @@ def save_tokenizer(path, pieces, end_of_text):
     """Write the bytes of every token, of at most 255 each, and the id that ends a text."""
     long = next((i for i, p in enumerate(pieces) if len(p) > 255), None)
     if long is not None:
-        raise InputError(f"save: token {long} has {len(pieces[long])} bytes, expected at most 255")
+        raise InputError(f"save: token {long} has {len(pieces[long])} bytes, expected at most 255: the format has one byte for their number")
     if not 0 <= end_of_text < len(pieces):
         raise InputError(f"save: end_of_text is {end_of_text}, expected one of the {len(pieces)} ids")
     write_file(path, _header(TOKENIZER, 2, len(pieces), end_of_text) + b"".join(bytes([len(p)]) + bytes(p) for p in pieces))
@@ -149,10 +149,17 @@ def save_all(folder, model, batch_size, T, seed=0):
         save_tokens(new / FILES[1], ids)
         save_state(new / FILES[2], model, ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T))
         if model.tokenizer is not None:
-            save_tokenizer(new / FILES[3], [model.tokenizer.decode_bytes([i]) for i in range(V)], V - 1)
+            pieces = [piece or b"" for piece in model.tokenizer.pieces]  # an id that stands for nothing has no bytes
+            save_tokenizer(new / FILES[3], pieces + [b""] * (V - len(pieces)), _end_of_text(model.tokenizer, V))
 
     replace_folder(folder, write)
     return [folder / name for name in FILES if (folder / name).exists()]
+
+
+def _end_of_text(tokenizer, V):
+    """The id that ends a text, a special token; the last of all for a tokenizer that has none."""
+    specials = tokenizer.specials
+    return specials.get("<|endoftext|>", next(iter(specials.values()), V - 1))
 
 
 def _check(config, what):

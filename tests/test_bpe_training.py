@@ -222,7 +222,7 @@ def test_build_is_train():
         (("text", 300, {"specials": [""]}), "'' is no text among"),
         (("text", 300, {"specials": [3]}), "3 is no text among"),
         ((["text", b"bytes"], 300), "a part of the text is of type bytes, expected str"),
-        (("half \ud800", 300), "U.D800 is half of a character"),
+        (("half \ud800", 300), "U.D800 at position 1 is half of a character"),
         (("text 1", 300, {"pattern": "[a-z]+"}), "drops ' '"),
         (("text", 300, {"pattern": "("}), "does not compile"),
     ],

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,28 @@ def damaged_words(draw, data):
     return data
 
 
-KINDS = {".json": [damaged_json, damaged_json, damaged_bytes], ".safetensors": [damaged_arrays, damaged_offsets, damaged_bytes], ".bin": [damaged_words, damaged_bytes]}
+PARTS = [b"", b"=", b"YQ", b"YQ==", b"a", b"th", "Ġ".encode(), "é€".encode(), b"\xff", b"#version", b"a" * 5000]  # of a line of tokens
+
+
+@st.composite
+def damaged_lines(draw, data):
+    """A line said twice, taken out, put elsewhere, or with one of its two words changed."""
+    lines = data.split(b"\n")
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.integers(0, max(0, len(lines) - 2)))
+        action = draw(st.sampled_from(["twice", "out", "elsewhere", "word", "word", "number", "empty"]))
+        words = lines[at].split(b" ")
+        if action == "word":
+            words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(PARTS))
+        elif action == "number":
+            words[-1] = draw(RAW).encode()
+        lines[at : at + 1] = {"twice": [lines[at]] * 2, "out": [], "empty": [b"", lines[at]]}.get(action, [b" ".join(words)])
+        if action == "elsewhere" and lines:
+            lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(min(at, len(lines) - 1)))
+    return b"\n".join(lines)
+
+
+KINDS = {".txt": [damaged_lines, damaged_bytes], ".tiktoken": [damaged_lines, damaged_bytes], ".json": [damaged_json, damaged_json, damaged_bytes], ".safetensors": [damaged_arrays, damaged_offsets, damaged_bytes], ".bin": [damaged_words, damaged_bytes]}
 
 
 def damaged_folder(whole):
@@ -190,7 +212,7 @@ def expect_whole(model):
     wanted = shapes(model.config)
     assert {n: a.shape for n, a in model.params.items()} == wanted and model.params.dtype.name in ("float32", "float64")
     assert all(np.isfinite(a).all() for a in model.params.values())
-    assert model.tokenizer is None or model.tokenizer.vocab_size == model.config.vocab_size
+    assert model.tokenizer is None or model.tokenizer.vocab_size <= model.config.vocab_size
 
 
 def read_run(folder):
@@ -238,6 +260,30 @@ def read_tokenizer(folder):
     assert np.array_equal(tokenizer.encode(tokenizer.decode(ids)), ids)
 
 
+def read_model_and_tokenizer(folder):
+    """A tokenizer that cannot be read is left out with a warning, which is one line as errors are."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = GPT.load(folder)
+    expect_whole(model)
+    assert len(said) == (model.tokenizer is None) and all(str(w.message).isprintable() for w in said)
+
+
+def read_tokenizer_of(name):
+    """A reader of one file; a tokenizer that is read cuts any text that it has tokens for, and gives its bytes again."""
+
+    def read(folder):
+        tokenizer = tokenizers.load(folder / name)
+        assert all(p is None or isinstance(p, bytes) for p in tokenizer.pieces) and tokenizer == tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
+        try:
+            ids = tokenizer.encode("the theme", special="text")
+        except InputError:
+            return
+        assert tokenizer.decode(ids) == "the theme" and ids.max() < tokenizer.vocab_size
+
+    return read
+
+
 def read_tensors(folder):
     """What is accepted the library accepts too, and reads the same bytes of it: two readers of one file never disagree."""
     found = files.tensors(folder / "x.safetensors")
@@ -248,7 +294,8 @@ def read_tensors(folder):
 READERS = {
     "run": read_run, "transformers": read_model, "shards": read_model, "llm.c models": read_llmc_models,
     "llm.c state": read_llmc_state, "llm.c tokens": read_llmc_tokens, "llm.c tokenizer": read_llmc_tokenizer, "tokenizer": read_tokenizer,
-    "safetensors": read_tensors,
+    "safetensors": read_tensors, "transformers and tokenizer": read_model_and_tokenizer, "byte pairs": read_tokenizer_of("tokenizer.json"),
+    "tokenizer of Hugging Face": read_tokenizer_of("tokenizer.json"), "GPT-2's files": read_tokenizer_of("merges.txt"), "tiktoken": read_tokenizer_of("x.tiktoken"),
 }  # fmt: skip
 
 
@@ -273,7 +320,20 @@ def _whole_files(place):
     header = np.frombuffer(c["model.bin"], "<i4", 256).copy()
     header[1] = llmc.BFLOAT16
     half = header.tobytes() + (np.frombuffer(c["model.bin"], "<u4")[256:] >> 16).astype("<u2").tobytes()
+    tokens, pairs = [bytes([b]) for b in range(256)], [(116, 104), (256, 101), (32, 257)]
+    tokens += [b"th", b"the", b" the"]
+    pairs = tokenizers.BPE(tokens, pairs, "cl100k", {"<|endoftext|>": 259})
+    tokenizers.export(pairs, place / "pairs.json", "numgpt")
+    tokenizers.export(pairs, place / "theirs.json", "huggingface")
+    tokenizers.export(pairs, place / "x.tiktoken", "tiktoken")
+    plain = tokenizers.BPE(tokens, pairs.merges, "gpt2", pairs.specials)
+    tokenizers.export(plain, place / "gpt2", "gpt2")
+    GPT(Config(vocab_size=260, block_size=2, n_layer=1, n_head=1, n_embd=2), tokenizer=plain).save(place / "both", "hf")
+    both, gpt2 = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("both", "gpt2"))
     return {
+        "byte pairs": {"tokenizer.json": (place / "pairs.json").read_bytes()}, "tokenizer of Hugging Face": {"tokenizer.json": (place / "theirs.json").read_bytes()},
+        "GPT-2's files": gpt2, "tiktoken": {"x.tiktoken": (place / "x.tiktoken").read_bytes()},
+        "transformers and tokenizer": {name: both[name] for name in ("config.json", "model.safetensors", "tokenizer.json")},
         "run": run, "transformers": hf, "llm.c models": {"model.bin": c["model.bin"], "half.bin": half},
         "shards": {"config.json": hf["config.json"], "model.safetensors.index.json": json.dumps(index).encode(), **shards},
         "llm.c state": {"debug_state.bin": c["debug_state.bin"]}, "llm.c tokens": {"tokens.bin": c["tokens.bin"]},

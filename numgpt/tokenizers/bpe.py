@@ -1,5 +1,6 @@
 """Byte-level byte-pair encoding: a text's bytes, joined pair by pair in the order in which training learned the pairs."""
 
+import operator
 from itertools import chain, pairwise
 
 import numpy as np
@@ -13,6 +14,8 @@ from .tokenizer import Tokenizer
 LONG = 64  # characters of a piece from which on it is not remembered
 REMEMBERED = 2**18  # pieces
 FEW = 512  # characters of a text up to which the specification answers sooner than Numba is imported
+MOST = 2**22  # ids, those that stand for nothing among them: an id that a file makes up asks for no memory
+LONGEST_RANKED = 1024  # bytes of a token without merges, all of whose halves are looked up
 
 
 class BPE(Tokenizer):
@@ -28,8 +31,10 @@ class BPE(Tokenizer):
     """
 
     def __init__(self, tokens, merges=None, pattern="gpt2", specials=None, whole=None):
-        self.tokens, self.merges = list(tokens), None if merges is None else [tuple(pair) for pair in merges]
-        self.pattern, self.specials, self.whole = Pattern(pattern), dict(specials or {}), merges is None if whole is None else bool(whole)
+        self.tokens, self.merges, self.specials = _tokens(tokens), _merges(merges), checked_specials(specials or {})
+        if not isinstance(pattern, str) or any(0xD800 <= ord(c) < 0xE000 for c in pattern) or not isinstance(whole, bool | None):
+            raise InputError(f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false")
+        self.pattern, self.whole = Pattern(pattern), merges is None if whole is None else whole
         self.pieces = _pieces(self.tokens, self.specials)
         self.ids = {token: i for i, token in enumerate(self.tokens) if token is not None}
         self.ranks = _ranks(self.tokens, self.ids, self.merges)
@@ -45,7 +50,14 @@ class BPE(Tokenizer):
 
     @classmethod
     def from_state(cls, state):
-        """The tokenizer of a state."""
+        """The tokenizer of a state; InputError where a part of it is missing, unknown or of another kind."""
+        names = {"type", "pattern", "whole", "specials", "tokens", "merges"}
+        odd = sorted(names ^ state.keys())
+        if odd:
+            raise InputError(f"tokenizer: {odd[0]!r} is {'not expected' if odd[0] in state else 'missing'}, expected {', '.join(sorted(names))}")
+        odd = next((name for name, kind in (("tokens", list), ("whole", bool), ("specials", dict)) if not isinstance(state[name], kind)), None)
+        if odd or not all(isinstance(t, str | None) for t in state["tokens"]):
+            raise InputError(f"tokenizer: {odd or 'tokens'} are of another kind, expected tokens as texts and null, whole as true or false, specials as {{text: id}}")
         tokens = [None if t is None else unspell(t) for t in state["tokens"]]
         return cls(tokens, state["merges"], state["pattern"], state["specials"], state["whole"])
 
@@ -116,9 +128,49 @@ def join(ids, ranks):
         ids[i : i + 2] = [joined]
 
 
+def _tokens(tokens):
+    """A list of bytes and None."""
+    tokens = list(tokens)
+    odd = next((t for t in tokens if not isinstance(t, bytes | None)), None)
+    if odd is not None:
+        raise InputError(f"tokenizer: {odd!r} is no token, expected bytes, or None for an id that is special")
+    return tokens
+
+
+def _merges(merges):
+    """A list of pairs of integers, or None."""
+    try:
+        pairs = None if merges is None else [(_index(left), _index(right)) for left, right in merges]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"tokenizer: the merges are no list of pairs of ids ({error}), expected one") from error
+    return pairs
+
+
+def checked_specials(specials):
+    """Special tokens as a dict of texts and integers; InputError where they are none."""
+    try:
+        found = {text: _index(i) for text, i in specials.items()}
+        for text in found:
+            text.encode()
+    except (AttributeError, TypeError, UnicodeError) as error:
+        raise InputError(f"tokenizer: the special tokens are no texts with ids ({error}), expected them as {{text: id}}") from error
+    return found
+
+
+def _index(i):
+    if isinstance(i, bool):
+        raise TypeError(f"{i} is no id")
+    return operator.index(i)
+
+
 def _pieces(tokens, specials):
     """The bytes of every id; InputError where two ids are one token, one is two, or one is none."""
-    pieces = list(tokens) + [None] * (max(specials.values(), default=-1) + 1 - len(tokens))
+    last = max([*specials.values(), len(tokens) - 1])
+    if last >= MOST:
+        raise InputError(f"tokenizer: the largest id is {last}, expected less than {MOST:,}")
+    if last < 0:
+        raise InputError("tokenizer: there are no tokens, expected some")
+    pieces = tokens + [None] * (last + 1 - len(tokens))
     for text, i in specials.items():
         if not text or i < 0 or pieces[i] is not None:
             raise InputError(f"tokenizer: the special token {text!r} has id {i}, expected a text, and an id of its own")
@@ -135,6 +187,9 @@ def _pieces(tokens, specials):
 def _ranks(tokens, ids, merges):
     """(left, right) → (rank, id of both)."""
     if merges is None:
+        long = max(ids, key=len, default=b"")
+        if len(long) > LONGEST_RANKED:
+            raise InputError(f"tokenizer: token {ids[long]} has {len(long):,} bytes, expected at most {LONGEST_RANKED:,} where there are no merges")
         halves = (((ids.get(t[:n]), ids.get(t[n:])), i) for t, i in ids.items() for n in range(1, len(t)))
         return {pair: (i, i) for pair, i in halves if None not in pair}
     ranks = {}

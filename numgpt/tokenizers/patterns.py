@@ -1,11 +1,15 @@
 """How a text is cut before byte pairs are joined: no token reaches over a cut."""
 
 import functools
+import math
+import re
+import warnings
 
 import numpy as np
 
 from ..errors import InputError, TextError
 
+LARGEST = 2**18  # characters of a pattern, its repetitions written out
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py). Alternatives are
 # tried from left to right. (?!\S) leaves the last of several spaces to the word behind them; ++ gives nothing back. Which characters
 # are letters, Unicode's version says that a library knows: with regex 2026, tiktoken 0.14 and tokenizers 0.23 the cuts are the same
@@ -82,6 +86,17 @@ def _compile(source):
     import regex  # late: a model needs no pattern
 
     try:
-        return regex.compile(source)
-    except (regex.error, TypeError, RecursionError, OverflowError) as error:
-        raise InputError(f"pattern: {source!r} does not compile ({error}), expected one of {', '.join(PATTERNS)} or a regular expression of the regex package") from error
+        # What is to be repeated so many times is compiled so many times: a pattern of a few characters could ask for all memory.
+        size = len(source) * math.prod(max(1, int(n)) for n in re.findall(r"\{\s*(\d{1,9})", source))
+        if size > LARGEST:
+            raise OverflowError(f"it is {size:,} characters long with its repetitions written out, more than {LARGEST:,}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sets that may mean something else one day
+            compiled = regex.compile(source)
+        if compiled.flags & regex.REVERSE:
+            raise ValueError("(?r) gives the pieces from the last to the first")
+        return compiled
+    except (regex.error, TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InputError(
+            f"pattern: {source!r} does not compile ({error}), expected one of {', '.join(PATTERNS)} or a regular expression of the regex package"
+        ) from error
