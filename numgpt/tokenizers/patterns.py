@@ -72,7 +72,9 @@ class Pattern:
 
         0 where there is none, as always with a pattern of one's own, of which nothing is known.
         """
-        found = _compile(f"(?r){_SURE[self.name]}").search(text) if self.name in _SURE else None
+        import regex
+
+        found = regex.search(f"(?r){_SURE[self.name]}", text) if self.name in _SURE else None
         return found.start() + 1 if found else 0
 
 
