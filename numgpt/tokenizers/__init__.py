@@ -6,8 +6,10 @@ from .bpe import BPE
 from .bytes import Bytes
 from .characters import Characters
 from .tokenizer import Tokenizer
+from .unigram import Unigram
 
 TOKENIZERS = {"chars": Characters, "bytes": Bytes, "bpe": BPE}
+KINDS = TOKENIZERS | {"unigram": Unigram}  # what a file may hold
 
 
 def build(name, text):
@@ -20,9 +22,9 @@ def build(name, text):
 def from_state(state):
     """The tokenizer whose .state() this is."""
     kind = state.get("type") if isinstance(state, dict) else None
-    if kind not in TOKENIZERS:
-        raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
-    return TOKENIZERS[kind].from_state(state)
+    if kind not in KINDS:
+        raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+    return KINDS[kind].from_state(state)
 
 
 def load(path):
@@ -34,4 +36,4 @@ def load(path):
         raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected tokenizer.json from a checkpoint") from error
 
 
-__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "from_state", "load"]
+__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "Unigram", "build", "from_state", "load"]
