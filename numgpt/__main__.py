@@ -12,6 +12,7 @@ from .engine import out_of_memory, set_threads, use
 from .errors import InputError
 from .flags import parser
 from .proofs import check, curvature, diff, verify
+from .tokenizer_commands import tokenizer
 
 
 IMPLICIT = "Implicit conversion to a NumPy array is not allowed"  # how CuPy says that a copy to the host has to be asked for
@@ -335,7 +336,7 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "verify": verify, "diff": diff, "curvature": curvature, "convert": convert, "export": export, "info": info}
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "verify": verify, "diff": diff, "curvature": curvature, "tokenizer": tokenizer, "convert": convert, "export": export, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ import binascii
 import codecs
 import io
 import re
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .tokenizer import ERRORS, Tokenizer
 SPACE = "▁"  # U+2581, which stands for a space in pieces
 LONG = 2**16  # characters from which on a text goes to sentencepiece in stretches
 LONGEST_LINE = 4000  # characters of a line in training
+_NOT_UTF8 = re.compile("([\udc80-\udcff]+)")  # as surrogateescape writes such bytes
 
 
 class Unigram(Tokenizer):
@@ -90,13 +92,22 @@ class Unigram(Tokenizer):
     def encode_ordinary(self, text):
         """text → (tokens,) integers."""
         ids = []
-        for part in re.split("([\udc80-\udcff]+)", text):
-            if part and "\udc80" <= part[0] <= "\udcff":
+        for part in _NOT_UTF8.split(text):
+            if _NOT_UTF8.match(part):
                 ids += self._bytes(part)
             else:
-                for stretch in self._stretches(part):
-                    ids += self._encode(stretch)
+                places = [0, *self._places(part), len(part)]
+                for start, end in pairwise(places):
+                    ids += self._encode(part[start:end])
         return np.array(ids, np.int64)
+
+    def safe_cut(self, text):
+        """The last place at which encode_ordinary cuts a long text; 0 where there is none."""
+        last = start = 0
+        for part in _NOT_UTF8.split(text):
+            last = max((start + place for place in self._places(part)), default=last)
+            start += len(part)
+        return last
 
     def _encode(self, text):
         try:
@@ -112,17 +123,16 @@ class Unigram(Tokenizer):
             raise InputError(f"text: byte 0x{data[0]:02x} is not UTF-8 and has no token, expected a model with byte_fallback: use another tokenizer")
         return [self._fallback[b] for b in data]
 
-    def _stretches(self, text):
-        """A text in stretches whose ids, joined, are those of the whole in exact arithmetic."""
-        start, place = 0, text.find(" ", LONG) if self._cuts else -1
+    def _places(self, text):
+        """Where a text is cut into stretches whose ids, joined, are those of the whole in exact arithmetic."""
+        place = text.find(" ", LONG) if self._cuts else -1
         while place > 0:
             before = text[place - 1]
             if (SPACE if before == " " else before) in self._before_space:
                 place = text.find(" ", place + 1)
             else:
-                yield text[start:place]
-                start, place = place, text.find(" ", place + LONG)
-        yield text[start:]
+                yield place
+                place = text.find(" ", place + LONG)
 
     def decode_bytes(self, ids):
         """The bytes that ids stand for; InputError where one stands for nothing."""
