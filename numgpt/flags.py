@@ -126,7 +126,7 @@ def _add_tokenizer(parsers, run):
     help = "Train a tokenizer, encode, decode, and show how a text is cut."
     whole = parsers.add_parser("tokenizer", help=help, description=help, epilog="example: numgpt tokenizer show bytes 'naïve café'", formatter_class=argparse.RawDescriptionHelpFormatter)
     whole.set_defaults(run=run, print_help=whole.print_help, engine=None, threads=None, tf32=False)
-    actions = whole.add_subparsers(dest="action", metavar=" | ".join(("train", "encode", "decode", "show")))
+    actions = whole.add_subparsers(dest="action", parser_class=_Action, metavar=" | ".join(("train", "encode", "decode", "show")))
 
     def action(name, help, example):
         p = actions.add_parser(name, help=help, description=help, epilog=f"example: numgpt tokenizer {name} {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,7 +142,7 @@ def _add_tokenizer(parsers, run):
 
     def names_tokenizer(p):
         p.add_argument("tokenizer", metavar="TOKENIZER", help="a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's, SentencePiece's), a checkpoint, a run, or bytes or chars")
-        p.add_argument("--pattern", metavar="NAME", help=f"how text is cut, for a .tiktoken file, which does not say it: {', '.join(PATTERNS)}, or a regular expression")
+        p.add_argument("--pattern", metavar="NAME", help=f"how text is cut, for tiktoken's and GPT-2's files, which do not say it: {', '.join(PATTERNS)}, or a regular expression")
 
     p = action("train", "Learn a vocabulary from text.", "FILE --vocab-size 2048 --out tok.json")
     p.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
@@ -180,6 +180,24 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         """What argparse calls with its message."""
         raise InputError(f"{message}; expected flags as in: {self.prog} --help")
+
+
+class _Action(_Parser):
+    """Takes its last positional after flags too, as in: show TOKENIZER --color never TEXT."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, which up to Python 3.12 looks for an optional positional only where the one before it stands."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        last = [a for a in self._actions if not a.option_strings][-1]
+        if rest and not getattr(namespace, last.dest) and not (rest[0].startswith("-") and rest[0] != "--"):
+            words = rest[rest[0] == "--" :]
+            if last.nargs == "*":
+                setattr(namespace, last.dest, words)
+                return namespace, []
+            if len(words) == 1:
+                setattr(namespace, last.dest, words[0])
+                return namespace, []
+        return namespace, rest
 
 
 def _add_fields(parser, settings):

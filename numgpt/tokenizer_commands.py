@@ -31,8 +31,9 @@ def train(args):
     out = Path(args.out)
     _expect_place(out, args.format)
     if args.kind == "unigram":
-        if args.pattern is not None or args.min_frequency is not None:
-            raise InputError("tokenizer train: --pattern and --min-frequency are of --kind bpe, expected neither beside --kind unigram: leave them out")
+        odd = [flag for flag, given in (("--pattern", args.pattern), ("--min-frequency", args.min_frequency), ("--format", args.format != "numgpt")) if given]
+        if odd:
+            raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
     else:
         Pattern(args.pattern or "gpt2")  # before the text is read
     source, text = (", ".join(args.files), data.read(args.files)) if args.files else corpora.default()
@@ -41,7 +42,12 @@ def train(args):
         made = tokenizers.unigram.train(text, args.vocab_size, specials=args.special)
     else:
         made = tokenizers.train(text, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
-    tokenizers.export(made, out, args.format)
+    if args.format == "numgpt":
+        made.save(out)
+    else:
+        told = tokenizers.export(made, out, args.format)
+        if told:
+            _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
     size = len(text.encode())
     print(f"{out}: {made.vocab_size:,} tokens, {_ratio(size, len(made.encode(text, special='allow')))} of {source}")
     if made.vocab_size < args.vocab_size:
@@ -114,8 +120,8 @@ def _load(args, text=None):
     if name == "bytes":
         return tokenizers.Bytes()
     path = _in_run(Path(name))
-    if args.pattern is not None and path.suffix != ".tiktoken":
-        raise InputError(f"tokenizer: {path} says itself how text is cut, expected --pattern beside a .tiktoken file only: leave it out")
+    if path.suffix == ".model":
+        return tokenizers.Unigram.from_file(path)
     return tokenizers.load(path) if args.pattern is None else tokenizers.load(path, pattern=args.pattern)
 
 
@@ -125,11 +131,13 @@ def _in_run(path):
 
     if not path.exists() and not path.is_symlink():
         raise InputError(f"{path}: does not exist, expected a tokenizer's file or folder, a checkpoint or a run, or bytes: numgpt tokenizer train makes one")
-    if any(is_checkpoint(p) for p in (path, path / "best", path / "last")) and not any((path / name).is_file() for name in (TOKENIZER, "vocab.json")):
-        place = find(path)
-        if not (place / TOKENIZER).is_file():
-            raise InputError(f"{place}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a tokenizer's own file")
-        return place / TOKENIZER
+    if (path / TOKENIZER).is_file():
+        return path / TOKENIZER
+    if any(is_checkpoint(p) for p in (path, path / "best", path / "last")) and not (path / "vocab.json").is_file():
+        path = find(path)
+        if not (path / TOKENIZER).is_file():
+            raise InputError(f"{path}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a tokenizer's own file")
+        return path / TOKENIZER
     return path
 
 

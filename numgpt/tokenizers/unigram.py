@@ -45,14 +45,15 @@ class Unigram(Tokenizer):
         self._processor = _load(self.model)
         self._prefix, self._removes_spaces, self._keeps = _normalisation(self.model)
         p = self._processor
-        names = [p.id_to_piece(i) for i in range(p.get_piece_size())]
+        try:
+            names = [p.id_to_piece(i) for i in range(p.get_piece_size())]
+            self._fallback = {int(names[i][3:5], 16): i for i in range(len(names)) if p.is_byte(i)}  # <0x0A>
+            unknown = p.decode([p.unk_id()]).encode()
+        except ValueError as error:  # of which UnicodeDecodeError is one
+            raise InputError(f"is damaged (a piece is no text: {error}), expected a model of sentencepiece") from error
         self.specials = {names[i]: i for i in range(len(names)) if p.is_control(i)}
-        self._controls, self._fallback = set(self.specials.values()), {}
-        self.pieces = []
-        for i, name in enumerate(names):
-            if p.is_byte(i):
-                self._fallback[int(name[3:5], 16)] = i  # <0x0A>
-            self.pieces.append(bytes([int(name[3:5], 16)]) if p.is_byte(i) else p.decode([i]).encode() if p.is_unknown(i) else _surface(name, p.is_control(i)))
+        self._controls, byte_of = set(self.specials.values()), {i: bytes([b]) for b, i in self._fallback.items()}
+        self.pieces = [byte_of.get(i) or (unknown if p.is_unknown(i) else _surface(name, p.is_control(i))) for i, name in enumerate(names)]
         self._before_space = {name[k - 1] for name in names for k in range(1, len(name)) if name[k] == SPACE}
         self._cuts = self._keeps and not p.is_unknown(p.piece_to_id(SPACE))
 
@@ -155,7 +156,7 @@ class Unigram(Tokenizer):
             if i in self._controls:
                 begun = not (self._prefix or self._removes_spaces)
             elif not begun:
-                drops = data.startswith(b" ") and i not in self._fallback.values() and not self._processor.is_unknown(i)
+                drops = data.startswith(b" ") and not self._processor.is_byte(i) and not self._processor.is_unknown(i)
                 data = data[drops:]
                 begun = bool(data) or not self._removes_spaces
             return data
