@@ -22,7 +22,7 @@ def build(name, text):
 def from_state(state):
     """The tokenizer whose .state() this is."""
     kind = state.get("type") if isinstance(state, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     return KINDS[kind].from_state(state)
 

@@ -224,7 +224,7 @@ def _load(model):
     try:
         processor.LoadFromSerializedProto(model)
         return processor
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter where the message quotes what is damaged
         raise InputError(f"is not a model of sentencepiece ({_reason(error)}), expected a .model file whole") from error
 
 
