@@ -13,6 +13,7 @@ from .engine import out_of_memory, set_threads, use
 from .errors import InputError
 from .flags import parser
 from .proofs import check, curvature, diff, verify
+from .tokenizer_commands import tokenizer
 
 
 # How CuPy, and NumPy of CuPy's arrays, say that one of the GPU and what takes those of the host were brought together.
@@ -364,7 +365,7 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "verify": verify, "diff": diff, "curvature": curvature, "convert": convert, "export": export, "info": info}
+COMMANDS = {"train": train, "sample": sample, "eval": evaluate, "check": check, "verify": verify, "diff": diff, "curvature": curvature, "tokenizer": tokenizer, "convert": convert, "export": export, "info": info}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,9 @@ from ._version import __version__
 from .config import Config, Training
 from .engine import ENGINES
 from .errors import InputError
+from .tokenizers.patterns import PATTERNS
+from .tokenizers.show import COLORS
+from .tokenizers.tokenizer import ERRORS, POLICIES
 
 
 def parser(commands):
@@ -69,6 +72,8 @@ def parser(commands):
     p.add_argument("--draws", type=_positive, default=1, metavar="N", help="how many times each, with other sizes and values; %(default)s")
     p.add_argument("--strength", action="store_true", help="check the check: plant wrong gradients, on the reference engine, and report the share that the laws catch")
 
+    _add_tokenizer(parsers, commands["tokenizer"])
+
     p = command("convert", "Write a model in another layout or dtype: transformers' GPT-2 from numgpt's checkpoint, or the other way.", "numgpt convert runs/1 exported --to hf")
     p.add_argument("source", help="a checkpoint, a run, a folder of transformers, or hf: and a name on the Hugging Face hub")
     p.add_argument("destination", help="the folder to write")
@@ -121,12 +126,83 @@ def parser(commands):
     return whole
 
 
+def _add_tokenizer(parsers, run):
+    """numgpt tokenizer and the actions under it."""
+    help = "Train a tokenizer, encode, decode, and show how a text is cut."
+    whole = parsers.add_parser("tokenizer", help=help, description=help, epilog="example: numgpt tokenizer show bytes 'naïve café'", formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole.set_defaults(run=run, print_help=whole.print_help, engine=None, threads=None, tf32=False)
+    actions = whole.add_subparsers(dest="action", parser_class=_Action, metavar=" | ".join(("train", "encode", "decode", "show")))
+
+    def action(name, help, example):
+        p = actions.add_parser(name, help=help, description=help, epilog=f"example: numgpt tokenizer {name} {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        p.add_argument("--engine", metavar="NAME", help=f"what runs the hot loops: {', '.join(ENGINES)}; reference is the specification, numba is faster")
+        p.add_argument("--threads", type=_positive, metavar="N", help="of the numba engine; all processors unless given")
+        return p
+
+    def reads_text(p):
+        p.add_argument("text", nargs="?", metavar="TEXT", help="the text; stdin unless it or --file is given")
+        p.add_argument("--file", metavar="FILE", help="read the text from it, every byte as it is: no line break is changed; - is stdin")
+        p.add_argument("--bytes", action="store_true", help="the text may be any bytes; without it what is not UTF-8 is an error")
+        p.add_argument("--special", choices=POLICIES, default="refuse", help="what the text of a special token becomes: an error, its id, or what other text becomes; %(default)s")
+
+    def names_tokenizer(p):
+        p.add_argument("tokenizer", metavar="TOKENIZER", help="a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's, SentencePiece's), a checkpoint, a run, or bytes or chars")
+        p.add_argument("--pattern", metavar="NAME", help=f"how text is cut, for tiktoken's and GPT-2's files, which do not say it: {', '.join(PATTERNS)}, or a regular expression")
+
+    p = action("train", "Learn a vocabulary from text.", "FILE --vocab-size 2048 --out tok.json")
+    p.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
+    p.add_argument("--out", required=True, metavar="PATH", help="the file to write, or for gpt2 the folder; what is there is replaced")
+    p.add_argument("--vocab-size", type=_positive, default=8192, metavar="V", help="tokens in all: bytes, merges and special tokens; %(default)s unless given")
+    p.add_argument("--kind", choices=("bpe", "unigram"), default="bpe", help="byte-pair encoding, or SentencePiece's unigram model, which the sentencepiece package trains; %(default)s")
+    p.add_argument("--pattern", metavar="NAME", help=f"what cuts the text into pieces that no token reaches over: {', '.join(PATTERNS)}, or a regular expression; gpt2 unless given")
+    p.add_argument("--special", action="append", default=[], metavar="TEXT", help="a special token, such as '<|endoftext|>'; may be given several times")
+    p.add_argument("--min-frequency", type=_positive, metavar="N", help="how often a pair must occur to be joined; 2 unless given")
+    p.add_argument("--format", choices=("numgpt", "huggingface", "gpt2", "tiktoken"), default="numgpt", help="%(default)s, tokenizer.json of Hugging Face, vocab.json and merges.txt in a folder, or .tiktoken")
+
+    p = action("encode", "The ids of a text, on one line.", "tok.json 'Hello world'")
+    names_tokenizer(p)
+    reads_text(p)
+    p.add_argument("--count", action="store_true", help="only how many bytes and tokens, and bytes per token")
+    p.add_argument("--out", metavar="FILE", help="write the ids to a .npy, or as integers of 2 bytes (4 from 65,537 tokens on) to a .bin")
+
+    p = action("decode", "The text of ids, exactly: nothing is added at its end but on a terminal.", "tok.json 15496 995")
+    names_tokenizer(p)
+    p.add_argument("ids", nargs="*", metavar="ID", help="integers; stdin unless they or --file are given")
+    p.add_argument("--file", metavar="FILE", help="ids as text, or a .npy or .bin as encode --out writes it; - is stdin")
+    p.add_argument("--errors", choices=ERRORS, default="replace", help="what shows where bytes are not UTF-8; %(default)s")
+    p.add_argument("--bytes", action="store_true", help="the bytes as they are, whether UTF-8 or not")
+
+    p = action("show", "How a text is cut: each token, its id below, and how many bytes a token has.", "tok.json 'Hello world'")
+    names_tokenizer(p)
+    reads_text(p)
+    p.add_argument("--color", choices=COLORS, default="auto", help="auto: where a terminal has it, and neither NO_COLOR nor TERM=dumb says no; %(default)s")
+    p.add_argument("--width", type=_positive, metavar="N", help="columns of a line; the terminal's unless given")
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with status 2."""
 
     def error(self, message):
         """What argparse calls with its message."""
         raise InputError(f"{message}; expected flags as in: {self.prog} --help")
+
+
+class _Action(_Parser):
+    """Takes its last positional after flags too, as in: show TOKENIZER --color never TEXT."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, which up to Python 3.12 looks for an optional positional only where the one before it stands."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        last = [a for a in self._actions if not a.option_strings][-1]
+        if rest and not getattr(namespace, last.dest) and not (rest[0].startswith("-") and rest[0] != "--"):
+            words = rest[rest[0] == "--" :]
+            if last.nargs == "*":
+                setattr(namespace, last.dest, words)
+                return namespace, []
+            if len(words) == 1:
+                setattr(namespace, last.dest, words[0])
+                return namespace, []
+        return namespace, rest
 
 
 def _add_fields(parser, settings):

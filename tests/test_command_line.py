@@ -112,7 +112,7 @@ def test_info_prints_parameters_bytes_and_flops(here, capsys):
     assert main(["info", "gpt2", "--n-layer", "1", "--no-bias"]) == 0
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "check", "info"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "check", "tokenizer", "info"])
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

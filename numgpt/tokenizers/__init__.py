@@ -3,19 +3,21 @@
 from pathlib import Path
 
 from ..errors import InputError
-from . import files
+from . import files, unigram
 from .bpe import BPE
 from .bpe_training import train
 from .bytes import Bytes
 from .characters import Characters
 from .patterns import PATTERNS
 from .tokenizer import Tokenizer
+from .unigram import Unigram
 
 TOKENIZERS = {"chars": Characters, "bytes": Bytes, "bpe": BPE}
+KINDS = TOKENIZERS | {"unigram": Unigram}  # what a file may hold
 
 
 def build(name, texts, progress=False):
-    """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", or the path of a tokenizer's file or folder.
+    """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", "unigram:2048", or the path of a tokenizer's file or folder.
 
     texts: the text from which a vocabulary is made, a str or an iterable of its parts. After bpe stand the size of the
     vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given.
@@ -27,6 +29,8 @@ def build(name, texts, progress=False):
         return Bytes()
     if kind == "bpe":
         return train(texts, size, pattern=pattern, progress=progress)
+    if kind == "unigram":
+        return unigram.train(texts, size)
     return load(name)
 
 
@@ -37,9 +41,11 @@ def expect_named(name, tokenizer, who):
         same, has = load(name) == tokenizer, "another than that"
     else:
         found = tokenizer.state()["type"]
-        same, has = found == kind and (kind != "bpe" or (tokenizer.vocab_size, tokenizer.pattern.name) == (size, pattern)), found
+        same, has = found == kind and (size or tokenizer.vocab_size) == tokenizer.vocab_size, found
         if found == "bpe":
-            has = f"bpe:{tokenizer.vocab_size}:{tokenizer.pattern.name}"
+            same, has = same and tokenizer.pattern.name == pattern, f"bpe:{tokenizer.vocab_size}:{tokenizer.pattern.name}"
+        elif found == "unigram":
+            has = f"unigram:{tokenizer.vocab_size}"
     if not same:
         raise InputError(f"{who} tokenizer is {has}, expected {name}: leave --tokenizer out")
 
@@ -49,25 +55,25 @@ def _named(name):
     kind, _, rest = name.partition(":")
     if kind in ("chars", "bytes") and not rest:
         return kind, None, None
-    if kind == "bpe":
+    if kind in ("bpe", "unigram"):
         size, _, pattern = rest.partition(":")
-        if name == "bpe" or (size.isascii() and size.isdigit() and len(size) < 19):
+        if (name == kind or (size.isascii() and size.isdigit() and len(size) < 19)) and (kind == "bpe" or not pattern):
             return kind, int(size or 2048), pattern or "gpt2"
     if name and Path(name).exists():
         return "path", None, None
     raise InputError(
         f"tokenizer: {name!r} is unknown, expected chars, bytes, bpe:2048, bpe:2048:cl100k (a vocabulary's size, and one of {', '.join(PATTERNS)} "
-        "or a regular expression), or the path of a tokenizer's file or folder"
+        "or a regular expression), unigram:2048, or the path of a tokenizer's file or folder"
     )
 
 
 def from_state(state):
     """The tokenizer whose .state() this is."""
     kind = state.get("type") if isinstance(state, dict) else None
-    if not isinstance(kind, str) or kind not in TOKENIZERS:
-        raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(TOKENIZERS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     try:
-        return TOKENIZERS[kind].from_state(state)
+        return KINDS[kind].from_state(state)
     except TypeError as error:
         raise InputError(f"tokenizer: the state is not that of {kind} ({error}), expected what .state() gives") from error
 
@@ -79,6 +85,7 @@ def load(path, pattern=None, specials=None):
         Hugging Face's      tokenizer.json: byte-pair encoding of bytes, with all its added tokens as special ones
         GPT-2's             vocab.json and merges.txt, or encoder.json and vocab.bpe: either of them, or their folder
         tiktoken's          a .tiktoken
+        SentencePiece's     a .model
 
     pattern, of patterns.PATTERNS or a regular expression, and specials, text → id: for GPT-2's and tiktoken's files, which
     do not hold them; GPT-2's pattern and none unless given. Ids are those of the library whose file it is, where special
@@ -102,4 +109,4 @@ def export(tokenizer, path, kind):
     return files.write(tokenizer, path, kind)
 
 
-__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "build", "expect_named", "export", "from_state", "load", "train"]
+__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "Unigram", "build", "expect_named", "export", "from_state", "load", "train"]

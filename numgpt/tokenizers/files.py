@@ -9,24 +9,27 @@ from ..files import Missing, parse_json, read_bytes
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
 from .bytes import Bytes
+from .unigram import Unigram
 
 LONGEST = 2**26  # bytes: a tokenizer.json with 260,000 tokens has some 35 million
-EXPECTED = "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, or a .tiktoken"
-KINDS = ("numgpt", "huggingface", "gpt2", "tiktoken")  # that are written
+EXPECTED = "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, a .tiktoken or a .model of sentencepiece"
+KINDS = ("numgpt", "huggingface", "gpt2", "tiktoken", "sentencepiece")  # that are written
 
 
 def read(path, pattern=None, specials=None):
-    """The BPE of a file of others, or the state that a file of numgpt holds; arguments and errors as of tokenizers.load."""
+    """The tokenizer of a file of others, or the state that a file of numgpt holds; arguments and errors as of tokenizers.load."""
     path = _in_folder(Path(path)) if Path(path).is_dir() else Path(path)
     data = read_bytes(path, LONGEST)
     given = [name for name, value in (("pattern", pattern), ("specials", specials)) if value is not None]
+    if path.suffix == ".model":
+        _expect_none(path, given)
+        return _named(path, Unigram, data)
     if data.lstrip()[:1] == b"{":
         content = parse_json(data, path)
         if content and all(isinstance(i, int) for i in content.values()):  # before the others: "type" and "model" are tokens too
             return _gpt2(path, content, read_bytes(_beside(path, gpt2_files.NAMES), LONGEST), pattern, specials)
         if "type" in content or huggingface_file.is_huggingface(content):
-            if given:
-                raise InputError(f"{path}: holds its own {given[0]}, expected {given[0]} only for GPT-2's and tiktoken's files: leave it out")
+            _expect_none(path, given)
             return content if "type" in content else _named(path, huggingface_file.read, content)
     elif tiktoken_file.is_tiktoken(data):
         return _named(path, tiktoken_file.read, data, path, "gpt2" if pattern is None else pattern, specials)
@@ -37,11 +40,16 @@ def read(path, pattern=None, specials=None):
     raise InputError(f"{path}: is not a tokenizer ({begin}), {EXPECTED}")
 
 
+def _expect_none(path, given):
+    if given:
+        raise InputError(f"{path}: holds its own {given[0]}, expected {given[0]} only for GPT-2's and tiktoken's files: leave it out")
+
+
 def _in_folder(folder):
     """The file of a folder that says most."""
     names = ["tokenizer.json", *gpt2_files.NAMES]
-    found = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.tiktoken"))
-    if not found or (len(found) > 1 and found[0].suffix == ".tiktoken"):
+    found = [folder / name for name in names if (folder / name).is_file()] or sorted([*folder.glob("*.tiktoken"), *folder.glob("*.model")])
+    if not found or (len(found) > 1 and found[0].suffix != ".json"):
         raise Missing(f"{folder}: holds {'no tokenizer' if not found else f'{len(found)} of them'}, {EXPECTED}")
     return found[0]
 
@@ -80,7 +88,12 @@ def write(tokenizer, path, kind):
     if kind == "numgpt":
         tokenizer.save(path)
         return {}
+    if kind == "sentencepiece" and isinstance(tokenizer, Unigram):
+        write_file(path, tokenizer.model)
+        return {}
     tokenizer = as_bpe(tokenizer)
+    if kind == "sentencepiece":
+        raise InputError("export: sentencepiece's files hold no byte pairs as ours are, expected a unigram tokenizer: choose another kind")
     if kind == "tiktoken":
         write_file(path, tiktoken_file.write(tokenizer))
         return {"pattern": tokenizer.pattern.name, "specials": tokenizer.specials}
@@ -99,7 +112,7 @@ def as_bpe(tokenizer):
     if isinstance(tokenizer, Bytes):
         return BPE(tokenizer.pieces, [])
     if not isinstance(tokenizer, BPE):
-        raise InputError(f"export: the tokenizer is {tokenizer.state()['type']!r}, expected bpe or bytes for a file that others read: choose the kind numgpt")
+        raise InputError(f"export: the tokenizer is {tokenizer.state()['type']!r}, expected bpe or bytes for a file that others read: choose the kind numgpt, or for unigram sentencepiece")
     return tokenizer
 
 

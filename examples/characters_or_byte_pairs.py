@@ -1,0 +1,63 @@
+"""What does tokenization do to a small model? Characters against byte pairs: the same text read once, in bits per byte.
+
+With --seeds N the same is done for other seeds too, with --steps N for longer.
+"""
+
+import argparse
+
+import numpy as np
+
+import numgpt
+from numgpt import data, tokenizers
+from numgpt.accounting import flops_per_token
+from numgpt.evaluate import score
+from numgpt.train import Trainer
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")
+parser.add_argument("--steps", type=int, default=1000, help="of the model of characters (%(default)s)")
+args = parser.parse_args()
+
+numgpt.set_threads(1)  # a second one gains nothing on a model of this size
+characters = data.prepare(tokenizer="chars")
+text = characters.tokenizer.decode(characters.train)  # what is held out teaches neither model nor tokenizer
+pairs = data.prepare(tokenizer=tokenizers.train(text, 512))
+assert pairs.tokenizer.decode(pairs.held_out) == characters.tokenizer.decode(characters.held_out)
+phrase = "the statement is executed"
+print(f"{phrase!r} as byte pairs: {'|'.join(piece.decode() for piece in map(pairs.tokenizer.pieces.__getitem__, pairs.tokenizer.encode(phrase)))}\n")
+
+
+def bytes_per_token(corpus):
+    return len(corpus.tokenizer.decode_bytes(corpus.train)) / len(corpus.train)
+
+
+def trained(corpus, steps, seed):
+    """The same blocks, steps of the same number of tokens; only what a token is differs, and with it the vocabulary."""
+    shape = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64, "bias": False}
+    model = numgpt.GPT(numgpt.Config(vocab_size=corpus.tokenizer.vocab_size, **shape), seed, tokenizer=corpus.tokenizer)
+    trainer = Trainer(model, corpus, numgpt.Training(steps=steps, lr=3e-3, warmup=50, batch_size=12, seed=seed))
+    for _ in range(steps):
+        trainer.step()
+    return model
+
+
+print("seed  tokens are   vocabulary  parameters  bytes read  tokens read  10⁹ FLOPs  nats a token  bits per byte")
+gains, work = [], {}
+for seed in range(args.seeds):
+    bits = []
+    for name, corpus in (("characters", characters), ("byte pairs", pairs)):
+        steps = round(args.steps * bytes_per_token(characters) / bytes_per_token(corpus))  # as many as read the same number of bytes
+        model = trained(corpus, steps, seed)
+        found, tokens = score(model, np.asarray(corpus.held_out), stride=32), steps * 12 * 64
+        work[name] = 3 * sum(flops_per_token(model.config, 64).values()) * tokens  # the backward costs twice the forward
+        bits.append(found.bits_per_byte)
+        print(f"{seed:4}  {name:11}  {model.config.vocab_size:10}  {model.n_params:10,}  {tokens * bytes_per_token(corpus):10,.0f}  {tokens:11,}  {work[name] / 1e9:9,.0f}  {found.loss:12.3f}  {bits[-1]:13.3f}", flush=True)
+    gains.append(bits[0] - bits[1])
+
+share = work["byte pairs"] / work["characters"]
+assert bytes_per_token(pairs) > 2 * bytes_per_token(characters) and share < 0.75
+assert min(gains) > 0
+print(
+    f"\nA token of byte pairs is harder to guess, but stands for {bytes_per_token(pairs):.2f} bytes, and 64 of them reach as much further back: having read the same bytes, "
+    f"by {share:.0%} of the work, the model needs {min(gains):.2f} bits per byte less. The price is an embedding with {512 - characters.tokenizer.vocab_size} more rows, most of which are seldom trained."
+)

@@ -1,0 +1,241 @@
+"""The commands of numgpt tokenizer: train, encode, decode, show."""
+
+import io
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from . import tokenizers
+from .errors import InputError
+from .tokenizers.patterns import Pattern
+from .tokenizers.show import lines, wants_color
+
+ARRAYS = (".npy", ".bin")  # endings of files of ids; any other holds them as text
+
+
+def tokenizer(args):
+    """numgpt tokenizer: one of ACTIONS, or the help."""
+    if args.action is None:
+        args.print_help()
+        return 0
+    return ACTIONS[args.action](args)
+
+
+def train(args):
+    """numgpt tokenizer train."""
+    from . import corpora, data
+
+    out = Path(args.out)
+    _expect_place(out, args.format)
+    if args.kind == "unigram":
+        odd = [flag for flag, given in (("--pattern", args.pattern), ("--min-frequency", args.min_frequency), ("--format", args.format != "numgpt")) if given]
+        if odd:
+            raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
+    else:
+        Pattern(args.pattern or "gpt2")  # before the text is read
+    source, text = (", ".join(args.files), data.read(args.files)) if args.files else corpora.default()
+    if args.kind == "unigram":
+        _say("training with sentencepiece, which says nothing until it is done")
+        made = tokenizers.unigram.train(text, args.vocab_size, specials=args.special)
+    else:
+        made = tokenizers.train(text, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
+    if args.format == "numgpt":
+        made.save(out)
+    else:
+        told = tokenizers.export(made, out, args.format)
+        if told:
+            _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
+    size = len(text.encode())
+    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(size, len(made.encode(text, special='allow')))} of {source}")
+    if made.vocab_size < args.vocab_size:
+        _say(f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is frequent enough; --min-frequency 1, or more text, gives more")
+    return 0
+
+
+def encode(args):
+    """numgpt tokenizer encode."""
+    if args.out and Path(args.out).suffix not in ARRAYS:
+        raise InputError(f"tokenizer encode: --out is {args.out}, expected a name that ends in {' or '.join(ARRAYS)}: for text redirect the output")
+    text = _text(args)
+    found = _load(args, text)
+    ids = found.encode(text, special=args.special)
+    if args.out:
+        _write_ids(Path(args.out), ids, found)
+    if args.count:
+        size = len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+        print(_ratio(size, len(ids)))
+    elif args.out:
+        print(f"{args.out}: {len(ids):,} tokens as {_dtype(found)}")
+    else:
+        print(*ids.tolist())
+    return 0
+
+
+def decode(args):
+    """numgpt tokenizer decode."""
+    found = _load(args)
+    ids = _ids(args, found)
+    if args.bytes or args.errors == "surrogateescape":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(found.decode_bytes(ids))
+        sys.stdout.buffer.flush()
+        return 0
+    text = found.decode(ids, args.errors)
+    print(text, end="\n" if sys.stdout.isatty() and not text.endswith("\n") else "")
+    return 0
+
+
+def show(args):
+    """numgpt tokenizer show."""
+    text = _text(args)
+    found = _load(args, text)
+    ids = found.encode(text, special=args.special)
+    for line in lines(found, ids, wants_color(args.color), args.width or shutil.get_terminal_size().columns):
+        print(line)
+    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    size = len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
+    print(f"{_plural(len(shown), 'character')}, {_ratio(size, len(ids))}")
+    return 0
+
+
+def _ratio(size, tokens):
+    """Bytes and tokens, and the bytes a token."""
+    return f"{_plural(size, 'byte')}, {_plural(tokens, 'token')}" + (f", {size / tokens:.2f} bytes per token" if tokens else "")
+
+
+def _plural(n, what):
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _load(args, text=None):
+    """The tokenizer that an argument names: chars (those of the text), bytes, a file, a folder, a checkpoint or a run."""
+    name = args.tokenizer
+    if name == "chars":
+        if not text:
+            raise InputError("tokenizer: chars has a vocabulary only where there is a text, expected bytes, or a tokenizer's file, a checkpoint or a run")
+        return tokenizers.Characters.build(text if isinstance(text, str) else text.decode("utf-8", "surrogateescape"))
+    if name == "bytes":
+        return tokenizers.Bytes()
+    path = _in_run(Path(name))
+    return tokenizers.load(path) if args.pattern is None else tokenizers.load(path, pattern=args.pattern)
+
+
+def _in_run(path):
+    """The tokenizer's file of a checkpoint, or of a run's best or last one; else the path itself."""
+    from .checkpoint import TOKENIZER, find, is_checkpoint
+
+    if not path.exists() and not path.is_symlink():
+        raise InputError(f"{path}: does not exist, expected a tokenizer's file or folder, a checkpoint or a run, or bytes: numgpt tokenizer train makes one")
+    if (path / TOKENIZER).is_file():
+        return path / TOKENIZER
+    if any(is_checkpoint(p) for p in (path, path / "best", path / "last")) and not (path / "vocab.json").is_file():
+        path = find(path)
+        if not (path / TOKENIZER).is_file():
+            raise InputError(f"{path}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a tokenizer's own file")
+        return path / TOKENIZER
+    return path
+
+
+def _text(args):
+    """The text that a command was given: its argument, --file, or what comes in. With --bytes, bytes as they are."""
+    if args.text is not None and args.file is not None:
+        raise InputError("tokenizer: a text and --file stand side by side, expected one of them")
+    if args.text is not None:
+        data, source = args.text.encode("utf-8", "surrogateescape"), "the text"
+    else:
+        data, source = _read(args.file)
+    if args.bytes:
+        return data
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: is not UTF-8 (byte 0x{data[error.start]:02x} at {error.start}), expected UTF-8 text: convert it, or take the bytes as they are with --bytes") from error
+
+
+def _read(name):
+    """(bytes, what they are called) of a file, or of stdin where there is none or it is -."""
+    if name is None or name == "-":
+        if sys.stdin is None:  # closed by the shell: <&-
+            raise InputError("stdin: is closed, expected a text: give it as an argument or with --file")
+        return sys.stdin.buffer.read(), "stdin"
+    path = Path(name)
+    try:
+        if path.is_char_device() or path.is_block_device():  # a pipe is welcome
+            raise InputError(f"{path}: is a device, expected a file")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected a file")
+        return path.read_bytes(), str(path)
+    except InputError:
+        raise
+    except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
+        raise InputError(f"{path}: does not exist, expected a file") from error
+
+
+def _ids(args, found):
+    """The ids that decode was given: its arguments, --file, or what comes in."""
+    if args.ids and args.file is not None:
+        raise InputError("tokenizer decode: ids and --file stand side by side, expected one of them")
+    if args.ids:
+        return _integers(" ".join(args.ids), "decode")
+    data, source = _read(args.file)
+    ending = Path(source).suffix if args.file else ""
+    if ending == ".npy":
+        try:
+            ids = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"{source}: is not an array of NumPy ({error}), expected ids as encode --out writes them") from error
+        if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
+            raise InputError(f"{source}: holds no integers, expected ids as encode --out writes them")
+        return ids
+    if ending == ".bin":
+        dtype = _dtype(found)
+        if len(data) % dtype.itemsize:
+            raise InputError(f"{source}: has {len(data):,} bytes, expected a multiple of {dtype.itemsize}, ids as {dtype}, which a vocabulary of {found.vocab_size:,} has")
+        return np.frombuffer(data, dtype)
+    return _integers(data.decode("utf-8", "replace"), source)
+
+
+def _integers(text, source):
+    """The integers of a text, between white space, commas and brackets."""
+    words = re.split(r"[\s,\[\]()]+", text)
+    for word in words:
+        if word and not re.fullmatch(r"[+-]?[0-9]{1,18}", word, re.ASCII):
+            raise InputError(f"{source}: {word[:40]!r} is no id, expected integers such as 15496 995")
+    return np.array([int(word) for word in words if word], np.int64)
+
+
+def _dtype(found):
+    """How ids are kept in files: little-endian, two bytes where the vocabulary allows it."""
+    return np.dtype("<u2" if found.vocab_size <= 2**16 else "<u4")
+
+
+def _write_ids(path, ids, found):
+    from .atomic import write_file
+
+    _expect_place(path)
+    ids = ids.astype(_dtype(found))
+    if path.suffix == ".bin":
+        return write_file(path, ids.tobytes())
+    buffer = io.BytesIO()
+    np.save(buffer, ids)
+    write_file(path, buffer.getvalue())
+
+
+def _expect_place(path, kind="numgpt"):
+    """Raise InputError where a file, for GPT-2's files a folder, cannot be written: before the work, not after it."""
+    if kind != "gpt2" and path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file to write: choose another --out")
+    if kind == "gpt2" and path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file, expected a folder for vocab.json and merges.txt: choose another --out")
+    if kind != "gpt2" and not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist, expected one: make it, or choose another --out")
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+ACTIONS = {"train": train, "encode": encode, "decode": decode, "show": show}
