@@ -26,7 +26,7 @@ def tokenizer(args):
 
 def train(args):
     """numgpt tokenizer train."""
-    from . import corpora, data
+    from .text import Text
 
     out = Path(args.out)
     _expect_place(out, args.format)
@@ -36,7 +36,7 @@ def train(args):
             raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
     else:
         Pattern(args.pattern or "gpt2")  # before the text is read
-    source, text = (", ".join(args.files), data.read(args.files)) if args.files else corpora.default()
+    text = Text(args.files)
     if args.kind == "unigram":
         _say("training with sentencepiece, which says nothing until it is done")
         made = tokenizers.unigram.train(text, args.vocab_size, specials=args.special)
@@ -48,11 +48,24 @@ def train(args):
         told = tokenizers.export(made, out, args.format)
         if told:
             _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
-    size = len(text.encode())
-    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(size, len(made.encode(text, special='allow')))} of {source}")
+    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(*_sizes(made, text))} of {text.source}")
     if made.vocab_size < args.vocab_size:
         _say(f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is frequent enough; --min-frequency 1, or more text, gives more")
     return 0
+
+
+def _sizes(made, text):
+    """(bytes, tokens) of a Text."""
+    size = 0
+
+    def counted():
+        nonlocal size
+        for part in text.parts("encoding"):
+            size += len(part.encode())
+            yield part
+
+    tokens = sum(map(len, made.encode_chunks(counted(), special="allow")))
+    return size, tokens
 
 
 def encode(args):

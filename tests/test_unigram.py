@@ -165,7 +165,9 @@ def test_a_model_is_saved_and_is_itself_again(make, tmp_path):
     assert again == make() and again.vocab_size == make().vocab_size == 600 and hash(again) == hash(make())
     assert ours() != theirs()
     (tmp_path / "spm.model").write_bytes(make().model)
-    assert Unigram.from_file(tmp_path / "spm.model") == make()
+    assert tokenizers.load(tmp_path / "spm.model") == make()
+    tokenizers.export(make(), tmp_path / "written.model", "sentencepiece")
+    assert (tmp_path / "written.model").read_bytes() == make().model
 
 
 @settings(max_examples=200)
@@ -194,7 +196,7 @@ def test_a_state_that_holds_no_model_is_refused(state, tmp_path):
 def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
     (tmp_path / "spm.model").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match="spm.model: is not a model of sentencepiece"):
-        Unigram.from_file(tmp_path / "spm.model")
+        tokenizers.load(tmp_path / "spm.model")
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

@@ -101,7 +101,7 @@ def load(path, pattern=None, specials=None):
 
 
 def export(tokenizer, path, kind):
-    """Write a tokenizer for others: as "huggingface", tokenizer.json; "gpt2", a folder with vocab.json and merges.txt; "tiktoken"; or "numgpt".
+    """Write a tokenizer for others: as "huggingface", tokenizer.json; "gpt2", a folder with vocab.json and merges.txt; "tiktoken"; "sentencepiece"; "numgpt".
 
     InputError for what a kind of file cannot say; files are written whole or not at all. Returns what is not in the file and
     has to be given to load, for tiktoken the pattern and the special tokens:  load(path, **export(tokenizer, path, kind)).

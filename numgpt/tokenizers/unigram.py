@@ -58,20 +58,6 @@ class Unigram(Tokenizer):
         self._cuts = self._keeps and not p.is_unknown(p.piece_to_id(SPACE))
 
     @classmethod
-    def from_file(cls, path):
-        """The tokenizer of a .model file of sentencepiece."""
-        from ..files import LONGEST, open_file
-
-        with open_file(path) as file:
-            model = file.read(LONGEST + 1)
-        if len(model) > LONGEST:
-            raise InputError(f"{path}: has more than {LONGEST:,} bytes, expected a model of sentencepiece of no more")
-        try:
-            return cls(model)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-
-    @classmethod
     def build(cls, text, size=2048):
         """Trained on text, with at most size tokens: fewer where the text has fewer pieces."""
         return train(text, size, exact=False)
