@@ -123,6 +123,16 @@ def test_a_long_text_is_cut_where_no_piece_reaches_over(monkeypatch):
     assert with_prefix().safe_cut("a " * unigram.LONG) == theirs().safe_cut("a " * unigram.LONG) == 0
 
 
+@pytest.mark.parametrize("make", [ours, with_prefix, theirs])
+def test_a_text_in_parts_gives_the_ids_of_the_whole(make, monkeypatch):
+    monkeypatch.setattr(unigram, "LONG", 50)
+    part = text()[:3000] + "<|end|>" + text()[:500]
+    for size in (1, 7, 1000):
+        parts = [part[i : i + size] for i in range(0, len(part), size)]
+        ids = np.concatenate(list(make().encode_chunks(parts, "allow", 100)))
+        assert ids.tolist() == make().encode(part, "allow").tolist() and make().specials["<|end|>"] in ids
+
+
 @settings(max_examples=5)
 @given(cuts=st.lists(st.integers(0, 20000), max_size=20))
 def test_training_does_not_see_how_a_text_is_cut_into_parts_and_is_repeatable(cuts):

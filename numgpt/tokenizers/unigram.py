@@ -48,12 +48,12 @@ class Unigram(Tokenizer):
         try:
             names = [p.id_to_piece(i) for i in range(p.get_piece_size())]
             self._fallback = {int(names[i][3:5], 16): i for i in range(len(names)) if p.is_byte(i)}  # <0x0A>
-            unknown = p.decode([p.unk_id()]).encode()
-        except ValueError as error:  # of which UnicodeDecodeError is one
-            raise InputError(f"is damaged (a piece is no text: {error}), expected a model of sentencepiece") from error
+            unknown = {i: p.decode([i]).encode() for i in range(len(names)) if p.is_unknown(i)}
+        except (ValueError, IndexError, RuntimeError) as error:  # of the first UnicodeDecodeError is one
+            raise InputError(f"is damaged ({_reason(error)}), expected a model of sentencepiece") from error
         self.specials = {names[i]: i for i in range(len(names)) if p.is_control(i)}
         self._controls, byte_of = set(self.specials.values()), {i: bytes([b]) for b, i in self._fallback.items()}
-        self.pieces = [byte_of.get(i) or (unknown if p.is_unknown(i) else _surface(name, p.is_control(i))) for i, name in enumerate(names)]
+        self.pieces = [byte_of.get(i) or unknown.get(i) or _surface(name, p.is_control(i)) for i, name in enumerate(names)]
         self._before_space = {name[k - 1] for name in names for k in range(1, len(name)) if name[k] == SPACE}
         self._cuts = self._keeps and not p.is_unknown(p.piece_to_id(SPACE))
 
@@ -233,7 +233,7 @@ def _normalisation(model):
     """
     found = {2: b"", 3: 1, 4: 1, 5: 1}
     for number, value in _fields(model):
-        if number == 3:
+        if number == 3 and isinstance(value, bytes):
             found |= dict(_fields(value))
     prefix, removes, escapes = (bool(found[n]) for n in (3, 4, 5))
     return prefix, removes, not (prefix or removes or found[2]) and escapes
