@@ -120,25 +120,31 @@ def _absent(path):
 
 def _decoded(path, file, update):
     """The parts of an open file's text."""
-    decoder, read, begun, blank, kept = codecs.getincrementaldecoder("utf-8")(), 0, False, True, ""
-    while True:
-        data = file.read(PART)
-        read += len(data)
-        try:
-            text = kept + decoder.decode(data, not data)
-        except UnicodeDecodeError as error:  # its object begins with what the decoder held back
-            at = read - len(error.object) + error.start
-            byte = error.object[error.start]
-            raise InputError(f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: convert it, for example with iconv") from error
+    begun, blank, kept = False, True, ""
+    for text, last in decoded(path, file, update):
+        text = kept + text
         if not begun and text:
             text, begun = text.removeprefix("\ufeff"), True
-        kept = "\r" if text.endswith("\r") and data else ""  # its \n may be in the next part
+        kept = "\r" if text.endswith("\r") and not last else ""  # its \n may be in the next part
         text = text[: len(text) - len(kept)].replace("\r\n", "\n")
         blank = blank and not text.strip()
         if text:
             yield text
-        update(len(data))
-        if not data:
-            break
     if blank:
         raise InputError(f"{path}: is empty, expected text to train on")
+
+
+def decoded(path, file, update, do="convert it, for example with iconv"):
+    """(text, whether it is the last) of the parts of an open file, as they stand there; InputError says where it is not UTF-8 and what to do."""
+    decoder, read, data = codecs.getincrementaldecoder("utf-8")(), 0, True
+    while data:
+        data = file.read(PART)
+        read += len(data)
+        try:
+            text = decoder.decode(data, not data)
+        except UnicodeDecodeError as error:  # its object begins with what the decoder held back
+            at = read - len(error.object) + error.start
+            byte = error.object[error.start]
+            raise InputError(f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: {do}") from error
+        yield text, not data
+        update(len(data))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import tokenizers
+from . import text, tokenizers
 from .errors import InputError
 from .tokenizers.patterns import Pattern
 from .tokenizers.show import lines, wants_color
@@ -26,8 +26,6 @@ def tokenizer(args):
 
 def train(args):
     """numgpt tokenizer train."""
-    from .text import Text
-
     out = Path(args.out)
     _expect_place(out, args.format)
     if args.kind == "unigram":
@@ -36,32 +34,32 @@ def train(args):
             raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
     else:
         Pattern(args.pattern or "gpt2")  # before the text is read
-    text = Text(args.files)
+    corpus = text.Text(args.files)
     if args.kind == "unigram":
         _say("training with sentencepiece, which says nothing until it is done")
-        made = tokenizers.unigram.train(text, args.vocab_size, specials=args.special)
+        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special)
     else:
-        made = tokenizers.train(text, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
+        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
     if args.format == "numgpt":
         made.save(out)
     else:
         told = tokenizers.export(made, out, args.format)
         if told:
             _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
-    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(*_sizes(made, text))} of {text.source}")
+    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(*_sizes(made, corpus))} of {corpus.source}")
     if made.vocab_size < args.vocab_size:
         _say(f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is frequent enough; --min-frequency 1, or more text, gives more")
     return 0
 
 
-def _sizes(made, text):
+def _sizes(made, corpus):
     """(bytes, tokens) of a Text."""
     size = 0
 
     def counted():
         nonlocal size
-        for part in text.parts("encoding"):
-            size += len(part.encode())
+        for part in corpus.parts("encoding"):
+            size += _size(part)
             yield part
 
     tokens = sum(map(len, made.encode_chunks(counted(), special="allow")))
@@ -72,13 +70,19 @@ def encode(args):
     """numgpt tokenizer encode."""
     if args.out and Path(args.out).suffix not in ARRAYS:
         raise InputError(f"tokenizer encode: --out is {args.out}, expected a name that ends in {' or '.join(ARRAYS)}: for text redirect the output")
-    text = _text(args)
-    found = _load(args, text)
-    ids = found.encode(text, special=args.special)
+    parts = [_text(args)] if args.tokenizer == "chars" else _parts(args)
+    found, size = _load(args, parts[0] if args.tokenizer == "chars" else None), 0
+
+    def counted():
+        nonlocal size
+        for part in parts:
+            size += _size(part)
+            yield part
+
+    ids = np.concatenate([part.astype(_dtype(found)) for part in found.encode_chunks(counted(), special=args.special)])
     if args.out:
         _write_ids(Path(args.out), ids, found)
     if args.count:
-        size = len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
         print(_ratio(size, len(ids)))
     elif args.out:
         print(f"{args.out}: {len(ids):,} tokens as {_dtype(found)}")
@@ -103,15 +107,19 @@ def decode(args):
 
 def show(args):
     """numgpt tokenizer show."""
-    text = _text(args)
-    found = _load(args, text)
-    ids = found.encode(text, special=args.special)
+    whole = _text(args)
+    found = _load(args, whole)
+    ids = found.encode(whole, special=args.special)
     for line in lines(found, ids, wants_color(args.color), args.width or shutil.get_terminal_size().columns):
         print(line)
-    shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    size = len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
-    print(f"{_plural(len(shown), 'character')}, {_ratio(size, len(ids))}")
+    characters = whole.decode("utf-8", "replace") if isinstance(whole, bytes) else whole
+    print(f"{_plural(len(characters), 'character')}, {_ratio(_size(whole), len(ids))}")
     return 0
+
+
+def _size(part):
+    """The bytes of a part of a text."""
+    return len(part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape"))
 
 
 def _ratio(size, tokens):
@@ -154,33 +162,41 @@ def _in_run(path):
 
 def _text(args):
     """The text that a command was given: its argument, --file, or what comes in. With --bytes, bytes as they are."""
+    return (b"" if args.bytes else "").join(_parts(args))
+
+
+def _parts(args):
+    """_text, a part after the other."""
+    from tqdm import tqdm
+
     if args.text is not None and args.file is not None:
         raise InputError("tokenizer: a text and --file stand side by side, expected one of them")
-    if args.text is not None:
-        data, source = args.text.encode("utf-8", "surrogateescape"), "the text"
+    if args.text is None:
+        file, source = _opened(args.file)
     else:
-        data, source = _read(args.file)
-    if args.bytes:
-        return data
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: is not UTF-8 (byte 0x{data[error.start]:02x} at {error.start}), expected UTF-8 text: convert it, or take the bytes as they are with --bytes") from error
+        file, source = io.BytesIO(args.text.encode("utf-8", "surrogateescape")), "the text"
+    with file, tqdm(desc="reading", unit="B", unit_scale=True, disable=None, leave=False, delay=1) as bar:
+        if args.bytes:
+            while part := file.read(text.PART):
+                yield part
+                bar.update(len(part))
+        else:
+            yield from (part for part, _ in text.decoded(source, file, bar.update, "convert it, or take the bytes as they are with --bytes"))
 
 
-def _read(name):
-    """(bytes, what they are called) of a file, or of stdin where there is none or it is -."""
+def _opened(name):
+    """(a file, what it is called), of stdin where there is no name or it is -."""
     if name is None or name == "-":
         if sys.stdin is None:  # closed by the shell: <&-
             raise InputError("stdin: is closed, expected a text: give it as an argument or with --file")
-        return sys.stdin.buffer.read(), "stdin"
+        return sys.stdin.buffer, "stdin"
     path = Path(name)
     try:
         if path.is_char_device() or path.is_block_device():  # a pipe is welcome
             raise InputError(f"{path}: is a device, expected a file")
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected a file")
-        return path.read_bytes(), str(path)
+        return open(path, "rb"), str(path)
     except InputError:
         raise
     except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
@@ -193,7 +209,9 @@ def _ids(args, found):
         raise InputError("tokenizer decode: ids and --file stand side by side, expected one of them")
     if args.ids:
         return _integers(" ".join(args.ids), "decode")
-    data, source = _read(args.file)
+    file, source = _opened(args.file)
+    with file:
+        data = file.read()
     ending = Path(source).suffix if args.file else ""
     if ending == ".npy":
         try:

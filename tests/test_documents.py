@@ -60,7 +60,7 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = [part.strip() for block in SHELL for line in block.splitlines() for part in line.split("&&")]
     ours = [c for c in commands if c.startswith("numgpt ")]
-    assert {c.split()[1] for c in ours} == {"train", "sample", "eval", "check", "curvature", "convert", "diff", "info", "export"}
+    assert {c.split()[1] for c in ours} == {"train", "sample", "eval", "check", "curvature", "tokenizer", "convert", "diff", "info", "export"}
     for command in ours:
         args = shlex.split(command)[1:]
         if args == ["train"]:
