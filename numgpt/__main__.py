@@ -100,6 +100,7 @@ def train(args):
         _expect_same(out, model, args, fields | ({"seed": given["seed"]} if "seed" in given else {}), state["recipe"].get("tokenizer"))
         training = from_dict(Training, state["training"] | given)
         corpus = _prepare({"folder": out / "tokens"} | state["recipe"] | recipe, model)
+        corpus.recipe |= {name: state["recipe"][name] for name in ("tokenizer", "folder") if isinstance(state["recipe"].get(name), str)}  # for the next --resume
     else:
         training = presets.preset_training(args.preset or presets.DEFAULT, **given)
         corpus = data.prepare(tokenizer=args.tokenizer or "chars", **{"folder": out / "tokens"} | recipe)
@@ -138,8 +139,8 @@ def train(args):
 def _vocabulary(corpus):
     """Its size, and why it is less than what was asked for."""
     name, V = corpus.recipe.get("tokenizer", ""), corpus.tokenizer.vocab_size
-    asked = name.split(":")[1] if name.startswith("bpe:") else V
-    return V if int(asked) == V else f"{V}, fewer than {name} asks for: no other pair comes twice"
+    asked = name.split(":")[1].lstrip("0") if name.startswith("bpe:") else str(V)
+    return V if asked == str(V) else f"{V}, fewer than {name} asks for: no other pair comes twice"
 
 
 def sample(args):

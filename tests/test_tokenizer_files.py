@@ -257,8 +257,8 @@ def token(text, i, **flags):
     "changes",
     [
         {}, {"pre_tokenizer": BYTE | {"use_regex": False}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE]}},
-        {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])}, {"pre_tokenizer": split(LLAMA3)}, {"pre_tokenizer": split(r"\w+|\W+")},
-        {"pre_tokenizer": split(r"\w+|\W+", "Removed", True)}, {"pre_tokenizer": split(r"\w+|\W+", "Isolated", True)},
+        {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])}, {"pre_tokenizer": split(LLAMA3)}, {"pre_tokenizer": split(r"\S+|\s+")},
+        {"pre_tokenizer": split(r"\S+|\s+", "Removed", True)}, {"pre_tokenizer": split(r"\S+|\s+", "Isolated", True)},
         {"model__unk_token": "<|endoftext|>", "model__byte_fallback": True}, {"model__ignore_merges": True}, {"model__dropout": 0.0},
         {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""}, {"normalizer": {"type": "Sequence", "normalizers": []}},
         {"added_tokens": [token("<|endoftext|>", 276), token("<|end|>", 277, special=False), token("[PAD]", 278, normalized=True)]},
@@ -318,6 +318,32 @@ def test_a_form_that_would_give_other_ids_is_named(tmp_path, changes, message):
     with pytest.raises(InputError, match=message) as caught:
         tokenizers.load(tmp_path / "t.json")
     assert str(caught.value).startswith(str(tmp_path / "t.json")) and "expected" in str(caught.value)
+
+
+OTHERWISE = [(r"\h+|[^\h]+", "axb"), (r"\w+|\W+", "a\u200db"), (r"\bbc|[\s\S]", "²bc"), (r"(?m).+|\n", "a\nb"), (r"[a-c&&b]+|[\s\S]", "ab"), (r"[[a]b]+|[\s\S]", "ab"),
+             (r"[[:digit:]]+|[\s\S]", "٣٣"), (r"\p{XDigit}+|[\s\S]", "٣٣"), (r"(?i:ssa)|[\s\S]", "ßa"), (r"(?i:\p{Lu})+|[\s\S]", "aB"), (r"xa{2}?b|[\s\S]", "xb")]  # fmt: skip
+
+
+def cut_by_huggingface(source, text):
+    cutter = pytest.importorskip("tokenizers", reason="is the oracle").pre_tokenizers.Split(pytest.importorskip("tokenizers").Regex(source), "isolated")
+    return [piece for piece, _ in cutter.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("source, text", OTHERWISE)
+def test_a_pattern_that_hugging_face_takes_otherwise_is_neither_read_nor_written(tmp_path, source, text):
+    assert cut_by_huggingface(source, text) != Pattern(source).split(text)
+    with pytest.raises(InputError, match="may mean something else to Hugging Face"):
+        tokenizers.export(BPE(ORDER.tokens[:256], [], pattern=source), tmp_path / "t.json", "huggingface")
+    with pytest.raises(InputError, match="may mean something else to Hugging Face"):
+        huggingface_file._pattern(split(source))
+
+
+@pytest.mark.parametrize("source", [LLAMA3, r"[^\P{L}\d]+|[\s\S]", r"(?i:[a-z])+(?![\x41-\x5a])|[^\]\[]|[\s\S]", r"(?<=\p{L})[\-_\u4e00-\u9fa5]{2,3}|(?>\S)|\s", r"(?:a|b)*c|\\h|."])
+@given(text=st.text(st.sampled_from("abcABCſK-_\\h[] 1中文ʰ²\t.")))
+@settings(deadline=None)
+def test_a_pattern_that_is_written_is_taken_alike(source, text):
+    assert huggingface_file._pattern(split(source)) == source
+    assert cut_by_huggingface(source, text) == [piece for piece in Pattern(source).split(text) if piece]
 
 
 def test_an_added_token_that_merges_make_too_is_named(tmp_path):

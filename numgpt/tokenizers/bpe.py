@@ -64,7 +64,8 @@ class BPE(Tokenizer):
     def state(self):
         """The kind, tokens spelled as GPT-2's files spell bytes, merges as pairs of ids, pattern, specials, whole."""
         tokens = [None if t is None else spell(t) for t in self.tokens]
-        return {"type": "bpe", "pattern": self.pattern.name, "whole": self.whole, "specials": self.specials, "tokens": tokens, "merges": self.merges}
+        merges = None if self.merges is None else list(self.merges)
+        return {"type": "bpe", "pattern": self.pattern.name, "whole": self.whole, "specials": dict(self.specials), "tokens": tokens, "merges": merges}
 
     def encode_ordinary(self, text):
         """text → (tokens,) integers."""

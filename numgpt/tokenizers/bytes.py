@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .bpe import utf8
 from .tokenizer import Tokenizer
 
 
@@ -17,7 +18,7 @@ class Bytes(Tokenizer):
 
     def encode_ordinary(self, text):
         """text → (bytes,) integers below 256."""
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int64)
 
     def safe_cut(self, text):
         """A text may be cut anywhere."""

@@ -96,7 +96,7 @@ def write(tokenizer, path, kind):
         raise InputError("export: sentencepiece's files hold no byte pairs as ours are, expected a unigram tokenizer: choose another kind")
     if kind == "tiktoken":
         write_file(path, tiktoken_file.write(tokenizer))
-        return {"pattern": tokenizer.pattern.name, "specials": tokenizer.specials}
+        return {"pattern": tokenizer.pattern.name, "specials": dict(tokenizer.specials)}
     if kind == "huggingface":
         write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(tokenizer))
         return {}

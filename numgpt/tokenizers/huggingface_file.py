@@ -24,6 +24,12 @@ SOURCES = {
     ),
 }
 WHOLE = r"[\s\S]+"  # the pattern that does not cut
+# Of regular expressions, what Oniguruma, whose syntax is Ruby's, and the regex package take alike. \h is a hexadecimal digit to one
+# and a blank to the other; \w, on which \b rests, has other members; sets may hold sets; (?m) is another flag; ss folds to ß.
+ESCAPE = re.compile(r"\\(?:[pP]\{[^}]*\}|x[0-7][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|.)", re.S)
+ALIKE = re.compile(r"\\(?:[pP]\{\^?(?!(?i:word|xdigit|extended_?pictographic)\})\w+\}|[sSdDrntf]|x..|u....|[^\w\n])", re.S)
+SET = re.compile(r"\[\^?\]?[^\]]*\]")
+FOLDED_APART = re.compile(r"[^ -~]|[\\(]|\[\^|ss|ff|fi|fl|st", re.I)  # in (?i:…)
 BEHAVIORS = (("Isolated", False), ("Isolated", True), ("Removed", True))  # of Split: that give what the pattern matches
 NO_CHANGE = (None, {"type": "Sequence", "normalizers": []}, {"type": "Sequence", "pretokenizers": []})
 
@@ -99,10 +105,18 @@ def _pattern(part):
 
 def _same_in_both(source):
     """A pattern that Oniguruma and the regex package take alike, as far as is known; InputError for what they do not."""
-    bare = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]", " ", source.replace(r"\s++$", ""), flags=re.S)  # $ behind all white space is the end to both
-    for part, means in (("}+", "a repetition of {}"), ("^", "the begin of any line"), ("$", "the end of any line")):
-        if part in bare:
-            raise InputError(f"pattern: {source!r} holds {part}, which is {means} to Hugging Face's tokenizers and not to numgpt, expected it written otherwise")
+    rest = source.replace(r"\s++$", "")  # $ behind all white space is the end to both
+    plain = ESCAPE.sub("_", rest)
+    bare = SET.sub("_", plain)
+    odd = [
+        *(escape for escape in ESCAPE.findall(rest) if not ALIKE.fullmatch(escape)),
+        *(part for part in SET.findall(plain) if re.search(r".\[|&&|\|\||--|~~", part, re.S)),
+        *re.findall(r"\(\?(?!i?:|<?[=!]|>).?", bare, re.S),
+        *(f"(?i:{part}" for part in re.findall(r"\(\?i:([^)]*)", rest) if FOLDED_APART.search(part)),
+        *re.findall(r"\}\+|\{\d+\}\?|[\^$]", bare),  # to Ruby a repetition of {}, and the begin and the end of any line
+    ]
+    if odd:
+        raise InputError(f"pattern: {source!r} holds {odd[0]}, which may mean something else to Hugging Face's tokenizers, expected it written otherwise")
     return source
 
 

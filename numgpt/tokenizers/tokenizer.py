@@ -55,6 +55,7 @@ class Tokenizer:
         text becomes. Bytes that are not UTF-8 are encoded as they are where the vocabulary has bytes.
         """
         _expect_policy(special)
+        _expect_text(text)
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
         return self._encode_sure(text, special, True, 0)[0]
 
@@ -73,6 +74,8 @@ class Tokenizer:
     def encoder(self, special="refuse", size=2**18):
         """An Encoder, for a text in parts; special and size as in encode_chunks."""
         _expect_policy(special)
+        if size < 1:
+            raise InputError(f"encode: size is {size}, expected at least 1 character")
         return Encoder(self, special, size)
 
     def safe_cut(self, text):
@@ -118,7 +121,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids):
         """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._piece, _integers(ids)))
+        return b"".join(map(self._piece, integers(ids)))
 
     def count_bytes(self, ids):
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
@@ -180,9 +183,10 @@ class Encoder:
 
     def add(self, text, final=False):
         """A part of the text, str or bytes → integers (T,); final: it is the last."""
+        _expect_text(text)
         if isinstance(text, bytes):
             text = self._codec.decode(text, final)
-        elif final:
+        else:  # bytes before it that are no whole character stay so
             text = self._codec.decode(b"", True) + text
         self._held.append(text)
         self._length += len(text)
@@ -200,7 +204,12 @@ def _expect_policy(special):
         raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")
 
 
-def _integers(ids):
+def _expect_text(text):
+    if not isinstance(text, str | bytes):
+        raise InputError(f"encode: the text is of type {type(text).__name__}, expected str or bytes")
+
+
+def integers(ids):
     """ids as a list; InputError where they are no integers in a row."""
     try:
         array = np.asarray(ids)

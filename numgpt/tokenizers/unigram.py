@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import InputError
-from .tokenizer import ERRORS, Tokenizer
+from .tokenizer import ERRORS, Tokenizer, integers
 
 SPACE = "▁"  # U+2581, which stands for a space in pieces
 LONG = 2**16  # characters from which on a text goes to sentencepiece in stretches
@@ -123,14 +123,14 @@ class Unigram(Tokenizer):
 
     def decode_bytes(self, ids):
         """The bytes that ids stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._shower(), np.asarray(ids).ravel().tolist()))
+        return b"".join(map(self._shower(), integers(ids)))
 
     def decoder(self, errors="replace"):
         """A function for streaming: an id → the text that is complete with it, "" in the middle of a character; None, True at the end."""
         if errors not in ERRORS:
             raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
         codec, show = codecs.getincrementaldecoder("utf-8")(errors), self._shower()
-        return lambda i, final=False: codec.decode(b"" if i is None else show(int(i)), final)
+        return lambda i, final=False: codec.decode(b"" if i is None else show(*integers([i])), final)
 
     def _shower(self):
         """A function: id → bytes, in order. It leaves out the space that the model put at the start and after special tokens."""
