@@ -258,6 +258,16 @@ def test_ids_that_are_none_are_refused_in_one_line(make, ids):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("merges", [None, [(97, 98)]])
+def test_a_state_that_is_changed_leaves_its_tokenizer_as_it_was(merges):
+    tokenizer = BPE([*map(bytes, zip(range(256))), b"ab"], merges, specials={"<s>": 257})
+    state = tokenizer.state()
+    (state["merges"] or []).clear()
+    state["specials"]["b"] = 5
+    state["tokens"][0] = "?"
+    assert BPE.from_state(tokenizer.state()).encode("ab<s>", "allow").tolist() == [256, 257] == tokenizer.encode("ab<s>", "allow").tolist()
+
+
 def test_no_text_has_no_ids_and_back():
     for name in NAMES:
         tokenizer = encoders(name, True)

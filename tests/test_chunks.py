@@ -67,6 +67,26 @@ def test_bytes_that_are_no_text_are_encoded_in_parts_too(data, places):
     expect_whole(TOKENIZERS["gpt2"], cut(data, places))
 
 
+def test_parts_of_bytes_and_of_text_stay_in_their_order():
+    for tokenizer in (Bytes(), TOKENIZERS["gpt2"]):
+        for parts in ([b"a\xc3", "e", b"\xa9"], [b"\xf0\x9f", "", b"\x99\x82"], ["a", b"\xff", "b", b"\xc3"]):
+            sent = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+            assert tokenizer.decode_bytes(np.concatenate(list(tokenizer.encode_chunks(parts)))) == sent
+
+
+@pytest.mark.parametrize("tokenizer", [Bytes(), Characters("ab"), TOKENIZERS["gpt2"]])
+def test_what_is_no_text_is_one_line(tokenizer):
+    for text in (None, 5, ["a"], bytearray(b"ab")):
+        with pytest.raises(InputError, match="expected str or bytes"):
+            tokenizer.encode(text)
+        with pytest.raises(InputError, match="expected str or bytes"):
+            tokenizer.encoder().add(text)
+    with pytest.raises(InputError, match="size is -1, expected at least 1"):
+        list(tokenizer.encode_chunks(["ab"], size=-1))
+    with pytest.raises(InputError, match=r"U\+D800"):
+        tokenizer.encode("\ud800")
+
+
 @given(text=texts.filter(len), places=places)
 def test_characters_are_encoded_in_parts(text, places):
     expect_whole(Characters.build(text), cut(text, places))

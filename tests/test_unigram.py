@@ -70,6 +70,13 @@ def test_every_bytes_come_back(data):
     assert ours().decode_bytes(ours().encode(data, special="text")) == data
 
 
+@pytest.mark.parametrize("ids", [[1.5], [True], None, "12", [[1, 2], [3, 4]], [[1], [2, 3]], [-1], [10**6], [2**70]])
+def test_ids_that_are_none_are_refused_in_one_line(ids):
+    for decode in (ours().decode, ours().decode_bytes, lambda ids: [ours().decoder()(i) for i in ids or [1.5]]):
+        with pytest.raises(InputError, match="^decode: .*expected"):
+            decode(ids)
+
+
 def test_a_byte_without_a_token_is_named():
     with pytest.raises(InputError, match="byte 0xff is not UTF-8 and has no token"):
         theirs().encode(b"a\xff")
