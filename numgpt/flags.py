@@ -148,6 +148,7 @@ def _add_tokenizer(parsers, run):
     def names_tokenizer(p):
         p.add_argument("tokenizer", metavar="TOKENIZER", help="a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's, SentencePiece's), a checkpoint, a run, or bytes or chars")
         p.add_argument("--pattern", metavar="NAME", help=f"how text is cut, for tiktoken's and GPT-2's files, which do not say it: {', '.join(PATTERNS)}, or a regular expression")
+        p.add_argument("--special-token", action="append", metavar="TEXT=ID", help="for the same files, a token that no other text becomes, such as '<|endoftext|>=50256'; may be given several times")
 
     p = action("train", "Learn a vocabulary from text.", "FILE --vocab-size 2048 --out tok.json")
     p.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
@@ -155,7 +156,7 @@ def _add_tokenizer(parsers, run):
     p.add_argument("--vocab-size", type=_positive, default=8192, metavar="V", help="tokens in all: bytes, merges and special tokens; %(default)s unless given")
     p.add_argument("--kind", choices=("bpe", "unigram"), default="bpe", help="byte-pair encoding, or SentencePiece's unigram model, which the sentencepiece package trains; %(default)s")
     p.add_argument("--pattern", metavar="NAME", help=f"what cuts the text into pieces that no token reaches over: {', '.join(PATTERNS)}, or a regular expression; gpt2 unless given")
-    p.add_argument("--special", action="append", default=[], metavar="TEXT", help="a special token, such as '<|endoftext|>'; may be given several times")
+    p.add_argument("--special-token", action="append", default=[], metavar="TEXT", help="one that no other text becomes, such as '<|endoftext|>'; may be given several times")
     p.add_argument("--min-frequency", type=_positive, metavar="N", help="how often a pair must occur to be joined; 2 unless given")
     p.add_argument("--format", choices=("numgpt", "huggingface", "gpt2", "tiktoken"), default="numgpt", help="%(default)s, tokenizer.json of Hugging Face, vocab.json and merges.txt in a folder, or .tiktoken")
 

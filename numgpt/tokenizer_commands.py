@@ -37,9 +37,9 @@ def train(args):
     corpus = text.Text(args.files)
     if args.kind == "unigram":
         _say("training with sentencepiece, which says nothing until it is done")
-        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special)
+        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special_token)
     else:
-        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
+        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special_token, min_frequency=args.min_frequency or 2, progress=True)
     if args.format == "numgpt":
         made.save(out)
     else:
@@ -141,7 +141,15 @@ def _load(args, text=None):
     if name == "bytes":
         return tokenizers.Bytes()
     path = _in_run(Path(name))
-    return tokenizers.load(path) if args.pattern is None else tokenizers.load(path, pattern=args.pattern)
+    return tokenizers.load(path, args.pattern, _special_tokens(args.special_token))
+
+
+def _special_tokens(given):
+    """{text: id} of TEXT=ID, or None where none is given."""
+    found = [re.fullmatch(r"(.+)=([0-9]{1,18})", one, re.DOTALL | re.ASCII) for one in given or ()]
+    if None in found:
+        raise InputError(f"--special-token is {given[found.index(None)]!r}, expected a text and its id, such as '<|endoftext|>=50256'")
+    return {m[1]: int(m[2]) for m in found} or None
 
 
 def _in_run(path):
