@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, utf8
 
 
 class Bytes(Tokenizer):
@@ -16,8 +16,8 @@ class Bytes(Tokenizer):
         return cls()
 
     def encode_ordinary(self, text):
-        """text → (bytes,) integers below 256."""
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int64)
+        """text → (bytes,) integers below 256; TextError where it holds half of a character."""
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int64)
 
     def safe_cut(self, text):
         """A text may be cut anywhere."""

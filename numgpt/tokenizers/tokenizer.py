@@ -27,7 +27,7 @@ class Tokenizer:
 
     @classmethod
     def build(cls, text):
-        """A tokenizer whose vocabulary fits text."""
+        """A tokenizer whose vocabulary fits a text, a str or an iterable of its parts."""
         raise NotImplementedError
 
     def encode_ordinary(self, text):
@@ -36,7 +36,7 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state):
-        """The tokenizer of a state."""
+        """The tokenizer of a state; InputError or TypeError for what is none."""
         return cls(**{name: value for name, value in state.items() if name != "type"})
 
     def state(self):
@@ -113,22 +113,25 @@ class Tokenizer:
 
     @functools.cached_property
     def _special(self):
-        """What finds special tokens: of two that begin at one place the longer."""
-        return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))))
+        return finder(self.specials)
 
     def decode_bytes(self, ids):
         """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._piece, _integers(ids)))
+        return b"".join(map(self._shower(), _integers(ids)))
+
+    def _shower(self):
+        """A function: id → bytes, for the ids of one text in their order, on which a subclass may let the bytes depend."""
+        return self._piece
 
     def count_bytes(self, ids):
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
         total = 0
         for i in range(0, len(ids), 2**20):
-            chunk = np.asarray(ids[i : i + 2**20], np.int64)
-            sizes = self._sizes[np.clip(chunk, 0, len(self.pieces) - 1)]
-            wrong = np.flatnonzero((chunk < 0) | (chunk >= len(self.pieces)) | (sizes < 0))
+            part = np.asarray(ids[i : i + 2**20], np.int64)
+            sizes = self._sizes[np.clip(part, 0, len(self.pieces) - 1)]
+            wrong = np.flatnonzero((part < 0) | (part >= len(self.pieces)) | (sizes < 0))
             if len(wrong):
-                self._piece(int(chunk[wrong[0]]))
+                self._piece(int(part[wrong[0]]))  # says what is wrong
             total += int(sizes.sum())
         return total
 
@@ -151,8 +154,8 @@ class Tokenizer:
 
     def decoder(self, errors="replace"):
         """A function for streaming: an id → the text that is complete with it, "" in the middle of a character; None, True at the end."""
-        codec = _codec(errors)
-        return lambda i, final=False: _decoded(codec, b"" if i is None else self.decode_bytes([i]), final)
+        codec, show = _codec(errors), self._shower()
+        return lambda i, final=False: _decoded(codec, b"" if i is None else b"".join(map(show, _integers([i]))), final)
 
     @functools.cached_property
     def digest(self):
@@ -193,6 +196,19 @@ class Encoder:
         self._held, self._length, self._start = [text[n:]], len(text) - n, self._start + n
         self._wanted = max(self._size, 2 * self._length)  # so that a word without end is not looked through again and again
         return ids
+
+
+def finder(specials):
+    """The regular expression that finds special tokens in a text: of two that begin at one place the longer."""
+    return re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+
+
+def utf8(text):
+    """The bytes of a text, for \\udc80 to \\udcff those that surrogateescape shows so; TextError where it holds another half of a character."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise TextError(f"text: U+{ord(error.object[error.start]):04X}", error.start, " is half of a character, expected text") from error
 
 
 def _expect_policy(special):
