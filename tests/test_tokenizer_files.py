@@ -414,7 +414,7 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, data):
 def test_what_is_no_file_and_what_is_too_long_is_refused(tmp_path):
     with open(tmp_path / "long", "wb") as file:
         file.truncate(2**40)
-    long, nowhere = (tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path / "nowhere", "is missing")
+    long, nowhere = (tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path / "nowhere", "does not exist")
     for path, message in (long, nowhere, (tmp_path, "holds no tokenizer"), ("/dev/zero", "a device")):
         with pytest.raises(InputError, match=message):
             tokenizers.load(path)
