@@ -9,6 +9,7 @@ from ._version import __version__
 from .config import Config, Training
 from .engine import ENGINES
 from .errors import InputError
+from .split import SPLITS
 from .tokenizers.patterns import PATTERNS
 from .tokenizers.show import COLORS
 from .tokenizers.tokenizer import ERRORS, POLICIES
@@ -33,12 +34,12 @@ def parser(commands):
     p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
     p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
-    p.add_argument("--tokenizer", metavar="NAME", help="chars or bytes: a token for each; bpe:2048 or bpe:2048:cl100k: so many byte pairs, learned from the training text, cut by a pattern; or a tokenizer's file or folder; chars unless given")
+    p.add_argument("--tokenizer", metavar="NAME", help="chars or bytes: a token for each; bpe:2048 or bpe:2048:cl100k: so many tokens of byte pairs, learned from the training text, cut by a pattern; unigram:2048: SentencePiece's; or a tokenizer's file or folder; chars unless given")
     _add_special(p, "text")
     p.add_argument("--token-folder", metavar="DIR", help="where the tokens of a large text are kept, for several runs to share; in the run's folder unless given")
     p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
     p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
-    p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
+    p.add_argument("--split", choices=SPLITS, help="what is held out: blocks from the whole text, or its end; blocks unless given")
     p.add_argument("--dedup", action=argparse.BooleanOptionalAction, help="drop paragraphs that came before in the text; yes unless given")
     p.add_argument("--sample-tokens", type=_count, default=300, metavar="N", help="tokens to write at the end; %(default)s")
     _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
@@ -143,7 +144,7 @@ def _add_tokenizer(parsers, run):
         p.add_argument("text", nargs="?", metavar="TEXT", help="the text; stdin unless it or --file is given")
         p.add_argument("--file", metavar="FILE", help="read the text from it, every byte as it is: no line break is changed; - is stdin")
         p.add_argument("--bytes", action="store_true", help="the text may be any bytes; without it what is not UTF-8 is an error")
-        p.add_argument("--special", choices=POLICIES, default="refuse", help="what the text of a special token becomes: an error, its id, or what other text becomes; %(default)s")
+        _add_special(p, "text", default="refuse")
 
     def names_tokenizer(p):
         p.add_argument("tokenizer", metavar="TOKENIZER", help="a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's, SentencePiece's), a checkpoint, a run, or bytes or chars")
@@ -223,7 +224,7 @@ def _add_checkpoint(parser):
 
 def _add_special(parser, where, **default):
     meaning = "refuse, an error; allow, the token; text, what other text becomes"
-    parser.add_argument("--special", choices=("refuse", "allow", "text"), **default, help=f"special tokens that the {where} spells out: {meaning}; refuse unless given")
+    parser.add_argument("--special", choices=POLICIES, **default, help=f"special tokens that the {where} spells out: {meaning}; refuse unless given")
 
 
 def _shape(text):

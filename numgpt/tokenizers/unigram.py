@@ -49,7 +49,7 @@ class Unigram(Tokenizer):
             self._fallback = {int(names[i][3:5], 16): i for i in range(len(names)) if p.is_byte(i)}  # <0x0A>
             unknown = {i: p.decode([i]).encode() for i in range(len(names)) if p.is_unknown(i)}
         except (ValueError, IndexError, RuntimeError) as error:  # of the first UnicodeDecodeError is one
-            raise InputError(f"is damaged ({_reason(error)}), expected a model of sentencepiece") from error
+            raise InputError(f"tokenizer: is damaged ({_reason(error)}), expected a model of sentencepiece") from error
         self.specials = {names[i]: i for i in range(len(names)) if p.is_control(i)}
         self._controls, byte_of = set(self.specials.values()), {i: bytes([b]) for b, i in self._fallback.items()}
         self.pieces = [byte_of.get(i) or unknown.get(i) or _surface(name, p.is_control(i)) for i, name in enumerate(names)]
@@ -199,7 +199,7 @@ def _load(model):
         processor.LoadFromSerializedProto(model)
         return processor
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where the message quotes what is damaged
-        raise InputError(f"is not a model of sentencepiece ({_reason(error)}), expected a .model file whole") from error
+        raise InputError(f"tokenizer: is not a model of sentencepiece ({_reason(error)}), expected a .model file whole") from error
 
 
 def _surface(name, special):
@@ -239,7 +239,7 @@ def _fields(data):
             place, value, shift = place + 1, value | (byte & 0x7F) << shift, shift + 7
             if byte < 0x80:
                 return value
-        raise InputError("is damaged (a number without end), expected a model of sentencepiece")
+        raise InputError("tokenizer: is damaged (a number without end), expected a model of sentencepiece")
 
     while place < len(data):
         key = varint()
@@ -248,6 +248,6 @@ def _fields(data):
             continue
         size = {1: 8, 5: 4}.get(key & 7) if key & 7 != 2 else varint()
         if size is None or place + size > len(data):
-            raise InputError("is damaged (a field that reaches over its end), expected a model of sentencepiece")
+            raise InputError("tokenizer: is damaged (a field that reaches over its end), expected a model of sentencepiece")
         place += size
         yield key >> 3, data[place - size : place]
