@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import regex
+from cut_anywhere import cut, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ SPECIALS = ["<s>", "<s><s>", "s><", "a b", "<|end|>"]
 # What patterns tell apart: letters of every case, marks, digits, contractions, spaces and ends of lines of every kind, punctuation.
 letters = st.sampled_from(list("abST'sſtdlévreZ1²٣ \n\r\t\x0b\x1c\x85\xa0\u2028.,/!<>|-字かǅʰ\u0301\u0903🙂") + ["'s", "'LL", "\r\n", "  ", "\n\n", *SPECIALS])
 texts = st.lists(letters, max_size=60).map("".join) | st.text(st.characters(exclude_categories=("Cs",)))
-places = st.lists(st.integers(0, 300), max_size=12) | st.just(range(300))
 
 
 def bpe(pattern, specials=()):
@@ -38,12 +38,6 @@ def bpe(pattern, specials=()):
 
 
 TOKENIZERS = {"bytes": Bytes(), "own": bpe(OWN, SPECIALS), **{name: bpe(name, SPECIALS) for name in PATTERNS}}
-
-
-def cut(text, places):
-    """The parts of a text that is cut at places, some of them empty."""
-    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:])]
 
 
 def expect_whole(tokenizer, parts, special="text", size=1):

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from cut_anywhere import cut, places
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,12 +153,6 @@ pieces = st.sampled_from(["a", "b c", "\n", "\n\n", "\n \n", " ", "\t", "\x0b", 
 spaced = st.lists(pieces, max_size=40).map("".join)
 
 
-def cut(text, places):
-    """The parts of a text that is cut at places, some of them empty."""
-    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:])]
-
-
 class InParts:
     """A text as Dealt takes it, cut into given parts."""
 
@@ -166,9 +161,6 @@ class InParts:
 
     def parts(self, doing=None):
         return iter(self._parts)
-
-
-places = st.lists(st.integers(0, 500), max_size=12) | st.just(range(500))
 
 
 @given(text=spaced, places=places)
