@@ -48,7 +48,7 @@ def train(args):
         if told:
             _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
     sizes = []
-    tokens = sum(map(len, made.encode_chunks(_measured(corpus.parts("encoding"), sizes), special="allow")))
+    tokens = sum(map(len, made.encode_parts(_measured(corpus.parts("encoding"), sizes), special="allow")))
     print(f"{out}: {made.vocab_size:,} tokens, {_ratio(sum(sizes), tokens)} of {corpus.source}")
     if made.vocab_size < args.vocab_size:
         _say(f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is frequent enough; --min-frequency 1, or more text, gives more")
@@ -62,7 +62,7 @@ def encode(args):
     parts, sizes = [_text(args)] if args.tokenizer == "chars" else _parts(args), []
     found = _load(args, parts[0] if args.tokenizer == "chars" else None)
     dtype = token_files.dtype(found.vocab_size)
-    ids = np.concatenate([part.astype(dtype) for part in found.encode_chunks(_measured(parts, sizes), special=args.special)])
+    ids = np.concatenate([part.astype(dtype) for part in found.encode_parts(_measured(parts, sizes), special=args.special)])
     if args.out:
         _write_ids(Path(args.out), ids)
     if args.count:

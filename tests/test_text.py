@@ -45,7 +45,7 @@ def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
 @pytest.mark.parametrize("name", ["bytes", "bpe:260"])
 def test_half_of_a_character_is_named_with_its_place_in_the_whole_text(name):
     tokenizer = tokenizers.build(name, "text")
-    for attempt in (lambda: tokenizer.encode("ab c\ud800"), lambda: list(tokenizer.encode_chunks(["ab ", "c", "\ud800"], size=1))):
+    for attempt in (lambda: tokenizer.encode("ab c\ud800"), lambda: list(tokenizer.encode_parts(["ab ", "c", "\ud800"], size=1))):
         with pytest.raises(InputError, match=r"U\+D800 at position 4 is half of a character"):
             attempt()
 

@@ -138,7 +138,7 @@ def test_a_text_in_parts_gives_the_ids_of_the_whole(make, monkeypatch):
     part = text()[:3000] + "<|end|>" + text()[:500]
     for size in (1, 7, 1000):
         parts = [part[i : i + size] for i in range(0, len(part), size)]
-        ids = np.concatenate(list(make().encode_chunks(parts, "allow", 100)))
+        ids = np.concatenate(list(make().encode_parts(parts, "allow", 100)))
         assert ids.tolist() == make().encode(part, "allow").tolist() and make().specials["<|end|>"] in ids
 
 

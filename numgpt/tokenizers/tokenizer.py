@@ -58,7 +58,7 @@ class Tokenizer:
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
         return self._encode_sure(text, special, True, 0)[0]
 
-    def encode_chunks(self, texts, special="refuse", size=2**18):
+    def encode_parts(self, texts, special="refuse", size=2**18):
         """Arrays of integers that joined are encode() of a text that comes in parts, str or bytes, cut anywhere.
 
         A part of the text waits until it is certain which tokens it becomes: for byte pairs with a pattern of one's own, which
@@ -71,7 +71,7 @@ class Tokenizer:
         yield encoder.add("", True)
 
     def encoder(self, special="refuse", size=2**18):
-        """An Encoder, for a text in parts; special and size as in encode_chunks."""
+        """An Encoder, for a text in parts; special and size as in encode_parts."""
         _expect_policy(special)
         return Encoder(self, special, size)
 

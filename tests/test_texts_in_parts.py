@@ -42,7 +42,7 @@ TOKENIZERS = {"bytes": Bytes(), "own": bpe(OWN, SPECIALS), **{name: bpe(name, SP
 
 def expect_whole(tokenizer, parts, special="text", size=1):
     """Raise unless parts become the tokens of the whole."""
-    found = [ids for ids in tokenizer.encode_chunks(parts, special, size)]
+    found = [ids for ids in tokenizer.encode_parts(parts, special, size)]
     expected = tokenizer.encode(parts[0][:0].join(parts), special)
     assert all(ids.dtype == np.int64 for ids in found)
     assert np.concatenate(found).tolist() == expected.tolist()
@@ -114,20 +114,20 @@ def test_special_tokens_are_refused_with_their_place_in_the_whole_text():
     for size in (1, 10, 2**18):
         for parts in (list(text), [text], [text[:101], text[101:]]):
             with pytest.raises(InputError, match=r"holds the special token '<\|end\|>' at position 99, expected ordinary text"):
-                list(TOKENIZERS["gpt2"].encode_chunks(parts, "refuse", size))
-    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_chunks(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
+                list(TOKENIZERS["gpt2"].encode_parts(parts, "refuse", size))
+    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_parts(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
 
 
 @pytest.mark.parametrize("tokenizer, text, where", [(Characters("abc"), "abc" * 9 + "x", "'x' .* at position 27"), (bpe("[a-y ]", ["<s>"]), "<s>abc z", "drops 'z' .* at position 7")])
 def test_what_cannot_be_encoded_is_named_with_its_place_in_the_whole_text(tokenizer, text, where):
-    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_chunks(list(text), "allow", 4))):
+    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_parts(list(text), "allow", 4))):
         with pytest.raises(InputError, match=where):
             attempt()
 
 
 def test_an_unknown_policy_is_an_error():
     with pytest.raises(InputError, match="special is 'maybe', expected one of refuse, allow, text"):
-        next(Bytes().encode_chunks(["a"], "maybe"))
+        next(Bytes().encode_parts(["a"], "maybe"))
 
 
 def test_a_tokenizer_that_says_nothing_of_cuts_is_given_the_whole_text():
@@ -139,7 +139,7 @@ def test_a_tokenizer_that_says_nothing_of_cuts_is_given_the_whole_text():
             return np.zeros(0, np.int64)
 
     seen = []
-    list(Words().encode_chunks(["a ", "b"] * 4, size=1))
+    list(Words().encode_parts(["a ", "b"] * 4, size=1))
     assert [s for s in seen if s] == ["a b" + "a b" * 3]
 
 
@@ -156,7 +156,7 @@ def test_a_word_without_end_takes_linear_time(name, letter):
 
     n, size = 2**17, 2**7
     with mock.patch.object(Pattern, "safe_cut", counted), mock.patch.object(Pattern, "split", lambda self, text: []):
-        list(TOKENIZERS[name].encode_chunks((letter * size for _ in range(n // size)), "text", size))
+        list(TOKENIZERS[name].encode_parts((letter * size for _ in range(n // size)), "text", size))
     assert looked <= 2 * n  # each look is at twice as many as the last: n + n/2 + …; at every part it would be n²/(2 size)
 
 
@@ -171,7 +171,7 @@ def test_a_megabyte_in_small_parts_is_encoded_in_about_the_time_of_the_whole():
     tokenizer = TOKENIZERS["gpt2"]
     tokenizer.encode(text[:1000])
     times = []
-    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_chunks(text[i : i + 100] for i in range(0, len(text), 100)))):
+    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_parts(text[i : i + 100] for i in range(0, len(text), 100)))):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
