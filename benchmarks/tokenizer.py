@@ -6,7 +6,6 @@ machine, and what is hostile: a megabyte without a cut. Usage: python benchmarks
 """
 
 import argparse
-import base64
 import json
 import os
 import random
@@ -56,37 +55,22 @@ def ranked_tokens(path, prose, size):
         except metadata.PackageNotFoundError:
             files = []
         path = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
+    from numgpt import tokenizers
+
     if path is not None:
-        ranks = {base64.b64decode(token): int(rank) for token, rank in map(str.split, Path(path).read_text("ascii").splitlines())}
-        return Path(path).name, sorted(ranks, key=ranks.get)
-    from numgpt.tokenizers import train
-
-    return f"{size:,} tokens trained on the prose", train(prose, size).tokens
-
-
-def merges_of(tokens):
-    """The pairs of tokens that became tokens, in order: what is left of a token's bytes when all that came before it are joined."""
-    from numgpt.tokenizers import BPE
-
-    ranked, merges = BPE(tokens).ranks, []
-    for rank, token in enumerate(tokens):
-        ids = [tokens.index(token[i : i + 1], 0, 256) for i in range(len(token))]
-        while len(ids) > 2:
-            known = [(ranked[pair], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in ranked and ranked[pair][0] < rank]
-            (_, joined), i = min(known)
-            ids[i : i + 2] = [joined]
-        if len(ids) == 2:
-            merges.append(tuple(ids))
-    return merges
+        return Path(path).name, tokenizers.load(path).tokens
+    return f"{size:,} tokens trained on the prose", tokenizers.train(prose, size).tokens
 
 
 def contestants(tokens, pattern):
     """Name → what makes a tokenizer anew: a function text → ids. Those that are not installed are left out."""
     from numgpt.tokenizers import BPE
+    from numgpt.tokenizers.huggingface_file import SOURCES
     from numgpt.tokenizers.patterns import PATTERNS
     from numgpt.tokenizers.spelling import spell
+    from numgpt.tokenizers.tiktoken_file import recover_merges
 
-    merges = merges_of(tokens)
+    merges = recover_merges(BPE(tokens))
 
     def numgpt():
         return BPE(tokens, None, pattern).encode
@@ -102,7 +86,7 @@ def contestants(tokens, pattern):
         import tokenizers as tk
 
         theirs = tk.Tokenizer(tk.models.BPE({spell(t): i for i, t in enumerate(tokens)}, [(spell(tokens[a]), spell(tokens[b])) for a, b in merges], ignore_merges=True))
-        split = tk.pre_tokenizers.Split(tk.Regex(PATTERNS[pattern].replace("{1,3}+", "{1,3}")), "isolated")
+        split = tk.pre_tokenizers.Split(tk.Regex(SOURCES[pattern][0]), "isolated")
         level = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
         theirs.pre_tokenizer = level if pattern == "gpt2" else tk.pre_tokenizers.Sequence([split, level])
         return lambda text: theirs.encode_batch_fast([text])[0].ids  # leaves out the places of tokens in the text

@@ -111,6 +111,7 @@ def huggingface(kind, path, merges, pattern):
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     from numgpt.tokenizers import bpe_training, patterns
+    from numgpt.tokenizers.huggingface_file import SOURCES
 
     cut = patterns.Pattern(pattern)
     bpe_training.BLOCK = 2**14  # characters of a sequence: enough of them for every processor
@@ -119,8 +120,7 @@ def huggingface(kind, path, merges, pattern):
     else:
         texts = list(bpe_training.stretches(blocks(path), (), cut))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
-    # Their expressions have no possessive {1,3}+, and what it gives back is never wanted.
-    split = pre_tokenizers.Split(Regex(patterns.PATTERNS[pattern].replace("}+", "}")), "isolated")
+    split = pre_tokenizers.Split(Regex(SOURCES[pattern][0]), "isolated")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = byte_level if pattern == "gpt2" else pre_tokenizers.Sequence([split, byte_level])
     trainer = trainers.BpeTrainer(vocab_size=256 + merges, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)

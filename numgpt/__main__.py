@@ -76,14 +76,14 @@ def _forget_output():
 
 def train(args):
     """numgpt train."""
-    from . import checkpoint, data
+    from . import atomic, checkpoint, data
     from .model import GPT
     from .progress import Progress
     from .train import NotFinite, Trainer
 
     out = Path(args.out) if args.out else _newest_run() if args.resume else _new_run()
     if args.resume and out is not None:
-        checkpoint.settle(out / "last")
+        atomic.settle(out / "last")
     begun = out is not None and checkpoint.is_checkpoint(out / "last")
     if begun and not args.resume:
         raise InputError(f"{out}: holds another run, expected a new folder: go on with it by --resume, or choose another --out")

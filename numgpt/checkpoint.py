@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ._version import __version__
-from .atomic import OLD, beside, replace_folder, settle, write_json
+from .atomic import OLD, beside, replace_folder, write_json
 from .config import LONGEST, Config, from_dict
 from .errors import InputError
 from .files import Missing, read_json, tensors

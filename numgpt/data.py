@@ -77,7 +77,7 @@ def _rows(dealt, tokenizer, special):
 def encode(paths, tokenizer, special="refuse"):
     """(source, ids) of a list of files and folders, the ids in a temporary mapped file where the text is large."""
     text = Text(paths)
-    rows = ((ids,) for ids in tokenizer.encode_chunks(text.parts("making tokens"), special))
+    rows = ((ids,) for ids in tokenizer.encode_parts(text.parts("making tokens"), special))
     (ids,) = (token_files.in_memory if text.size <= LARGE else token_files.temporary)(rows, 1, tokenizer.vocab_size)
     return text.source, ids
 

@@ -21,14 +21,19 @@ class Missing(InputError):
     """A file is not there."""
 
 
-def open_file(path):
-    """A file opened to read its bytes. A folder, a device or a pipe is an InputError: the last two may never end."""
+def open_file(path, expected="a file", pipes=False):
+    """A file opened to read its bytes. A folder, a device or a pipe is an InputError: the last two may never end.
+
+    expected: what the message says that should be there. pipes: take a pipe too, which can be read once.
+    """
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode)):
             return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no file can have that name
-        raise Missing(f"{path}: is missing, expected a file") from error
-    raise InputError(f"{path}: is a folder, a device or a pipe, expected a file")
+        raise Missing(f"{path}: does not exist, expected {expected}") from error
+    what = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(mode), "a device")
+    raise InputError(f"{path}: is {what}, expected {expected}")
 
 
 def mapped(file):

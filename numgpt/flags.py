@@ -9,6 +9,7 @@ from ._version import __version__
 from .config import Config, Training
 from .engine import ENGINES
 from .errors import InputError
+from .split import SPLITS
 from .tokenizers.patterns import PATTERNS
 from .tokenizers.show import COLORS
 from .tokenizers.tokenizer import ERRORS, POLICIES
@@ -33,12 +34,12 @@ def parser(commands):
     p.add_argument("--preset", metavar="NAME", help=f"a named model: {', '.join(presets.MODELS)}; {presets.DEFAULT} unless given")
     p.add_argument("--out", metavar="DIR", help="the run's folder; runs/1, runs/2, … unless given")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, or with the newest under runs/")
-    p.add_argument("--tokenizer", metavar="NAME", help="chars or bytes: a token for each; bpe:2048 or bpe:2048:cl100k: so many byte pairs, learned from the training text, cut by a pattern; or a tokenizer's file or folder; chars unless given")
+    p.add_argument("--tokenizer", metavar="NAME", help="chars or bytes: a token for each; bpe:2048 or bpe:2048:cl100k: so many tokens of byte pairs, learned from the training text, cut by a pattern; unigram:2048: SentencePiece's; or a tokenizer's file or folder; chars unless given")
     _add_special(p, "text")
     p.add_argument("--token-folder", metavar="DIR", help="where the tokens of a large text are kept, for several runs to share; in the run's folder unless given")
     p.add_argument("--dtype", choices=("float32", "float64"), help="of parameters and computation; float32 unless given")
     p.add_argument("--held-out", type=float, metavar="SHARE", help="the share of the text that is not trained on; 0.1 unless given")
-    p.add_argument("--split", choices=("blocks", "tail"), help="what is held out: blocks from the whole text, or its end; blocks unless given")
+    p.add_argument("--split", choices=SPLITS, help="what is held out: blocks from the whole text, or its end; blocks unless given")
     p.add_argument("--dedup", action=argparse.BooleanOptionalAction, help="drop paragraphs that came before in the text; yes unless given")
     p.add_argument("--sample-tokens", type=_count, default=300, metavar="N", help="tokens to write at the end; %(default)s")
     _add_fields(p.add_argument_group("model, instead of the preset's"), Config)
@@ -143,11 +144,12 @@ def _add_tokenizer(parsers, run):
         p.add_argument("text", nargs="?", metavar="TEXT", help="the text; stdin unless it or --file is given")
         p.add_argument("--file", metavar="FILE", help="read the text from it, every byte as it is: no line break is changed; - is stdin")
         p.add_argument("--bytes", action="store_true", help="the text may be any bytes; without it what is not UTF-8 is an error")
-        p.add_argument("--special", choices=POLICIES, default="refuse", help="what the text of a special token becomes: an error, its id, or what other text becomes; %(default)s")
+        _add_special(p, "text", default="refuse")
 
     def names_tokenizer(p):
         p.add_argument("tokenizer", metavar="TOKENIZER", help="a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's, SentencePiece's), a checkpoint, a run, or bytes or chars")
         p.add_argument("--pattern", metavar="NAME", help=f"how text is cut, for tiktoken's and GPT-2's files, which do not say it: {', '.join(PATTERNS)}, or a regular expression")
+        p.add_argument("--special-token", action="append", metavar="TEXT=ID", help="for the same files, a token that no other text becomes, such as '<|endoftext|>=50256'; may be given several times")
 
     p = action("train", "Learn a vocabulary from text.", "FILE --vocab-size 2048 --out tok.json")
     p.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text files, or folders of .txt and .md files; Python's language reference unless given")
@@ -155,7 +157,7 @@ def _add_tokenizer(parsers, run):
     p.add_argument("--vocab-size", type=_positive, default=8192, metavar="V", help="tokens in all: bytes, merges and special tokens; %(default)s unless given")
     p.add_argument("--kind", choices=("bpe", "unigram"), default="bpe", help="byte-pair encoding, or SentencePiece's unigram model, which the sentencepiece package trains; %(default)s")
     p.add_argument("--pattern", metavar="NAME", help=f"what cuts the text into pieces that no token reaches over: {', '.join(PATTERNS)}, or a regular expression; gpt2 unless given")
-    p.add_argument("--special", action="append", default=[], metavar="TEXT", help="a special token, such as '<|endoftext|>'; may be given several times")
+    p.add_argument("--special-token", action="append", default=[], metavar="TEXT", help="one that no other text becomes, such as '<|endoftext|>'; may be given several times")
     p.add_argument("--min-frequency", type=_positive, metavar="N", help="how often a pair must occur to be joined; 2 unless given")
     p.add_argument("--format", choices=("numgpt", "huggingface", "gpt2", "tiktoken"), default="numgpt", help="%(default)s, tokenizer.json of Hugging Face, vocab.json and merges.txt in a folder, or .tiktoken")
 
@@ -222,7 +224,7 @@ def _add_checkpoint(parser):
 
 def _add_special(parser, where, **default):
     meaning = "refuse, an error; allow, the token; text, what other text becomes"
-    parser.add_argument("--special", choices=("refuse", "allow", "text"), **default, help=f"special tokens that the {where} spells out: {meaning}; refuse unless given")
+    parser.add_argument("--special", choices=POLICIES, **default, help=f"special tokens that the {where} spells out: {meaning}; refuse unless given")
 
 
 def _shape(text):

@@ -179,6 +179,7 @@ class _Words:
         self.length, self.hash, self.space = 0, hashlib.blake2b(digest_size=16), False
 
     def add(self, part):
+        """The next part of the paragraph."""
         words = " ".join(part.split())
         if not words:
             self.space = self.space or bool(part)

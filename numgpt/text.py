@@ -3,12 +3,14 @@
 import codecs
 import os
 import shutil
+import stat
 import tempfile
 import weakref
 from pathlib import Path
 
 from . import corpora
 from .errors import InputError
+from .files import open_file
 
 PART = 2**20  # bytes that are read at once
 SUFFIXES = (".txt", ".md")
@@ -92,30 +94,17 @@ def _texts_in(folder):
 
 def _spooled(path, owner):
     """What a pipe says, in a temporary file as long as there is an owner, since a pipe is read once; None for a file."""
-    try:
-        if path.is_char_device() or path.is_block_device():
-            raise InputError(f"{path}: is a device, expected a text file or a folder of them")
-        if not path.is_fifo():
-            _opened(path).close()  # what cannot be opened is said before work begins
+    with _opened(path) as file:  # what cannot be opened is said before work begins
+        if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             return None
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else _absent(path) from error
-    with _opened(path) as pipe:
         spool = tempfile.TemporaryFile()
         weakref.finalize(owner, spool.close)
-        shutil.copyfileobj(pipe, spool, PART)
+        shutil.copyfileobj(file, spool, PART)
     return spool
 
 
 def _opened(path):
-    try:
-        return open(path, "rb")
-    except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
-        raise _absent(path) from error
-
-
-def _absent(path):
-    return InputError(f"{path}: does not exist, expected a text file or a folder of them")
+    return open_file(path, "a text file or a folder of them", pipes=True)
 
 
 def _decoded(path, file, update):

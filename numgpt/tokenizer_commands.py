@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import text, tokenizers
+from . import text, token_files, tokenizers
 from .errors import InputError
+from .files import open_file
 from .tokenizers.patterns import Pattern
 from .tokenizers.show import lines, wants_color
 
@@ -37,55 +38,37 @@ def train(args):
     corpus = text.Text(args.files)
     if args.kind == "unigram":
         _say("training with sentencepiece, which says nothing until it is done")
-        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special)
+        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special_token)
     else:
-        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special, min_frequency=args.min_frequency or 2, progress=True)
+        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special_token, min_frequency=args.min_frequency or 2, progress=True)
     if args.format == "numgpt":
         made.save(out)
     else:
         told = tokenizers.export(made, out, args.format)
         if told:
             _say(f"numgpt: {out} does not say {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them when you load it")
-    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(*_sizes(made, corpus))} of {corpus.source}")
+    sizes = []
+    tokens = sum(map(len, made.encode_parts(_measured(corpus.parts("encoding"), sizes), special="allow")))
+    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(sum(sizes), tokens)} of {corpus.source}")
     if made.vocab_size < args.vocab_size:
         _say(f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is frequent enough; --min-frequency 1, or more text, gives more")
     return 0
-
-
-def _sizes(made, corpus):
-    """(bytes, tokens) of a Text."""
-    size = 0
-
-    def counted():
-        nonlocal size
-        for part in corpus.parts("encoding"):
-            size += _size(part)
-            yield part
-
-    tokens = sum(map(len, made.encode_chunks(counted(), special="allow")))
-    return size, tokens
 
 
 def encode(args):
     """numgpt tokenizer encode."""
     if args.out and Path(args.out).suffix not in ARRAYS:
         raise InputError(f"tokenizer encode: --out is {args.out}, expected a name that ends in {' or '.join(ARRAYS)}: for text redirect the output")
-    parts = [_text(args)] if args.tokenizer == "chars" else _parts(args)
-    found, size = _load(args, parts[0] if args.tokenizer == "chars" else None), 0
-
-    def counted():
-        nonlocal size
-        for part in parts:
-            size += _size(part)
-            yield part
-
-    ids = np.concatenate([part.astype(_dtype(found)) for part in found.encode_chunks(counted(), special=args.special)])
+    parts, sizes = [_text(args)] if args.tokenizer == "chars" else _parts(args), []
+    found = _load(args, parts[0] if args.tokenizer == "chars" else None)
+    dtype = token_files.dtype(found.vocab_size)
+    ids = np.concatenate([part.astype(dtype) for part in found.encode_parts(_measured(parts, sizes), special=args.special)])
     if args.out:
-        _write_ids(Path(args.out), ids, found)
+        _write_ids(Path(args.out), ids)
     if args.count:
-        print(_ratio(size, len(ids)))
+        print(_ratio(sum(sizes), len(ids)))
     elif args.out:
-        print(f"{args.out}: {len(ids):,} tokens as {_dtype(found)}")
+        print(f"{args.out}: {len(ids):,} tokens as {dtype}")
     else:
         print(*ids.tolist())
     return 0
@@ -117,6 +100,13 @@ def show(args):
     return 0
 
 
+def _measured(parts, sizes):
+    """The parts of a text; the bytes of each are added to the list sizes as it goes by."""
+    for part in parts:
+        sizes.append(_size(part))
+        yield part
+
+
 def _size(part):
     """The bytes of a part of a text."""
     return len(part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape"))
@@ -141,7 +131,15 @@ def _load(args, text=None):
     if name == "bytes":
         return tokenizers.Bytes()
     path = _in_run(Path(name))
-    return tokenizers.load(path) if args.pattern is None else tokenizers.load(path, pattern=args.pattern)
+    return tokenizers.load(path, args.pattern, _special_tokens(args.special_token))
+
+
+def _special_tokens(given):
+    """{text: id} of TEXT=ID, or None where none is given."""
+    found = [re.fullmatch(r"(.+)=([0-9]{1,18})", one, re.DOTALL | re.ASCII) for one in given or ()]
+    if None in found:
+        raise InputError(f"--special-token is {given[found.index(None)]!r}, expected a text and its id, such as '<|endoftext|>=50256'")
+    return {m[1]: int(m[2]) for m in found} or None
 
 
 def _in_run(path):
@@ -190,17 +188,7 @@ def _opened(name):
         if sys.stdin is None:  # closed by the shell: <&-
             raise InputError("stdin: is closed, expected a text: give it as an argument or with --file")
         return sys.stdin.buffer, "stdin"
-    path = Path(name)
-    try:
-        if path.is_char_device() or path.is_block_device():  # a pipe is welcome
-            raise InputError(f"{path}: is a device, expected a file")
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, expected a file")
-        return open(path, "rb"), str(path)
-    except InputError:
-        raise
-    except (FileNotFoundError, ValueError) as error:  # ValueError: no file can have that name
-        raise InputError(f"{path}: does not exist, expected a file") from error
+    return open_file(name, pipes=True), name
 
 
 def _ids(args, found):
@@ -222,7 +210,7 @@ def _ids(args, found):
             raise InputError(f"{source}: holds no integers, expected ids as encode --out writes them")
         return ids
     if ending == ".bin":
-        dtype = _dtype(found)
+        dtype = token_files.dtype(found.vocab_size)
         if len(data) % dtype.itemsize:
             raise InputError(f"{source}: has {len(data):,} bytes, expected a multiple of {dtype.itemsize}, ids as {dtype}, which a vocabulary of {found.vocab_size:,} has")
         return np.frombuffer(data, dtype)
@@ -238,16 +226,10 @@ def _integers(text, source):
     return np.array([int(word) for word in words if word], np.int64)
 
 
-def _dtype(found):
-    """How ids are kept in files: little-endian, two bytes where the vocabulary allows it."""
-    return np.dtype("<u2" if found.vocab_size <= 2**16 else "<u4")
-
-
-def _write_ids(path, ids, found):
+def _write_ids(path, ids):
     from .atomic import write_file
 
     _expect_place(path)
-    ids = ids.astype(_dtype(found))
     if path.suffix == ".bin":
         return write_file(path, ids.tobytes())
     buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -61,6 +62,17 @@ def tiktoken(tokenizer):
     tt = pytest.importorskip("tiktoken", reason="tiktoken is not installed, which is the oracle")
     ranks = {t: i for i, t in enumerate(tokenizer.tokens) if t is not None}
     return tt.Encoding("of the test", pat_str=tokenizer.pattern.source, mergeable_ranks=ranks, special_tokens=tokenizer.specials).encode_ordinary
+
+
+@functools.cache
+def gpt2_file():
+    """The path of GPT-2's tokens in their order, a copy of which the distribution of openai-whisper holds; nothing of it is run."""
+    try:
+        files = metadata.distribution("openai-whisper").files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    found = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
+    return found or pytest.skip("openai-whisper is not installed, which holds GPT-2's ranks: pip install --no-deps openai-whisper")
 
 
 def twin():

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cut_anywhere import cut, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,12 +50,6 @@ def huggingface(parts, n, min_frequency, cut=False):
     tokenizer.train_from_iterator(parts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     return [tuple(model["vocab"][half] for half in merge) for merge in model["merges"]], model["vocab"]
-
-
-def parts_of(text, draw):
-    """The text, cut anywhere."""
-    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
 
 
 @settings(max_examples=200)
@@ -154,18 +149,18 @@ def test_tiktoken_given_the_tokens_encodes_to_the_same_ids(text, other, pattern,
 def test_pieces_do_not_depend_on_how_the_text_comes(text, name, specials, data):
     """Against the definition: split at special tokens, the longer of two first, then by the pattern."""
     stretches = re.split("|".join(map(re.escape, sorted(specials, key=len, reverse=True))), text) if specials else [text]
-    cut = Pattern(name if name in PATTERNS else OWN)
-    expected = Counter(p.encode("utf-8", "surrogateescape") for stretch in stretches for p in cut.split(stretch))
+    pattern = Pattern(name if name in PATTERNS else OWN)
+    expected = Counter(p.encode("utf-8", "surrogateescape") for stretch in stretches for p in pattern.split(stretch))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe_training, "BLOCK", data.draw(st.integers(1, 12)))
-        assert count_pieces(text, cut, specials) == expected
-        assert count_pieces(iter(parts_of(text, data.draw)), cut, specials) == expected
+        assert count_pieces(text, pattern, specials) == expected
+        assert count_pieces(iter(cut(text, data.draw(places))), pattern, specials) == expected
 
 
 @given(text=halves, specials=st.lists(st.sampled_from(["<|>", "<", "a b", " "]), unique=True), data=st.data())
 def test_a_merge_never_reaches_over_a_special_token(text, specials, data):
     text = "ab" + text
-    tokenizer = train(parts_of(text, data.draw), 300, pattern=r"[\s\S]+", specials=specials, min_frequency=1)
+    tokenizer = train(cut(text, data.draw(places)), 300, pattern=r"[\s\S]+", specials=specials, min_frequency=1)
     assert tokenizer.specials == {s: tokenizer.vocab_size - len(specials) + i for i, s in enumerate(specials)}
     assert not any(s.encode() in token for s in specials for token in tokenizer.tokens[256:])
     assert tokenizer.decode(tokenizer.encode(text, special="allow"), "surrogateescape") == text

@@ -177,7 +177,7 @@ def reconfigure(**changes):
     [
         (cut, "model.safetensors: is damaged"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors: is damaged"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: is missing"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: does not exist"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json: is not numgpt's"),
         (reconfigure(n_embd=8), r"wte.weight has shape \(7, 6\), expected \(7, 8\)"),

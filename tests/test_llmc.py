@@ -173,7 +173,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for read in readers(Config(**SMALL)).values():
         for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
-            with pytest.raises(InputError, match="a folder, a device or a pipe"):
+            with pytest.raises(InputError, match="is a (folder|device|pipe), expected a file"):
                 read(place)
 
 

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from cut_anywhere import cut, places
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,14 @@ def test_characters_are_sorted_and_bytes_are_utf8():
 
 def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
     assert Bytes().decode([0xC3]) == "\ufffd"
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe:260"])
+def test_half_of_a_character_is_named_with_its_place_in_the_whole_text(name):
+    tokenizer = tokenizers.build(name, "text")
+    for attempt in (lambda: tokenizer.encode("ab c\ud800"), lambda: list(tokenizer.encode_parts(["ab ", "c", "\ud800"], size=1))):
+        with pytest.raises(InputError, match=r"U\+D800 at position 4 is half of a character"):
+            attempt()
 
 
 def test_an_unknown_character_is_named_with_its_place():
@@ -144,12 +153,6 @@ pieces = st.sampled_from(["a", "b c", "\n", "\n\n", "\n \n", " ", "\t", "\x0b", 
 spaced = st.lists(pieces, max_size=40).map("".join)
 
 
-def cut(text, places):
-    """The parts of a text that is cut at places, some of them empty."""
-    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:])]
-
-
 class InParts:
     """A text as Dealt takes it, cut into given parts."""
 
@@ -158,9 +161,6 @@ class InParts:
 
     def parts(self, doing=None):
         return iter(self._parts)
-
-
-places = st.lists(st.integers(0, 500), max_size=12) | st.just(range(500))
 
 
 @given(text=spaced, places=places)

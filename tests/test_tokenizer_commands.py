@@ -171,7 +171,7 @@ def test_white_space_controls_marks_and_halves_are_visible():
 
 def test_a_vocabulary_is_trained_and_used(here, capfd):
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--special", END, "--special", "<pad>", "--out", "new.json", "--pattern", "cl100k")
+    out = said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--special-token", END, "--special-token", "<pad>", "--out", "new.json", "--pattern", "cl100k")
     assert "new.json: 400 tokens, 20," in out and "of corpus.txt" in out
     made = tokenizers.load(here / "new.json")
     assert isinstance(made, BPE) and made.specials == {END: 398, "<pad>": 399} and made.pattern.name == "cl100k"
@@ -180,12 +180,13 @@ def test_a_vocabulary_is_trained_and_used(here, capfd):
         said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--out", out, "--format", kind)
         shown = said(capfd, "encode", out, "the statement", *(["--pattern", "gpt2"] if kind == "tiktoken" else []))
         assert said(capfd, "decode", out, *shown.split(), *(["--pattern", "gpt2"] if kind == "tiktoken" else [])) == "the statement"
+    assert said(capfd, "encode", "t.tiktoken", f"a{END}", "--special-token", f"{END}=999", "--special", "allow").split()[1:] == ["999"]
 
 
 def test_a_unigram_model_is_trained_and_used(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains unigram models")
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(capfd, "train", "--out", "uni.json", "--kind", "unigram", "--vocab-size", "400", "corpus.txt", "--special", END)
+    out = said(capfd, "train", "--out", "uni.json", "--kind", "unigram", "--vocab-size", "400", "corpus.txt", "--special-token", END)
     assert out.startswith("uni.json: 400 tokens, ")
     ids = said(capfd, "encode", "uni.json", "the statement").split()
     assert len(ids) < 13 and said(capfd, "decode", "uni.json", *ids) == "the statement"
@@ -216,6 +217,8 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         ("encode bytes", b"a\xff", "stdin: is not UTF-8 (byte 0xff at 1)"),
         ("encode bytes a --out ids.txt", b"", "--out is ids.txt, expected a name that ends in .npy or .bin"),
         ("encode bytes a --out nowhere/ids.bin", b"", "nowhere/ids.bin: its folder does not exist"),
+        ("encode tok.json a --special-token <|end|>", b"", "--special-token is '<|end|>', expected a text and its id"),
+        ("encode tok.json a --special-token <|end|>=7", b"", "tok.json: holds its own specials"),
         ("encode bytes a --special maybe", b"", "argument --special: invalid choice: 'maybe'"),
         ("decode bytes 1 x", b"", "decode: 'x' is no id, expected integers such as 15496 995"),
         ("decode bytes 1.5", b"", "'1.5' is no id"),

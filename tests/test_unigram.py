@@ -101,6 +101,15 @@ def test_the_streaming_decoder_shows_what_decode_does(make, data):
     assert "".join(decode(i) for i in ids) + decode(None, True) == make().decode(ids)
 
 
+def test_what_cannot_be_encoded_or_decoded_is_one_line():
+    with pytest.raises(InputError, match=r"U\+D800 at position 4 is half of a character"):
+        ours().encode("ab c\ud800")
+    decode = ours().decoder("strict")
+    for attempt in (lambda: decode(ours().encode(b"\xff")[0]), lambda: ours().decode([0.5]), lambda: ours().decoder()(-1), lambda: ours().decoder("other")):
+        with pytest.raises(InputError, match="^decode: .*expected"):
+            attempt()
+
+
 def test_special_tokens_are_refused_allowed_or_text():
     tokenizer = ours()
     assert tokenizer.specials == {"<|end|>": 1}
@@ -136,7 +145,7 @@ def test_a_text_in_parts_gives_the_ids_of_the_whole(make, monkeypatch):
     part = text()[:3000] + "<|end|>" + text()[:500]
     for size in (1, 7, 1000):
         parts = [part[i : i + size] for i in range(0, len(part), size)]
-        ids = np.concatenate(list(make().encode_chunks(parts, "allow", 100)))
+        ids = np.concatenate(list(make().encode_parts(parts, "allow", 100)))
         assert ids.tolist() == make().encode(part, "allow").tolist() and make().specials["<|end|>"] in ids
 
 
@@ -196,7 +205,7 @@ def test_a_damaged_model_is_read_or_refused_in_one_line(data):
 @pytest.mark.parametrize("state", [{}, {"model": 5}, {"model": "%"}, {"model": ""}, {"model": base64.b64encode(b"junk").decode()}])
 def test_a_state_that_holds_no_model_is_refused(state, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"type": "unigram"} | state))
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="tokenizer.json: is not a tokenizer of numgpt .*expected"):
         tokenizers.load(tmp_path / "tokenizer.json")
 
 

@@ -12,15 +12,15 @@ from .patterns import PATTERNS
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
-TOKENIZERS = {"chars": Characters, "bytes": Bytes, "bpe": BPE}
-KINDS = TOKENIZERS | {"unigram": Unigram}  # what a file may hold
+KINDS = {"chars": Characters, "bytes": Bytes, "bpe": BPE, "unigram": Unigram}  # a state's "type" → the class
 
 
 def build(name, texts, progress=False):
     """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", "unigram:2048", or the path of a tokenizer's file or folder.
 
     texts: the text from which a vocabulary is made, a str or an iterable of its parts. After bpe stand the size of the
-    vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given.
+    vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given. progress: whether a
+    terminal shows a bar while byte pairs are learned. InputError for another name, and where the text or the size does not do.
     """
     kind, size, pattern = _named(name)
     if kind == "chars":
@@ -68,7 +68,7 @@ def _named(name):
 
 
 def from_state(state):
-    """The tokenizer whose .state() this is."""
+    """The tokenizer whose .state() this is; InputError where no tokenizer has it."""
     kind = state.get("type") if isinstance(state, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"tokenizer: type {kind!r} is unknown, expected one of {', '.join(KINDS)}")
@@ -109,4 +109,4 @@ def export(tokenizer, path, kind):
     return files.write(tokenizer, path, kind)
 
 
-__all__ = ["BPE", "TOKENIZERS", "Bytes", "Characters", "Tokenizer", "Unigram", "build", "expect_named", "export", "from_state", "load", "train"]
+__all__ = ["BPE", "Bytes", "Characters", "Tokenizer", "Unigram", "build", "expect_named", "export", "from_state", "load", "train"]

@@ -6,10 +6,10 @@ from itertools import chain, pairwise
 import numpy as np
 
 from .. import engine
-from ..errors import InputError, TextError
+from ..errors import InputError
 from .patterns import Pattern
 from .spelling import spell, unspell
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, utf8
 
 LONG = 64  # characters of a piece from which on it is not remembered
 REMEMBERED = 2**18  # pieces
@@ -90,14 +90,6 @@ def encode(text, tokenizer):
     """The ids of the pieces of a text, one after the other: (tokens,) integers."""
     utf8(text)  # a half of a character is named with its place in the text, not in a piece
     return np.fromiter(chain.from_iterable(map(tokenizer.remembered.__getitem__, tokenizer.pattern.split(text))), np.int64)
-
-
-def utf8(text):
-    """The bytes of a text; TextError where it holds half of a surrogate pair that stands for no byte."""
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise TextError(f"text: U+{ord(error.object[error.start]):04X}", error.start, " is half of a character, expected text") from error
 
 
 class _Remembered(dict):

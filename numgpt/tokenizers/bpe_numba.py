@@ -9,8 +9,9 @@ from itertools import chain
 import numpy as np
 
 from ..jit import kernel, launch, parallel
-from .bpe import LONG, utf8
+from .bpe import LONG
 from .patterns_numba import ends
+from .tokenizer import utf8
 
 SCANNED = 40  # ids of a piece up to which all pairs are looked at each time
 NONE = 2**31 - 1  # stands for no pair: greater than any rank

@@ -1,6 +1,5 @@
 """Training of byte-pair encoding: the most frequent pair of neighbours becomes a token, again and again."""
 
-import re
 import sys
 from collections import Counter, defaultdict
 from itertools import chain, pairwise
@@ -9,9 +8,10 @@ import numpy as np
 
 from .. import engine
 from ..errors import InputError
-from .bpe import BPE, utf8
+from .bpe import BPE
 from .patterns import Pattern
 from .spelling import ALPHABET, unspell
+from .tokenizer import finder, utf8
 
 BYTES = [unspell(c) for c in sorted(ALPHABET)]  # the tokens that are there before any merge, in GPT-2's order
 BLOCK = 2**20  # characters that are cut into pieces at once
@@ -95,7 +95,7 @@ def stretches(texts, specials, pattern):
 
     texts: parts of one text, cut anywhere. Where the Pattern is sure of no cut, what stands between two special tokens stays whole.
     """
-    special = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True)))) if specials else None
+    special = finder(specials) if specials else None
     longest = max(map(len, specials), default=0)
     waiting, size, enough = [], 0, BLOCK
     for block in chain(_blocks(texts), [None]):

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from .bpe import utf8
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, utf8
 
 
 class Bytes(Tokenizer):
@@ -17,7 +16,7 @@ class Bytes(Tokenizer):
         return cls()
 
     def encode_ordinary(self, text):
-        """text → (bytes,) integers below 256."""
+        """text → (bytes,) integers below 256; TextError where it holds half of a character."""
         return np.frombuffer(utf8(text), np.uint8).astype(np.int64)
 
     def safe_cut(self, text):

@@ -23,16 +23,16 @@ def read(path, pattern=None, specials=None):
     given = [name for name, value in (("pattern", pattern), ("specials", specials)) if value is not None]
     if path.suffix == ".model":
         _expect_none(path, given)
-        return _named(path, Unigram, data)
+        return _told(path, Unigram, data)
     if data.lstrip()[:1] == b"{":
         content = parse_json(data, path)
         if content and all(isinstance(i, int) for i in content.values()):  # before the others: "type" and "model" are tokens too
             return _gpt2(path, content, read_bytes(_beside(path, gpt2_files.NAMES), LONGEST), pattern, specials)
         if "type" in content or huggingface_file.is_huggingface(content):
             _expect_none(path, given)
-            return content if "type" in content else _named(path, huggingface_file.read, content)
+            return content if "type" in content else _told(path, huggingface_file.read, content)
     elif tiktoken_file.is_tiktoken(data):
-        return _named(path, tiktoken_file.read, data, path, "gpt2" if pattern is None else pattern, specials)
+        return _told(path, tiktoken_file.read, data, path, "gpt2" if pattern is None else pattern, specials)
     elif gpt2_files.is_merges(data, path.name):
         vocab = _beside(path, {merges: vocab for vocab, merges in gpt2_files.NAMES.items()})
         return _gpt2(vocab, parse_json(read_bytes(vocab, LONGEST), vocab), data, pattern, specials)
@@ -69,15 +69,15 @@ def _gpt2(path, vocab, merges, pattern, specials):
     more = parse_json(read_bytes(added, LONGEST), added) if added.is_file() else {}
     if not isinstance(more, dict) or not all(type(i) is int for i in more.values()):
         raise InputError(f"{added}: is not a list of tokens, expected {{token: id}}")
-    return _named(path, gpt2_files.read, vocab, merges, "gpt2" if pattern is None else pattern, more | dict(specials or {}))
+    return _told(path, gpt2_files.read, vocab, merges, "gpt2" if pattern is None else pattern, more | dict(specials or {}))
 
 
-def _named(path, reader, *args):
-    """What a reader makes; its errors name the file."""
+def _told(path, reader, *args):
+    """What a reader makes; its errors name the file, in the place of "tokenizer"."""
     try:
         return reader(*args)
     except InputError as error:
-        raise InputError(f"{error}" if str(error).startswith(str(path)) else f"{path}: {error}") from error
+        raise InputError(f"{error}" if str(error).startswith(str(path)) else f"{path}: {str(error).removeprefix('tokenizer: ')}") from error
 
 
 def write(tokenizer, path, kind):

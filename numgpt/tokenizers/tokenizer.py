@@ -27,7 +27,7 @@ class Tokenizer:
 
     @classmethod
     def build(cls, text):
-        """A tokenizer whose vocabulary fits text."""
+        """A tokenizer whose vocabulary fits a text, a str or an iterable of its parts."""
         raise NotImplementedError
 
     def encode_ordinary(self, text):
@@ -36,7 +36,7 @@ class Tokenizer:
 
     @classmethod
     def from_state(cls, state):
-        """The tokenizer of a state."""
+        """The tokenizer of a state; InputError or TypeError for what is none."""
         return cls(**{name: value for name, value in state.items() if name != "type"})
 
     def state(self):
@@ -59,7 +59,7 @@ class Tokenizer:
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
         return self._encode_sure(text, special, True, 0)[0]
 
-    def encode_chunks(self, texts, special="refuse", size=2**18):
+    def encode_parts(self, texts, special="refuse", size=2**18):
         """Arrays of integers that joined are encode() of a text that comes in parts, str or bytes, cut anywhere.
 
         A part of the text waits until it is certain which tokens it becomes: for byte pairs with a pattern of one's own, which
@@ -72,7 +72,7 @@ class Tokenizer:
         yield encoder.add("", True)
 
     def encoder(self, special="refuse", size=2**18):
-        """An Encoder, for a text in parts; special and size as in encode_chunks."""
+        """An Encoder, for a text in parts; special and size as in encode_parts."""
         _expect_policy(special)
         if size < 1:
             raise InputError(f"encode: size is {size}, expected at least 1 character")
@@ -116,22 +116,25 @@ class Tokenizer:
 
     @functools.cached_property
     def _special(self):
-        """What finds special tokens: of two that begin at one place the longer."""
-        return re.compile("|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))))
+        return finder(self.specials)
 
     def decode_bytes(self, ids):
         """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._piece, integers(ids)))
+        return b"".join(map(self._shower(), _integers(ids)))
+
+    def _shower(self):
+        """A function: id → bytes, for the ids of one text in their order, on which a subclass may let the bytes depend."""
+        return self._piece
 
     def count_bytes(self, ids):
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
         total = 0
         for i in range(0, len(ids), 2**20):
-            chunk = np.asarray(ids[i : i + 2**20], np.int64)
-            sizes = self._sizes[np.clip(chunk, 0, len(self.pieces) - 1)]
-            wrong = np.flatnonzero((chunk < 0) | (chunk >= len(self.pieces)) | (sizes < 0))
+            part = np.asarray(ids[i : i + 2**20], np.int64)
+            sizes = self._sizes[np.clip(part, 0, len(self.pieces) - 1)]
+            wrong = np.flatnonzero((part < 0) | (part >= len(self.pieces)) | (sizes < 0))
             if len(wrong):
-                self._piece(int(chunk[wrong[0]]))
+                self._piece(int(part[wrong[0]]))  # says what is wrong
             total += int(sizes.sum())
         return total
 
@@ -154,8 +157,8 @@ class Tokenizer:
 
     def decoder(self, errors="replace"):
         """A function for streaming: an id → the text that is complete with it, "" in the middle of a character; None, True at the end."""
-        codec = _codec(errors)
-        return lambda i, final=False: _decoded(codec, b"" if i is None else self.decode_bytes([i]), final)
+        codec, show = _codec(errors), self._shower()
+        return lambda i, final=False: _decoded(codec, b"" if i is None else b"".join(map(show, _integers([i]))), final)
 
     @functools.cached_property
     def digest(self):
@@ -199,6 +202,19 @@ class Encoder:
         return ids
 
 
+def finder(specials):
+    """The regular expression that finds special tokens in a text: of two that begin at one place the longer."""
+    return re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
+
+
+def utf8(text):
+    """The bytes of a text, for \\udc80 to \\udcff those that surrogateescape shows so; TextError where it holds another half of a character."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise TextError(f"text: U+{ord(error.object[error.start]):04X}", error.start, " is half of a character, expected text") from error
+
+
 def _expect_policy(special):
     if special not in POLICIES:
         raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")
@@ -209,7 +225,7 @@ def _expect_text(text):
         raise InputError(f"encode: the text is of type {type(text).__name__}, expected str or bytes")
 
 
-def integers(ids):
+def _integers(ids):
     """ids as a list; InputError where they are no integers in a row."""
     try:
         array = np.asarray(ids)

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import codecs
 import io
 import re
 from itertools import pairwise
@@ -10,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..errors import InputError
-from .tokenizer import ERRORS, Tokenizer, integers
+from .tokenizer import Tokenizer, utf8
 
 SPACE = "▁"  # U+2581, which stands for a space in pieces
 LONG = 2**16  # characters from which on a text goes to sentencepiece in stretches
@@ -50,7 +49,7 @@ class Unigram(Tokenizer):
             self._fallback = {int(names[i][3:5], 16): i for i in range(len(names)) if p.is_byte(i)}  # <0x0A>
             unknown = {i: p.decode([i]).encode() for i in range(len(names)) if p.is_unknown(i)}
         except (ValueError, IndexError, RuntimeError) as error:  # of the first UnicodeDecodeError is one
-            raise InputError(f"is damaged ({_reason(error)}), expected a model of sentencepiece") from error
+            raise InputError(f"tokenizer: is damaged ({_reason(error)}), expected a model of sentencepiece") from error
         self.specials = {names[i]: i for i in range(len(names)) if p.is_control(i)}
         self._controls, byte_of = set(self.specials.values()), {i: bytes([b]) for b, i in self._fallback.items()}
         self.pieces = [byte_of.get(i) or unknown.get(i) or _surface(name, p.is_control(i)) for i, name in enumerate(names)]
@@ -77,7 +76,8 @@ class Unigram(Tokenizer):
         return {"type": "unigram", "model": base64.b64encode(self.model).decode()}
 
     def encode_ordinary(self, text):
-        """text → (tokens,) integers."""
+        """text → (tokens,) integers; InputError for a byte without a token, TextError for half of a character."""
+        utf8(text)  # half of a character is named with its place
         ids = []
         for part in _NOT_UTF8.split(text):
             if _NOT_UTF8.match(part):
@@ -99,13 +99,12 @@ class Unigram(Tokenizer):
     def _encode(self, text):
         try:
             return self._processor.encode(text)
-        except (UnicodeEncodeError, RuntimeError) as error:
-            c = next((c for c in text if 0xD800 <= ord(c) < 0xE000), None)
-            raise InputError(f"text: {'sentencepiece does not take it' if c is None else f'U+{ord(c):04X} is half of a character'} ({error}), expected text") from error
+        except RuntimeError as error:
+            raise InputError(f"text: sentencepiece does not take it ({_reason(error)}), expected text: use another tokenizer") from error
 
     def _bytes(self, text):
         """The ids of bytes that are not UTF-8."""
-        data = text.encode("utf-8", "surrogateescape")
+        data = utf8(text)
         if any(b not in self._fallback for b in data):
             raise InputError(f"text: byte 0x{data[0]:02x} is not UTF-8 and has no token, expected a model with byte_fallback: use another tokenizer")
         return [self._fallback[b] for b in data]
@@ -121,19 +120,8 @@ class Unigram(Tokenizer):
                 yield place
                 place = text.find(" ", place + LONG)
 
-    def decode_bytes(self, ids):
-        """The bytes that ids stand for; InputError where one stands for nothing."""
-        return b"".join(map(self._shower(), integers(ids)))
-
-    def decoder(self, errors="replace"):
-        """A function for streaming: an id → the text that is complete with it, "" in the middle of a character; None, True at the end."""
-        if errors not in ERRORS:
-            raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
-        codec, show = codecs.getincrementaldecoder("utf-8")(errors), self._shower()
-        return lambda i, final=False: codec.decode(b"" if i is None else show(*integers([i])), final)
-
     def _shower(self):
-        """A function: id → bytes, in order. It leaves out the space that the model put at the start and after special tokens."""
+        """A function: id → bytes, which leaves out the space that the model put at the start and after special tokens."""
         begun = not (self._prefix or self._removes_spaces)
 
         def show(i):
@@ -162,13 +150,13 @@ def train(texts, vocab_size, *, specials=(), exact=True, **options):
     """
     package, out = _package(), io.BytesIO()
     if vocab_size < 257 + len(specials):
-        raise InputError(f"tokenizer: the vocabulary's size is {vocab_size}, expected more than {257 + len(specials)}: 256 bytes, <unk> and the special tokens")
+        raise InputError(f"train: vocab_size is {vocab_size}, expected more than {257 + len(specials)}: 256 bytes, <unk> and the special tokens")
     settings = {"normalization_rule_name": "identity", "add_dummy_prefix": False, "remove_extra_whitespaces": False, "byte_fallback": True, "bos_id": -1, "eos_id": -1}
     settings |= {"num_threads": 1, "minloglevel": 2, "max_sentence_length": 4 * LONGEST_LINE, "control_symbols": list(specials), "hard_vocab_limit": exact}
     try:
         package.SentencePieceTrainer.train(sentence_iterator=_lines(texts), model_writer=out, model_type="unigram", vocab_size=vocab_size, **(settings | options))
     except (RuntimeError, OSError) as error:
-        raise InputError(f"tokenizer: sentencepiece cannot train on this ({_reason(error)}), expected more text or another --vocab-size") from error
+        raise InputError(f"train: sentencepiece cannot train on this ({_reason(error)}), expected more text or another --vocab-size") from error
     return Unigram(out.getvalue())
 
 
@@ -211,7 +199,7 @@ def _load(model):
         processor.LoadFromSerializedProto(model)
         return processor
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where the message quotes what is damaged
-        raise InputError(f"is not a model of sentencepiece ({_reason(error)}), expected a .model file whole") from error
+        raise InputError(f"tokenizer: is not a model of sentencepiece ({_reason(error)}), expected a .model file whole") from error
 
 
 def _surface(name, special):
@@ -251,7 +239,7 @@ def _fields(data):
             place, value, shift = place + 1, value | (byte & 0x7F) << shift, shift + 7
             if byte < 0x80:
                 return value
-        raise InputError("is damaged (a number without end), expected a model of sentencepiece")
+        raise InputError("tokenizer: is damaged (a number without end), expected a model of sentencepiece")
 
     while place < len(data):
         key = varint()
@@ -260,6 +248,6 @@ def _fields(data):
             continue
         size = {1: 8, 5: 4}.get(key & 7) if key & 7 != 2 else varint()
         if size is None or place + size > len(data):
-            raise InputError("is damaged (a field that reaches over its end), expected a model of sentencepiece")
+            raise InputError("tokenizer: is damaged (a field that reaches over its end), expected a model of sentencepiece")
         place += size
         yield key >> 3, data[place - size : place]

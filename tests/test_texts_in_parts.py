@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import regex
+from cut_anywhere import cut, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ SPECIALS = ["<s>", "<s><s>", "s><", "a b", "<|end|>"]
 # What patterns tell apart: letters of every case, marks, digits, contractions, spaces and ends of lines of every kind, punctuation.
 letters = st.sampled_from(list("abST'sſtdlévreZ1²٣ \n\r\t\x0b\x1c\x85\xa0\u2028.,/!<>|-字かǅʰ\u0301\u0903🙂") + ["'s", "'LL", "\r\n", "  ", "\n\n", *SPECIALS])
 texts = st.lists(letters, max_size=60).map("".join) | st.text(st.characters(exclude_categories=("Cs",)))
-places = st.lists(st.integers(0, 300), max_size=12) | st.just(range(300))
 
 
 def bpe(pattern, specials=()):
@@ -40,15 +40,9 @@ def bpe(pattern, specials=()):
 TOKENIZERS = {"bytes": Bytes(), "own": bpe(OWN, SPECIALS), **{name: bpe(name, SPECIALS) for name in PATTERNS}}
 
 
-def cut(text, places):
-    """The parts of a text that is cut at places, some of them empty."""
-    places = [0, *sorted(p % (len(text) + 1) for p in places), len(text)]
-    return [text[a:b] for a, b in zip(places, places[1:])]
-
-
 def expect_whole(tokenizer, parts, special="text", size=1):
     """Raise unless parts become the tokens of the whole."""
-    found = [ids for ids in tokenizer.encode_chunks(parts, special, size)]
+    found = [ids for ids in tokenizer.encode_parts(parts, special, size)]
     expected = tokenizer.encode(parts[0][:0].join(parts), special)
     assert all(ids.dtype == np.int64 for ids in found)
     assert np.concatenate(found).tolist() == expected.tolist()
@@ -71,7 +65,7 @@ def test_parts_of_bytes_and_of_text_stay_in_their_order():
     for tokenizer in (Bytes(), TOKENIZERS["gpt2"]):
         for parts in ([b"a\xc3", "e", b"\xa9"], [b"\xf0\x9f", "", b"\x99\x82"], ["a", b"\xff", "b", b"\xc3"]):
             sent = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
-            assert tokenizer.decode_bytes(np.concatenate(list(tokenizer.encode_chunks(parts)))) == sent
+            assert tokenizer.decode_bytes(np.concatenate(list(tokenizer.encode_parts(parts)))) == sent
 
 
 @pytest.mark.parametrize("tokenizer", [Bytes(), Characters("ab"), TOKENIZERS["gpt2"]])
@@ -82,7 +76,7 @@ def test_what_is_no_text_is_one_line(tokenizer):
         with pytest.raises(InputError, match="expected str or bytes"):
             tokenizer.encoder().add(text)
     with pytest.raises(InputError, match="size is -1, expected at least 1"):
-        list(tokenizer.encode_chunks(["ab"], size=-1))
+        list(tokenizer.encode_parts(["ab"], size=-1))
     with pytest.raises(InputError, match=r"U\+D800"):
         tokenizer.encode("\ud800")
 
@@ -140,20 +134,20 @@ def test_special_tokens_are_refused_with_their_place_in_the_whole_text():
     for size in (1, 10, 2**18):
         for parts in (list(text), [text], [text[:101], text[101:]]):
             with pytest.raises(InputError, match=r"holds the special token '<\|end\|>' at position 99, expected ordinary text"):
-                list(TOKENIZERS["gpt2"].encode_chunks(parts, "refuse", size))
-    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_chunks(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
+                list(TOKENIZERS["gpt2"].encode_parts(parts, "refuse", size))
+    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_parts(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
 
 
 @pytest.mark.parametrize("tokenizer, text, where", [(Characters("abc"), "abc" * 9 + "x", "'x' .* at position 27"), (bpe("[a-y ]", ["<s>"]), "<s>abc z", "drops 'z' .* at position 7")])
 def test_what_cannot_be_encoded_is_named_with_its_place_in_the_whole_text(tokenizer, text, where):
-    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_chunks(list(text), "allow", 4))):
+    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_parts(list(text), "allow", 4))):
         with pytest.raises(InputError, match=where):
             attempt()
 
 
 def test_an_unknown_policy_is_an_error():
     with pytest.raises(InputError, match="special is 'maybe', expected one of refuse, allow, text"):
-        next(Bytes().encode_chunks(["a"], "maybe"))
+        next(Bytes().encode_parts(["a"], "maybe"))
 
 
 def test_a_tokenizer_that_says_nothing_of_cuts_is_given_the_whole_text():
@@ -165,7 +159,7 @@ def test_a_tokenizer_that_says_nothing_of_cuts_is_given_the_whole_text():
             return np.zeros(0, np.int64)
 
     seen = []
-    list(Words().encode_chunks(["a ", "b"] * 4, size=1))
+    list(Words().encode_parts(["a ", "b"] * 4, size=1))
     assert [s for s in seen if s] == ["a b" + "a b" * 3]
 
 
@@ -182,7 +176,7 @@ def test_a_word_without_end_takes_linear_time(name, letter):
 
     n, size = 2**17, 2**7
     with mock.patch.object(Pattern, "safe_cut", counted), mock.patch.object(Pattern, "split", lambda self, text: []):
-        list(TOKENIZERS[name].encode_chunks((letter * size for _ in range(n // size)), "text", size))
+        list(TOKENIZERS[name].encode_parts((letter * size for _ in range(n // size)), "text", size))
     assert looked <= 2 * n  # each look is at twice as many as the last: n + n/2 + …; at every part it would be n²/(2 size)
 
 
@@ -197,7 +191,7 @@ def test_a_megabyte_in_small_parts_is_encoded_in_about_the_time_of_the_whole():
     tokenizer = TOKENIZERS["gpt2"]
     tokenizer.encode(text[:1000])
     times = []
-    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_chunks(text[i : i + 100] for i in range(0, len(text), 100)))):
+    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_parts(text[i : i + 100] for i in range(0, len(text), 100)))):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

@@ -1,0 +1,209 @@
+"""Files of tokenizers that would give other ids, that are damaged, or that cannot be written: each is one line that says why."""
+
+import json
+
+import pytest
+from tokenizer_samples import BYTE, SPECIALS, content, cut_by_huggingface, learned, lines, split, token
+
+from numgpt import InputError, tokenizers
+from numgpt.tokenizers import BPE, Bytes, Characters, huggingface_file
+from numgpt.tokenizers.patterns import PATTERNS, Pattern
+from numgpt.tokenizers.spelling import ALPHABET, spell
+
+REFUSED = [
+    ({"normalizer": {"type": "NFC"}}, "normalizer"),
+    ({"pre_tokenizer": None}, "pre_tokenizer is none"),
+    ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace"),
+    ({"pre_tokenizer": BYTE | {"add_prefix_space": True}}, "add_prefix_space true"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE]}}, "Digits, ByteLevel"),
+    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(r"\w+")["pretokenizers"][0], BYTE]}}, "use_regex true"),
+    ({"pre_tokenizer": split(r"\w+")["pretokenizers"][0]}, "pre_tokenizer is Split"),
+    ({"pre_tokenizer": split(r"\w+", "Contiguous")}, "behavior"),
+    ({"pre_tokenizer": split(PATTERNS["cl100k"])}, r"holds \}\+|regular"),
+    ({"pre_tokenizer": split(r"a$|\s\S")}, r"holds \$"),
+    ({"pre_tokenizer": split("(")}, "does not compile"),
+    ({"pre_tokenizer": split("a{100000000}")}, "does not compile"),
+    ({"decoder": {"type": "WordPiece"}}, "decoder is WordPiece"),
+    ({"model__type": "WordPiece"}, "WordPiece"),
+    ({"model__dropout": 0.1}, "dropout"),
+    ({"model__end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
+    ({"model__continuing_subword_prefix": "##"}, "continuing_subword_prefix"),
+    ({"model__merges": [["a", "zz"]]}, "merge 0 joins 'zz'"),
+    ({"model__merges": ["a b c"]}, "merge 0 is"),
+    ({"model__merges": [["a", "b"]]}, "merge 0 makes b'ab'"),
+    ({"model__merges": {}}, "list of merges"),
+    ({"model__vocab": {"a": 0, "b": 0}}, "both have id 0"),
+    ({"model__vocab": {"a": 0, "b": 2}, "added_tokens": []}, "no token has id 1"),
+    ({"model__vocab": {"a": 0, "b": 2**40}, "added_tokens": []}, "no token has id 1"),
+    ({"model__vocab": {"a": -1}}, "has id -1"),
+    ({"model__vocab": {"a": True}}, "has id True"),
+    ({"model__vocab": {"a b": 0}, "model__merges": [], "added_tokens": []}, "expected the characters that stand for bytes"),
+    ({"model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])}, "model__merges": [], "model__unk_token": "!"}, "unk_token"),
+    ({"model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])}, "model__merges": [], "model__byte_fallback": True}, "byte_fallback"),
+    ({"added_tokens": [token("<|endoftext|>", 276, lstrip=True)]}, "lstrip"),
+    ({"added_tokens": [token("<|endoftext|>", 276, single_word=True)]}, "single_word"),
+    ({"added_tokens": [token("<|end|>", 300)]}, "has id 300, expected 277"),
+    ({"added_tokens": [token("the", 2**40)]}, "has id 1099511627776, expected"),
+    ({"added_tokens": [token("<|end|>", 277), token("<|end|>!", 278, normalized=True)]}, "shares '<|end|>'|shares"),
+    ({"added_tokens": [5]}, "added_tokens"),
+]
+
+
+@pytest.mark.parametrize("changes, message", REFUSED, ids=[str(n) for n in range(len(REFUSED))])
+def test_a_form_that_would_give_other_ids_is_named(tmp_path, changes, message):
+    (tmp_path / "t.json").write_text(json.dumps(content(**changes)))
+    with pytest.raises(InputError, match=message) as caught:
+        tokenizers.load(tmp_path / "t.json")
+    assert str(caught.value).startswith(str(tmp_path / "t.json")) and "expected" in str(caught.value)
+
+
+OTHERWISE = [(r"\h+|[^\h]+", "axb"), (r"\w+|\W+", "a\u200db"), (r"\bbc|[\s\S]", "²bc"), (r"(?m).+|\n", "a\nb"), (r"[a-c&&b]+|[\s\S]", "ab"), (r"[[a]b]+|[\s\S]", "ab"),
+             (r"[[:digit:]]+|[\s\S]", "٣٣"), (r"\p{XDigit}+|[\s\S]", "٣٣"), (r"(?i:ssa)|[\s\S]", "ßa"), (r"(?i:\p{Lu})+|[\s\S]", "aB"), (r"xa{2}?b|[\s\S]", "xb")]  # fmt: skip
+
+
+@pytest.mark.parametrize("source, text", OTHERWISE)
+def test_a_pattern_that_hugging_face_takes_otherwise_is_neither_read_nor_written(tmp_path, source, text):
+    assert cut_by_huggingface(source, text) != Pattern(source).split(text)
+    with pytest.raises(InputError, match="may mean something else to Hugging Face"):
+        tokenizers.export(BPE(Bytes.pieces, [], pattern=source), tmp_path / "t.json", "huggingface")
+    with pytest.raises(InputError, match="may mean something else to Hugging Face"):
+        huggingface_file._pattern(split(source))
+
+
+def test_an_added_token_that_merges_make_too_is_named(tmp_path):
+    tokenizer = learned(2, 20)
+    text = next(spell(t) for t in tokenizer.tokens[256:] if t.isalpha())
+    i = tokenizer.ids[text.encode()]
+    (tmp_path / "t.json").write_text(json.dumps(huggingface_file.write(tokenizer) | {"added_tokens": [token(text, i)]}))
+    with pytest.raises(InputError, match=r"makes .*which is no token|that is not special"):
+        tokenizers.load(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (lines((b"a", 0), (b"b", 0)), "lines 1 and 2 have one rank"),
+        (lines((b"a", 0), (b"a", 1)), "lines 1 and 2 have one token"),
+        (lines((b"a", 0), (b"b", 2)), r"no token has rank 1, .*specials=\{"),
+        (lines((b"a", 0), (b"b", 9_999_999_999)), "no token has rank 1"),
+        (lines((b"a", 0)) + b"YQ= 1\n", "line 2 is b'YQ= 1'"),
+        (lines((b"a", 0)) + b"Yg== -1\n", "line 2"),
+        (lines((b"a", 0)) + b"Yg==\n", "line 2"),
+        (lines((b"a", 0)) + b"Yg== 1 2\n", "line 2"),
+        (lines((b"a", 0)) + b"\xff\xfe 1\n", "line 2"),
+        (lines((b"a" * 2000, 0)), "2,000 bytes"),
+        (b"= 0\n", "there are no tokens"),
+    ],
+)
+def test_a_damaged_tiktoken_file_is_one_line(tmp_path, data, message):
+    (tmp_path / "x.tiktoken").write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        tokenizers.load(tmp_path / "x.tiktoken")
+
+
+@pytest.mark.parametrize(
+    "vocab, merges, message",
+    [
+        ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na b c\n", "line 2 of the merges"),
+        ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na\n", "line 2 of the merges"),
+        ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na b\na b\n", "as an earlier one does"),
+        ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na c\n", "merge 0 joins 'c'"),
+        ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na \xff\n", "not UTF-8"),
+        ({"a": 0, "b": 1, "in": 2, "n</w>": 3, "in</w>": 4, "i": 5}, b"#version: 0.2\ni n</w>\n", "joins 'n</w>'.*not special"),
+        ({"a": 0, "Ġfoo": 1}, b"#version: 0.2\n", "'Ġfoo' is made by no merge"),
+        ({"a": 0, "b": 0}, b"#version: 0.2\n", "both have id 0"),
+        ({"a": 0, "b": 2}, b"#version: 0.2\n", "no token has id 1"),
+        ({"a": 0, "b": 2**40}, b"#version: 0.2\n", "no token has id 1"),
+    ],
+)
+def test_damaged_files_of_gpt2_are_one_line(tmp_path, vocab, merges, message):
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (tmp_path / "merges.txt").write_bytes(merges)
+    for path in (tmp_path, tmp_path / "vocab.json", tmp_path / "merges.txt"):
+        with pytest.raises(InputError, match=message):
+            tokenizers.load(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\x10\0\0\0\0\0\0\0{}", b"# a heading\n", b"[]", b"{}", b"5", b"words of a text", b'{"a": "b"}', b"{" * 10**5])
+def test_a_file_of_another_kind_is_one_line(tmp_path, data):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(InputError, match="is not (a tokenizer|JSON).*expected"):
+        tokenizers.load(tmp_path / "file")
+
+
+def test_what_is_no_file_and_what_is_too_long_is_refused(tmp_path):
+    with open(tmp_path / "long", "wb") as file:
+        file.truncate(2**40)
+    long, nowhere = (tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path / "nowhere", "does not exist")
+    for path, message in (long, nowhere, (tmp_path, "holds no tokenizer"), ("/dev/zero", "a device")):
+        with pytest.raises(InputError, match=message):
+            tokenizers.load(path)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tiktoken").write_bytes(lines((b"a", 0)))
+    with pytest.raises(InputError, match="holds 2 of them"):
+        tokenizers.load(tmp_path)
+
+
+def test_half_of_gpt2s_files_is_not_enough(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(InputError, match="expected merges.txt beside it"):
+        tokenizers.load(tmp_path / "vocab.json")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(InputError, match="expected vocab.json beside it"):
+        tokenizers.load(tmp_path / "merges.txt")
+
+
+def test_a_pattern_is_given_only_to_files_that_have_none(tmp_path):
+    tokenizers.export(learned(3), tmp_path / "t.json", "huggingface")
+    with pytest.raises(InputError, match="holds its own pattern"):
+        tokenizers.load(tmp_path / "t.json", pattern="cl100k")
+    learned(3).save(tmp_path / "t.json")
+    with pytest.raises(InputError, match="holds its own specials"):
+        tokenizers.load(tmp_path / "t.json", specials={"a": 1})
+
+
+ORDER = BPE([bytes([b]) for b in range(256)] + [b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)])  # ids are not in its order
+HARD = [
+    (ORDER, "tiktoken", "not in the order of the ids"),
+    (learned(3, pattern="cl100k"), "gpt2", "pattern is not GPT-2's"),
+    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)]), "tiktoken", "make not every token"),
+    (BPE([*ORDER.tokens[:256], b"abc"], None), "huggingface", "is left in 3 parts"),
+    (BPE([*ORDER.tokens[:256], b"abc"], None), "gpt2", "is left in 3 parts"),
+    (BPE([*ORDER.tokens[:256], b"ab", b"abc"], [(97, 98)], whole=True), "gpt2", "not what merges make"),
+    (BPE([*ORDER.tokens[:256], b" abc"], []), "gpt2", "is made by no merge"),
+    (BPE([*ORDER.tokens[:256], b"abc"], []), "gpt2", "would not say so"),
+    (BPE(ORDER.tokens[:256], [], specials={"a": 256}), "huggingface", "is spelled as token 97 is"),
+    (BPE(ORDER.tokens[:256], [], pattern=r"a{2}+|[\s\S]"), "huggingface", r"holds \}\+"),
+    (Characters("abc"), "huggingface", "is 'chars'"),
+    (learned(3), "onnx", "kind 'onnx' is unknown"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tokenizer, kind, message", HARD, ids=range(len(HARD)))
+def test_what_a_kind_of_file_cannot_say_is_not_written(tmp_path, tokenizer, kind, message):
+    with pytest.raises(InputError, match=message):
+        tokenizers.export(tokenizer, tmp_path / "x", kind)
+    assert not list(tmp_path.iterdir())
+
+
+STATE = {"type": "bpe", "pattern": "gpt2", "whole": False, "specials": {"<x>": 3}, "tokens": ["a", "b", "ab"], "merges": [[0, 1]]}
+ODD = [5, 0.5, [5], [[5]], ["a", ["b"]], {"a": "b"}, {"a": 0.5}, "(", 2**70, [2**70], {"a": 2**70}, {"": 1}, "\ud800"]  # for any of its parts
+WRONG = [{name: value} for name in STATE for value in ODD]
+WRONG += [{"tokens": t} for t in (None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab")] + [{"tokens": [], "merges": [], "specials": {}}]
+WRONG += [{"merges": m} for m in ([[0, 1, 2]], [[True, False]], [[0, 2**70]], [[-1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 3]], True)]
+WRONG += [{"specials": s} for s in (None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3})]
+WRONG += [{"pattern": None}, {"pattern": "(?r)a"}, {"whole": None}, {"whole": 1}, {"more": 1}]
+
+
+@pytest.mark.parametrize("changes", WRONG, ids=str)
+def test_a_state_that_no_tokenizer_has_is_an_error_of_ours(changes):
+    assert tokenizers.from_state(STATE).encode("ab<x>", special="allow").tolist() == [2, 3]
+    with pytest.raises(InputError, match="expected"):
+        tokenizers.from_state(STATE | changes)
+
+
+@pytest.mark.parametrize("name", [name for name in STATE if name != "type"])
+def test_a_state_that_lacks_a_part_is_an_error_of_ours(name):
+    with pytest.raises(InputError, match=f"'{name}' is missing"):
+        tokenizers.from_state({key: value for key, value in STATE.items() if key != name})

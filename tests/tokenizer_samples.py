@@ -1,0 +1,76 @@
+"""What the tests of tokenizers' files share: a tokenizer drawn by a seed, and files as others write them, to be changed."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from numgpt.tokenizers import BPE, huggingface_file
+from numgpt.tokenizers.patterns import Pattern
+
+TEXT = "The cat's hat, the other cat  sat\n\n on 12345 mats; they're naïve: 日本語 😀😀 `def f(x):\r\n    return x`" + " there then" * 3
+SPECIALS = ("<|endoftext|>", "<|end|>", "[PAD]")
+
+
+def learned(seed, merges=60, pattern="gpt2", specials=(), shuffle=True):
+    """A BPE whose merges are pairs of neighbours in TEXT, drawn by the seed: as training gives them, in another order."""
+    draw = np.random.default_rng(seed)
+    tokens = [bytes([b]) for b in (draw.permutation(256).tolist() if shuffle else range(256))]
+    ids, pairs = {t: i for i, t in enumerate(tokens)}, []
+    words = [[ids[bytes([b])] for b in piece.encode()] for piece in Pattern(pattern).split(TEXT)]
+    for _ in range(merges):
+        known = sorted({pair for word in words for pair in zip(word, word[1:])})
+        if not known:
+            break
+        pair = known[draw.integers(len(known))]
+        both = tokens[pair[0]] + tokens[pair[1]]
+        if both in ids:  # by other parts: tiktoken's vocabularies have each token once
+            words = [[i for i in word] for word in words if pair not in zip(word, word[1:])]
+            continue
+        ids[both] = len(tokens)
+        tokens.append(both)
+        pairs.append(pair)
+        words = [replaced(word, pair, ids[both]) for word in words]
+    return BPE(tokens, pairs, pattern, {text: len(tokens) + n for n, text in enumerate(specials)})
+
+
+def replaced(word, pair, both):
+    new = []
+    for i in word:
+        if new and (new[-1], i) == pair:
+            new[-1] = both
+        else:
+            new.append(i)
+    return new
+
+
+BYTE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def split(source, behavior="Isolated", invert=False):
+    cut = {"type": "Split", "pattern": {"Regex": source}, "behavior": behavior, "invert": invert}
+    return {"type": "Sequence", "pretokenizers": [cut, BYTE | {"use_regex": False}]}
+
+
+def cut_by_huggingface(source, text):
+    """The pieces that Hugging Face's library cuts a text into by a regular expression of one's own."""
+    library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    return [piece for piece, _ in library.pre_tokenizers.Split(library.Regex(source), "isolated").pre_tokenize_str(text)]
+
+
+def content(**changes):
+    """A tokenizer.json with changed entries; those of its model by model__ and their names."""
+    found = json.loads(json.dumps(huggingface_file.write(learned(2, 20, specials=SPECIALS[:1]))))
+    for name, value in changes.items():
+        part = found["model"] if name.startswith("model__") else found
+        part[name.removeprefix("model__")] = value
+    return found
+
+
+def token(text, i, **flags):
+    return {"id": i, "content": text, "special": True, **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)} | flags
+
+
+def lines(*entries):
+    return b"".join(base64.b64encode(t) + b" %d\n" % i for t, i in entries)
