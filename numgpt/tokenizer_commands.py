@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,16 @@ def train(args):
         if odd:
             raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
     else:
-        Pattern(args.pattern or "gpt2")  # before the text is read
+        pattern = Pattern(args.pattern or "gpt2").name  # before the text is read
+        with tempfile.TemporaryDirectory() as place:  # as is what the format cannot say
+            specials = {t: i for i, t in enumerate(args.special_token, 256)} if args.format != "numgpt" else {}
+            tokenizers.export(tokenizers.BPE(tokenizers.Bytes.pieces, [], pattern, specials), Path(place) / "new", args.format)
     corpus = text.Text(args.files)
     if args.kind == "unigram":
         _say("training with sentencepiece, which says nothing until it is done")
         made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special_token)
     else:
-        made = tokenizers.train(corpus, args.vocab_size, pattern=args.pattern or "gpt2", specials=args.special_token, min_frequency=args.min_frequency or 2, progress=True)
+        made = tokenizers.train(corpus, args.vocab_size, pattern=pattern, specials=args.special_token, min_frequency=args.min_frequency or 2, progress=True)
     if args.format == "numgpt":
         made.save(out)
     else:

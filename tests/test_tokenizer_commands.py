@@ -183,6 +183,17 @@ def test_a_vocabulary_is_trained_and_used(here, capfd):
     assert said(capfd, "encode", "t.tiktoken", f"a{END}", "--special-token", f"{END}=999", "--special", "allow").split()[1:] == ["999"]
 
 
+@pytest.mark.parametrize(
+    "args, message",
+    [("--format gpt2 --pattern cl100k", "pattern is not GPT-2's"), (r"--format huggingface --pattern \w+|\W+", r"holds \w"), ("--format huggingface --special-token a", "'a' is spelled as token")],
+)
+def test_what_a_format_cannot_say_is_said_before_the_work(here, capfd, monkeypatch, args, message):
+    monkeypatch.setattr(tokenizers, "train", None)
+    assert main(["tokenizer", "train", "text.txt", "--out", "new", *args.split()]) == 2
+    out, error = capfd.readouterr()
+    assert message in error and error.count("\n") == 1 and not out and not os.path.exists("new")
+
+
 def test_a_unigram_model_is_trained_and_used(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains unigram models")
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
