@@ -103,7 +103,7 @@ def train(args):
         corpus.recipe |= {name: state["recipe"][name] for name in ("tokenizer", "folder") if isinstance(state["recipe"].get(name), str)}  # for the next --resume
     else:
         training = presets.preset_training(args.preset or presets.DEFAULT, **given)
-        corpus = data.prepare(tokenizer=args.tokenizer or "chars", **{"folder": out / "tokens"} | recipe)
+        corpus = data.prepare(tokenizer="chars" if args.tokenizer is None else args.tokenizer, **{"folder": out / "tokens"} | recipe)
         V = corpus.tokenizer.vocab_size
         if fields.setdefault("vocab_size", V) != V:
             raise InputError(f"train: --vocab-size is {fields['vocab_size']}, expected {V}, what the tokenizer has: leave it out")
@@ -314,7 +314,7 @@ def _expect_same(out, model, args, fields, tokenizer):
         raise InputError(f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out, or choose another --out")
     if model.tokenizer is None:
         raise InputError(f"{out}: the run's tokenizer.json is missing, expected a whole checkpoint")
-    if args.tokenizer and args.tokenizer != tokenizer:
+    if args.tokenizer is not None and args.tokenizer != tokenizer:
         tokenizers.expect_named(args.tokenizer, model.tokenizer, f"{out}: the run's")
 
 

@@ -35,7 +35,7 @@ def train(args):
         if odd:
             raise InputError(f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave it out")
     else:
-        pattern = Pattern(args.pattern or "gpt2").name  # before the text is read
+        pattern = Pattern("gpt2" if args.pattern is None else args.pattern).name  # before the text is read
         with tempfile.TemporaryDirectory() as place:  # as is what the format cannot say
             specials = {t: i for i, t in enumerate(args.special_token, 256)} if args.format != "numgpt" else {}
             tokenizers.export(tokenizers.BPE(tokenizers.Bytes.pieces, [], pattern, specials), Path(place) / "new", args.format)
@@ -63,6 +63,8 @@ def encode(args):
     """numgpt tokenizer encode."""
     if args.out and Path(args.out).suffix not in ARRAYS:
         raise InputError(f"tokenizer encode: --out is {args.out}, expected a name that ends in {' or '.join(ARRAYS)}: for text redirect the output")
+    if args.out:
+        _expect_place(Path(args.out))
     parts, sizes = [_text(args)] if args.tokenizer == "chars" else _parts(args), []
     found = _load(args, parts[0] if args.tokenizer == "chars" else None)
     dtype = token_files.dtype(found.vocab_size)
@@ -233,7 +235,6 @@ def _integers(text, source):
 def _write_ids(path, ids):
     from .atomic import write_file
 
-    _expect_place(path)
     if path.suffix == ".bin":
         return write_file(path, ids.tobytes())
     buffer = io.BytesIO()

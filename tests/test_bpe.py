@@ -1,5 +1,6 @@
 """Byte-pair encoding: ids are tiktoken's and Hugging Face's on every text, every byte comes back, special tokens are what was asked for."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -286,3 +287,11 @@ def test_an_unknown_policy_of_what_is_not_utf8_is_refused():
     for run in (tokenizer.decoder, lambda errors: tokenizer.decode([1], errors)):
         with pytest.raises(InputError, match="errors is 'xmlcharrefreplace', expected one of replace, strict"):
             run("xmlcharrefreplace")
+
+
+def test_a_copy_encodes_alike_and_carries_nothing_that_was_met():
+    tokenizer = BPE([*BYTES, b"th"], [(BYTES.index(b"t"), BYTES.index(b"h"))])
+    ids = tokenizer.encode("the other thing").tolist()
+    for other in (copy.copy(tokenizer), copy.deepcopy(tokenizer)):
+        assert other == tokenizer and not other.remembered and tokenizer.remembered
+        assert other.encode("the other thing").tolist() == ids

@@ -39,7 +39,18 @@ class BPE(Tokenizer):
         self.ids = {token: i for i, token in enumerate(self.tokens) if token is not None}
         self.ranks = _ranks(self.tokens, self.ids, self.merges)
         self.byte_ids = np.array([self.ids.get(bytes([b]), -1) for b in range(256)], np.int64)
+        self._forget()
+
+    def _forget(self):
         self.remembered, self.fast = _Remembered(self.encode_piece), None  # fast: the tables of the twin
+
+    def __getstate__(self):
+        """Without what was met so far: a copy remembers for itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("remembered", "fast")}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._forget()
 
     @classmethod
     def build(cls, text, size=2048, pattern="gpt2"):
