@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def save(folder, model, optimizer=None, state=None):
 
 def load(folder):
     """The arguments of GPT from a checkpoint's folder, every name, shape, dtype and value checked."""
-    for attempt in range(5):  # a run that saves in this moment swaps the folder while it is read
+    for attempt in range(8):  # a run that saves in this moment swaps the folder while it is read
+        if attempt:
+            time.sleep(0.001 * 2**attempt)  # at no rhythm that another may have
         place = find(folder)
         try:
             before = os.stat(place).st_ino
@@ -56,7 +59,7 @@ def load(folder):
             if os.stat(place).st_ino == before:
                 return found
         except (Missing, FileNotFoundError):
-            if attempt == 4:
+            if attempt == 7:
                 raise
     raise InputError(f"{folder}: was replaced again and again while it was read, expected it to rest: try once more")
 

@@ -28,7 +28,10 @@ def find(place):
     if str(place).startswith("hf:"):
         return download(str(place)[3:])
     path = Path(place) / CONFIG
-    return Path(place) if path.is_file() and is_model(read_json(path)) else None
+    try:
+        return Path(place) if path.is_file() and is_model(read_json(path)) else None
+    except Missing:  # a run that saves in this moment swaps the folder: it is none of transformers'
+        return None
 
 
 def is_model(config):
