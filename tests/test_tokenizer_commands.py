@@ -1,5 +1,6 @@
 """numgpt tokenizer as a person types it."""
 
+import importlib.util
 import io
 import os
 import subprocess
@@ -20,6 +21,7 @@ END = "<|endoftext|>"
 TOKENS = [unspell(c) for c in sorted(ALPHABET)]
 H, E, L, SPACE = (TOKENS.index(c) for c in (b"h", b"e", b"l", b" "))
 SMALL = BPE([*TOKENS, b"he", b"ll"], [(H, E), (L, L)], specials={END: 258})
+HAS_SENTENCEPIECE = importlib.util.find_spec("sentencepiece") is not None
 
 
 class Stdin(io.TextIOWrapper):
@@ -217,7 +219,7 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         ("show text.txt a", b"", "text.txt"),
         ("show silent a", b"", "silent: is a checkpoint without tokenizer.json"),
         ("show chars", b"", "chars has a vocabulary only where there is a text"),
-        ("show text.model a", b"", "text.model: is not a model of sentencepiece"),
+        ("show text.model a", b"", "text.model: is not a model of sentencepiece" if HAS_SENTENCEPIECE else "pip install 'numgpt[sentencepiece]'"),
         ("show bytes a --width 0", b"", "argument --width: '0' is not an integer, expected 1 or more"),
         ("show bytes a --color pink", b"", "argument --color: invalid choice: 'pink'"),
         ("encode bytes a --file text.txt", b"", "a text and --file stand side by side"),
