@@ -295,3 +295,20 @@ def test_a_copy_encodes_alike_and_carries_nothing_that_was_met():
     for other in (copy.copy(tokenizer), copy.deepcopy(tokenizer)):
         assert other == tokenizer and not other.remembered and tokenizer.remembered
         assert other.encode("the other thing").tolist() == ids
+
+
+@given(seed=seeds, shuffled=st.booleans(), text=st.text(st.sampled_from("aab") | st.sampled_from("abc"), max_size=120))
+def test_a_queue_joins_as_looking_at_all_pairs_does(seed, shuffled, text):
+    tokens, merges = merges_at_random(seed, shuffled, "abc", 60)
+    ranks = BPE(tokens, merges).ranks
+    ids = [BYTES.index(c.encode()) for c in text]
+    assert bpe.join_queued(ids, ranks).tolist() == bpe.join(ids, ranks).tolist()
+
+
+def test_a_long_word_is_no_long_wait_for_the_reference_engine():
+    """Looking at all pairs for each join would take hours."""
+    tokens, merges = merges_at_random(0, False, "ab", 60)
+    rng = np.random.default_rng(0)
+    for text in ("a" * 100_000, bytes(rng.choice([97, 98], 100_000).astype(np.uint8)).decode()):
+        tokenizer = BPE(tokens, merges, WHOLE)
+        assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -1,5 +1,6 @@
 """Byte-level byte-pair encoding: a text's bytes, joined pair by pair in the order in which training learned the pairs."""
 
+import heapq
 import operator
 from itertools import chain, pairwise
 
@@ -13,6 +14,7 @@ from .tokenizer import Tokenizer, utf8
 
 LONG = 64  # characters of a piece from which on it is not remembered
 REMEMBERED = 2**18  # pieces
+SHORT = 64  # ids of a piece up to which all pairs are looked at for each join
 FEW = 512  # characters of a text up to which the specification answers sooner than Numba is imported
 MOST = 2**22  # ids, those that stand for nothing among them: an id that a file makes up asks for no memory
 LONGEST_RANKED = 1024  # bytes of a token without merges, all of whose halves are looked up
@@ -94,7 +96,7 @@ class BPE(Tokenizer):
         ids = self.byte_ids[np.frombuffer(data, np.uint8)]
         if (ids < 0).any():
             raise InputError(f"text: byte 0x{data[int((ids < 0).argmax())]:02x} of {piece[:40]!r} has no token, expected one for every byte: use another tokenizer")
-        return join(ids, self.ranks).tolist()
+        return (join if len(ids) <= SHORT else join_queued)(ids, self.ranks).tolist()
 
 
 def encode(text, tokenizer):
@@ -130,6 +132,31 @@ def join(ids, ranks):
             return np.array(ids, np.int64)
         (_, joined), i = min(known)
         ids[i : i + 2] = [joined]
+
+
+def join_queued(ids, ranks):
+    """join in O(n log n), for long pieces: pairs wait in a queue by rank and place, and one that is no more there is passed over."""
+    ids, n = [int(i) for i in ids], len(ids)
+    after, before = list(range(1, n + 1)), list(range(-1, n - 1))
+
+    def known(i):
+        """(rank, id of both) of the pair that begins at i, None where it is not joined; the id of what was joined to its left is None."""
+        return ranks.get((ids[i], ids[after[i]])) if after[i] < n else None
+
+    queue = [(known(i)[0], i) for i in range(n) if known(i)]
+    heapq.heapify(queue)
+    while queue:
+        rank, i = heapq.heappop(queue)
+        if not known(i) or known(i)[0] != rank:
+            continue
+        gone = after[i]
+        ids[i], ids[gone], after[i] = known(i)[1], None, after[gone]
+        if after[i] < n:
+            before[after[i]] = i
+        for place in (before[i], i):
+            if place >= 0 and known(place):
+                heapq.heappush(queue, (known(place)[0], place))
+    return np.array([i for i in ids if i is not None], np.int64)
 
 
 def _tokens(tokens):
