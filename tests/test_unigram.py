@@ -220,3 +220,13 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(InputError, match=r"pip install 'numgpt\[sentencepiece\]'"):
         Unigram(model)
+
+
+def test_a_name_asks_for_a_size_and_a_run_knows_it_again():
+    made = tokenizers.build("unigram:600", text())
+    assert made.vocab_size == 600 and made.decode(made.encode("the statement")) == "the statement"
+    tokenizers.expect_named("unigram:600", made, "a run's")
+    with pytest.raises(InputError, match="a run's tokenizer is unigram:600, expected unigram:601"):
+        tokenizers.expect_named("unigram:601", made, "a run's")
+    with pytest.raises(InputError, match="'unigram:600:gpt2' is unknown"):
+        tokenizers.build("unigram:600:gpt2", text())
