@@ -135,7 +135,10 @@ def join(ids, ranks):
 
 
 def join_queued(ids, ranks):
-    """join in O(n log n), for long pieces: pairs wait in a queue by rank and place, and one that is no more there is passed over."""
+    """What join gives, in O(n log n) for long pieces: pairs wait in a queue by rank and place, and one that is no more there is passed over.
+
+    ids (T,) → ids.  ranks as of join.
+    """
     ids, n = [int(i) for i in ids], len(ids)
     after, before = list(range(1, n + 1)), list(range(-1, n - 1))
 
@@ -143,19 +146,19 @@ def join_queued(ids, ranks):
         """(rank, id of both) of the pair that begins at i, None where it is not joined; the id of what was joined to its left is None."""
         return ranks.get((ids[i], ids[after[i]])) if after[i] < n else None
 
-    queue = [(known(i)[0], i) for i in range(n) if known(i)]
+    queue = [(pair[0], i) for i in range(n) if (pair := known(i))]
     heapq.heapify(queue)
     while queue:
         rank, i = heapq.heappop(queue)
-        if not known(i) or known(i)[0] != rank:
+        pair, gone = known(i), after[i]
+        if not pair or pair[0] != rank:
             continue
-        gone = after[i]
-        ids[i], ids[gone], after[i] = known(i)[1], None, after[gone]
+        ids[i], ids[gone], after[i] = pair[1], None, after[gone]
         if after[i] < n:
             before[after[i]] = i
         for place in (before[i], i):
-            if place >= 0 and known(place):
-                heapq.heappush(queue, (known(place)[0], place))
+            if place >= 0 and (pair := known(place)):
+                heapq.heappush(queue, (pair[0], place))
     return np.array([i for i in ids if i is not None], np.int64)
 
 

@@ -156,7 +156,7 @@ def train(texts, vocab_size, *, specials=(), exact=True, **options):
     try:
         package.SentencePieceTrainer.train(sentence_iterator=_lines(texts), model_writer=out, model_type="unigram", vocab_size=vocab_size, **(settings | options))
     except (RuntimeError, OSError) as error:
-        raise InputError(f"train: sentencepiece cannot train on this ({_reason(error)}), expected more text or another --vocab-size") from error
+        raise InputError(f"train: sentencepiece cannot train on this ({_reason(error)}), expected more text or another size of the vocabulary") from error
     return Unigram(out.getvalue())
 
 
