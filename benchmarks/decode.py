@@ -28,7 +28,7 @@ LOGITS = 1e-4  # how far logits of about 1 may lie apart: float32 moves them by 
 def make(preset):
     """The model that every contestant has."""
     import numgpt
-    from numgpt.presets import preset as config_of
+    from numgpt.architecture.presets import preset as config_of
 
     return numgpt.GPT(config_of(preset), seed=0)
 
@@ -124,7 +124,7 @@ def read_run(preset, batch, tokens, threads, on):
     import numpy as np
     from read_bound import read
 
-    from numgpt import jit
+    from numgpt.engine import jit
 
     jit.set_threads(threads)
     model = make(preset)

@@ -1,7 +1,7 @@
 """The matrix products of attention as a kernel, for the bound that train_step.py compares with."""
 
-from numgpt.blas import gemm
-from numgpt.jit import launch, parallel
+from numgpt.engine.blas import gemm
+from numgpt.engine.jit import launch, parallel
 
 
 @parallel

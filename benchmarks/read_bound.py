@@ -1,6 +1,6 @@
 """A pass that only reads, for the bound that decode.py compares with."""
 
-from numgpt.jit import SUMS, kernel, launch, parallel
+from numgpt.engine.jit import SUMS, kernel, launch, parallel
 
 CHUNK = 1 << 18
 

@@ -123,7 +123,8 @@ def gemm_step(kind, shape, threads, on):
     """The matrix products of a step and nothing else, on numgpt's threads and BLAS; attention in full T × T."""
     import numpy as np
 
-    from numgpt import Config, blas
+    from numgpt import Config
+    from numgpt.engine import blas
     from numgpt.ops.linear_numba import multiply
 
     config, (B, T) = Config(**SHAPES[shape]["config"]), SHAPES[shape]["batch"]

@@ -9,10 +9,11 @@ import argparse
 import numpy as np
 
 import numgpt
-from numgpt import data, tokenizers
-from numgpt.accounting import flops_per_token
-from numgpt.evaluate import score
-from numgpt.train import Trainer
+from numgpt import tokenizers
+from numgpt.data.corpus import corpus as data
+from numgpt.model.accounting import flops_per_token
+from numgpt.evaluation.score import score
+from numgpt.training.trainer import Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--seeds", type=int, default=1, help="how many (%(default)s)")

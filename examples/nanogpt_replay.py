@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import numgpt
-from numgpt import corpora, optim, torch_random
-from numgpt.config import Training
+from numgpt.data.corpus import corpora
+from numgpt.training import optim
+from numgpt.interchange import torch_random
+from numgpt.architecture.config import Training
 
 TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PUBLISHED_EVALUATIONS = {

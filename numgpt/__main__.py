@@ -7,13 +7,13 @@ import sys
 import warnings
 from pathlib import Path
 
-from . import presets
-from .config import Config, Training, from_dict
+from .architecture import presets
+from .architecture.config import Config, Training, from_dict
 from .engine import out_of_memory, set_threads, use
 from .errors import InputError
-from .flags import parser
-from .proofs import check, curvature, diff, verify
-from .tokenizer_commands import tokenizer
+from .commands.flags import parser
+from .commands.proofs import check, curvature, diff, verify
+from .commands.tokenizer import tokenizer
 
 
 # How CuPy, and NumPy of CuPy's arrays, say that one of the GPU and what takes those of the host were brought together.
@@ -76,10 +76,12 @@ def _forget_output():
 
 def train(args):
     """numgpt train."""
-    from . import atomic, checkpoint, data
-    from .model import GPT
-    from .progress import Progress
-    from .train import NotFinite, Trainer
+    from .storage import atomic
+    from .interchange import checkpoint
+    from .data import corpus as data
+    from .model.gpt import GPT
+    from .training.progress import Progress
+    from .training.trainer import NotFinite, Trainer
 
     out = Path(args.out) if args.out else _newest_run() if args.resume else _new_run()
     if args.resume and out is not None:
@@ -145,7 +147,7 @@ def _vocabulary(corpus):
 
 def sample(args):
     """numgpt sample."""
-    from .model import GPT
+    from .model.gpt import GPT
 
     model = GPT.load(_checkpoint(args))
     prompt = _default_prompt(model.tokenizer) if args.prompt is None else args.prompt
@@ -159,9 +161,9 @@ def evaluate(args):
     """numgpt eval."""
     from tqdm import tqdm
 
-    from . import data
-    from .evaluate import score
-    from .model import GPT
+    from .data import corpus as data
+    from .evaluation.score import score
+    from .model.gpt import GPT
 
     folder = Path(_checkpoint(args))
     model = GPT.load(folder)
@@ -183,7 +185,8 @@ def evaluate(args):
 
 def _held_out(folder, model):
     """(description, ids) of the part of a run's own text that it was not trained on."""
-    from . import checkpoint, token_files
+    from .interchange import checkpoint
+    from .data import token_files
 
     folder = folder.resolve()
     run = next((p for p in (folder / "last", folder.parent / "last", folder) if (p / checkpoint.STATE).is_file()), None)
@@ -199,7 +202,7 @@ def _held_out(folder, model):
 
 def _prepare(recipe, model):
     """A run's corpus again, as its state says that it was made."""
-    from . import data
+    from .data import corpus as data
 
     try:
         return data.prepare(**recipe | {"tokenizer": model.tokenizer})
@@ -209,8 +212,8 @@ def _prepare(recipe, model):
 
 def convert(args):
     """numgpt convert."""
-    from . import huggingface
-    from .model import GPT
+    from .interchange import huggingface
+    from .model.gpt import GPT
 
     model = GPT.load(args.source)
     if args.dtype:
@@ -227,8 +230,8 @@ def convert(args):
 
 def export(args):
     """numgpt export."""
-    from . import llmc
-    from .model import GPT
+    from .interchange import llmc
+    from .model.gpt import GPT
 
     fields = _fields(args, Config)
     if args.model in presets.MODELS:
@@ -244,8 +247,8 @@ def export(args):
 
 def info(args):
     """numgpt info."""
-    from . import accounting
-    from .model import GPT
+    from .model import accounting
+    from .model.gpt import GPT
 
     fields = _fields(args, Config)
     if args.model in presets.MODELS or not Path(args.model).exists():
@@ -296,7 +299,7 @@ def _new_run():
 
 
 def _newest_run():
-    from .checkpoint import is_checkpoint
+    from .interchange.checkpoint import is_checkpoint
 
     return next((p for p in reversed(_runs()) if is_checkpoint(p / "last")), None)
 
@@ -320,7 +323,7 @@ def _expect_same(out, model, args, fields, tokenizer):
 
 def _print_texts(model, prompt, max_new_tokens, samples=1, show_prompt=False, **options):
     """Print samples: one as it comes, several when they are done."""
-    from .generate import texts
+    from .model.generate import texts
 
     whole = [""] * samples
     for n, parts in enumerate(texts(model, prompt, max_new_tokens, samples=samples, **options)):

@@ -63,45 +63,16 @@ _searched = {}  # the folder that is searched -> the names of the modules and th
 def named(text):
     """The object that a text names."""
     module, name = module_of(text)
-    found = _get(module, name)
+    found = attribute(module, name)
     if found is None and name not in vars(module):
         known = [n for n in vars(module) if not n.startswith("_")]
         raise InputError(f"{text}: there is no {name}, expected one of {', '.join(known[-6:])}")
     return found
 
 
-def _get(module, name):
+def attribute(module, name):
     """What a module has by a name, None where it has nothing; a module may have a __getattr__ that raises anything."""
     try:
         return getattr(module, name, None)
     except RAISED:
         return None
-
-
-def pair(text):
-    """(forward, backward, the Op if it is one) that a text names.
-
-    NAME may be an Op, a pair of functions, the beginning of NAME_forward and NAME_backward, a torch.autograd.Function, or a
-    function of PyTorch tensors whose name ends in _torch, of JAX arrays whose name ends in _jax.
-    """
-    from . import gradcheck
-    from .ops import Op
-
-    module, name = module_of(text)
-    found, halves = _get(module, name), [_get(module, f"{name}_{half}") for half in ("forward", "backward")]
-    if isinstance(found, Op):
-        return found.forward, found.backward, found
-    if all(map(callable, halves)):
-        return *halves, None
-    found = named(text) if found is None else found
-    if isinstance(found, tuple) and len(found) == 2 and all(map(callable, found)):
-        return *found, None
-    if isinstance(found, type) and any(c.__module__.startswith("torch.autograd") for c in found.__mro__):
-        return *gradcheck.from_torch(found.apply), None
-    for ending, adapter in (("_torch", gradcheck.from_torch), ("_jax", gradcheck.from_jax)):
-        if callable(found) and name.endswith(ending):
-            return *adapter(found), None
-    raise InputError(
-        f"{text}: is {type(found).__name__}, expected {name}_forward and {name}_backward, a pair of functions, an Op, a torch.autograd.Function, "
-        f"or a function whose name ends in _torch or _jax"
-    )

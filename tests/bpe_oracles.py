@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from numgpt import corpora, tokenizers
+from numgpt import tokenizers
+from numgpt.data.corpus import corpora
 from numgpt.tokenizers import BPE
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET, spell

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from numgpt.cuda import names, parameters
+from numgpt.engine.cuda import names, parameters
 
 GUARD = 2048  # entries of 16 bits before and after each array, each array's its own NaN: one that was read outside another differs from it
 ORDERS = {"forwards": (0, 0), "threads backwards": (1, 0), "blocks backwards": (0, 1), "both backwards": (1, 1)}

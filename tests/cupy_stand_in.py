@@ -35,7 +35,7 @@ class ndarray:
         if ufunc.__name__ not in FUNCTIONS or method not in ("__call__", "at"):
             return NotImplemented
         if method == "at":
-            raise TypeError(f"{ufunc.__name__}.at: CuPy takes it atomically, in no fixed order: use engine.add_at")
+            raise TypeError(f"{ufunc.__name__}.at: CuPy takes it atomically, in no fixed order: use ops.embedding.add_at")
         if isinstance(kwargs.get("out"), tuple):
             (kwargs["out"],) = kwargs["out"]
         out = kwargs.get("out")

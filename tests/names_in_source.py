@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "numgpt"
 OPS = [p for p in sorted((ROOT / "ops").glob("*.py")) if not p.stem.endswith(("_numba", "_cupy")) and p.stem not in ("op", "__init__")]
 # The package, and of it what runs on arrays of the GPU by NumPy's dispatch.
 BENCHMARKS = ROOT.parent / "benchmarks"
-SPECIFICATION = ROOT, [*OPS, ROOT / "transformer.py", ROOT / "optim.py", ROOT / "record.py"]
+SPECIFICATION = ROOT, [*OPS, ROOT / "layers" / "transformer.py", ROOT / "training" / "optim.py", ROOT / "layers" / "record.py"]
 # Functions that do not look at their arrays for whose they are: like= tells them.
 MAKERS = {"arange", "array", "asarray", "ascontiguousarray", "empty", "eye", "full", "identity", "linspace", "ones", "tri", "zeros"}
 REDUCTIONS = {"all", "any", "max", "mean", "min", "prod", "sum"}

@@ -10,7 +10,8 @@ from bpe_oracles import BYTES, NAMES, WHOLE, encoders, expect_equal_ids, few, gp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from numgpt import InputError, corpora, tokenizers
+from numgpt import InputError, tokenizers
+from numgpt.data.corpus import corpora
 from numgpt.tokenizers import BPE, bpe
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import spell

@@ -87,13 +87,13 @@ def test_the_engine_chooses_and_a_short_text_waits_for_no_compiler(monkeypatch):
     tokens, merges = merges_at_random(1, False)
     tokenizer = BPE(tokens, merges)
     monkeypatch.setattr(module, "encode", lambda text, tokenizer: called.append(len(text)) or bpe.encode(text, tokenizer))
-    engine._twin.cache_clear()
+    engine.choice._twin.cache_clear()
     for name in ("reference", "numba"):
         numgpt.use(name)
         for n in (bpe.FEW, bpe.FEW + 1):
             tokenizer.encode("a " * (n // 2) + "b" * (n % 2))
     numgpt.use("reference")
-    engine._twin.cache_clear()
+    engine.choice._twin.cache_clear()
     assert called == [bpe.FEW + 1]
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, Config, InputError, calculus
-from numgpt.check import SMALL, VARIANTS
-from numgpt.parameters import Flat
+from numgpt.proofs.subjects import SMALL, VARIANTS
+from numgpt.architecture.parameters import Flat
 
 # Both sides of a law are sums over the same products in other orders, each product exact to some tens of roundings through a
 # forward and a backward: 1e-13 of the terms' absolute sum is what gradcheck holds a gradient to, and what holds here.

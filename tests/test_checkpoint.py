@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from numgpt import GPT, AdamW, Config, InputError, checkpoint
-from numgpt.check import SMALL, VARIANTS
+from numgpt import GPT, AdamW, Config, InputError
+from numgpt.interchange import checkpoint
+from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.tokenizers import Characters
 
 
@@ -133,7 +134,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, model, room)
     model.save(tmp_path / "model")
     code = f"""
 import resource, sys, numpy as np
-from numgpt import GPT, AdamW, checkpoint
+from numgpt import GPT, AdamW
+from numgpt.interchange import checkpoint
 model = GPT.load({str(tmp_path / "model")!r})
 model.params.flat[:] = 7
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))

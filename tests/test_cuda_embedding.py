@@ -11,6 +11,7 @@ from test_cuda_kernels import cupy, device, host  # noqa: F401 (a fixture)
 
 from numgpt import engine, ops
 from numgpt.ops import embedding_cupy
+from numgpt.ops.embedding import add_at
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 each = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -122,7 +123,7 @@ def test_the_specification_adds_in_a_fixed_order_on_the_gpu_too(dtype, order, mo
 def test_rows_are_added_to_what_is_there():
     array, ids, rows = np.random.default_rng(0).standard_normal((4, 2)), np.array([[1, 3], [1, 1]]), np.random.default_rng(1).standard_normal((2, 2, 2))
     there = device(array)
-    engine.add_at(there, device(ids), device(rows))
-    engine.add_at(array, ids, rows)
+    add_at(there, device(ids), device(rows))
+    add_at(array, ids, rows)
     np.testing.assert_allclose(host(there), array, rtol=0, atol=8 * np.finfo(float).eps)  # three additions in another order
-    engine.add_at(there, device(ids[:0]), device(rows[:0]))  # no rows
+    add_at(there, device(ids[:0]), device(rows[:0]))  # no rows

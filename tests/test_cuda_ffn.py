@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from cupy_stand_in import asarray, cupy, waits  # noqa: F401 (a fixture)
 
-from numgpt import GPT, Config, InputError, cuda, engine, gradcheck, ops
-from numgpt.check import SMALL, model_subject
-from numgpt.generate import logits_stream
+from numgpt import GPT, Config, InputError, engine, gradcheck, ops
+from numgpt.engine import cuda
+from numgpt.proofs.subjects import SMALL, model_subject
+from numgpt.model.generate import logits_stream
 from numgpt.ops import activations_cupy
 from numgpt.ops.tiles_cupy import TILE
-from numgpt.record import Record
-from numgpt.transformer import ffn
+from numgpt.layers.record import Record
+from numgpt.layers.transformer import ffn
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 each = pytest.mark.parametrize("dtype", ["float32", "float64"])

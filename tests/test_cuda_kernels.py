@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numgpt import InputError, cuda, gradcheck, ops, optim, optim_cupy
-from numgpt.check import op_subjects
+from numgpt import InputError, gradcheck, ops
+from numgpt.engine import cuda
+from numgpt.training import optim
+from numgpt.training import optim_cupy
+from numgpt.proofs.subjects import op_subjects
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])

@@ -9,8 +9,9 @@ pytest.importorskip("cupy_stand_in", reason="the stand-in for CuPy is not here")
 from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 from test_cuda_shim import SOURCES
 
-from numgpt import GPT, AdamW, Config, cuda, engine
-from numgpt.check import SMALL, VARIANTS, composed_subjects
+from numgpt import GPT, AdamW, Config, engine
+from numgpt.engine import cuda
+from numgpt.proofs.subjects import SMALL, VARIANTS, composed_subjects
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])

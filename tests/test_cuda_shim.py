@@ -11,7 +11,7 @@ import nvrtc
 import pytest
 
 import numgpt
-from numgpt import cuda
+from numgpt.engine import cuda
 
 with_gcc = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 with_nvidia = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)

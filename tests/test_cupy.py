@@ -10,11 +10,12 @@ import pytest
 from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 
 import numgpt
-from numgpt import GPT, AdamW, Config, InputError, Training, calculus, data, engine, ops
+from numgpt import GPT, AdamW, Config, InputError, Training, calculus, engine, ops
+from numgpt.data.corpus import corpus as data
 from numgpt.__main__ import main
-from numgpt.check import SMALL, VARIANTS, op_subjects
-from numgpt.generate import logits_stream
-from numgpt.train import NotFinite, Trainer
+from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
+from numgpt.model.generate import logits_stream
+from numgpt.training.trainer import NotFinite, Trainer
 
 TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, 5))
 TARGETS[0, 0] = -1

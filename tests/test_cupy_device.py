@@ -8,9 +8,9 @@ import pytest
 import numgpt
 from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
 from numgpt.__main__ import MIXED, main
-from numgpt.check import SMALL, VARIANTS, composed_subjects, layer_subject, model_subject, op_subjects
-from numgpt.generate import logits_stream
-from numgpt.transformer import BLOCKS, causal_attention, ffn
+from numgpt.proofs.subjects import SMALL, VARIANTS, composed_subjects, layer_subject, model_subject, op_subjects
+from numgpt.model.generate import logits_stream
+from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 if not cupy.cuda.is_available():

@@ -7,7 +7,7 @@ import pytest
 
 from numgpt import GPT, Config, calculus
 from numgpt.__main__ import main
-from numgpt.streams import stream
+from numgpt.random import stream
 from numgpt.tokenizers.characters import Characters
 
 TEXT = "a small text that is long enough for some rows of a few tokens\n" * 3

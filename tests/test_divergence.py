@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from numgpt import GPT, AdamW, Config, InputError, llmc, parity
+from numgpt import GPT, AdamW, Config, InputError, parity
+from numgpt.interchange import llmc
 from numgpt.__main__ import main
 
 SIZE = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}

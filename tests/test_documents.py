@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numgpt import Config, Record, gradcheck, ops, transformer
+from numgpt import Config, Record, gradcheck, ops
+from numgpt.layers import transformer
 from numgpt.__main__ import main
-from numgpt.check import SMALL, op_subjects
-from numgpt.parameters import shapes
+from numgpt.proofs.subjects import SMALL, op_subjects
+from numgpt.architecture.parameters import shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -1,6 +1,8 @@
 """Twins keep the laws of their specifications, err no more than they do, and give the same bits on any number of threads."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
-from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
-from numgpt.generate import logits_stream
-from numgpt.transformer import BLOCKS, causal_attention, ffn
+from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.model.generate import logits_stream
+from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
@@ -29,11 +31,11 @@ def on_numba():
     numgpt.use(before)
 
 
-TWINNED = [op for op in ops.ALL.values() if engine._twin(op.backward)]
+TWINNED = [op for op in ops.ALL.values() if engine.choice._twin(op.backward)]
 
 
 def twins_of(op):
-    return engine._twin(op.forward) or op.forward, engine._twin(op.backward)
+    return engine.choice._twin(op.forward) or op.forward, engine.choice._twin(op.backward)
 
 
 def test_the_ops_that_cost_time_have_twins():
@@ -120,7 +122,7 @@ def test_a_twin_saves_what_its_specification_saves(op):
 @pytest.fixture
 def fused_always(monkeypatch):
     """Blocks run as one piece however few their rows."""
-    from numgpt import transformer_numba
+    from numgpt.layers import transformer_numba
 
     monkeypatch.setattr(transformer_numba, "SMALLEST", 0)
     return transformer_numba
@@ -135,7 +137,7 @@ def test_a_fused_block_keeps_the_law_within_a_model(fused_always, monkeypatch, c
     """The model's loss at float64 with fused blocks, against the derivative of the specification."""
     calls = []
     forward = fused_always.pre_norm_block_forward
-    monkeypatch.setattr(engine, "_twin", lambda f, twin=engine._twin: _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f))
+    monkeypatch.setattr(engine.choice, "_twin", lambda f, twin=engine.choice._twin: _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f))
     config = Config(**SMALL | changes)
     model = GPT(config, 0, "float64")
     rng = np.random.default_rng(0)
@@ -215,7 +217,7 @@ def test_what_is_kept_or_edited_is_not_fused(fused_always):
 
 
 def step_bits(threads, config, dtype, B=3, steps=2):
-    from numgpt.jit import set_threads
+    from numgpt.engine.jit import set_threads
 
     set_threads(threads)
     try:
@@ -359,25 +361,32 @@ def test_several_python_threads_get_the_same_bits():
     assert found == [expected] * 20
 
 
-def test_the_cache_is_keyed_on_the_kernels_sources(tmp_path, monkeypatch):
-    from numgpt import jit
+def test_a_changed_byte_in_any_kernels_file_means_another_cache(tmp_path, monkeypatch):
+    from numgpt.engine import jit
 
-    before = jit.cache_folder()
+    before, source = jit.cache_folder(), jit.ROOT
     copy = tmp_path / "numgpt"
-    copy.mkdir()
-    for path in [*jit.ROOT.rglob("*_numba.py"), jit.ROOT / "jit.py", jit.ROOT / "blas.py"]:
-        (copy / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(jit, "ROOT", copy)
-    unchanged = jit.cache_folder()
-    with open(copy / "norms_numba.py", "a") as file:
-        file.write("# changed\n")
-    assert len({before.split(os.sep)[-1], unchanged.split(os.sep)[-1]}) == 1
-    assert jit.cache_folder() != unchanged
+    assert jit.cache_folder() == before
+    files = jit.kernel_files()
+    kernels = [p for p in copy.rglob("*.py") if re.search(r"^@(kernel|parallel|intrinsic|numba\.njit)\b", p.read_text("utf-8"), re.M)]
+    assert len(kernels) > 10 and set(kernels) <= set(files)  # wherever kernels lie, they are among them
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b" ")
+        assert jit.cache_folder() != before, path
+        path.write_bytes(whole)
+
+
+def test_the_cache_lies_where_numba_is_told(tmp_path, monkeypatch):
+    from numgpt.engine import jit
+
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "mine"))
     assert jit.cache_folder().startswith(str(tmp_path / "mine"))
 
 
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(engine, "_missing", lambda: "numba is not installed, expected it for the numba engine: pip install numba")
+    monkeypatch.setattr(engine.choice, "_missing", lambda: "numba is not installed, expected it for the numba engine: pip install numba")
     with pytest.raises(InputError, match="numba is not installed"):
         numgpt.use("numba")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from numgpt import GPT, Config, InputError, files, tokenizers
+from numgpt import GPT, Config, InputError, tokenizers
+from numgpt.storage import files
 from numgpt.__main__ import main
-from numgpt.parameters import shapes
+from numgpt.architecture.parameters import shapes
 
 SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
 

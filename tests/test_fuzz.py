@@ -17,9 +17,12 @@ import safetensors
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from numgpt import GPT, AdamW, Config, InputError, checkpoint, files, llmc, tokenizers
-from numgpt.config import Training, from_dict
-from numgpt.parameters import shapes
+from numgpt import GPT, AdamW, Config, InputError, tokenizers
+from numgpt.interchange import checkpoint
+from numgpt.storage import files
+from numgpt.interchange import llmc
+from numgpt.architecture.config import Training, from_dict
+from numgpt.architecture.parameters import shapes
 
 TINY = Config(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2)
 STATE = {"best": 1.5, "held_out": None, "source": "text", "recipe": {"held_out": 0.1, "split": "blocks", "dedup": True, "paths": None}, "digest": "0"}
@@ -234,7 +237,7 @@ def read_model(folder):
 
 def read_llmc_models(folder):
     for name in ("model.bin", "half.bin"):
-        expect_whole(llmc.load_model(folder / name))
+        expect_whole(GPT.load(folder / name))
 
 
 def read_llmc_state(folder):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, InputError
-from numgpt.check import SMALL, VARIANTS
-from numgpt.generate import KeyValueCache, advance, choose, logits_stream, stream, texts
+from numgpt.proofs.subjects import SMALL, VARIANTS
+from numgpt.model.generate import KeyValueCache, advance, choose, logits_stream, stream, texts
 from numgpt.tokenizers import Bytes, Characters
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -166,7 +166,7 @@ class Scripted:
             for i in ids:
                 yield np.where(np.arange(tokenizer.vocab_size) == i, 50.0, 0.0)[None].repeat(len(tokens), 0)
 
-        monkeypatch.setattr("numgpt.generate.logits_stream", logits)
+        monkeypatch.setattr("numgpt.model.generate.logits_stream", logits)
         self.length = len(ids)
 
     def say(self, **options):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, ops
-from numgpt.check import SMALL, VARIANTS
+from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.ops.attention import attend_forward
 
 EPS = np.finfo(np.float64).eps

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
 from numgpt import GPT, Config, engine
-from numgpt.generate import logits_stream
-from numgpt.jit import launch, parallel, set_threads, threads
+from numgpt.model.generate import logits_stream
+from numgpt.engine.jit import launch, parallel, set_threads, threads
 from numgpt.ops.elementary_numba import row_max
 from numgpt.ops.few_rows_numba import FEW, logits_of_few, multiply_few, suits, suits_logits
 

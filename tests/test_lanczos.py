@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numgpt import InputError
-from numgpt.lanczos import SOLVERS, lanczos
+from numgpt.calculus.lanczos import SOLVERS, lanczos
 
 # A product with the matrix and each orthogonalisation round to some eps |A|, and n of them add up.
 ROUNDING = 1e-13

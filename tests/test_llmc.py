@@ -5,10 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, llmc
+from numgpt import GPT, Config
+from numgpt.interchange import llmc
 from numgpt.__main__ import main
 from numgpt.errors import InputError
-from numgpt.presets import preset
+from numgpt.architecture.presets import preset
 
 SMALL = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
@@ -28,7 +29,7 @@ def files(tmp_path):
 
 def test_a_set_belongs_together_and_is_read_again(files):
     folder, model = files
-    again, tokens = llmc.load_model(folder / "model.bin"), llmc.load_tokens(folder / "tokens.bin")
+    again, tokens = GPT.load(folder / "model.bin"), llmc.load_tokens(folder / "tokens.bin")
     assert again.config == model.config and again.params.flat.tobytes() == model.params.flat.tobytes()
     state = llmc.load_state(folder / "debug_state.bin", again.config)
     assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1]) and np.array_equal(state["targets"].reshape(-1), tokens[1:])
@@ -69,7 +70,7 @@ def test_half_precision_is_read_exactly(files):
     header = np.fromfile(folder / "cut.bin", "<i4")
     header[1] = 3
     header.tofile(folder / "cut.bin")
-    assert llmc.load_model(folder / "half.bin").params.flat.tobytes() == llmc.load_model(folder / "cut.bin").params.flat.tobytes()
+    assert GPT.load(folder / "half.bin").params.flat.tobytes() == GPT.load(folder / "cut.bin").params.flat.tobytes()
 
 
 def test_a_tokenizer_comes_back(tmp_path):
@@ -98,12 +99,12 @@ def test_biases_that_a_model_lacks_are_written_as_zero(tmp_path):
     model = model_of(bias=False)
     llmc.save_model(tmp_path / "m.bin", model)
     tokens = np.arange(8)[None]
-    assert np.allclose(llmc.load_model(tmp_path / "m.bin")(tokens), model(tokens), rtol=0, atol=1e-6)
+    assert np.allclose(GPT.load(tmp_path / "m.bin")(tokens), model(tokens), rtol=0, atol=1e-6)
 
 
 def readers(config):
     return {
-        "model.bin": llmc.load_model,
+        "model.bin": GPT.load,
         "debug_state.bin": lambda path: llmc.load_state(path, config),
         "tokens.bin": llmc.load_tokens,
         "tokenizer.bin": llmc.load_tokenizer,
@@ -181,7 +182,7 @@ def test_the_command_writes_a_set(tmp_path, capsys):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
     assert main(["export", str(tmp_path / "set"), "--llmc", "--seed", "5", "--batch-size", "2", *flags]) == 0
     assert capsys.readouterr().out.count("bytes") == 3
-    assert np.array_equal(llmc.load_model(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat)
+    assert np.array_equal(GPT.load(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat)
     (tmp_path / "set" / "notes.txt").write_text("mine")
     assert main(["export", str(tmp_path / "set"), "--llmc", *flags]) == 2
     assert "choose another name" in capsys.readouterr().err and (tmp_path / "set" / "notes.txt").exists()

@@ -6,8 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import numgpt
-from numgpt import GPT, Config, InputError, gradcheck, transformer
-from numgpt.check import SMALL, VARIANTS, layer_subject, model_subject, subjects
+from numgpt import GPT, Config, InputError, gradcheck
+from numgpt.layers import transformer
+from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, subjects
 
 sizes = st.fixed_dictionaries({"n_head": st.integers(1, 3), "vocab_size": st.integers(1, 9), "n_layer": st.integers(0, 3), "n_inner": st.none() | st.integers(1, 7)})
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -46,7 +47,7 @@ def test_the_check_of_the_command_line_sees_every_op_layer_and_variant():
 @pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "wte.weight", "h.1.ln_2.bias", "wpe.weight"])
 def test_a_planted_error_of_1e_9_in_one_parameter_of_the_model_is_rejected(name):
     subject = model_subject("model", Config(**SMALL), 0)
-    names = list(numgpt.parameters.shapes(Config(**SMALL)))
+    names = list(numgpt.architecture.parameters.shapes(Config(**SMALL)))
 
     def planted(dy, saved):
         grads = list(subject.backward(dy, saved))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.check import op_subjects
+from numgpt.proofs.subjects import op_subjects
 from numgpt.gradcheck import GradientError
 from numgpt.ops.erf import erf, erfc
 from numgpt.parity.op_table import TORCH
@@ -180,7 +180,7 @@ def test_embedding_counts_repeated_ids():
 
 
 def test_a_mask_of_dropout_depends_on_seed_step_and_name_only():
-    from numgpt.streams import stream
+    from numgpt.random import stream
 
     draws = {words: stream(*words).random(8).tobytes() for words in [(0, "dropout", 1, "a"), (1, "dropout", 1, "a"), (0, "dropout", 2, "a"), (0, "dropout", 1, "b")]}
     assert len(set(draws.values())) == 4

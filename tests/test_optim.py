@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, AdamW, Config, InputError, Training, learning_rate
-from numgpt.check import SMALL
-from numgpt.optim import global_norm
+from numgpt.proofs.subjects import SMALL
+from numgpt.training.optim import global_norm
 
 
 @pytest.fixture

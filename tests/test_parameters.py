@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, presets
-from numgpt.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
-from numgpt.check import SMALL, VARIANTS
-from numgpt.parameters import Flat, initialise, shapes
-from numgpt.record import Record
-from numgpt.transformer import loss_forward
+from numgpt import GPT, Config
+from numgpt.architecture import presets
+from numgpt.model.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
+from numgpt.proofs.subjects import SMALL, VARIANTS
+from numgpt.architecture.parameters import Flat, initialise, shapes
+from numgpt.layers.record import Record
+from numgpt.layers.transformer import loss_forward
 
 
 def total(config):

@@ -84,7 +84,8 @@ def test_what_is_measured_is_a_block_in_one_piece_where_numba_runs_it_so(monkeyp
     """As people train: a smaller batch would go op by op, and say nothing of the fused kernels."""
     pytest.importorskip("numba")
     pytest.importorskip("transformers", reason="transformers is not installed")
-    from numgpt import engine, transformer_numba
+    from numgpt import engine
+    from numgpt.layers import transformer_numba
 
     launched, launch = [], transformer_numba.launch
     monkeypatch.setattr(engine, "_engine", "numba")

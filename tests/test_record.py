@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, Config, InputError, Record
-from numgpt.check import SMALL, VARIANTS
+from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.ops import layernorm, linear
-from numgpt.transformer import loss_backward, loss_forward
+from numgpt.layers.transformer import loss_backward, loss_forward
 
 TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, 5))
 H = 1e-30

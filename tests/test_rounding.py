@@ -8,7 +8,7 @@ from test_divergence import BOTH, model_of, torch_gpt
 
 from numgpt import GPT, AdamW, Config, parity
 from numgpt.parity import rounding
-from numgpt.transformer import loss
+from numgpt.layers.transformer import loss
 
 
 @BOTH

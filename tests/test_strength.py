@@ -5,14 +5,15 @@ import sys
 
 import pytest
 
-from numgpt import engine, gradcheck, strength
+from numgpt import engine, gradcheck
+from numgpt.commands.proofs import strength
 from numgpt.__main__ import main
-from numgpt.strength import mutants
-from numgpt.strength.equal import REASONS
-from numgpt.strength.faults import FAULTS
-from numgpt.strength.judge import RAISES, verdict
-from numgpt.strength.mutants import KNOWN, Mutant, modules, plant, source, whole
-from numgpt.strength.rules import RULES
+from numgpt.proofs.strength import mutants
+from numgpt.proofs.equal import REASONS
+from numgpt.proofs.faults import FAULTS
+from numgpt.proofs.judge import RAISES, verdict
+from numgpt.proofs.mutants import KNOWN, Mutant, modules, plant, source, whole
+from numgpt.proofs.rules import RULES
 
 PLANTED = list(plant())
 
@@ -94,7 +95,7 @@ def test_the_law_that_is_made_for_a_fault_is_the_one_that_catches_it(text, law):
 @pytest.mark.parametrize("module", modules())
 def test_the_judge_finds_nothing_wrong_with_the_package_itself(module):
     """A mutant without a change, forward and backward taken from the module loaded from the text."""
-    for function in ("Record.back", "Record._add", "Record.finish_backward") if module == "numgpt.record" else ("",):
+    for function in ("Record.back", "Record._add", "Record.finish_backward") if module == "numgpt.layers.record" else ("",):
         assert verdict(Mutant("no change", module, function, "", "", source(module), swaps_forward=True)) is None
 
 

@@ -13,7 +13,11 @@ from cut_anywhere import cut, places
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, corpora, data, split, text, tokenizers
+from numgpt import InputError, tokenizers
+from numgpt.data.corpus import corpora
+from numgpt.data.corpus import corpus as data
+from numgpt.data.corpus import split
+from numgpt.data.corpus import text
 from numgpt.tokenizers import Bytes, Characters
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))

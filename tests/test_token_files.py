@@ -13,7 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, data, split, text, token_files
+from numgpt import InputError
+from numgpt.data.corpus import corpus as data
+from numgpt.data.corpus import split
+from numgpt.data.corpus import text
+from numgpt.data.corpus import token_files
 from numgpt.tokenizers import Bytes, Characters, Tokenizer
 
 LONG = "a paragraph that is longer than forty characters, and which comes twice"
@@ -261,7 +265,7 @@ def test_bytes_are_counted_without_being_made():
 # A subprocess, since the peak is that of a process's life.
 PEAK = """
 import json, resource, sys, tqdm, regex, hashlib, tempfile
-from numgpt import data
+from numgpt.data.corpus import corpus as data
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
 corpus = data.prepare([sys.argv[1]], tokenizer=sys.argv[2], folder=sys.argv[3])

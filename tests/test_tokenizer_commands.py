@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import GPT, Config, corpora, tokenizers
+from numgpt import GPT, Config, tokenizers
+from numgpt.data.corpus import corpora
 from numgpt.__main__ import main
 from numgpt.tokenizers import BPE, Bytes, Characters
 from numgpt.tokenizers.show import columns_of, lines, visible, wants_color

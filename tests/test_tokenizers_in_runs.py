@@ -6,7 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from numgpt import GPT, checkpoint, data, evaluate, llmc, split, text, tokenizers
+from numgpt import GPT, tokenizers
+from numgpt.interchange import checkpoint
+from numgpt.data.corpus import corpus as data
+from numgpt.evaluation import score as evaluate
+from numgpt.interchange import llmc
+from numgpt.data.corpus import split
+from numgpt.data.corpus import text
 from numgpt.__main__ import main
 from numgpt.tokenizers import BPE
 

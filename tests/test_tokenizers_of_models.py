@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, InputError, llmc
+from numgpt import GPT, Config, InputError
+from numgpt.interchange import llmc
 from numgpt.__main__ import main
-from numgpt.generate import texts
+from numgpt.model.generate import texts
 from numgpt.tokenizers import BPE, Bytes, Characters
 
 END = "<|endoftext|>"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from numgpt.errors import InputError
-from numgpt.torch_random import Generator
+from numgpt.interchange.torch_random import Generator
 
 EIGHT = [0.7947664260864258, 1.4369317293167114, -0.2292192131280899, 0.47556325793266296, -0.6334410905838013, -0.5791953802108765, -0.0925704762339592, -0.8659197092056274]
 SIXTEEN = [

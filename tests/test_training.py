@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, InputError, Training, data
-from numgpt.train import NotFinite, Trainer
+from numgpt import GPT, Config, InputError, Training
+from numgpt.data.corpus import corpus as data
+from numgpt.training.trainer import NotFinite, Trainer
 
 CONFIG = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "bias": False}
 TRAINING = Training(steps=24, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3)

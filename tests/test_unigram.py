@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numgpt import InputError, corpora, tokenizers
+from numgpt import InputError, tokenizers
+from numgpt.data.corpus import corpora
 from numgpt.tokenizers import Unigram, unigram
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="SentencePiece's models are read by the sentencepiece package")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.check import op_subjects
+from numgpt.proofs.subjects import op_subjects
 from numgpt.gradcheck import GradientError, differences, verdict
 from numgpt.gradcheck.witness import choose
 

@@ -1,6 +1,6 @@
 """Twins of the activations on a GPU: an element a thread, read and written once; and GELU with the bias before it, for transformer_cupy.py."""
 
-from ..cuda import THREADS, blocks_of, launch, threads_for
+from ..engine.cuda import THREADS, blocks_of, launch, threads_for
 from .tiles_cupy import TILE, add_tiles, tiles_of
 
 ACTIVATIONS_SOURCE = r"""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..jit import kernel, launch, parallel
+from ..engine.jit import kernel, launch, parallel
 from .elementary_numba import exp, half_erfc
 
 CHUNK = 8192

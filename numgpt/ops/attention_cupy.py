@@ -6,7 +6,7 @@ dropout keeps, are arrays that are given; what they are applied to is a block at
 
 import math
 
-from ..cuda import launch, threads_for
+from ..engine.cuda import launch, threads_for
 from .attention import dropped, masked_scores, one_head_each, split_heads
 
 QUERIES = 128  # a block of queries

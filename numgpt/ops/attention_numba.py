@@ -6,8 +6,8 @@ import numpy as np
 from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from ..blas import gemm
-from ..jit import SUMS, kernel, launch, parallel
+from ..engine.blas import gemm
+from ..engine.jit import SUMS, kernel, launch, parallel
 from .attention import attend, attention, one_head_each, split_heads
 from .elementary_numba import exp, row_max
 

@@ -5,7 +5,7 @@ import math
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ..jit import kernel
+from ..engine.jit import kernel
 
 LOG2E = math.log2(math.e)
 SQRT_HALF = math.sqrt(0.5)

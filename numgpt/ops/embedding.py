@@ -26,8 +26,17 @@ def embedding_backward(dy, saved):
     """
     ids, weight = saved
     dweight = np.zeros_like(weight, order="C")
-    engine.add_at(dweight, ids, dy)
+    add_at(dweight, ids, dy)
     return None, dweight
+
+
+def add_at(array, ids, rows):
+    """array_v += Σ_{n: ids_n = v} rows_n, in a fixed order: CuPy's own np.add.at adds in the order in which threads happen to come.
+
+    array (V, C), contiguous on the GPU; ids (...), rows (..., C).
+    """
+    twin = engine.gpu_twin(add_at) if engine.on_gpu(array) else np.add.at
+    twin(array, ids, rows)
 
 
 embedding = Op("...<V, VC -> ...C", embedding_forward, embedding_backward, parameters=("weight",))

@@ -1,6 +1,6 @@
 """Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order, also where one token is half of the text."""
 
-from ..cuda import blocks_of, launch, threads_for
+from ..engine.cuda import blocks_of, launch, threads_for
 
 CHUNK = 256  # tokens of one id that one block adds up
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..jit import launch, parallel
+from ..engine.jit import launch, parallel
 from .linear_numba import rows
 
 

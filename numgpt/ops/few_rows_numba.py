@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from ..jit import kernel, launch, parallel
+from ..engine.jit import kernel, launch, parallel
 
 FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order

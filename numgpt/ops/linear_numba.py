@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 
-from .. import jit
-from ..blas import gemm
-from ..jit import kernel, launch, parallel
+from ..engine import jit
+from ..engine.blas import gemm
+from ..engine.jit import kernel, launch, parallel
 from . import few_rows_numba as few
 
 BLOCK, WIDE = 64, 192  # rows, and columns of a wide result, from which a block is worth a call of its own

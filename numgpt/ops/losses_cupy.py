@@ -1,6 +1,6 @@
 """Twin of cross_entropy on a GPU: a block a row, whose logits are read once forward and once backward."""
 
-from ..cuda import THREADS, launch, threads_for
+from ..engine.cuda import THREADS, launch, threads_for
 from ..errors import InputError
 
 # Each thread carries the maximum of its entries and the sum of their exponentials below it, scaled anew when the maximum grows;

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import InputError
-from ..jit import SUMS, kernel, launch, parallel
+from ..engine.jit import SUMS, kernel, launch, parallel
 from .elementary_numba import exp, row_max
 
 TILE = 32  # rows a task

@@ -1,6 +1,6 @@
 """Twin of layernorm on a GPU: a block a row; the parameters' gradients are added up by tiles of rows, then the tiles in order."""
 
-from ..cuda import blocks_of, launch, threads_for
+from ..engine.cuda import blocks_of, launch, threads_for
 from .tiles_cupy import TILE, add_tiles, tiles_of
 
 # The mean and Σ (x − mean)² are taken in one pass, in `real`: each thread follows its entries with Welford's update, and pairs of

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..jit import SUMS, kernel, launch, parallel
+from ..engine.jit import SUMS, kernel, launch, parallel
 from .linear_numba import rows
 
 TILE = 64  # rows whose parameter gradients are added up together, before the tiles are, in order

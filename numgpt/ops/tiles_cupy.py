@@ -1,6 +1,6 @@
 """Sums over many rows on a GPU: kernels add up tiles of rows in double, here the tiles are added in order."""
 
-from ..cuda import blocks_of, launch, threads_for
+from ..engine.cuda import blocks_of, launch, threads_for
 
 TILE = 64  # rows that one thread adds up for its column
 

@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from ..ops import Op, attention, layernorm
-from ..transformer import ACTIVATIONS, post_norm_block, pre_norm_block
+from ..layers.transformer import ACTIVATIONS, post_norm_block, pre_norm_block
 
 KINDS = {"gelu": "GELU in its erf form", "gelu_tanh": "GELU in its tanh form", "relu": "ReLU"}
 EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-4, 1e-7, 1e-10)  # the usual ones first: float32 cannot tell all of them apart

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..config import LARGEST, Config
+from ..architecture.config import LARGEST, Config
 from ..errors import InputError
-from ..model import GPT
+from ..model.gpt import GPT
 from ..ops.op import check_ids
-from ..streams import stream
+from ..random import stream
 from . import rounding
 from .causes import CAUSES, MANY, local
 from .comparison import Comparison, Row, first, rows

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import engine
-from ..parameters import Flat
-from ..record import Record
-from ..transformer import loss_backward, loss_forward
+from ..architecture.parameters import Flat
+from ..layers.record import Record
+from ..layers.transformer import loss_backward, loss_forward
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Form:
 
     def _step(self, params, grads):
         """The parameters after one step of AdamW from zero moments."""
-        from ..optim import AdamW
+        from ..training.optim import AdamW
 
         settings = dict(self.optimizer)
         lr, moved = settings.pop("lr"), params.astype(params.dtype)

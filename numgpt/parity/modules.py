@@ -10,9 +10,9 @@ import re
 
 import numpy as np
 
-from ..config import Config
+from ..architecture.config import Config
 from ..errors import InputError
-from ..parameters import Flat, shapes
+from ..architecture.parameters import Flat, shapes
 from ..user_code import RAISED
 from .borrowing import as_numpy, borrowed, gradient, hooks, torch
 from .forms import Run
@@ -186,7 +186,7 @@ def config_of(module, side, other=None):
 
 def _activation(module, config):
     """The feed-forward's activation, from the config's name for it or the part that computes it; else GPT-2's."""
-    from ..huggingface import ACTIVATIONS
+    from ..interchange.huggingface import ACTIVATIONS
 
     named = getattr(config, "activation_function", None)
     if named in ACTIVATIONS:

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from ..ops import cross_entropy, gelu, gelu_tanh, layernorm, relu
-from ..record import Layer
+from ..layers.record import Layer
 from .forms import FormRecord
 
 UNIT = 2.0**-24  # at which errors are propagated: small enough to be linear in it, large enough for float64 to carry

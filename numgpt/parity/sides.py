@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import huggingface, llmc, user_code
+from ..interchange import huggingface, llmc
+from .. import user_code
 from ..errors import InputError
-from ..model import GPT
-from ..optim import AdamW
+from ..model.gpt import GPT
+from ..training.optim import AdamW
 from .forms import Form, Run
 from .modules import Module, is_module
 
@@ -77,7 +78,7 @@ def opened(thing, config=None, **module):
             if config is None:
                 raise InputError(f"{path}: is a debug state, which has no sizes of a model in it, expected a model as the other side")
             return State(path, config)
-        return Ours(llmc.load_model(path), f"{path}, a model of llm.c")
+        return Ours(GPT.load(path), f"{path}, a model of llm.c")
     model = GPT.load(thing)
     return Ours(model, f"{thing}, {'a GPT-2 of transformers' if huggingface.find(thing) is not None else 'a checkpoint of numgpt'}")
 

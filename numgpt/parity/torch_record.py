@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..ops import Op
-from ..record import Record
+from ..layers.record import Record
 from .borrowing import torch
 from .forms import Run
 from .op_table import TORCH

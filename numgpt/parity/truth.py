@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import engine
-from ..config import Config
-from ..model import GPT
-from ..optim import AdamW, adamw
-from ..streams import stream
-from ..transformer import loss
+from ..architecture.config import Config
+from ..model.gpt import GPT
+from ..training.optim import AdamW, adamw
+from ..random import stream
+from ..layers.transformer import loss
 from .borrowing import torch
 from .forms import Form
 from .rounding import rms

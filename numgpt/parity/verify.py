@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import engine, ops
-from ..check import VARIANTS, layer_subject, model_subject, op_subjects
-from ..config import Config
-from ..model import GPT
-from ..optim import AdamW
-from ..streams import stream
-from ..transformer import BLOCKS, causal_attention, ffn
+from ..proofs.subjects import VARIANTS, layer_subject, model_subject, op_subjects
+from ..architecture.config import Config
+from ..model.gpt import GPT
+from ..training.optim import AdamW
+from ..random import stream
+from ..layers.transformer import BLOCKS, causal_attention, ffn
 from . import rounding, truth
 from .borrowing import torch
 from .divergence import compare

@@ -55,13 +55,6 @@ class BPE(Tokenizer):
         self._forget()
 
     @classmethod
-    def build(cls, text, size=2048, pattern="gpt2"):
-        """Trained on a text, or on the parts of one, to size tokens, or as many as it has pairs for: bpe_training.train."""
-        from .bpe_training import train
-
-        return train(text, size, pattern=pattern)
-
-    @classmethod
     def from_state(cls, state):
         """The tokenizer of a state; InputError where a part of it is missing, unknown or of another kind."""
         names = {"type", "pattern", "whole", "specials", "tokens", "merges"}

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from ..jit import kernel, launch, parallel
+from ..engine.jit import kernel, launch, parallel
 from .bpe import LONG
 from .patterns_numba import ends
 from .tokenizer import utf8

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..jit import kernel, launch, parallel
+from ..engine.jit import kernel, launch, parallel
 
 STEP = 64  # merges between two words to whoever waits
 NEAR = 2**31 // 3  # symbols from which on 32 bits are too few for a place, or a pair's number

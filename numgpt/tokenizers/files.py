@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from ..atomic import write_file
+from ..storage.atomic import write_file
 from ..errors import InputError
-from ..files import Missing, parse_json, read_bytes
+from ..storage.files import Missing, parse_json, read_bytes
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
 from .bytes import Bytes

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import regex
 
-from ..jit import kernel, launch, parallel
+from ..engine.jit import kernel, launch, parallel
 from . import patterns
 
 # Classes of characters, in the low four bits of a byte for each code point; in the high four, which letter of a contraction

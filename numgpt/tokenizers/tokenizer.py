@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from ..atomic import write_json
+from ..storage.atomic import write_json
 from ..errors import InputError, TextError
 
 POLICIES = ("refuse", "allow", "text")  # of special tokens that a text spells out

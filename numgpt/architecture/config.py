@@ -1,0 +1,133 @@
+"""What a model is and how it is trained: two dataclasses. Presets are data, in presets.py."""
+
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import InputError
+
+LARGEST = 2**24  # of any size: far beyond all models, and small enough to count with
+LONGEST = 2**53  # steps: what a float can count
+DEEPEST = 2**12  # blocks: each has a dozen parameters, whose names are made before a file is looked at
+
+
+def setting(default, help, choices=None):
+    """A field with the sentence that --help prints for it."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model's shape. The fields have the names that GPT-2's configuration and nanoGPT's gave them."""
+
+    vocab_size: int = setting(50257, "V, the number of different tokens")
+    block_size: int = setting(1024, "the longest text that the model sees at once, in tokens")
+    n_layer: int = setting(12, "L, the number of blocks")
+    n_head: int = setting(12, "H, the number of attention heads")
+    n_embd: int = setting(768, "C, the number of channels")
+    n_inner: int | None = setting(None, "width of the feed-forward; 4 C unless given")
+    bias: bool = setting(True, "biases in linear maps and norms")
+    tied: bool = setting(True, "one matrix for embedding and unembedding")
+    activation: str = setting("gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ("gelu", "gelu_tanh", "relu"))
+    norm_position: str = setting("pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post"))
+    dropout: float = setting(0.0, "the probability of forgetting, in training")
+    layer_norm_epsilon: float = setting(1e-5, "what LayerNorm adds to the variance")
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            low, high = (0, DEEPEST) if name == "n_layer" else (1, LARGEST)
+            _expect(self, name, low <= getattr(self, name) <= high, f"{low} to {high:,}")
+        _expect(self, "n_inner", self.n_inner is None or 1 <= self.n_inner <= LARGEST, f"1 to {LARGEST:,}")
+        _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
+        _expect(self, "layer_norm_epsilon", 1e-30 <= self.layer_norm_epsilon <= 1, "1e-30, which float32 can add, to 1")
+        if self.n_embd % self.n_head:
+            around = range(max(1, self.n_head - 1000), min(self.n_embd, self.n_head + 1000) + 1)  # not all: n_head may be millions
+            near = sorted({1, *(h for h in around if self.n_embd % h == 0)}, key=lambda h: abs(h - self.n_head))[:3]
+            raise InputError(
+                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}, expected a multiple of it: choose n_head such as {', '.join(map(str, sorted(near)))}"
+            )
+
+    @property
+    def ffn_width(self):
+        """F, the width of the feed-forward."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained. Defaults are nanoGPT's for a character model on a CPU."""
+
+    batch_size: int = setting(12, "sequences a batch")
+    accumulate: int = setting(1, "batches a step, weighted by their counted tokens")
+    steps: int = setting(2000, "updates of the parameters")
+    lr: float = setting(1e-3, "the highest learning rate")
+    min_lr: float | None = setting(None, "the learning rate at the end; a tenth of lr unless given")
+    warmup: int = setting(100, "steps in which the learning rate rises")
+    schedule: str = setting("cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant"))
+    beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
+    beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient")
+    eps: float = setting(1e-8, "what AdamW adds to the denominator")
+    weight_decay: float = setting(0.1, "decoupled decay, of matrices only")
+    clip: float = setting(1.0, "the largest norm of a step's gradient; 0: no clipping")
+    eval_interval: int = setting(250, "steps between measurements of the held-out loss")
+    eval_iters: int = setting(20, "batches a measurement")
+    save_interval: int = setting(250, "steps between checkpoints")
+    seed: int = setting(1337, "of initialisation, batches and dropout")
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("batch_size", "accumulate", "eval_interval", "eval_iters", "save_interval"):
+            _expect(self, name, 1 <= getattr(self, name) <= LARGEST, f"1 to {LARGEST:,}")
+        for name in ("lr", "weight_decay", "clip", "seed"):
+            _expect(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("steps", "warmup"):
+            _expect(self, name, 0 <= getattr(self, name) <= LONGEST, f"0 or more, up to {LONGEST:,}")
+        _expect(self, "min_lr", self.min_lr is None or 0 <= self.min_lr <= self.lr, f"0 to lr {self.lr}")
+        for name in ("beta1", "beta2"):
+            _expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        _expect(self, "eps", self.eps >= 1e-30, "at least 1e-30, which float32 can add")
+
+    @property
+    def final_lr(self):
+        """The learning rate at the end."""
+        return self.lr / 10 if self.min_lr is None else self.min_lr
+
+
+def check_fields(settings):
+    """Raise InputError for a field of another type than it says, not finite, or not among its choices.
+
+    NumPy's numbers become Python's: an np.float64 among the settings would turn float32 arrays into float64.
+    """
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        kinds = typing.get_args(f.type) or (f.type,)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if float in kinds and type(value) is int:
+            value = float(value) if abs(value) < 2**1023 else math.inf
+        if type(value) not in kinds:
+            raise InputError(f"config: {f.name} is {value!r}, expected {kinds[0].__name__}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"config: {f.name} is {value}, expected a finite number")
+        object.__setattr__(settings, f.name, value)
+        choices = f.metadata["choices"]
+        if choices and value not in choices:
+            raise InputError(f"config: {f.name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def from_dict(cls, values):
+    """A dataclass from what a file holds; an unknown name is an error, not ignored."""
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = set(values) - known
+    if unknown:
+        raise InputError(f"config: unknown field {', '.join(sorted(unknown))}, expected {', '.join(sorted(known))}")
+    return cls(**values)
+
+
+def _expect(settings, name, holds, what):
+    if not holds:
+        raise InputError(f"config: {name} is {getattr(settings, name)}, expected {what}")
