@@ -1,4 +1,5 @@
-"""The bits of training: the SHA-256 of parameters and moments after 20 steps, for configs, engines and ways to train.
+"""The bits of training: the SHA-256 of parameters and moments after 20 steps, for configs, engines and ways
+to train.
 
 python benchmarks/bits.py   on one machine, before and after a change that should change no number; the lines must be the same.
 Other processors, and other versions of NumPy, Numba or the BLAS, sum in other orders and print other lines.
@@ -14,14 +15,21 @@ from pathlib import Path
 
 from numgpt.__main__ import main as numgpt
 
-# Together they have both places of the norms, every activation, no biases, an untied head, an odd width, one head and many,
-# and batches large enough for the fused block (512 rows) and too small for it.
+# Together they have both places of the norms, every activation, no biases, an untied head, an odd width, one
+# head and many, and batches large enough for the fused block (512 rows) and too small for it.
 CONFIGS = {
     "GPT-2": "--n-layer 2 --n-head 4 --n-embd 32 --block-size 64 --batch-size 12",
     "GPT-2, few rows": "--n-layer 2 --n-head 2 --n-embd 24 --block-size 16 --batch-size 3 --activation gelu",
-    "GPT-1": "--n-layer 2 --n-head 3 --n-embd 36 --block-size 32 --batch-size 16 --norm-position post --activation gelu",
-    "no biases, untied": "--n-layer 2 --n-head 4 --n-embd 32 --block-size 64 --batch-size 9 --no-bias --no-tied --n-inner 50",
-    "ReLU, float64": "--n-layer 1 --n-head 1 --n-embd 20 --block-size 24 --batch-size 8 --activation relu --dtype float64",
+    "GPT-1": (
+        "--n-layer 2 --n-head 3 --n-embd 36 --block-size 32 --batch-size 16 --norm-position post --activation"
+        " gelu"
+    ),
+    "no biases, untied": (
+        "--n-layer 2 --n-head 4 --n-embd 32 --block-size 64 --batch-size 9 --no-bias --no-tied --n-inner 50"
+    ),
+    "ReLU, float64": (
+        "--n-layer 1 --n-head 1 --n-embd 20 --block-size 24 --batch-size 8 --activation relu --dtype float64"
+    ),
 }
 WAYS = {"plain": "", "dropout": "--dropout 0.2", "accumulation": "--accumulate 3", "resume": ""}
 STEPS = "--warmup 5 --eval-interval 10 --eval-iters 2 --save-interval 10 --sample-tokens 0 --seed 7"
@@ -60,15 +68,21 @@ def digests(folder, data, engine, config, way):
 
 def main(argv=None):
     """Print a line for each config, engine and way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", default=["reference", "numba"], choices=("reference", "numba"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--engines", nargs="+", default=["reference", "numba"], choices=("reference", "numba")
+    )
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), choices=CONFIGS, metavar="NAME")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "text.txt"
         data.write_text(text(), encoding="utf-8")
         print(f"{'config':20}{'engine':12}{'way':14}{'parameters':18}{'moments':18}{'a text of it'}")
-        for i, (config, engine, way) in enumerate((c, e, w) for c in args.configs for e in args.engines for w in WAYS):
+        for i, (config, engine, way) in enumerate(
+            (c, e, w) for c in args.configs for e in args.engines for w in WAYS
+        ):
             found = digests(Path(folder) / str(i), data, engine, config, way)
             print(f"{config:20}{engine:12}{way:14}" + "  ".join(found), flush=True)
 

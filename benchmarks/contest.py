@@ -1,5 +1,6 @@
-"""A contest between processes: each contestant lives in its own, and they are asked in turn, A B A B …, so that the machine's moods
-hit all alike. What counts is the median of the paired ratios."""
+"""A contest between processes: each contestant lives in its own, and they are asked in turn, A B A B …, so
+that the machine's moods hit all alike. What counts is the median of the paired ratios.
+"""
 
 import contextlib
 import json
@@ -15,7 +16,9 @@ from pathlib import Path
 from numgpt.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
-PAUSE = 0.3  # seconds before each turn: the threads of the one before may still wait for work awake (OpenMP's do) and take a processor
+# seconds before each turn: the threads of the one before may still wait for work awake (OpenMP's do) and take
+# a processor
+PAUSE = 0.3
 
 
 class Contestant:
@@ -23,7 +26,13 @@ class Contestant:
 
     def __init__(self, name, command, environment=None):
         self.name, self.seconds, self.started = name, [], time.perf_counter()
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
 
     def ask(self, do, **arguments):
         """Send a request, wait for the answer; None where the process has ended."""
@@ -37,14 +46,18 @@ class Contestant:
 
     def close(self):
         """End the process."""
-        with contextlib.suppress(BrokenPipeError):  # it may have ended by itself, and what it was asked not have reached it
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it may have ended by itself, and what it was asked not have reached it
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
 
 def enter(contestants, do, say=print):
-    """({name: contestant}, {name: answer}): ask each for a first thing; who does not answer does not run here, and is left out."""
+    """({name: contestant}, {name: answer}): ask each for a first thing; who does not answer does not run
+    here, and is left out.
+    """
     entered, answers = {}, {}
     for contestant in contestants:
         answer = contestant.ask(do)
@@ -54,19 +67,25 @@ def enter(contestants, do, say=print):
         else:
             entered[contestant.name], answers[contestant.name] = contestant, answer
     if not entered:
-        raise InputError("benchmark: no contestant runs here, expected one at least: what each of them said stands above")
+        raise InputError(
+            "benchmark: no contestant runs here, expected one at least: what each of them said stands above"
+        )
     return entered, answers
 
 
 class Page:
-    """What a benchmark prints, kept line by line: write() puts it into results/, as it was printed, under the command that printed it.
+    """What a benchmark prints, kept line by line: write() puts it into results/, as it was printed, under the
+    command that printed it.
 
     name: of the file, without its ending; None: nothing is written.
     """
 
     def __init__(self, name, command):
         if name is not None and not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
-            raise InputError(f"benchmark: --results is {name!r}, expected a name of letters, digits, - and _: it becomes benchmarks/results/NAME.md")
+            raise InputError(
+                f"benchmark: --results is {name!r}, expected a name of letters, digits, - and _: it becomes"
+                " benchmarks/results/NAME.md"
+            )
         self.name, self.lines = name, [f"$ {command}"]
 
     def say(self, line):
@@ -83,9 +102,18 @@ class Page:
 
 def add_flags(parser):
     """The flags of a benchmark that runs on a GPU too."""
-    parser.add_argument("--engine", choices=("numba", "cupy"), default="numba", help="cupy: numgpt and PyTorch both on the GPU; numba, both on the CPU, unless given")
-    parser.add_argument("--results", metavar="NAME", help="write what is printed to benchmarks/results/NAME.md")
-    parser.add_argument("--commit", help="what a GPU's page says as numgpt's commit; git is asked unless given")
+    parser.add_argument(
+        "--engine",
+        choices=("numba", "cupy"),
+        default="numba",
+        help="cupy: numgpt and PyTorch both on the GPU; numba, both on the CPU, unless given",
+    )
+    parser.add_argument(
+        "--results", metavar="NAME", help="write what is printed to benchmarks/results/NAME.md"
+    )
+    parser.add_argument(
+        "--commit", help="what a GPU's page says as numgpt's commit; git is asked unless given"
+    )
 
 
 def run(main, argv=None):
@@ -98,23 +126,38 @@ def run(main, argv=None):
 
 
 def commit():
-    """The commit of the numgpt that is measured, "-dirty" added where files differ from it; None where it is in no repository."""
+    """The commit of the numgpt that is measured, "-dirty" added where files differ from it; None where it is
+    in no repository.
+    """
     import numgpt
 
     def git(*arguments):
-        done = subprocess.run(["git", "-C", Path(numgpt.__file__).parent, *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", Path(numgpt.__file__).parent, *arguments], capture_output=True, text=True
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        return (git("ls-files", "__init__.py") and git("describe", "--always", "--dirty", "--exclude=*")) or None
+        return (
+            git("ls-files", "__init__.py") and git("describe", "--always", "--dirty", "--exclude=*")
+        ) or None
     except OSError:
         return None
 
 
 def apart(found, most, what):
-    """The largest difference of any of these lists of numbers to the first; AssertionError where it is not at most `most`, NaN included."""
-    differences = [abs(a - b) for numbers in found.values() for a, b in zip(numbers, next(iter(found.values())), strict=True)]
-    assert all(d <= most for d in differences), f"{what} lie {max(differences):.1e} apart, expected the same within {most}: " + ", ".join(f"{n} {x[:3]}" for n, x in found.items())
+    """The largest difference of any of these lists of numbers to the first; AssertionError where it is not at
+    most `most`, NaN included.
+    """
+    differences = [
+        abs(a - b)
+        for numbers in found.values()
+        for a, b in zip(numbers, next(iter(found.values())), strict=True)
+    ]
+    assert all(d <= most for d in differences), (
+        f"{what} lie {max(differences):.1e} apart, expected the same within {most}: "
+        + ", ".join(f"{n} {x[:3]}" for n, x in found.items())
+    )
     return max(differences, default=0.0)
 
 

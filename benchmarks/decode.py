@@ -1,6 +1,8 @@
-"""Generation with a key/value cache, numgpt against Hugging Face's, in one run: tokens a second, and how near to the memory's limit.
+"""Generation with a key/value cache, numgpt against Hugging Face's, in one run: tokens a second, and how near
+to the memory's limit.
 
-Every step reads all weights once, so that a pass that only reads them is the bound. Usage: python benchmarks/decode.py --batch 1 8
+Every step reads all weights once, so that a pass that only reads them is the bound. Usage: python
+benchmarks/decode.py --batch 1 8
 On an NVIDIA GPU, against PyTorch there: python benchmarks/decode.py --engine cupy --batch 1 8
 """
 
@@ -41,9 +43,13 @@ def prompt(model, batch):
 
 
 def worker(kind, preset, batch, tokens, threads, on):
-    """A contestant on a device: tell the logits after the prompt, generate once, then again when asked, and tell the seconds a token."""
+    """A contestant on a device: tell the logits after the prompt, generate once, then again when asked, and
+    tell the seconds a token.
+    """
     place = device.DEVICES[on]()
-    run, logits = {"torch": torch_run, "transformers": transformers_run, "read": read_run}.get(kind, numgpt_run)(preset, batch, tokens, threads, on)
+    run, logits = {"torch": torch_run, "transformers": transformers_run, "read": read_run}.get(
+        kind, numgpt_run
+    )(preset, batch, tokens, threads, on)
     run()
 
     def timed():
@@ -53,7 +59,9 @@ def worker(kind, preset, batch, tokens, threads, on):
         place.wait()
         return {"seconds": (time.perf_counter() - start) / tokens}
 
-    contest.serve({"logits": lambda: {"logits": logits, "about": place.about()}, "time": timed, "memory": place.memory})
+    contest.serve(
+        {"logits": lambda: {"logits": logits, "about": place.about()}, "time": timed, "memory": place.memory}
+    )
 
 
 def numgpt_run(preset, batch, tokens, threads, on):
@@ -68,7 +76,9 @@ def numgpt_run(preset, batch, tokens, threads, on):
 
 
 def on_the_host(preset, batch, threads):
-    """(model, prompt) of numgpt in the host's memory, from which PyTorch's sides are made; PyTorch told its threads, and to be exact."""
+    """(model, prompt) of numgpt in the host's memory, from which PyTorch's sides are made; PyTorch told its
+    threads, and to be exact.
+    """
     import torch
     import torch_gpt
 
@@ -104,9 +114,17 @@ def transformers_run(preset, batch, tokens, threads, on):
     transformers.logging.set_verbosity_error()
     model, start = on_the_host(preset, batch, threads)
     c = model.config
-    net = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head, bos_token_id=None, eos_token_id=None,
-    )).eval()
+    net = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=c.vocab_size,
+            n_positions=c.block_size,
+            n_embd=c.n_embd,
+            n_layer=c.n_layer,
+            n_head=c.n_head,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).eval()
     with torch.no_grad():
         ours = dict(model.params.items())
         for name, parameter in net.transformer.named_parameters():
@@ -116,7 +134,16 @@ def transformers_run(preset, batch, tokens, threads, on):
         net, start = net.cuda(), start.cuda()
     with torch.no_grad():
         logits = net(start).logits[0, -1].tolist()
-    return lambda: net.generate(start, attention_mask=torch.ones_like(start), max_new_tokens=tokens, do_sample=False, pad_token_id=0), logits
+    return (
+        lambda: net.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        ),
+        logits,
+    )
 
 
 def read_run(preset, batch, tokens, threads, on):
@@ -135,26 +162,56 @@ def read_run(preset, batch, tokens, threads, on):
 
 def contest_of(preset, batch, names, tokens, rounds, threads, engine, page, commit):
     """Run one batch size; returns what it ran on and rows of figures."""
+
     def start(name):
         kind = KINDS[name]
-        flags = ["--worker", kind, "--preset", preset, "--batch", str(batch), "--tokens", str(tokens), "--threads", str(threads), "--on", device.of(kind, engine)]
-        return contest.Contestant(name, [sys.executable, __file__, *flags], {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {})
+        flags = [
+            "--worker",
+            kind,
+            "--preset",
+            preset,
+            "--batch",
+            str(batch),
+            "--tokens",
+            str(tokens),
+            "--threads",
+            str(threads),
+            "--on",
+            device.of(kind, engine),
+        ]
+        return contest.Contestant(
+            name,
+            [sys.executable, __file__, *flags],
+            {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {},
+        )
 
     entered, answers = contest.enter(map(start, names), "logits", page.say)
     contestants = list(entered.values())
-    apart = contest.apart({name: a["logits"] for name, a in answers.items() if a["logits"]}, LOGITS, "the logits after the prompt")
+    apart = contest.apart(
+        {name: a["logits"] for name, a in answers.items() if a["logits"]},
+        LOGITS,
+        "the logits after the prompt",
+    )
     contest.time_in_turn(contestants, rounds)
     by_kind, rows = {KINDS[c.name]: c for c in contestants}, []
     for c in contestants:
         memory = c.ask("memory")
-        rows.append({
-            "batch": batch, "name": c.name, "ms": 1e3 * statistics.median(c.seconds),
-            "tokens": batch / statistics.median(c.seconds) if KINDS[c.name] != "read" else None,
-            "to_transformers": contest.ratio(c, by_kind["transformers"]) if "transformers" in by_kind else None,
-            "of_torch": contest.ratio(by_kind["torch"], c) if "torch" in by_kind else None,
-            "of_bandwidth": contest.ratio(by_kind["read"], c) if "read" in by_kind else None,
-            "peak_mb": memory["taken"] / 1e6, "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6, "apart": apart,
-        })
+        rows.append(
+            {
+                "batch": batch,
+                "name": c.name,
+                "ms": 1e3 * statistics.median(c.seconds),
+                "tokens": batch / statistics.median(c.seconds) if KINDS[c.name] != "read" else None,
+                "to_transformers": (
+                    contest.ratio(c, by_kind["transformers"]) if "transformers" in by_kind else None
+                ),
+                "of_torch": contest.ratio(by_kind["torch"], c) if "torch" in by_kind else None,
+                "of_bandwidth": contest.ratio(by_kind["read"], c) if "read" in by_kind else None,
+                "peak_mb": memory["taken"] / 1e6,
+                "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
+                "apart": apart,
+            }
+        )
     for c in contestants:
         c.close()
     return device.machine(answers.values(), commit) if engine == "cupy" else contest.machine(), rows
@@ -163,29 +220,55 @@ def contest_of(preset, batch, names, tokens, rounds, threads, engine, page, comm
 def show(rows, say):
     """The table of a CPU."""
     number = contest.number
-    say("| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    say(
+        "| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- |"
+        " ---: | ---: | ---: | ---: | ---: |"
+    )
     for r in rows:
-        say(f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} | {number(r['to_transformers'], '.2f')} | {number(r['of_bandwidth'], '.2f')} | {r['peak_mb']:.0f} |")
+        say(
+            f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} |"
+            f" {number(r['to_transformers'], '.2f')} | {number(r['of_bandwidth'], '.2f')} |"
+            f" {r['peak_mb']:.0f} |"
+        )
 
 
 def show_gpu(rows, say):
     """The table of a GPU: a share of PyTorch's tokens a second above 1 is faster; memory as train_step.py's."""
     number = contest.number
-    say("| batch | | ms a step | tokens/s | of PyTorch's tokens/s | time to Hugging Face | taken MB | allocated MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    say(
+        "| batch | | ms a step | tokens/s | of PyTorch's tokens/s | time to Hugging Face | taken MB |"
+        " allocated MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for r in rows:
-        say(f"| {r['batch']} | {r['name']} | {r['ms']:.2f} | {r['tokens']:.1f} | {number(r['of_torch'], '.2f')} | {number(r['to_transformers'], '.2f')} | {r['peak_mb']:.0f} | {number(r['allocated_mb'], '.0f')} |")
-    say(f"the same weights and prompt, float32 without TF32; logits after the prompt at most {rows[0]['apart']:.1e} apart (allowed: {LOGITS:.0e})")
+        say(
+            f"| {r['batch']} | {r['name']} | {r['ms']:.2f} | {r['tokens']:.1f} |"
+            f" {number(r['of_torch'], '.2f')} | {number(r['to_transformers'], '.2f')} | {r['peak_mb']:.0f} |"
+            f" {number(r['allocated_mb'], '.0f')} |"
+        )
+    say(
+        "the same weights and prompt, float32 without TF32; logits after the prompt at most"
+        f" {rows[0]['apart']:.1e} apart (allowed: {LOGITS:.0e})"
+    )
 
 
 def main(argv):
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], help="rows that are continued at once")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batch", nargs="+", type=int, default=[1, 8], help="rows that are continued at once"
+    )
     parser.add_argument("--preset", default="gpt2", help="the model's preset, with weights drawn at random")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens a run")
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
-    parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), help="contestants; all unless given, PyTorch eager on a GPU alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(KINDS.values()),
+        help="contestants; all unless given, PyTorch eager on a GPU alone",
+    )
     parser.add_argument("--json", help="a file for the figures")
     contest.add_flags(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -199,11 +282,18 @@ def main(argv):
 
 def compare(args, page):
     """Run the contests that the flags ask for, and print and write what is found."""
-    names = [n for n, k in KINDS.items() if (k in args.only if args.only else k != "torch" or args.engine == "cupy") and (args.engine == "numba" or k in ON_GPU)]
+    names = [
+        n
+        for n, k in KINDS.items()
+        if (k in args.only if args.only else k != "torch" or args.engine == "cupy")
+        and (args.engine == "numba" or k in ON_GPU)
+    ]
     device.expect([KINDS[n] for n in names], args.engine)
     machine, rows = None, []
     for batch in args.batch:
-        found_on, found = contest_of(args.preset, batch, names, args.tokens, args.rounds, args.threads, args.engine, page, args.commit)
+        found_on, found = contest_of(
+            args.preset, batch, names, args.tokens, args.rounds, args.threads, args.engine, page, args.commit
+        )
         if machine is None:
             machine = found_on
             page.say(contest.show_machine(machine) + f", {args.threads} threads")

@@ -1,4 +1,6 @@
-"""Where a contestant computes: how it is waited for, the memory that it took, its name; the host, or a GPU as CuPy or PyTorch sees it."""
+"""Where a contestant computes: how it is waited for, the memory that it took, its name; the host, or a GPU as
+CuPy or PyTorch sees it.
+"""
 
 import os
 import warnings
@@ -36,7 +38,9 @@ class Cupy:
         cupy.cuda.runtime.deviceSynchronize()
 
     def memory(self):
-        """Bytes: "taken" from the GPU by CuPy's pool, which gives nothing back: what it holds at the end is the most."""
+        """Bytes: "taken" from the GPU by CuPy's pool, which gives nothing back: what it holds at the end is
+        the most.
+        """
         import cupy
 
         return {"taken": cupy.get_default_memory_pool().total_bytes(), "allocated": None}
@@ -47,7 +51,12 @@ class Cupy:
 
         runtime = cupy.cuda.runtime
         name = runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
-        return {"gpu": name, "CUDA driver": _version(runtime.driverGetVersion()), "CUDA runtime": _version(runtime.runtimeGetVersion()), "cupy": cupy.__version__}
+        return {
+            "gpu": name,
+            "CUDA driver": _version(runtime.driverGetVersion()),
+            "CUDA runtime": _version(runtime.runtimeGetVersion()),
+            "cupy": cupy.__version__,
+        }
 
 
 class Cuda:
@@ -60,7 +69,9 @@ class Cuda:
         torch.cuda.synchronize()
 
     def memory(self):
-        """Bytes: "taken" from the GPU by PyTorch's pool at most, and the most that was "allocated" of these at one time."""
+        """Bytes: "taken" from the GPU by PyTorch's pool at most, and the most that was "allocated" of these
+        at one time.
+        """
         import torch
 
         return {"taken": torch.cuda.max_memory_reserved(), "allocated": torch.cuda.max_memory_allocated()}
@@ -69,7 +80,11 @@ class Cuda:
         """The GPU, PyTorch, CUDA as PyTorch has it."""
         import torch
 
-        return {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "CUDA of torch": torch.version.cuda}
+        return {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "CUDA of torch": torch.version.cuda,
+        }
 
 
 DEVICES = {"host": Host, "cupy": Cupy, "cuda": Cuda}
@@ -81,7 +96,9 @@ def of(kind, engine):
 
 
 def expect(kinds, engine):
-    """Raise InputError where contestants of these kinds find no GPU for the cupy engine; forbid TF32 to all that is started after."""
+    """Raise InputError where contestants of these kinds find no GPU for the cupy engine; forbid TF32 to all
+    that is started after.
+    """
     if engine != "cupy":
         return
     numgpt.use("cupy")
@@ -98,7 +115,9 @@ def expect_cuda():
     except ImportError as error:
         raise InputError(f"benchmark: PyTorch is not installed, {advice}") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch warns of a driver that is missing or too old, which the line below says
+        warnings.simplefilter(
+            "ignore"
+        )  # PyTorch warns of a driver that is missing or too old, which the line below says
         found = torch.cuda.is_available()
     if not found:
         raise InputError(f"benchmark: PyTorch {torch.__version__} finds no GPU, {advice}")
@@ -110,7 +129,11 @@ def machine(answers, commit):
     gpus = {about["gpu"] for about in abouts if "gpu" in about}
     assert len(gpus) <= 1, f"the contestants compute on {' and '.join(sorted(gpus))}, expected one GPU"
     found = {k: v for about in abouts for k, v in about.items()}
-    return found | {"numgpt": numgpt.__version__, "commit": commit or contest.commit() or "unknown"} | {k: v for k, v in contest.machine().items() if k not in found}
+    return (
+        found
+        | {"numgpt": numgpt.__version__, "commit": commit or contest.commit() or "unknown"}
+        | {k: v for k, v in contest.machine().items() if k not in found}
+    )
 
 
 def _version(number):

@@ -1,7 +1,9 @@
-"""nanoGPT's README CPU run as a whole, the process from start to end, against numgpt's of the same size, in one run.
+"""nanoGPT's README CPU run as a whole, the process from start to end, against numgpt's of the same size, in
+one run.
 
-python benchmarks/nanogpt_command.py --nanogpt FOLDER, a checkout in which data/shakespeare_char/prepare.py has been run. Both do 2,000
-updates of 12 × 64 tokens and 9 evaluations of 40 batches, nanoGPT's half on the training text. It also does a 2,001st update.
+python benchmarks/nanogpt_command.py --nanogpt FOLDER, a checkout in which data/shakespeare_char/prepare.py
+has been run. Both do 2,000 updates of 12 × 64 tokens and 9 evaluations of 40 batches, nanoGPT's half on the
+training text. It also does a 2,001st update.
 """
 
 import argparse
@@ -16,8 +18,15 @@ from pathlib import Path
 
 import contest
 
-THEIRS = "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
-OURS = "--block-size 64 --batch-size 12 --n-layer 4 --n-head 4 --n-embd 128 --no-bias --dropout 0 --steps 2000 --lr 1e-3 --warmup 100 --eval-interval 250 --eval-iters 40 --split tail --no-dedup --sample-tokens 0"
+THEIRS = (
+    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=100"
+    " --block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000"
+    " --lr_decay_iters=2000 --dropout=0.0"
+)
+OURS = (
+    "--block-size 64 --batch-size 12 --n-layer 4 --n-head 4 --n-embd 128 --no-bias --dropout 0 --steps 2000"
+    " --lr 1e-3 --warmup 100 --eval-interval 250 --eval-iters 40 --split tail --no-dedup --sample-tokens 0"
+)
 
 
 def run(command, folder):
@@ -31,30 +40,66 @@ def run(command, folder):
 
 def main():
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT with its characters prepared")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--nanogpt", type=Path, required=True, help="a checkout of nanoGPT with its characters prepared"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="how often each runs, in turn")
     parser.add_argument("--json", help="a file for the figures")
     args = parser.parse_args()
     text = (args.nanogpt / "data/shakespeare_char/input.txt").resolve()
     if not text.exists():
-        sys.exit(f"{text} is not there, expected nanoGPT's data: run data/shakespeare_char/prepare.py in {args.nanogpt}")
+        sys.exit(
+            f"{text} is not there, expected nanoGPT's data: run data/shakespeare_char/prepare.py in"
+            f" {args.nanogpt}"
+        )
     print(contest.show_machine())
     seconds, losses = {"nanoGPT": [], "numgpt": []}, {}
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as out:
-            took, said = run([sys.executable, "train.py", *THEIRS.split(), f"--out_dir={out}/nanogpt"], args.nanogpt)
+            took, said = run(
+                [sys.executable, "train.py", *THEIRS.split(), f"--out_dir={out}/nanogpt"], args.nanogpt
+            )
             seconds["nanoGPT"].append(took)
             losses["nanoGPT"] = re.findall(r"val loss ([\d.]+)", said)[-1]
-            took, said = run([sys.executable, "-m", "numgpt", "train", "--data", text, "--out", f"{out}/numgpt", *OURS.split()], out)
+            took, said = run(
+                [
+                    sys.executable,
+                    "-m",
+                    "numgpt",
+                    "train",
+                    "--data",
+                    text,
+                    "--out",
+                    f"{out}/numgpt",
+                    *OURS.split(),
+                ],
+                out,
+            )
             seconds["numgpt"].append(took)
-            losses["numgpt"] = [json.loads(line)["held_out_loss"] for line in open(f"{out}/numgpt/log.jsonl") if "held_out_loss" in line][-1]
-        print(", ".join(f"{who} {took[-1]:.1f} s, held-out loss {float(losses[who]):.4f}" for who, took in seconds.items()), flush=True)
+            losses["numgpt"] = [
+                json.loads(line)["held_out_loss"]
+                for line in open(f"{out}/numgpt/log.jsonl")
+                if "held_out_loss" in line
+            ][-1]
+        print(
+            ", ".join(
+                f"{who} {took[-1]:.1f} s, held-out loss {float(losses[who]):.4f}"
+                for who, took in seconds.items()
+            ),
+            flush=True,
+        )
     ratio = statistics.median(a / b for a, b in zip(seconds["numgpt"], seconds["nanoGPT"]))
     print(f"numgpt to nanoGPT: {ratio:.2f}")
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"machine": contest.machine(), "seconds": seconds, "losses": losses, "ratio": ratio}, file, indent=1)
+            json.dump(
+                {"machine": contest.machine(), "seconds": seconds, "losses": losses, "ratio": ratio},
+                file,
+                indent=1,
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Each twin against its specification and against PyTorch's op, forward and backward, in one run. Usage: python benchmarks/ops.py --shape a b
+"""Each twin against its specification and against PyTorch's op, forward and backward, in one run. Usage:
+python benchmarks/ops.py --shape a b
 
 Each of the three has a process of its own, and they are asked in turn.
 """
@@ -41,7 +42,9 @@ def cases(size):
 
 
 def numgpt_runs(kind, size, threads):
-    """Op -> (forward, backward, value): two functions without arguments, for the engine's twin or the specification."""
+    """Op -> (forward, backward, value): two functions without arguments, for the engine's twin or the
+    specification.
+    """
     import numgpt
     from numgpt import engine, ops
 
@@ -113,7 +116,9 @@ def worker(kind, shape, threads, at_least):
                 n += 1
             return {"seconds": (time.perf_counter() - start) / n}
 
-        contest.serve({"sizes": lambda: {op: float(np.abs(r[2]).mean()) for op, r in runs.items()}, "time": timed})
+        contest.serve(
+            {"sizes": lambda: {op: float(np.abs(r[2]).mean()) for op, r in runs.items()}, "time": timed}
+        )
 
 
 def contest_of(shape, names, rounds, at_least, threads):
@@ -123,35 +128,59 @@ def contest_of(shape, names, rounds, at_least, threads):
     contestants, sizes = contest.enter(start, "sizes")
     for op in names or sizes["numba"]:
         values = [sizes[kind][op] for kind in contestants]
-        assert max(values) - min(values) < 1e-3 * max(values), f"{op}: the mean absolute values are {values}, expected the same"
+        assert max(values) - min(values) < 1e-3 * max(values), (
+            f"{op}: the mean absolute values are {values}, expected the same"
+        )
         for i, way in enumerate(("forward", "backward")):
             times = {kind: [] for kind in contestants}
             for _ in range(rounds):
                 for kind, contestant in contestants.items():
                     time.sleep(contest.PAUSE)
                     times[kind].append(contestant.ask("time", op=op, way=i)["seconds"])
-            row = {"shape": shape, "op": op, "way": way} | {kind: statistics.median(t) for kind, t in times.items()}
-            yield row | {f"to_{kind}": statistics.median(a / b for a, b in zip(times["numba"], times[kind])) for kind in times if kind != "numba"}
+            row = {"shape": shape, "op": op, "way": way} | {
+                kind: statistics.median(t) for kind, t in times.items()
+            }
+            yield row | {
+                f"to_{kind}": statistics.median(a / b for a, b in zip(times["numba"], times[kind]))
+                for kind in times
+                if kind != "numba"
+            }
     for contestant in contestants.values():
         contestant.close()
 
 
 def main():
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=list(SIZES), default=["b"], help="sizes of train_step.py's shapes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shape", nargs="+", choices=list(SIZES), default=["b"], help="sizes of train_step.py's shapes"
+    )
     parser.add_argument("--ops", nargs="+", help="these only")
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
-    parser.add_argument("--seconds", type=float, default=0.05, help="how long each is timed in a round, at least")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of the twins and of PyTorch; the specification keeps NumPy's own")
+    parser.add_argument(
+        "--seconds", type=float, default=0.05, help="how long each is timed in a round, at least"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="threads of the twins and of PyTorch; the specification keeps NumPy's own",
+    )
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.shape[0], args.threads, args.seconds)
         return
-    print(contest.show_machine() + f", {args.threads} threads\nms a call; a ratio below 1: the twin is faster")
-    print("| shape | op | | twin | specification | PyTorch | to the specification | to PyTorch |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        contest.show_machine() + f", {args.threads} threads\nms a call; a ratio below 1: the twin is faster"
+    )
+    print(
+        "| shape | op | | twin | specification | PyTorch | to the specification | to PyTorch |\n| --- | --- |"
+        " --- | ---: | ---: | ---: | ---: | ---: |"
+    )
     found = []
     for shape in args.shape:
         for row in contest_of(shape, args.ops, args.rounds, args.seconds, args.threads):

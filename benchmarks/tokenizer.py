@@ -1,7 +1,9 @@
-"""Encoding by byte pairs, numgpt against tiktoken and Hugging Face tokenizers, in one run and on one thread: megabytes a second.
+"""Encoding by byte pairs, numgpt against tiktoken and Hugging Face tokenizers, in one run and on one thread:
+megabytes a second.
 
-All three have the same merges: GPT-2's where --ranks names a file gpt2.tiktoken or the distribution openai-whisper, which holds
-one, is installed; else those that numgpt trains on the prose. Ids are compared before anything is timed. Texts: prose and code of the
+All three have the same merges: GPT-2's where --ranks names a file gpt2.tiktoken or the distribution
+openai-whisper, which holds one, is installed; else those that numgpt trains on the prose. Ids are compared
+before anything is timed. Texts: prose and code of the
 machine, and what is hostile: a megabyte without a cut. Usage: python benchmarks/tokenizer.py
 """
 
@@ -16,7 +18,10 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read when the libraries are imported
+os.environ |= {
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}  # read when the libraries are imported
 
 import contest
 
@@ -77,19 +82,31 @@ def contestants(tokens, pattern):
 
     def tiktoken():
         import tiktoken
-        from tiktoken_ext.openai_public import r50k_pat_str  # GPT-2's pattern, spelled so that a megabyte of spaces does not fill the stack
+        from tiktoken_ext.openai_public import (
+            r50k_pat_str,
+        )  # GPT-2's pattern, spelled so that a megabyte of spaces does not fill the stack
 
         spelled = r50k_pat_str if pattern == "gpt2" else PATTERNS[pattern]
-        return tiktoken.Encoding(pattern, pat_str=spelled, mergeable_ranks={t: i for i, t in enumerate(tokens)}, special_tokens={}).encode_ordinary
+        return tiktoken.Encoding(
+            pattern, pat_str=spelled, mergeable_ranks={t: i for i, t in enumerate(tokens)}, special_tokens={}
+        ).encode_ordinary
 
     def huggingface():
         import tokenizers as tk
 
-        theirs = tk.Tokenizer(tk.models.BPE({spell(t): i for i, t in enumerate(tokens)}, [(spell(tokens[a]), spell(tokens[b])) for a, b in merges], ignore_merges=True))
+        theirs = tk.Tokenizer(
+            tk.models.BPE(
+                {spell(t): i for i, t in enumerate(tokens)},
+                [(spell(tokens[a]), spell(tokens[b])) for a, b in merges],
+                ignore_merges=True,
+            )
+        )
         split = tk.pre_tokenizers.Split(tk.Regex(SOURCES[pattern][0]), "isolated")
         level = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
         theirs.pre_tokenizer = level if pattern == "gpt2" else tk.pre_tokenizers.Sequence([split, level])
-        return lambda text: theirs.encode_batch_fast([text])[0].ids  # leaves out the places of tokens in the text
+        return lambda text: (
+            theirs.encode_batch_fast([text])[0].ids
+        )  # leaves out the places of tokens in the text
 
     found = {}
     for name, make in {"numgpt": numgpt, "tiktoken": tiktoken, "Hugging Face": huggingface}.items():
@@ -109,14 +126,18 @@ def seconds(encode, text):
 
 
 def measure(makers, text, rounds):
-    """Name → seconds of each round: "numgpt, new" encodes for the first time since it was made, the others have encoded the text before."""
+    """Name → seconds of each round: "numgpt, new" encodes for the first time since it was made, the others
+    have encoded the text before.
+    """
     encoders = {name: make() for name, make in makers.items()}
     expected = list(encoders["numgpt"](text))
     for name, encode in list(encoders.items()):
         try:
             ids = encode(text)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # tiktoken's, where its regular expressions fill the stack
+            if (
+                type(error).__name__ != "PanicException"
+            ):  # tiktoken's, where its regular expressions fill the stack
                 raise
             print(f"  {name}: {error}")
             del encoders[name]
@@ -136,32 +157,61 @@ def row_of(name, text, taken):
     speed = {who: size / statistics.median(times) for who, times in taken.items()}
 
     def ratio(who):
-        return statistics.median(theirs / ours for theirs, ours in zip(taken["tiktoken"], taken[who])) if "tiktoken" in taken else None
+        return (
+            statistics.median(theirs / ours for theirs, ours in zip(taken["tiktoken"], taken[who]))
+            if "tiktoken" in taken
+            else None
+        )
 
-    return {"text": name, "mb": size, "speed": speed, "new_to_tiktoken": ratio("numgpt, new"), "to_tiktoken": ratio("numgpt")}
+    return {
+        "text": name,
+        "mb": size,
+        "speed": speed,
+        "new_to_tiktoken": ratio("numgpt, new"),
+        "to_tiktoken": ratio("numgpt"),
+    }
 
 
 def show(rows):
     """The table."""
     number = contest.number
-    print("| MB/s | MB | numgpt, new | numgpt | tiktoken | Hugging Face | new to tiktoken | to tiktoken | time a byte, new, to prose's |")
+    print(
+        "| MB/s | MB | numgpt, new | numgpt | tiktoken | Hugging Face | new to tiktoken | to tiktoken | time"
+        " a byte, new, to prose's |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for r in rows:
-        speeds = " | ".join(number(r["speed"].get(who), ".1f") for who in ("numgpt, new", "numgpt", "tiktoken", "Hugging Face"))
+        speeds = " | ".join(
+            number(r["speed"].get(who), ".1f")
+            for who in ("numgpt, new", "numgpt", "tiktoken", "Hugging Face")
+        )
         prose = rows[0]["speed"]["numgpt, new"] / r["speed"]["numgpt, new"]
-        print(f"| {r['text']} | {r['mb']:.1f} | {speeds} | {number(r['new_to_tiktoken'], '.2f')} | {number(r['to_tiktoken'], '.2f')} | {prose:.2f} |")
+        print(
+            f"| {r['text']} | {r['mb']:.1f} | {speeds} | {number(r['new_to_tiktoken'], '.2f')} |"
+            f" {number(r['to_tiktoken'], '.2f')} | {prose:.2f} |"
+        )
 
 
 def main():
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", metavar="FILE", help="a .tiktoken file, such as gpt2.tiktoken")
     parser.add_argument("--text", metavar="FILE", help="prose of your own")
-    parser.add_argument("--pattern", default="gpt2", choices=("gpt2", "cl100k", "o200k"), help="what cuts the texts")
-    parser.add_argument("--size", type=int, default=8192, help="tokens that are trained where there are no ranks")
+    parser.add_argument(
+        "--pattern", default="gpt2", choices=("gpt2", "cl100k", "o200k"), help="what cuts the texts"
+    )
+    parser.add_argument(
+        "--size", type=int, default=8192, help="tokens that are trained where there are no ranks"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked, in turn")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="some of the texts; all unless given")
-    parser.add_argument("--training", action="store_true", help="compare training too, by tokenizer_training.py; it takes some minutes")
+    parser.add_argument(
+        "--training",
+        action="store_true",
+        help="compare training too, by tokenizer_training.py; it takes some minutes",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     args = parser.parse_args()
     import numgpt
@@ -169,15 +219,25 @@ def main():
     numgpt.use("numba")
     texts = texts_of(args.text)
     source, tokens = ranked_tokens(args.ranks, texts["prose"], args.size)
-    print(f"{contest.show_machine()}, {versions()}\n{source}, pattern {args.pattern}, one thread, medians of {args.rounds} rounds in turn\n")
+    print(
+        f"{contest.show_machine()}, {versions()}\n{source}, pattern {args.pattern}, one thread, medians of"
+        f" {args.rounds} rounds in turn\n"
+    )
     makers = contestants(tokens, args.pattern)
     makers["numgpt"]()("compile first " * 1000)
-    rows = [row_of(name, text, measure(makers, text, args.rounds)) for name, text in texts.items() if args.only is None or name in args.only or name == "prose"]
+    rows = [
+        row_of(name, text, measure(makers, text, args.rounds))
+        for name, text in texts.items()
+        if args.only is None or name in args.only or name == "prose"
+    ]
     show(rows)
     if args.json:
         Path(args.json).write_text(json.dumps({"machine": contest.machine(), "rows": rows}, indent=1))
     if args.training:
-        subprocess.run([sys.executable, Path(__file__).with_name("tokenizer_training.py"), "--pattern", args.pattern], check=True)
+        subprocess.run(
+            [sys.executable, Path(__file__).with_name("tokenizer_training.py"), "--pattern", args.pattern],
+            check=True,
+        )
 
 
 def versions():

@@ -1,8 +1,10 @@
-"""Training byte-pair encoding, numgpt against Hugging Face tokenizers, in one run: whole time and peak memory, each in a process of its own.
+"""Training byte-pair encoding, numgpt against Hugging Face tokenizers, in one run: whole time and peak
+memory, each in a process of its own.
 
-The text comes with --data, or is made of the default corpus and the docstrings of the Python modules that are installed here, repeated
-if they are too few. All are given it in their own way, cut where pieces end: "by lines" is Hugging Face's way with files, in which a
-line ends a piece, so that its merges are others. Usage: python benchmarks/tokenizer_training.py --megabytes 10 --merges 8192
+The text comes with --data, or is made of the default corpus and the docstrings of the Python modules that are
+installed here, repeated if they are too few. All are given it in their own way, cut where pieces end: "by
+lines" is Hugging Face's way with files, in which a line ends a piece, so that its merges are others. Usage:
+python benchmarks/tokenizer_training.py --megabytes 10 --merges 8192
 """
 
 import argparse
@@ -61,19 +63,28 @@ def make_text(size):
 
 
 def prepare(path, megabytes, pattern):
-    """Make the text where it is asked for; tell how many bytes and distinct pieces it has. In a process of its own: the contestants would
-    inherit its peak of memory.
+    """Make the text where it is asked for; tell how many bytes and distinct pieces it has. In a process of
+    its own: the contestants would inherit its peak of memory.
     """
     from numgpt.tokenizers.bpe_training import count_pieces
     from numgpt.tokenizers.patterns import Pattern
 
     if megabytes:
         Path(path).write_bytes(make_text(int(1e6 * megabytes)))
-    contest.serve({"describe": lambda: {"bytes": os.path.getsize(path), "pieces": len(count_pieces(blocks(path), Pattern(pattern)))}})
+    contest.serve(
+        {
+            "describe": lambda: {
+                "bytes": os.path.getsize(path),
+                "pieces": len(count_pieces(blocks(path), Pattern(pattern))),
+            }
+        }
+    )
 
 
 def worker(kind, path, merges, pattern):
-    """A contestant: train once when asked; tell the seconds, the merges' hash and how many there are, and the peak memory before and after."""
+    """A contestant: train once when asked; tell the seconds, the merges' hash and how many there are, and the
+    peak memory before and after.
+    """
     train = (huggingface if kind.startswith("huggingface") else numgpt_train)(kind, path, merges, pattern)
 
     def answer():
@@ -81,7 +92,13 @@ def worker(kind, path, merges, pattern):
         found = train()
         seconds = time.perf_counter() - start
         merged = found()
-        return {"seconds": seconds, "before": before, "peak": contest.peak_memory(), "merges": len(merged), "hash": hashlib.sha256(json.dumps(merged).encode()).hexdigest()}
+        return {
+            "seconds": seconds,
+            "before": before,
+            "peak": contest.peak_memory(),
+            "merges": len(merged),
+            "hash": hashlib.sha256(json.dumps(merged).encode()).hexdigest(),
+        }
 
     contest.serve({"train": answer})
 
@@ -116,14 +133,23 @@ def huggingface(kind, path, merges, pattern):
     cut = patterns.Pattern(pattern)
     bpe_training.BLOCK = 2**14  # characters of a sequence: enough of them for every processor
     if kind == "huggingface-lines":
-        texts = [line for block in bpe_training.stretches(blocks(path), (), cut) for line in block.splitlines(True)]
+        texts = [
+            line for block in bpe_training.stretches(blocks(path), (), cut) for line in block.splitlines(True)
+        ]
     else:
         texts = list(bpe_training.stretches(blocks(path), (), cut))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
     split = pre_tokenizers.Split(Regex(SOURCES[pattern][0]), "isolated")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = byte_level if pattern == "gpt2" else pre_tokenizers.Sequence([split, byte_level])
-    trainer = trainers.BpeTrainer(vocab_size=256 + merges, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.pre_tokenizer = (
+        byte_level if pattern == "gpt2" else pre_tokenizers.Sequence([split, byte_level])
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + merges,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
 
     def merged():
         model = json.loads(tokenizer.to_str())["model"]
@@ -137,13 +163,19 @@ def huggingface(kind, path, merges, pattern):
 
 
 def training_table(path, merges, pattern, kinds, rounds):
-    """Train rounds times in turn, every time in a new process; returns rows of figures, and prints who did not run."""
+    """Train rounds times in turn, every time in a new process; returns rows of figures, and prints who did
+    not run.
+    """
     names, answers = {kind: name for name, kind in KINDS.items()}, {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(rounds), kinds):
         time.sleep(contest.PAUSE)
         with tempfile.TemporaryDirectory() as empty:
             flags = ["--worker", kind, "--data", str(path), "--merges", str(merges), "--pattern", pattern]
-            contestant = contest.Contestant(names[kind], [sys.executable, __file__, *flags], {"NUMBA_CACHE_DIR": empty} if kind == "numgpt-cold" else {})
+            contestant = contest.Contestant(
+                names[kind],
+                [sys.executable, __file__, *flags],
+                {"NUMBA_CACHE_DIR": empty} if kind == "numgpt-cold" else {},
+            )
             answer = contestant.ask("train")
             contestant.close()
         if answer is None and not answers[kind]:
@@ -154,49 +186,90 @@ def training_table(path, merges, pattern, kinds, rounds):
     if not answers:
         return []
     theirs, first = answers.get("huggingface"), next(iter(answers.values()))[0]["hash"]
-    return [{
-        "name": names[kind], "seconds": statistics.median(a["seconds"] for a in found), "merges": found[0]["merges"],
-        "to_huggingface": statistics.median(a["seconds"] / b["seconds"] for a, b in zip(found, theirs)) if theirs else None,
-        "before_mb": statistics.median(a["before"] for a in found) / 1e6, "peak_mb": statistics.median(a["peak"] for a in found) / 1e6,
-        "equal": all(a["hash"] == (theirs[0]["hash"] if theirs else first) for a in found),
-    } for kind, found in answers.items()]
+    return [
+        {
+            "name": names[kind],
+            "seconds": statistics.median(a["seconds"] for a in found),
+            "merges": found[0]["merges"],
+            "to_huggingface": (
+                statistics.median(a["seconds"] / b["seconds"] for a, b in zip(found, theirs))
+                if theirs
+                else None
+            ),
+            "before_mb": statistics.median(a["before"] for a in found) / 1e6,
+            "peak_mb": statistics.median(a["peak"] for a in found) / 1e6,
+            "equal": all(a["hash"] == (theirs[0]["hash"] if theirs else first) for a in found),
+        }
+        for kind, found in answers.items()
+    ]
 
 
 def show(rows):
     """The table."""
-    print("| | s | to Hugging Face | peak MB | of it before | merges | equal |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    print(
+        "| | s | to Hugging Face | peak MB | of it before | merges | equal |\n| --- | ---: | ---: | ---: |"
+        " ---: | ---: | --- |"
+    )
     for r in rows:
         print(
-            f"| {r['name']} | {r['seconds']:.2f} | {contest.number(r['to_huggingface'], '.2f')} | {r['peak_mb']:.0f} | {r['before_mb']:.0f} "
-            f"| {r['merges']:,} | {'yes' if r['equal'] else 'no'} |", flush=True,
+            f"| {r['name']} | {r['seconds']:.2f} | {contest.number(r['to_huggingface'], '.2f')} |"
+            f" {r['peak_mb']:.0f} | {r['before_mb']:.0f} | {r['merges']:,} |"
+            f" {'yes' if r['equal'] else 'no'} |",
+            flush=True,
         )
 
 
 def main():
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="a text in UTF-8, the whole of it")
-    parser.add_argument("--megabytes", type=float, default=10, help="of text that is made where none is given")
+    parser.add_argument(
+        "--megabytes", type=float, default=10, help="of text that is made where none is given"
+    )
     parser.add_argument("--merges", type=int, default=8192)
     parser.add_argument("--pattern", default="gpt2", choices=["gpt2", "cl100k", "o200k"])
     parser.add_argument("--rounds", type=int, default=3, help="how often each trains")
-    parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), default=DEFAULT, help="contestants; all but the reference unless given")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(KINDS.values()),
+        default=DEFAULT,
+        help="contestants; all but the reference unless given",
+    )
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        prepare(args.data, args.megabytes, args.pattern) if args.worker == "prepare" else worker(args.worker, args.data, args.merges, args.pattern)
+        (
+            prepare(args.data, args.megabytes, args.pattern)
+            if args.worker == "prepare"
+            else worker(args.worker, args.data, args.merges, args.pattern)
+        )
         return
     with tempfile.TemporaryDirectory() as folder:
         path = args.data or Path(folder) / "text.txt"
-        flags = ["--worker", "prepare", "--data", str(path), "--pattern", args.pattern, "--megabytes", "0" if args.data else str(args.megabytes)]
+        flags = [
+            "--worker",
+            "prepare",
+            "--data",
+            str(path),
+            "--pattern",
+            args.pattern,
+            "--megabytes",
+            "0" if args.data else str(args.megabytes),
+        ]
         preparation = contest.Contestant("the text", [sys.executable, __file__, *flags])
         text = preparation.ask("describe")
         preparation.close()
         if text is None:
             sys.exit(f"{path}: cannot be counted, expected a text in UTF-8")
         print(contest.show_machine())
-        print(f"{args.data or 'default corpus and installed docstrings'}: {text['bytes']:,} bytes, {text['pieces']:,} distinct pieces of {args.pattern}")
+        print(
+            f"{args.data or 'default corpus and installed docstrings'}: {text['bytes']:,} bytes,"
+            f" {text['pieces']:,} distinct pieces of {args.pattern}"
+        )
         rows = training_table(path, args.merges, args.pattern, args.only, args.rounds)
         show(rows)
     if args.json:

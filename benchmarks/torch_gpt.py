@@ -1,4 +1,6 @@
-"""PyTorch's side: a plain GPT as its users write it, with the fused attention, over numgpt's names and layouts."""
+"""PyTorch's side: a plain GPT as its users write it, with the fused attention, over numgpt's names and
+layouts.
+"""
 
 import torch
 from torch import nn
@@ -12,12 +14,21 @@ class Block(nn.Module):
         super().__init__()
         self.n_head, self.activation = c.n_head, "tanh" if c.activation == "gelu_tanh" else "none"
         self.ln_1, self.ln_2 = nn.LayerNorm(c.n_embd, bias=c.bias), nn.LayerNorm(c.n_embd, bias=c.bias)
-        self.c_attn, self.attn_proj = nn.Linear(c.n_embd, 3 * c.n_embd, bias=c.bias), nn.Linear(c.n_embd, c.n_embd, bias=c.bias)
-        self.c_fc, self.mlp_proj = nn.Linear(c.n_embd, 4 * c.n_embd, bias=c.bias), nn.Linear(4 * c.n_embd, c.n_embd, bias=c.bias)
+        self.c_attn, self.attn_proj = (
+            nn.Linear(c.n_embd, 3 * c.n_embd, bias=c.bias),
+            nn.Linear(c.n_embd, c.n_embd, bias=c.bias),
+        )
+        self.c_fc, self.mlp_proj = (
+            nn.Linear(c.n_embd, 4 * c.n_embd, bias=c.bias),
+            nn.Linear(4 * c.n_embd, c.n_embd, bias=c.bias),
+        )
 
     def forward(self, x, cache=None, start=0):
         B, T, C = x.shape
-        q, k, v = (a.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for a in self.c_attn(self.ln_1(x)).split(C, dim=2))
+        q, k, v = (
+            a.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+            for a in self.c_attn(self.ln_1(x)).split(C, dim=2)
+        )
         if cache is not None:
             cache[0][:, :, start : start + T], cache[1][:, :, start : start + T] = k, v
             k, v = cache[0][:, :, : start + T], cache[1][:, :, : start + T]
@@ -43,7 +54,9 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     def next_logits(self, tokens, caches, start):
-        """Logits (B, V) after tokens (B, T) that follow the first start ones, whose keys and values the caches hold; T is 1, or start 0."""
+        """Logits (B, V) after tokens (B, T) that follow the first start ones, whose keys and values the
+        caches hold; T is 1, or start 0.
+        """
         x = self.wte(tokens) + self.wpe(torch.arange(start, start + tokens.shape[1], device=tokens.device))
         for block, cache in zip(self.blocks, caches):
             x = block(x, cache, start)
@@ -51,10 +64,14 @@ class GPT(nn.Module):
 
     @torch.inference_mode()
     def generate(self, tokens, new):
-        """Continue tokens (B, T) greedily → (B, T + new) in the host's memory: the choice stays on the device until the end."""
+        """Continue tokens (B, T) greedily → (B, T + new) in the host's memory: the choice stays on the device
+        until the end.
+        """
         (B, end), block = tokens.shape, self.blocks[0]
         C = self.wte.weight.shape[1]
-        caches = [self.wte.weight.new_empty(2, B, block.n_head, end + new, C // block.n_head) for _ in self.blocks]
+        caches = [
+            self.wte.weight.new_empty(2, B, block.n_head, end + new, C // block.n_head) for _ in self.blocks
+        ]
         found, start = [tokens], 0
         for _ in range(new):
             logits, start = self.next_logits(found[-1], caches, start), start + found[-1].shape[1]
@@ -64,7 +81,12 @@ class GPT(nn.Module):
     @torch.no_grad()
     def load(self, params):
         """Copy numgpt's parameters; its matrices are (in, out), nn.Linear's (out, in)."""
-        names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj", "mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
+        names = {
+            "attn.c_attn": "c_attn",
+            "attn.c_proj": "attn_proj",
+            "mlp.c_fc": "c_fc",
+            "mlp.c_proj": "mlp_proj",
+        }
         ours = dict(self.named_parameters())
         for name, value in params.items():
             theirs = name.replace("h.", "blocks.", 1) if name.startswith("h.") else name
@@ -77,12 +99,17 @@ class GPT(nn.Module):
 def optimizer(model, fused):
     """AdamW as nanoGPT sets it: decay on matrices only. fused None is PyTorch's default."""
     params = list(model.parameters())
-    groups = [{"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1}, {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1},
+        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
 
 
 def step(model, optimizer, tokens, targets, clip=1.0):
-    """One training step on a batch in the host's memory; returns the loss (), which on a GPU nothing waits for."""
+    """One training step on a batch in the host's memory; returns the loss (), which on a GPU nothing waits
+    for.
+    """
     place = next(model.parameters()).device
     tokens, targets = (a.to(place, non_blocking=True) for a in (tokens, targets))
     optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,7 @@
 """A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up.
 
-Usage: python benchmarks/train_step.py --shape a b; on an NVIDIA GPU: python benchmarks/train_step.py --engine cupy --shape b c e
+Usage: python benchmarks/train_step.py --shape a b; on an NVIDIA GPU: python benchmarks/train_step.py --engine
+cupy --shape b c e
 """
 
 import argparse
@@ -16,9 +17,34 @@ import contest
 import device
 
 SHAPES = {
-    "0": {"config": {"vocab_size": 65, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}, "batch": (2, 16)},
-    "a": {"config": {"vocab_size": 65, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128, "bias": False, "activation": "gelu"}, "batch": (12, 64)},
-    "b": {"config": {"vocab_size": 65, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "bias": False, "activation": "gelu"}, "batch": (16, 256)},
+    "0": {
+        "config": {"vocab_size": 65, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16},
+        "batch": (2, 16),
+    },
+    "a": {
+        "config": {
+            "vocab_size": 65,
+            "block_size": 64,
+            "n_layer": 4,
+            "n_head": 4,
+            "n_embd": 128,
+            "bias": False,
+            "activation": "gelu",
+        },
+        "batch": (12, 64),
+    },
+    "b": {
+        "config": {
+            "vocab_size": 65,
+            "block_size": 256,
+            "n_layer": 6,
+            "n_head": 6,
+            "n_embd": 384,
+            "bias": False,
+            "activation": "gelu",
+        },
+        "batch": (16, 256),
+    },
     "c": {"config": {}, "batch": (4, 64)},
     "d": {"config": {}, "batch": (1, 1024)},
     "e": {"config": {}, "batch": (8, 1024)},
@@ -33,8 +59,8 @@ KINDS = {
     "the step's GEMMs alone": "gemms",
 }
 ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a GPU runs too
-# How far losses of 4 to 11 may lie apart. Rounding moved them by 1e-6 on a CPU, shapes a to c; half the heads move them by 1e-4, GELU's other
-# form by 6e-5 at shape c.
+# How far losses of 4 to 11 may lie apart. Rounding moved them by 1e-6 on a CPU, shapes a to c; half the heads
+# move them by 1e-4, GELU's other form by 6e-5 at shape c.
 LOSS = 2e-5
 
 
@@ -49,12 +75,21 @@ def make(shape):
 
 
 def worker(kind, shape, threads, on):
-    """A contestant on a device: make the model, take a first step, then time steps when asked, each from a device at rest to one at rest."""
+    """A contestant on a device: make the model, take a first step, then time steps when asked, each from a
+    device at rest to one at rest.
+    """
     place, started = device.DEVICES[on](), time.perf_counter()
-    step = {"gemms": gemm_step}.get(kind, torch_step if kind.startswith("torch") else numgpt_step)(kind, shape, threads, on)
+    step = {"gemms": gemm_step}.get(kind, torch_step if kind.startswith("torch") else numgpt_step)(
+        kind, shape, threads, on
+    )
     prepared = time.perf_counter()
     losses = [float(step())]
-    first = {"loss": losses[0], "prepare": prepared - started, "first": time.perf_counter() - prepared, "about": place.about()}
+    first = {
+        "loss": losses[0],
+        "prepare": prepared - started,
+        "first": time.perf_counter() - prepared,
+        "about": place.about(),
+    }
     repeat = [1]
 
     def timed():
@@ -134,7 +169,8 @@ def gemm_step(kind, shape, threads, on):
     def arrays(*shapes):
         return [np.random.default_rng(0).standard_normal(s, dtype=np.float32) for s in shapes]
 
-    # Activations are used again, matrices are each layer's own, as in a model: large ones come from memory every time.
+    # Activations are used again, matrices are each layer's own, as in a model: large ones come from memory
+    # every time.
     sizes = [(C, 3 * C), (C, C), (C, F), (F, C)]
     linear = {s: arrays((N, s[0]), (N, s[1]), (N, s[0])) for s in {*sizes, (C, V)}}
     layers = [{s: arrays(s, s) for s in sizes} for _ in range(config.n_layer)]
@@ -170,24 +206,41 @@ def start(name, shape, threads, engine):
     """A contestant's process."""
     kind = KINDS[name]
     flags = ["--worker", kind, "--shape", shape, "--threads", str(threads), "--on", device.of(kind, engine)]
-    return contest.Contestant(name, [sys.executable, __file__, *flags], {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {})
+    return contest.Contestant(
+        name,
+        [sys.executable, __file__, *flags],
+        {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {},
+    )
 
 
 def first_steps(shape, threads):
-    """Seconds from the start of Python to the end of the first step, with no kernels compiled yet and with all."""
+    """Seconds from the start of Python to the end of the first step, with no kernels compiled yet and with
+    all.
+    """
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         for state in ("cold", "warm"):
-            code = f"import sys; sys.argv = ['', '--once', '--shape', '{shape}', '--threads', '{threads}']; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import train_step; train_step.main(sys.argv[1:])"
+            code = (
+                f"import sys; sys.argv = ['', '--once', '--shape', '{shape}', '--threads', '{threads}'];"
+                f" sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import train_step;"
+                " train_step.main(sys.argv[1:])"
+            )
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"NUMBA_CACHE_DIR": cache}, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-c", code],
+                check=True,
+                env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                stderr=subprocess.DEVNULL,
+            )
             found[state] = time.perf_counter() - began
     return found
 
 
 def contest_of(shape, names, rounds, threads, engine, page, commit):
     """Run a shape; returns what it ran on and rows of figures."""
-    entered, firsts = contest.enter((start(name, shape, threads, engine) for name in names), "first", page.say)
+    entered, firsts = contest.enter(
+        (start(name, shape, threads, engine) for name in names), "first", page.say
+    )
     contestants = list(entered.values())
     losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] != "gemms"}
     apart = contest.apart(losses, LOSS, "the losses of two steps")
@@ -198,14 +251,21 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
     rows = []
     for c in contestants:
         memory = c.ask("memory")
-        rows.append({
-            "shape": shape, "name": c.name, "ms": 1e3 * statistics.median(c.seconds),
-            "to_eager": contest.ratio(c, by_kind["torch"]) if "torch" in by_kind else None,
-            "to_best": contest.ratio(c, best) if best else None,
-            "to_gemms": contest.ratio(c, by_kind["gemms"]) if "gemms" in by_kind else None,
-            "peak_mb": memory["taken"] / 1e6, "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
-            "first_step": firsts[c.name]["first"], "loss": firsts[c.name]["loss"], "apart": apart,
-        })
+        rows.append(
+            {
+                "shape": shape,
+                "name": c.name,
+                "ms": 1e3 * statistics.median(c.seconds),
+                "to_eager": contest.ratio(c, by_kind["torch"]) if "torch" in by_kind else None,
+                "to_best": contest.ratio(c, best) if best else None,
+                "to_gemms": contest.ratio(c, by_kind["gemms"]) if "gemms" in by_kind else None,
+                "peak_mb": memory["taken"] / 1e6,
+                "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
+                "first_step": firsts[c.name]["first"],
+                "loss": firsts[c.name]["loss"],
+                "apart": apart,
+            }
+        )
     for c in contestants:
         c.close()
     return device.machine(firsts.values(), commit) if engine == "cupy" else contest.machine(), rows
@@ -214,29 +274,66 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
 def show(rows, say):
     """The table of a CPU."""
     number = contest.number
-    say("| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    say(
+        "| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step"
+        " s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for r in rows:
-        say(f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} | {r['first_step']:.2f} |")
+        say(
+            f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} |"
+            f" {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} |"
+            f" {r['first_step']:.2f} |"
+        )
 
 
 def show_gpu(rows, say):
-    """The table of a GPU, with the memory that each side's pool took from it, and what PyTorch says to have used of its own."""
+    """The table of a GPU, with the memory that each side's pool took from it, and what PyTorch says to have
+    used of its own.
+    """
     number = contest.number
-    say("| shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    say(
+        "| shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first"
+        " step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    )
     for r in rows:
-        say(f"| {r['shape']} | {r['name']} | {r['ms']:.2f} | {number(r['to_eager'], '.2f')} | {number(r['to_best'], '.2f')} | {r['peak_mb']:.0f} | {number(r['allocated_mb'], '.0f')} | {r['first_step']:.2f} |")
-    say(f"the same weights and batch, float32 without TF32; losses of the first two steps at most {rows[0]['apart']:.1e} apart (allowed: {LOSS:.0e})")
+        say(
+            f"| {r['shape']} | {r['name']} | {r['ms']:.2f} | {number(r['to_eager'], '.2f')} |"
+            f" {number(r['to_best'], '.2f')} | {r['peak_mb']:.0f} | {number(r['allocated_mb'], '.0f')} |"
+            f" {r['first_step']:.2f} |"
+        )
+    say(
+        "the same weights and batch, float32 without TF32; losses of the first two steps at most"
+        f" {rows[0]['apart']:.1e} apart (allowed: {LOSS:.0e})"
+    )
 
 
 def main(argv):
     """Read the flags and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["a"], help="0: tiny, to see it run; a: nanoGPT's CPU model, b: its GPU model, c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens")
-    parser.add_argument("--only", nargs="+", choices=list(KINDS.values()), help="contestants; all, but the reference engine on shape a only, unless given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        choices=list(SHAPES),
+        default=["a"],
+        help=(
+            "0: tiny, to see it run; a: nanoGPT's CPU model, b: its GPU model, c to e: GPT-2 124M at 4 × 64,"
+            " 1 × 1024 and 8 × 1024 tokens"
+        ),
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(KINDS.values()),
+        help="contestants; all, but the reference engine on shape a only, unless given",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="how often each is asked")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
     parser.add_argument("--json", help="a file for the figures")
-    parser.add_argument("--no-start", action="store_true", help="leave the start-up times out, which are of the numba engine")
+    parser.add_argument(
+        "--no-start", action="store_true", help="leave the start-up times out, which are of the numba engine"
+    )
     contest.add_flags(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--on", help=argparse.SUPPRESS)
@@ -252,11 +349,17 @@ def main(argv):
 
 def compare(args, page):
     """Run the contests that the flags ask for, and print and write what is found."""
-    kinds = [k for k in KINDS.values() if (k in args.only if args.only else True) and (args.engine == "numba" or k in ON_GPU)]
+    kinds = [
+        k
+        for k in KINDS.values()
+        if (k in args.only if args.only else True) and (args.engine == "numba" or k in ON_GPU)
+    ]
     device.expect(kinds, args.engine)
     machine, rows, first = None, [], None
     for shape in args.shape:
-        names = [n for n, k in KINDS.items() if k in kinds and (args.only or k != "reference" or shape == "a")]
+        names = [
+            n for n, k in KINDS.items() if k in kinds and (args.only or k != "reference" or shape == "a")
+        ]
         found_on, found = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
         if machine is None:
             machine = found_on
@@ -265,10 +368,15 @@ def compare(args, page):
         (show_gpu if args.engine == "cupy" else show)(found, page.say)
     if args.engine == "numba" and not args.no_start:
         first = first_steps(args.shape[0], args.threads)
-        page.say(f"from python to the end of the first step, shape {args.shape[0]}: {first['cold']:.2f} s with no kernel compiled, {first['warm']:.2f} s with all")
+        page.say(
+            f"from python to the end of the first step, shape {args.shape[0]}: {first['cold']:.2f} s with no"
+            f" kernel compiled, {first['warm']:.2f} s with all"
+        )
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"machine": machine, "threads": args.threads, "rows": rows, "start": first}, file, indent=1)
+            json.dump(
+                {"machine": machine, "threads": args.threads, "rows": rows, "start": first}, file, indent=1
+            )
     page.write()
 
 

@@ -1,7 +1,8 @@
-"""What does tokenization do to a small model? Characters against byte pairs: the same text read once, in bits per byte.
-
-With --seeds N the same is done for other seeds too. With --steps 8000, eight times as long, little is left of the gain: 0.02 bits
+"""What does tokenization do to a small model? Characters against byte pairs: the same text read once, in bits
 per byte.
+
+With --seeds N the same is done for other seeds too. With --steps 8000, eight times as long, little is left of
+the gain: 0.02 bits per byte.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import numpy as np
 import numgpt
 from numgpt import tokenizers
 from numgpt.data.corpus import corpus as data
-from numgpt.model.accounting import flops_per_token
 from numgpt.evaluation.score import score
+from numgpt.model.accounting import flops_per_token
 from numgpt.training.trainer import Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -26,7 +27,10 @@ text = characters.tokenizer.decode(characters.train)  # what is held out teaches
 pairs = data.prepare(tokenizer=tokenizers.train(text, 512))
 assert pairs.tokenizer.decode(pairs.held_out) == characters.tokenizer.decode(characters.held_out)
 phrase = "the statement is executed"
-print(f"{phrase!r} as byte pairs: {'|'.join(piece.decode() for piece in map(pairs.tokenizer.pieces.__getitem__, pairs.tokenizer.encode(phrase)))}\n")
+print(
+    f"{phrase!r} as byte pairs:"
+    f" {'|'.join(piece.decode() for piece in map(pairs.tokenizer.pieces.__getitem__, pairs.tokenizer.encode(phrase)))}\n"
+)
 
 
 def bytes_per_token(corpus):
@@ -34,32 +38,52 @@ def bytes_per_token(corpus):
 
 
 def trained(corpus, steps, seed):
-    """The same blocks, steps of the same number of tokens; only what a token is differs, and with it the vocabulary."""
+    """The same blocks, steps of the same number of tokens; only what a token is differs, and with it the
+    vocabulary.
+    """
     shape = {"block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64, "bias": False}
-    model = numgpt.GPT(numgpt.Config(vocab_size=corpus.tokenizer.vocab_size, **shape), seed, tokenizer=corpus.tokenizer)
-    trainer = Trainer(model, corpus, numgpt.Training(steps=steps, lr=3e-3, warmup=50, batch_size=12, seed=seed))
+    model = numgpt.GPT(
+        numgpt.Config(vocab_size=corpus.tokenizer.vocab_size, **shape), seed, tokenizer=corpus.tokenizer
+    )
+    trainer = Trainer(
+        model, corpus, numgpt.Training(steps=steps, lr=3e-3, warmup=50, batch_size=12, seed=seed)
+    )
     for _ in range(steps):
         trainer.step()
     return model
 
 
-print("seed  tokens are   vocabulary  parameters  bytes read  tokens read  10⁹ FLOPs  nats a token  bits per byte")
+print(
+    "seed  tokens are   vocabulary  parameters  bytes read  tokens read  10⁹ FLOPs  nats a token  bits per"
+    " byte"
+)
 gains, work = [], {}
 for seed in range(args.seeds):
     bits = []
     for name, corpus in (("characters", characters), ("byte pairs", pairs)):
-        steps = round(args.steps * bytes_per_token(characters) / bytes_per_token(corpus))  # as many as read the same number of bytes
+        steps = round(
+            args.steps * bytes_per_token(characters) / bytes_per_token(corpus)
+        )  # as many as read the same number of bytes
         model = trained(corpus, steps, seed)
         found, tokens = score(model, np.asarray(corpus.held_out), stride=32), steps * 12 * 64
-        work[name] = 3 * sum(flops_per_token(model.config, 64).values()) * tokens  # the backward costs twice the forward
+        work[name] = (
+            3 * sum(flops_per_token(model.config, 64).values()) * tokens
+        )  # the backward costs twice the forward
         bits.append(found.bits_per_byte)
-        print(f"{seed:4}  {name:11}  {model.config.vocab_size:10}  {model.n_params:10,}  {tokens * bytes_per_token(corpus):10,.0f}  {tokens:11,}  {work[name] / 1e9:9,.0f}  {found.loss:12.3f}  {bits[-1]:13.3f}", flush=True)
+        print(
+            f"{seed:4}  {name:11}  {model.config.vocab_size:10}  {model.n_params:10,} "
+            f" {tokens * bytes_per_token(corpus):10,.0f}  {tokens:11,}  {work[name] / 1e9:9,.0f} "
+            f" {found.loss:12.3f}  {bits[-1]:13.3f}",
+            flush=True,
+        )
     gains.append(bits[0] - bits[1])
 
 share = work["byte pairs"] / work["characters"]
 assert bytes_per_token(pairs) > 2 * bytes_per_token(characters) and share < 0.75
 assert min(gains) > 0
 print(
-    f"\nA token of byte pairs is harder to guess, but stands for {bytes_per_token(pairs):.2f} bytes, and 64 of them reach as much further back: having read the same bytes, "
-    f"by {share:.0%} of the work, the model needs {min(gains):.2f} bits per byte less. The price is an embedding with {512 - characters.tokenizer.vocab_size} more rows."
+    f"\nA token of byte pairs is harder to guess, but stands for {bytes_per_token(pairs):.2f} bytes, and 64"
+    f" of them reach as much further back: having read the same bytes, by {share:.0%} of the work, the model"
+    f" needs {min(gains):.2f} bits per byte less. The price is an embedding with"
+    f" {512 - characters.tokenizer.vocab_size} more rows."
 )

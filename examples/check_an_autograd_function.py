@@ -1,4 +1,5 @@
-"""Is my custom autograd function wrong, or is it rounding? Two float32 gradients, each off by some 1e-4: one is a mistake.
+"""Is my custom autograd function wrong, or is it rounding? Two float32 gradients, each off by some 1e-4: one
+is a mistake.
 
 With PyTorch the function is a torch.autograd.Function; without it, the same pair in NumPy.
 """
@@ -64,4 +65,7 @@ except gradcheck.GradientError as error:
     print(error)
 else:
     raise AssertionError("the wrong gradient passed")
-print("Both are off by some 1e-4: the one by what float32 loses at 3,000, the other in float64 too, and that is a mistake.")
+print(
+    "Both are off by some 1e-4: the one by what float32 loses at 3,000, the other in float64 too, and that is"
+    " a mistake."
+)

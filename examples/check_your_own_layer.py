@@ -1,4 +1,6 @@
-"""Is my backward right? Hold a pair of one's own to the laws: first wrong, as it is often written, then right."""
+"""Is my backward right? Hold a pair of one's own to the laws: first wrong, as it is often written, then
+right.
+"""
 
 import numpy as np
 

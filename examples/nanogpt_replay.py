@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import numgpt
-from numgpt.data.corpus import corpora
-from numgpt.training import optim
-from numgpt.interchange import torch_random
 from numgpt.architecture.config import Training
+from numgpt.data.corpus import corpora
+from numgpt.interchange import torch_random
+from numgpt.training import optim
 
 TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PUBLISHED_EVALUATIONS = {
@@ -33,9 +33,11 @@ LAST_LOSS = 0.005  # the band of the last held-out loss by itself, whatever its 
 
 
 def band(step):
-    """How far a loss may lie from the published one: half of its last digit, then ten times what other orders of the sums changed.
+    """How far a loss may lie from the published one: half of its last digit, then ten times what other orders
+    of the sums changed.
 
-    Ten, because PyTorch's sums on nanoGPT's computer ran in an order of their own, of which there are more than a few seeds try.
+    Ten, because PyTorch's sums on nanoGPT's computer ran in an order of their own, of which there are more
+    than a few seeds try.
     Before the first update nothing has been magnified: every digit is the published one.
     """
     return 0.5e-4 + (10 * MEASURED if step else 0)
@@ -44,24 +46,33 @@ def band(step):
 def initialise(model, generator):
     """The parameters that nanoGPT draws. A Linear keeps its matrix transposed, (out, in)."""
     c, p = model.config, model.params
-    matrices = [f"h.{i}.{name}.weight" for i in range(c.n_layer) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+    matrices = [
+        f"h.{i}.{name}.weight"
+        for i in range(c.n_layer)
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    ]
     # Modules draw values when they are made, which are then drawn again: only the words count.
     generator.skip(sum(p[name].size for name in ("wte.weight", "wpe.weight", *matrices, "wte.weight")))
     p["wte.weight"] = generator.normal(p["wte.weight"].shape, std=0.02)
     p["wpe.weight"] = generator.normal(p["wpe.weight"].shape, std=0.02)
     for name in matrices:
         p[name] = generator.normal(p[name].shape[::-1], std=0.02).T
-    p["wte.weight"] = generator.normal(p["wte.weight"].shape, std=0.02)  # lm_head, the same tensor: this draw stays
+    p["wte.weight"] = generator.normal(
+        p["wte.weight"].shape, std=0.02
+    )  # lm_head, the same tensor: this draw stays
     for name in matrices:
         if name.endswith("c_proj.weight"):
             p[name] = generator.normal(p[name].shape[::-1], std=0.02 / math.sqrt(2 * c.n_layer)).T
 
 
 def renumber(model, rng):
-    """Renumber channels, heads, the channels in them, hidden units and tokens by chance. Returns the tokens' new numbers.
+    """Renumber channels, heads, the channels in them, hidden units and tokens by chance. Returns the tokens'
+    new numbers.
 
-    What the model computes stays the same, and so does AdamW's step, which acts on each entry by itself. But every sum over
-    channels, hidden units or tokens runs in another order, so that only rounding differs: that is what is perturbed.
+    What the model computes stays the same, and so does AdamW's step, which acts on each entry by itself. But
+    every sum over
+    channels, hidden units or tokens runs in another order, so that only rounding differs: that is what is
+    perturbed.
     """
     c, p = model.config, model.params
     tokens, channels, D = rng.permutation(c.vocab_size), rng.permutation(c.n_embd), c.n_embd // c.n_head
@@ -72,7 +83,9 @@ def renumber(model, rng):
         heads, hidden = rng.permutation(c.n_head), rng.permutation(c.ffn_width)
         within = np.arange(c.n_embd).reshape(c.n_head, D)[heads]  # (H, D), the channels of each head
         queries, values = (np.concatenate([rng.permutation(row) for row in within]) for _ in range(2))
-        columns = np.concatenate([queries, c.n_embd + queries, 2 * c.n_embd + values])  # a query meets its key: the same order
+        columns = np.concatenate(
+            [queries, c.n_embd + queries, 2 * c.n_embd + values]
+        )  # a query meets its key: the same order
         h = f"h.{i}."
         p[h + "ln_1.weight"] = p[h + "ln_1.weight"][channels]
         p[h + "attn.c_attn.weight"] = p[h + "attn.c_attn.weight"][channels][:, columns]
@@ -93,7 +106,15 @@ def replay(text, steps, perturb=None):
     split = int(0.9 * len(ids))
     data = {"train": ids[:split], "val": ids[split:]}
     t = Training(steps=2000)
-    config = numgpt.Config(vocab_size=len(characters), block_size=64, n_layer=4, n_head=4, n_embd=128, bias=False, activation="gelu")
+    config = numgpt.Config(
+        vocab_size=len(characters),
+        block_size=64,
+        n_layer=4,
+        n_head=4,
+        n_embd=128,
+        bias=False,
+        activation="gelu",
+    )
     model, generator = numgpt.GPT(config), torch_random.Generator(1337)
     initialise(model, generator)
     rows = np.arange(12)
@@ -125,14 +146,18 @@ def replay(text, steps, perturb=None):
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, help="tinyshakespeare, 1,115,394 bytes")
 parser.add_argument("--steps", type=int, help="stop after so many (2000; without --data 20)")
-parser.add_argument("--perturb", type=int, metavar="SEED", help="another order of all sums, drawn by this seed")
+parser.add_argument(
+    "--perturb", type=int, metavar="SEED", help="another order of all sums, drawn by this seed"
+)
 args = parser.parse_args()
 text = corpora.default()[1] if args.data is None else args.data.read_text("utf-8")
 published = hashlib.sha256(text.encode()).hexdigest() == TINYSHAKESPEARE
 steps = (2000 if published else 20) if args.steps is None else args.steps
 
 found, differences = {}, []
-print("step               ours   published    difference       band" if published else "step              ours")
+print(
+    "step               ours   published    difference       band" if published else "step              ours"
+)
 for kind, i, value in replay(text, steps, args.perturb):
     found[kind, i] = value
     rows = zip(("train", "held out"), value) if kind == "evaluation" else [("batch", value)]
@@ -141,7 +166,10 @@ for kind, i, value in replay(text, steps, args.perturb):
         if published and expected is not None:
             theirs = expected[n] if kind == "evaluation" else expected
             differences.append((abs(ours - theirs), band(i), f"{ours:.4f}" == f"{theirs:.4f}"))
-            print(f"{i:4} {name:9} {ours:12.7f} {theirs:9.4f} {ours - theirs:+15.7f} {band(i):10.7f}", flush=True)
+            print(
+                f"{i:4} {name:9} {ours:12.7f} {theirs:9.4f} {ours - theirs:+15.7f} {band(i):10.7f}",
+                flush=True,
+            )
         elif not published and (kind == "evaluation" or i % 5 == 0):
             print(f"{i:4} {name:9} {ours:11.4f}", flush=True)
 
@@ -152,7 +180,10 @@ if published:
     if steps >= 2000:
         assert abs(found["evaluation", 2000][1] - PUBLISHED_EVALUATIONS[2000][1]) < LAST_LOSS
     equal, furthest = sum(same for *_, same in differences), max(distance for distance, *_ in differences)
-    print(f"{equal} of {len(differences)} published losses are ours to every printed digit, all lie in the band, none is further away than {furthest:.7f}.")
+    print(
+        f"{equal} of {len(differences)} published losses are ours to every printed digit, all lie in the"
+        f" band, none is further away than {furthest:.7f}."
+    )
 else:
     assert found["loss", steps] < found["loss", 0]
     print("The same draws on another text, for which nothing is published: give --data for that.")

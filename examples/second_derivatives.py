@@ -1,4 +1,6 @@
-"""How does the loss bend? Curvature along a direction, the sharpest direction and the noise of the gradient, exact; then PyTorch."""
+"""How does the loss bend? Curvature along a direction, the sharpest direction and the noise of the gradient,
+exact; then PyTorch.
+"""
 
 import numpy as np
 
@@ -26,18 +28,33 @@ tokens, targets = batch(24)
 loss, grads = model.loss_and_grads(tokens, targets)
 v = grads.flat / np.linalg.norm(grads.flat)
 bend = v @ calculus.hvp(model, tokens, targets, v).flat
-print(f"loss {loss:.4f}; along the gradient its slope is {np.linalg.norm(grads.flat):.4f} and its curvature ⟨v, Hv⟩ {bend:.4f}")
-print(f"so to second order the loss is least after a step of length {np.linalg.norm(grads.flat) / bend:.4f} against it")
+print(
+    f"loss {loss:.4f}; along the gradient its slope is {np.linalg.norm(grads.flat):.4f} and its curvature ⟨v,"
+    f" Hv⟩ {bend:.4f}"
+)
+print(
+    f"so to second order the loss is least after a step of length {np.linalg.norm(grads.flat) / bend:.4f}"
+    " against it"
+)
 
 top = calculus.top_eigenvalues(model, tokens, targets)
 least = calculus.top_eigenvalues(model, tokens, targets, which="smallest")
-print(f"largest eigenvalue of the Hessian {top.values[0]:.6f} ± {top.bounds[0]:.0e}, smallest {least.values[0]:.6f} ± {least.bounds[0]:.0e}")
-print(f"by {top.products} and {least.products} products with a matrix of {model.n_params:,} rows that is never formed")
+print(
+    f"largest eigenvalue of the Hessian {top.values[0]:.6f} ± {top.bounds[0]:.0e}, smallest"
+    f" {least.values[0]:.6f} ± {least.bounds[0]:.0e}"
+)
+print(
+    f"by {top.products} and {least.products} products with a matrix of {model.n_params:,} rows that is never"
+    " formed"
+)
 flat = calculus.gauss_newton(model, tokens, targets, v).flat
 assert least.values[0] < 0 < v @ flat and least.values[0] <= bend <= top.values[0]
 
 noise = calculus.gradient_noise_scale(model, tokens, targets)
-print(f"noise scale {noise.scale:.1f}: with that many examples a batch, the gradient's noise is as large as the gradient")
+print(
+    f"noise scale {noise.scale:.1f}: with that many examples a batch, the gradient's noise is as large as the"
+    " gradient"
+)
 assert noise.scale > 0
 
 try:
@@ -55,7 +72,9 @@ def written_out(q, k, v):
 
 
 def fused(q, k, v):
-    """Attention as PyTorch's models call it; on a CPU this takes the fused kernel where no other is asked for."""
+    """Attention as PyTorch's models call it; on a CPU this takes the fused kernel where no other is asked
+    for.
+    """
     return scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
@@ -67,14 +86,18 @@ def torch_hvp(attention, direction):
         return x @ p[f"{name}.weight"] + p[f"{name}.bias"]
 
     def norm(x, name):
-        return layer_norm(x, (config.n_embd,), p[f"{name}.weight"], p[f"{name}.bias"], config.layer_norm_epsilon)
+        return layer_norm(
+            x, (config.n_embd,), p[f"{name}.weight"], p[f"{name}.bias"], config.layer_norm_epsilon
+        )
 
     x = p["wte.weight"][torch.from_numpy(tokens)] + p["wpe.weight"]
     for i in range(config.n_layer):
         qkv = affine(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").split(config.n_embd, -1)
         y = attention(*(t.unflatten(-1, (config.n_head, -1)).transpose(1, 2) for t in qkv))
         x = x + affine(y.transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
-        x = x + affine(gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj")
+        x = x + affine(
+            gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj"
+        )
     logits = norm(x, "ln_f") @ p["wte.weight"].T
     loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
     grads = torch.autograd.grad(loss, list(p.values()), create_graph=True)
@@ -89,7 +112,10 @@ theirs = model.params.like()
 for name, product in torch_hvp(written_out, direction).items():
     theirs[name] = product.numpy()
 difference = np.linalg.norm(ours.flat - theirs.flat) / np.linalg.norm(theirs.flat)
-print(f"PyTorch {torch.__version__}, attention written out: Hv differs from ours by {difference:.1e} of its norm")
+print(
+    f"PyTorch {torch.__version__}, attention written out: Hv differs from ours by {difference:.1e} of its"
+    " norm"
+)
 assert difference < 1e-13
 
 try:
@@ -97,6 +123,9 @@ try:
 except RuntimeError as error:
     print(f"PyTorch {torch.__version__}, fused attention: RuntimeError: {str(error).splitlines()[0]}")
     assert "is not implemented" in str(error)
-    print("Where attention is fused, PyTorch has no second derivative (pytorch #116350); ours is the backward at a complex number.")
+    print(
+        "Where attention is fused, PyTorch has no second derivative (pytorch #116350); ours is the backward"
+        " at a complex number."
+    )
 else:
     print("This PyTorch took an attention that it can differentiate twice, as its math kernel can.")

@@ -5,7 +5,8 @@ import numpy as np
 import numgpt
 from numgpt import parity
 
-# GPT-2's weights belong to GELU in its tanh form; here somebody runs them through the erf form (as nanoGPT does with OpenAI's).
+# GPT-2's weights belong to GELU in its tanh form; here somebody runs them through the erf form (as nanoGPT
+# does with OpenAI's).
 config = {"vocab_size": 50, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32}
 model = numgpt.GPT(numgpt.Config(**config))
 model.params.flat += 0.1 * np.random.default_rng(0).standard_normal(model.n_params).astype("float32")
@@ -18,7 +19,10 @@ assert found.first.name == "h.0.mlp.act" and "erf" in found.causes[0] and found.
 try:
     import torch
 except ModuleNotFoundError:
-    print("\nPyTorch is not installed: its modules are compared in the same way, by numgpt.parity.first_divergence(model, module).")
+    print(
+        "\nPyTorch is not installed: its modules are compared in the same way, by"
+        " numgpt.parity.first_divergence(model, module)."
+    )
     raise SystemExit
 
 
@@ -28,12 +32,22 @@ class Block(torch.nn.Module):
     def __init__(self, C, H):
         super().__init__()
         self.n_head, self.ln_1, self.ln_2 = H, torch.nn.LayerNorm(C), torch.nn.LayerNorm(C)
-        self.attn = torch.nn.ModuleDict({"c_attn": torch.nn.Linear(C, 3 * C), "c_proj": torch.nn.Linear(C, C)})
-        self.mlp = torch.nn.ModuleDict({"c_fc": torch.nn.Linear(C, 4 * C), "act": torch.nn.GELU("tanh"), "c_proj": torch.nn.Linear(4 * C, C)})
+        self.attn = torch.nn.ModuleDict(
+            {"c_attn": torch.nn.Linear(C, 3 * C), "c_proj": torch.nn.Linear(C, C)}
+        )
+        self.mlp = torch.nn.ModuleDict(
+            {
+                "c_fc": torch.nn.Linear(C, 4 * C),
+                "act": torch.nn.GELU("tanh"),
+                "c_proj": torch.nn.Linear(4 * C, C),
+            }
+        )
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = (a.view(B, T, self.n_head, -1).transpose(1, 2) for a in self.attn.c_attn(self.ln_1(x)).split(C, 2))
+        q, k, v = (
+            a.view(B, T, self.n_head, -1).transpose(1, 2) for a in self.attn.c_attn(self.ln_1(x)).split(C, 2)
+        )
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
         x = x + self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return x + self.mlp.c_proj(self.mlp.act(self.mlp.c_fc(self.ln_2(x))))
@@ -44,8 +58,15 @@ class GPT(torch.nn.Module):
 
     def __init__(self, V, T, L, H, C):
         super().__init__()
-        parts = {"wte": torch.nn.Embedding(V, C), "wpe": torch.nn.Embedding(T, C), "drop": torch.nn.Dropout(0.1), "ln_f": torch.nn.LayerNorm(C)}
-        self.transformer = torch.nn.ModuleDict(parts | {"h": torch.nn.ModuleList(Block(C, H) for _ in range(L))})
+        parts = {
+            "wte": torch.nn.Embedding(V, C),
+            "wpe": torch.nn.Embedding(T, C),
+            "drop": torch.nn.Dropout(0.1),
+            "ln_f": torch.nn.LayerNorm(C),
+        }
+        self.transformer = torch.nn.ModuleDict(
+            parts | {"h": torch.nn.ModuleList(Block(C, H) for _ in range(L))}
+        )
         self.lm_head = torch.nn.Linear(C, V, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
 
@@ -66,7 +87,9 @@ print(f"\n{comparison.summary}; the first that differs is {comparison.first.stag
 ours = numgpt.GPT(numgpt.Config(**config))
 for name, tensor in module.named_parameters():
     name = name.removeprefix("transformer.")
-    ours.params[name] = tensor.detach().numpy().T if name.startswith("h.") and tensor.ndim == 2 else tensor.detach().numpy()
+    ours.params[name] = (
+        tensor.detach().numpy().T if name.startswith("h.") and tensor.ndim == 2 else tensor.detach().numpy()
+    )
 found = parity.first_divergence(ours, module, names=NAMES)
 print(f"likely cause: {found.causes[0]}.")
 assert comparison.first.name == "h.0.attn.heads" and "not scaled in B" in found.causes[0]

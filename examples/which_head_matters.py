@@ -1,4 +1,6 @@
-"""Which attention head matters most? Switch each off in flight, and ask the gradient for its own estimate of the same."""
+"""Which attention head matters most? Switch each off in flight, and ask the gradient for its own estimate of
+the same.
+"""
 
 import numpy as np
 
@@ -33,7 +35,13 @@ for layer in range(config.n_layer):
         off = model.record(tokens, targets, edit={name: lambda a, mine=mine: a * (1 - mine)})
         effects[layer, head] = off.value["loss"] - plain.value["loss"]
         estimate = -(plain.grad[name] * plain.value[name] * mine).sum()
-        print(f"block {layer}, head {head}: without it the loss rises by {effects[layer, head]:7.4f} (first-order estimate {estimate:7.4f})")
+        print(
+            f"block {layer}, head {head}: without it the loss rises by {effects[layer, head]:7.4f}"
+            f" (first-order estimate {estimate:7.4f})"
+        )
 most = max(effects, key=effects.get)
 assert plain.value["loss"] < 0.5 < effects[most]
-print(f"Head {most[1]} of block {most[0]} matters most. The first-order estimates are near 0: at a minimum the gradient cannot tell.")
+print(
+    f"Head {most[1]} of block {most[0]} matters most. The first-order estimates are near 0: at a minimum the"
+    " gradient cannot tell."
+)

@@ -23,9 +23,9 @@ _LATE = {
 }
 
 __all__ = [
+    "GPT",
     "AdamW",
     "Config",
-    "GPT",
     "InputError",
     "Layer",
     "Record",
@@ -51,7 +51,9 @@ __all__ = [
 def __getattr__(name):
     """What is imported late."""
     if name not in _LATE:
-        raise AttributeError(f"module 'numgpt' has no attribute {name!r}, expected one of {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'numgpt' has no attribute {name!r}, expected one of {', '.join(__all__)}"
+        )
     module, inside = _LATE[name]
     found = importlib.import_module(f".{module}", __name__)
     globals()[name] = found if inside is None else getattr(found, inside)

@@ -6,7 +6,8 @@ LONGEST = 2000
 class InputError(ValueError):
     """Something that the user gave cannot be used; the command line prints it as one line and exits with 2.
 
-    The message may quote a file: what cannot be printed is escaped, and the middle of a very long one left out.
+    The message may quote a file: what cannot be printed is escaped, and the middle of a very long one left
+    out.
     """
 
     def __init__(self, message):

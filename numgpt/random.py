@@ -9,8 +9,9 @@ import numpy as np
 def stream(seed, *words):
     """A generator of its own for (seed, words), such as stream(0, "dropout", step, "h.0.mlp.dropout").
 
-    Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its whole state is a
-    128-bit key and a counter. The key is a hash of the words, so that a draw can be made again without replaying
+    Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its whole
+    state is a 128-bit key and a counter. The key is a hash of the words, so that a draw can be made again
+    without replaying
     what came before it: a resumed run has no generator to restore.
     """
     key = hashlib.blake2b(repr(_plain((seed, *words))).encode(), digest_size=16).digest()

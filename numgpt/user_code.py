@@ -1,4 +1,6 @@
-"""What a user names as FILE.py:NAME or package.module:NAME on the command line: their own code, imported as Python would."""
+"""What a user names as FILE.py:NAME or package.module:NAME on the command line: their own code, imported as
+Python would.
+"""
 
 import importlib
 import importlib.util
@@ -13,13 +15,22 @@ NAMED = re.compile(r"(?P<place>.+):(?P<name>[^\W\d]\w*)")
 
 
 def is_named(text):
-    """Whether a text has the form of FILE.py:NAME or package.module:NAME, and is no path of a file or folder itself."""
+    """Whether a text has the form of FILE.py:NAME or package.module:NAME, and is no path of a file or folder
+    itself.
+    """
     match = NAMED.fullmatch(str(text))
-    return bool(match) and not Path(text).exists() and (match["place"].endswith(".py") or re.fullmatch(r"[\w.]+", match["place"]) is not None) and match["place"] != "hf"
+    return (
+        bool(match)
+        and not Path(text).exists()
+        and (match["place"].endswith(".py") or re.fullmatch(r"[\w.]+", match["place"]) is not None)
+        and match["place"] != "hf"
+    )
 
 
 def module_of(text):
-    """(the imported module, the name after the colon) of such a text. The file's folder is searched for what it imports."""
+    """(the imported module, the name after the colon) of such a text. The file's folder is searched for what
+    it imports.
+    """
     place, name = NAMED.fullmatch(str(text)).group("place", "name")
     try:
         if not place.endswith(".py"):
@@ -36,20 +47,25 @@ def module_of(text):
     except InputError:
         raise
     except RAISED as error:
-        raise InputError(f"{place}: importing it raised {type(error).__name__}: {error}, expected code that runs") from error
+        raise InputError(
+            f"{place}: importing it raised {type(error).__name__}: {error}, expected code that runs"
+        ) from error
 
 
 def _search(folder):
     """Search a folder first for what is imported from now on.
 
-    What was imported from the folder of another file is forgotten: two versions of one project name their modules alike.
+    What was imported from the folder of another file is forgotten: two versions of one project name their
+    modules alike.
     """
     for other in [f for f in _searched if f != folder]:
         before, path = _searched.pop(other)
         for name in set(sys.modules) - before:
             top = name.split(".")[0]
             file = getattr(sys.modules[name], "__file__", None) or ""
-            if top != __package__ and (file == str(other / f"{top}.py") or Path(file).is_relative_to(other / top)):
+            if top != __package__ and (
+                file == str(other / f"{top}.py") or Path(file).is_relative_to(other / top)
+            ):
                 del sys.modules[name]
         sys.path[:] = path
     if folder not in _searched:
@@ -71,7 +87,9 @@ def named(text):
 
 
 def attribute(module, name):
-    """What a module has by a name, None where it has nothing; a module may have a __getattr__ that raises anything."""
+    """What a module has by a name, None where it has nothing; a module may have a __getattr__ that raises
+    anything.
+    """
     try:
         return getattr(module, name, None)
     except RAISED:

@@ -21,18 +21,24 @@ NAMES = [*PATTERNS, OWN]
 # As Oniguruma, in which {1,3}+ repeats what {1,3} matches, is told the same.
 ONIGURUMA = {name: PATTERNS.get(name, name).replace("{1,3}+", "{1,3}") for name in [*NAMES, WHOLE]}
 
-# Where patterns part: spaces of all kinds, line ends, separators that are no space to Unicode, contractions, ſ that is an s
-# to (?i), capitals of both cases, modifiers, marks, digits of three kinds, joined emoji, texts of special tokens.
+# Where patterns part: spaces of all kinds, line ends, separators that are no space to Unicode, contractions,
+# ſ that is an s to (?i), capitals of both cases, modifiers, marks, digits of three kinds, joined emoji, texts
+# of special tokens.
 PROVOKING = " \n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000'’sSſdDmtTlLvVeErRaZéǄǅǆʰªß日कि\u0301\u093f012²Ⅷ٣_!/.<|>🙂👩\u200d\ufe0f"
-# What no Unicode has assigned, each library cuts by its own tables, and ʕ, which Unicode 17 made a letter without case: regex
-# has heard of it, tiktoken 0.14 and tokenizers 0.23 have not. Half of a surrogate pair is no text.
-texts = st.text(st.sampled_from(PROVOKING), max_size=60) | st.text(st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="ʕ"), max_size=30)
+# What no Unicode has assigned, each library cuts by its own tables, and ʕ, which Unicode 17 made a letter
+# without case: regex has heard of it, tiktoken 0.14 and tokenizers 0.23 have not. Half of a surrogate pair is
+# no text.
+texts = st.text(st.sampled_from(PROVOKING), max_size=60) | st.text(
+    st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="ʕ"), max_size=30
+)
 few = st.text(st.sampled_from("ab"), max_size=120) | st.text(st.sampled_from("abc é"), max_size=60)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def merges_at_random(seed, shuffled, letters="ab cé", count=30):
-    """(tokens, merges): random pairs joined of what a few letters are made of; shuffled: in an order that no training gives."""
+    """(tokens, merges): random pairs joined of what a few letters are made of; shuffled: in an order that no
+    training gives.
+    """
     rng = np.random.default_rng(seed)
     tokens, merges = list(BYTES), []
     made = [BYTES.index(bytes([b])) for b in sorted(set(letters.encode()))]
@@ -54,7 +60,9 @@ def huggingface(tokenizer):
     merges = [(spell(tokenizer.tokens[a]), spell(tokenizer.tokens[b])) for a, b in tokenizer.merges]
     theirs = tk.Tokenizer(tk.models.BPE(vocab, merges, ignore_merges=tokenizer.whole))
     split = tk.pre_tokenizers.Split(tk.Regex(ONIGURUMA[tokenizer.pattern.name]), "isolated")
-    theirs.pre_tokenizer = tk.pre_tokenizers.Sequence([split, tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    theirs.pre_tokenizer = tk.pre_tokenizers.Sequence(
+        [split, tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     return lambda text: theirs.encode(text).ids
 
 
@@ -62,18 +70,27 @@ def tiktoken(tokenizer):
     """tiktoken's encoding of the same tokens."""
     tt = pytest.importorskip("tiktoken", reason="tiktoken is not installed, which is the oracle")
     ranks = {t: i for i, t in enumerate(tokenizer.tokens) if t is not None}
-    return tt.Encoding("of the test", pat_str=tokenizer.pattern.source, mergeable_ranks=ranks, special_tokens=tokenizer.specials).encode_ordinary
+    return tt.Encoding(
+        "of the test",
+        pat_str=tokenizer.pattern.source,
+        mergeable_ranks=ranks,
+        special_tokens=tokenizer.specials,
+    ).encode_ordinary
 
 
 @functools.cache
 def gpt2_file():
-    """The path of GPT-2's tokens in their order, a copy of which the distribution of openai-whisper holds; nothing of it is run."""
+    """The path of GPT-2's tokens in their order, a copy of which the distribution of openai-whisper holds;
+    nothing of it is run.
+    """
     try:
         files = metadata.distribution("openai-whisper").files or []
     except metadata.PackageNotFoundError:
         files = []
     found = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
-    return found or pytest.skip("openai-whisper is not installed, which holds GPT-2's ranks: pip install --no-deps openai-whisper")
+    return found or pytest.skip(
+        "openai-whisper is not installed, which holds GPT-2's ranks: pip install --no-deps openai-whisper"
+    )
 
 
 def twin():
@@ -88,14 +105,22 @@ def expect_equal_ids(ours, theirs, text):
     a, b = list(ours(text)), list(theirs(text))
     n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     if a != b:
-        raise AssertionError(f"ids part at token {n} of {ascii(text[:200])}: {a[n : n + 5]} and {b[n : n + 5]}")
+        raise AssertionError(f"ids part at token {n} of {text[:200]!a}: {a[n : n + 5]} and {b[n : n + 5]}")
 
 
 @functools.cache
 def trained(name):
-    """A tokenizer of the pattern with merges that Hugging Face's trainer learned from the default corpus and what provokes."""
-    tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, whose trainer gives the merges")
-    text = corpora.default()[1][:200_000] + PROVOKING * 3 + "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂" * 3
+    """A tokenizer of the pattern with merges that Hugging Face's trainer learned from the default corpus and
+    what provokes.
+    """
+    tk = pytest.importorskip(
+        "tokenizers", reason="tokenizers is not installed, whose trainer gives the merges"
+    )
+    text = (
+        corpora.default()[1][:200_000]
+        + PROVOKING * 3
+        + "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂" * 3
+    )
     theirs = tk.Tokenizer(tk.models.BPE())
     theirs.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = tk.trainers.BpeTrainer(vocab_size=900, initial_alphabet=sorted(ALPHABET), show_progress=False)
@@ -111,4 +136,6 @@ def trained(name):
 @functools.cache
 def encoders(name, whole):
     tokens, merges = merges_at_random(7, False, "aA'sé \n12", 80)
-    return BPE([*tokens, "aAsé".encode(), "日".encode()], merges, name, whole=whole)  # two that no merge makes
+    return BPE(
+        [*tokens, "aAsé".encode(), "日".encode()], merges, name, whole=whole
+    )  # two that no merge makes

@@ -1,4 +1,5 @@
-"""Hypothesis profiles, and the engine: tests in this process run on the specification, those of test_engine.py on its twins.
+"""Hypothesis profiles, and the engine: tests in this process run on the specification, those of
+test_engine.py on its twins.
 
 Commands that a test starts run on the default engine, as a user's do.
 """
@@ -13,7 +14,8 @@ import numgpt
 # No deadline: a first call is slow. The same examples on every run of continuous integration.
 settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
-# Where CI is set, pytest would look for all that two different megabytes of bits have in common, for an hour: it is told nothing of it.
+# Where CI is set, pytest would look for all that two different megabytes of bits have in common, for an hour:
+# it is told nothing of it.
 settings.load_profile("ci" if os.environ.pop("CI", None) else "local")
 
 

@@ -1,8 +1,9 @@
-"""Runs kernels in CUDA C on a CPU: g++ compiles them behind a shim, in which the threads of a block take turns at each barrier.
+"""Runs kernels in CUDA C on a CPU: g++ compiles them behind a shim, in which the threads of a block take
+turns at each barrier.
 
-raw_kernel stands for cupy.RawKernel. It is stricter than a GPU: shared memory starts as NaN in each block, a write before or after
-an array is found, a barrier that part of a block does not reach is an error; and under order() threads and blocks run in other
-orders, so that what depends on one shows.
+raw_kernel stands for cupy.RawKernel. It is stricter than a GPU: shared memory starts as NaN in each block, a
+write before or after an array is found, a barrier that part of a block does not reach is an error; and under
+order() threads and blocks run in other orders, so that what depends on one shows.
 """
 
 import contextlib
@@ -18,8 +19,15 @@ import numpy as np
 
 from numgpt.engine.cuda import names, parameters
 
-GUARD = 2048  # entries of 16 bits before and after each array, each array's its own NaN: one that was read outside another differs from it
-ORDERS = {"forwards": (0, 0), "threads backwards": (1, 0), "blocks backwards": (0, 1), "both backwards": (1, 1)}
+# entries of 16 bits before and after each array, each array's its own NaN: one that was read outside another
+# differs from it
+GUARD = 2048
+ORDERS = {
+    "forwards": (0, 0),
+    "threads backwards": (1, 0),
+    "blocks backwards": (0, 1),
+    "both backwards": (1, 1),
+}
 _order = ORDERS["forwards"]
 
 SHIM = r"""
@@ -129,16 +137,22 @@ def order(name):
 
 
 def raw_kernel(source, name, options=()):
-    """A kernel of a source as cupy.RawKernel makes it: callable(grid, block, args), where the memory of an array is its _host."""
+    """A kernel of a source as cupy.RawKernel makes it: callable(grid, block, args), where the memory of an
+    array is its _host.
+    """
     assert set(options) <= {"--fmad=false"}, f"options {options} mean nothing here"
     library = _library(source)
     declared = parameters(source, name)
     entry = getattr(library, f"cuda_launch_{name}")
 
     def run(grid, block, args):
-        assert len(args) == len(declared), f"{name} was given {len(args)} arguments, it declares {len(declared)}"
+        assert len(args) == len(declared), (
+            f"{name} was given {len(args)} arguments, it declares {len(declared)}"
+        )
         threads = block[0]
-        assert len(block) == 1 and 0 < threads <= 1024 and 0 < len(grid) <= 2 and 0 < min(grid), f"{name}: grid {grid}, block {block}"
+        assert len(block) == 1 and 0 < threads <= 1024 and 0 < len(grid) <= 2 and min(grid) > 0, (
+            f"{name}: grid {grid}, block {block}"
+        )
         assert len(grid) == 1 or grid[1] <= 65535, f"{name}: grid {grid} is too high for a GPU"
         memory = _Guarded([a._host for a in args if hasattr(a, "_host")])
         values = [memory.address(a._host) if hasattr(a, "_host") else _scalar(a) for a in args]
@@ -156,14 +170,18 @@ def _scalar(number):
 
 
 class _Guarded:
-    """Copies of arrays between guards. An array given twice is one copy; arrays that overlap otherwise are refused."""
+    """Copies of arrays between guards. An array given twice is one copy; arrays that overlap otherwise are
+    refused.
+    """
 
     def __init__(self, arrays):
         self.copies = {}
         for array in arrays:
             assert array.flags.c_contiguous, "a kernel was given an array that is not contiguous"
             if self._key(array) not in self.copies:
-                assert not any(np.may_share_memory(array, other) for other, _ in self.copies.values()), "a kernel was given arrays that overlap"
+                assert not any(np.may_share_memory(array, other) for other, _ in self.copies.values()), (
+                    "a kernel was given arrays that overlap"
+                )
                 copy = np.full(array.nbytes // 2 + 2 * GUARD, 0xFFF1 + len(self.copies), np.uint16)
                 copy[GUARD:-GUARD] = array.reshape(-1).view(np.uint16)
                 self.copies[self._key(array)] = array, copy
@@ -174,7 +192,9 @@ class _Guarded:
     def check_and_copy_back(self, name):
         for i, (array, copy) in enumerate(self.copies.values()):
             guards = copy[:GUARD], copy[-GUARD:]
-            assert all((guard == 0xFFF1 + i).all() for guard in guards), f"{name} wrote outside an array of shape {array.shape}"
+            assert all((guard == 0xFFF1 + i).all() for guard in guards), (
+                f"{name} wrote outside an array of shape {array.shape}"
+            )
             array.reshape(-1).view(np.uint16)[...] = copy[GUARD:-GUARD]
 
     def _key(self, array):
@@ -187,8 +207,17 @@ def _library(source):
     path = Path(_folder().name) / (hashlib.sha256(source.encode()).hexdigest()[:16] + ".cpp")
     path.write_text(SHIM + source + "".join(_entry(source, name) for name in names(source)))
     built = path.with_suffix(".so")
-    # No fused multiply-adds, as --fmad=false asks of a GPU's compiler; jumps between stacks are what a fortified longjmp forbids.
-    flags = ["-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-w"]
+    # No fused multiply-adds, as --fmad=false asks of a GPU's compiler; jumps between stacks are what a
+    # fortified longjmp forbids.
+    flags = [
+        "-O2",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-U_FORTIFY_SOURCE",
+        "-fPIC",
+        "-shared",
+        "-w",
+    ]
     done = subprocess.run([compiler(), *flags, str(path), "-o", str(built)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(built))
@@ -196,7 +225,10 @@ def _library(source):
 
 def _entry(source, name):
     """C that unpacks a kernel's arguments."""
-    arguments = ", ".join(f"*({kind} {'*' if is_array else ''}*)a[{i}]" for i, (kind, is_array, _) in enumerate(parameters(source, name)))
+    arguments = ", ".join(
+        f"*({kind} {'*' if is_array else ''}*)a[{i}]"
+        for i, (kind, is_array, _) in enumerate(parameters(source, name))
+    )
     return f"""
 static void cuda_body_{name}(void **a) {{ {name}({arguments}); }}
 extern "C" int cuda_launch_{name}(void **a, unsigned gx, unsigned gy, unsigned n, int threads_backwards, int blocks_backwards)

@@ -1,11 +1,14 @@
-"""What CuPy 14.2.0 has, frozen so that the audit and the stand-in need no CuPy; test_cupy.py compares it with the real one where that is installed.
+"""What CuPy 14.2.0 has, frozen so that the audit and the stand-in need no CuPy; test_cupy.py compares it with
+the real one where that is installed.
 
-Made by:  python -c "import cupy; print(*dir(cupy)); print(*dir(cupy.ndarray))", modules and names that begin with _ left out.
+Made by:  python -c "import cupy; print(*dir(cupy)); print(*dir(cupy.ndarray))", modules and names that begin
+with _ left out.
 """
 
 VERSION = "14.2.0"
 
-FUNCTIONS = frozenset("""
+FUNCTIONS = frozenset(
+    """
     AxisError ComplexWarning DataSource ElementwiseKernel Inf Infinity ModuleDeprecationWarning NAN NINF NZERO NaN PINF PZERO RankWarning RawKernel
     RawModule ReductionKernel TooHardError VisibleDeprecationWarning abs absolute acos acosh add all allclose alltrue amax amin angle annotations any
     append apply_along_axis apply_over_axes arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argpartition argsort argwhere
@@ -36,25 +39,31 @@ FUNCTIONS = frozenset("""
     trapezoid trapz tri tril tril_indices tril_indices_from trim_zeros triu triu_indices triu_indices_from true_divide trunc typename ubyte ufunc uint
     uint16 uint32 uint64 uint8 uintc uintp ulong ulonglong union1d unique unique_all unique_counts unique_inverse unique_values unpackbits
     unravel_index unsignedinteger unwrap ushort vander var vdot vectorize vsplit vstack where who zeros zeros_like
-""".split())
+""".split()
+)
 
 # Of its modules what is asked for, each looked up in the real package.
-IN_MODULES = frozenset("""
+IN_MODULES = frozenset(
+    """
     cuda.is_available cuda.Device cuda.Stream cuda.alloc cuda.runtime.CUDARuntimeError cuda.runtime.driverGetVersion cuda.runtime.getDevice cuda.runtime.getDeviceCount
     cuda.runtime.getDeviceProperties cuda.runtime.memGetInfo cuda.runtime.deviceSynchronize cuda.runtime.runtimeGetVersion
     cuda.memory.OutOfMemoryError cuda.MemoryPool cuda.nvrtc.createProgram cuda.nvrtc.compileProgram cuda.nvrtc.getProgramLog cuda.nvrtc.getPTX
     cuda.nvrtc.NVRTCError __version__
-""".split())
+""".split()
+)
 
 # What an array has.
-METHODS = frozenset("""
+METHODS = frozenset(
+    """
     T all any argmax argmin argpartition argsort astype base byteswap choose clip compress conj conjugate copy cstruct cumprod cumsum data device
     diagonal dot dtype dump dumps fill flags flat flatten get imag item itemsize mT max mdspan mean min nbytes ndim nonzero partition prod ptp put
     ravel real reduced_view repeat reshape round scatter_add scatter_max scatter_min searchsorted set shape size sort squeeze std strides sum swapaxes
     take toDlpack tobytes tofile tolist trace transpose var view
-""".split())
+""".split()
+)
 
-SPECIAL = frozenset("""
+SPECIAL = frozenset(
+    """
     __abs__ __add__ __and__ __array__ __array_finalize__ __array_function__ __array_priority__ __array_ufunc__ __bool__ __bytes__ __class__
     __class_getitem__ __complex__ __copy__ __cuda_array_interface__ __deepcopy__ __delattr__ __delitem__ __dir__ __div__ __divmod__ __dlpack__
     __dlpack_device__ __doc__ __eq__ __float__ __floordiv__ __format__ __ge__ __getattribute__ __getitem__ __getstate__ __gt__ __hash__ __hex__
@@ -63,4 +72,5 @@ SPECIAL = frozenset("""
     __or__ __pos__ __pow__ __pyx_vtable__ __radd__ __rand__ __rdivmod__ __reduce__ __reduce_ex__ __repr__ __rfloordiv__ __rlshift__ __rmatmul__
     __rmod__ __rmul__ __ror__ __rpow__ __rrshift__ __rshift__ __rsub__ __rtruediv__ __rxor__ __setattr__ __setitem__ __sizeof__ __slots__ __str__
     __sub__ __subclasshook__ __truediv__ __xor__
-""".split())
+""".split()
+)

@@ -1,7 +1,9 @@
-"""A stand-in for CuPy over NumPy, for machines without a GPU: it computes the same numbers, refuses what CuPy would refuse, and atomics.
+"""A stand-in for CuPy over NumPy, for machines without a GPU: it computes the same numbers, refuses what CuPy
+would refuse, and atomics.
 
-Arrays dispatch NumPy's functions as CuPy's do, and do not mix with arrays of the host. What CuPy does not have raises, by the frozen
-list in cupy_names.py. Everything that would make the host wait for the GPU is counted.
+Arrays dispatch NumPy's functions as CuPy's do, and do not mix with arrays of the host. What CuPy does not
+have raises, by the frozen list in cupy_names.py. Everything that would make the host wait for the GPU is
+counted.
 """
 
 import inspect
@@ -14,7 +16,10 @@ import pytest
 from cupy_names import FUNCTIONS, VERSION
 
 HOST = "Unsupported type <class 'numpy.ndarray'>"
-IMPLICIT = "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+IMPLICIT = (
+    "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array"
+    " explicitly."
+)
 PREDICATES = {"allclose", "array_equal"}  # which give Python's bool in NumPy and an array () in CuPy
 waits = []  # one entry each time that the host waited for the GPU
 
@@ -35,7 +40,9 @@ class ndarray:
         if ufunc.__name__ not in FUNCTIONS or method not in ("__call__", "at"):
             return NotImplemented
         if method == "at":
-            raise TypeError(f"{ufunc.__name__}.at: CuPy takes it atomically, in no fixed order: use ops.embedding.add_at")
+            raise TypeError(
+                f"{ufunc.__name__}.at: CuPy takes it atomically, in no fixed order: use ops.embedding.add_at"
+            )
         if isinstance(kwargs.get("out"), tuple):
             (kwargs["out"],) = kwargs["out"]
         out = kwargs.get("out")
@@ -49,7 +56,8 @@ class ndarray:
         return _call(function, args, kwargs)
 
     shape, dtype, ndim, size, nbytes, itemsize, strides, flags = (
-        property(lambda self, n=n: getattr(self._host, n)) for n in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags")
+        property(lambda self, n=n: getattr(self._host, n))
+        for n in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags")
     )
     T = property(lambda self: self._view(self._host.T))
 
@@ -70,7 +78,9 @@ class ndarray:
     def _view(self, host):
         """A result that may show this array's memory."""
         shows = isinstance(host, np.ndarray) and np.may_share_memory(host, self._host)
-        return ndarray(None, host=np.asarray(host), base=(self if self.base is None else self.base) if shows else None)
+        return ndarray(
+            None, host=np.asarray(host), base=(self if self.base is None else self.base) if shows else None
+        )
 
     def reshape(self, *shape, order="C"):
         return self._view(self._host.reshape(*shape, order=order))
@@ -136,7 +146,9 @@ class ndarray:
         self._host[self._index(index, isinstance(value, ndarray))] = _operand(value)
 
     def _index(self, index, waiting=True):
-        """An index for NumPy. CuPy does not look at numbers: one out of range wraps around, and a mask has to be counted."""
+        """An index for NumPy. CuPy does not look at numbers: one out of range wraps around, and a mask has to
+        be counted.
+        """
         parts, axis = [], 0
         for part in index if isinstance(index, tuple) else (index,):
             if isinstance(part, np.ndarray):
@@ -195,7 +207,9 @@ def _binary(name, reverse=False, place=False):
         if place:
             getattr(np, ufunc)(*host, out=self._host)
             return self
-        if ufunc == "power":  # NumPy has its own way with small exponents of arrays, and its bits are those to be had
+        if (
+            ufunc == "power"
+        ):  # NumPy has its own way with small exponents of arrays, and its bits are those to be had
             return _there(host[0] ** host[1])
         return _there(getattr(np, ufunc)(*host))
 
@@ -212,6 +226,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 for _name in ("__neg__", "__pos__", "__abs__", "__invert__"):
     setattr(ndarray, _name, _unary(_name))
 for _name, _kind in {"__float__": float, "__int__": int, "__bool__": bool, "__complex__": complex}.items():
+
     def _wait(self, name=_name, kind=_kind):
         waits.append(name)
         return kind(self._host)
@@ -234,17 +249,27 @@ def _there(x):
     """What NumPy gave, on the GPU: reductions stay arrays ()."""
     if isinstance(x, np.ndarray | np.generic):
         return ndarray(None, host=np.asarray(x))
-    return type(x)(map(_there, x)) if isinstance(x, list | tuple) and any(isinstance(a, np.ndarray) for a in x) else x
+    return (
+        type(x)(map(_there, x))
+        if isinstance(x, list | tuple) and any(isinstance(a, np.ndarray) for a in x)
+        else x
+    )
 
 
 def _call(function, args, kwargs):
     """One of NumPy's functions, with what CuPy's lacks refused."""
     name = getattr(function, "__name__", "")
-    for lacking in {"initial", "where"} & set(kwargs) if name in ("sum", "max", "min", "mean", "prod", "any", "all", "amax", "amin") else ():
+    for lacking in (
+        {"initial", "where"} & set(kwargs)
+        if name in ("sum", "max", "min", "mean", "prod", "any", "all", "amax", "amin")
+        else ()
+    ):
         raise TypeError(f"{name}() got an unexpected keyword argument {lacking!r}")
     if name == "piecewise" and any(map(callable, args[2])):
         raise NotImplementedError("Callable functions are not supported currently")
-    if name in ("where", "nonzero", "argwhere", "flatnonzero", "unique") and (name != "where" or len(args) == 1):
+    if name in ("where", "nonzero", "argwhere", "flatnonzero", "unique") and (
+        name != "where" or len(args) == 1
+    ):
         waits.append(name)
     result = function(*map(_operand, args), **{k: _operand(v) for k, v in kwargs.items()})
     return _there(np.asarray(result) if name in PREDICATES else result)
@@ -267,7 +292,9 @@ class RawKernel:
     """CUDA C that runs thread by thread on the CPU."""
 
     def __init__(self, source, name, options=()):
-        raw_kernel = pytest.importorskip("cuda_on_cpu", reason="kernels need tests/cuda_on_cpu.py, which runs CUDA C on a CPU").raw_kernel
+        raw_kernel = pytest.importorskip(
+            "cuda_on_cpu", reason="kernels need tests/cuda_on_cpu.py, which runs CUDA C on a CPU"
+        ).raw_kernel
         self.run = raw_kernel(source, name, options)
 
     def __call__(self, grid, block, args, **kwargs):
@@ -303,9 +330,18 @@ class Module(types.ModuleType):
 
 
 def module(driver=12090, devices=1, error=None):
-    """A module to put into sys.modules as "cupy"; driver: its version, 0 for none; error: what the count of devices raises."""
+    """A module to put into sys.modules as "cupy"; driver: its version, 0 for none; error: what the count of
+    devices raises.
+    """
     cupy = Module("cupy")
-    cupy.ndarray, cupy.asarray, cupy.array, cupy.asnumpy, cupy.RawKernel, cupy.__version__ = ndarray, asarray, lambda a, *r, **k: asarray(a, *r, **k).copy(), asnumpy, RawKernel, VERSION
+    cupy.ndarray, cupy.asarray, cupy.array, cupy.asnumpy, cupy.RawKernel, cupy.__version__ = (
+        ndarray,
+        asarray,
+        lambda a, *r, **k: asarray(a, *r, **k).copy(),
+        asnumpy,
+        RawKernel,
+        VERSION,
+    )
     cupy.ascontiguousarray = lambda a, dtype=None: _there(np.ascontiguousarray(_operand(a), dtype))
 
     def count():
@@ -319,7 +355,9 @@ def module(driver=12090, devices=1, error=None):
     )  # fmt: skip
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda = types.SimpleNamespace(runtime=runtime, memory=memory, is_available=lambda: devices > 0)
-    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 24, used_bytes=lambda: 0, total_bytes=lambda: 24)
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
+        free_bytes=lambda: 24, used_bytes=lambda: 0, total_bytes=lambda: 24
+    )
     return cupy
 
 
@@ -339,4 +377,6 @@ def cupy(monkeypatch):
 
 def attributes():
     """What an array of the stand-in has, for the audit."""
-    return {n for n, _ in inspect.getmembers_static(ndarray)} - {n for n, _ in inspect.getmembers_static(object)}
+    return {n for n, _ in inspect.getmembers_static(ndarray)} - {
+        n for n, _ in inspect.getmembers_static(object)
+    }

@@ -2,7 +2,9 @@
 
 from hypothesis import strategies as st
 
-places = st.lists(st.integers(0, 500), max_size=12) | st.just(range(500))  # of a few cuts, or of one at every character
+places = st.lists(st.integers(0, 500), max_size=12) | st.just(
+    range(500)
+)  # of a few cuts, or of one at every character
 
 
 def cut(text, places):

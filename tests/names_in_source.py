@@ -7,28 +7,74 @@ import numpy as np
 from cupy_names import METHODS, SPECIAL
 
 ROOT = Path(__file__).parents[1] / "numgpt"
-OPS = [p for p in sorted((ROOT / "ops").glob("*.py")) if not p.stem.endswith(("_numba", "_cupy")) and p.stem not in ("op", "__init__")]
+OPS = [
+    p
+    for p in sorted((ROOT / "ops").glob("*.py"))
+    if not p.stem.endswith(("_numba", "_cupy")) and p.stem not in ("op", "__init__")
+]
 # The package, and of it what runs on arrays of the GPU by NumPy's dispatch.
 BENCHMARKS = ROOT.parent / "benchmarks"
-SPECIFICATION = ROOT, [*OPS, ROOT / "layers" / "transformer.py", ROOT / "training" / "optim.py", ROOT / "layers" / "record.py"]
+SPECIFICATION = (
+    ROOT,
+    [*OPS, ROOT / "layers" / "transformer.py", ROOT / "training" / "optim.py", ROOT / "layers" / "record.py"],
+)
 # Functions that do not look at their arrays for whose they are: like= tells them.
-MAKERS = {"arange", "array", "asarray", "ascontiguousarray", "empty", "eye", "full", "identity", "linspace", "ones", "tri", "zeros"}
+MAKERS = {
+    "arange",
+    "array",
+    "asarray",
+    "ascontiguousarray",
+    "empty",
+    "eye",
+    "full",
+    "identity",
+    "linspace",
+    "ones",
+    "tri",
+    "zeros",
+}
 REDUCTIONS = {"all", "any", "max", "mean", "min", "prod", "sum"}
 # Methods of what is no array: streams, mappings, lists, texts.
-OTHERS = {"append", "clear", "get", "items", "join", "keys", "pop", "random", "removesuffix", "setdefault", "split", "startswith", "endswith", "update", "values"}
+OTHERS = {
+    "append",
+    "clear",
+    "get",
+    "items",
+    "join",
+    "keys",
+    "pop",
+    "random",
+    "removesuffix",
+    "setdefault",
+    "split",
+    "startswith",
+    "endswith",
+    "update",
+    "values",
+}
 
 
 def of_cupy(source):
-    """The dotted names that are asked of CuPy, as cupy.NAME, cp.NAME, sys.modules["cupy"].NAME, or of what a name was made for them."""
+    """The dotted names that are asked of CuPy, as cupy.NAME, cp.NAME, sys.modules["cupy"].NAME, or of what a
+    name was made for them.
+    """
     tree = ast.parse(source)
     known = {"cupy": "", "cp": ""}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Attribute):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Attribute)
+        ):
             name = _dotted(node.value, known)
             if name is not None:
                 known[node.targets[0].id] = name
     found = {_dotted(node, known) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} - {None}
-    return {name for name in found if not any(other.startswith(f"{name}.") for other in found) and name not in ("cuda", "cuda.runtime")}
+    return {
+        name
+        for name in found
+        if not any(other.startswith(f"{name}.") for other in found) and name not in ("cuda", "cuda.runtime")
+    }
 
 
 def _dotted(node, known):

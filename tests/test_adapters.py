@@ -1,4 +1,6 @@
-"""Autograd functions of PyTorch and JAX are held to the same laws, and a wrong one is found out, in float32 and float64."""
+"""Autograd functions of PyTorch and JAX are held to the same laws, and a wrong one is found out, in float32
+and float64.
+"""
 
 import sys
 
@@ -39,7 +41,17 @@ def torch_functions(torch):
     }
 
 
-TORCH = ["layer_norm", "gelu", "gelu tanh", "softmax", "logsumexp at 1e4", "cross entropy", "sine", "matmul", "attention"]
+TORCH = [
+    "layer_norm",
+    "gelu",
+    "gelu tanh",
+    "softmax",
+    "logsumexp at 1e4",
+    "cross entropy",
+    "sine",
+    "matmul",
+    "attention",
+]
 
 
 @both
@@ -50,7 +62,9 @@ def test_functions_of_torch_are_right_or_rounding_and_keep_the_laws(torch, name,
     assert not said.wrong, str(said)
     assert said.dtype == dtype and said.known < 1e-7
     if name == "logsumexp at 1e4":
-        return  # in float64 it errs by 1e4 eps: the law of the transpose, with its limit for arrays of ordinary size, is not for that
+        # in float64 it errs by 1e4 eps: the law of the transpose, with its limit for arrays of ordinary size,
+        # is not for that
+        return
     laws = {f.law: f for f in check(*from_torch(function), *arrays)}
     assert {"linear in dy", "pure", "repeatable", "keeps the dtype"} <= set(laws)
     assert str(np.dtype(np.longdouble)) in laws["keeps the dtype"].detail
@@ -77,7 +91,12 @@ def scaled_exponential(torch, mistake=None):
         def backward(ctx, dy):
             x, weight = ctx.saved_tensors
             dx, dweight = dy * torch.exp(x) * weight, (dy * torch.exp(x)).sum(0)
-            mistakes = {"sign": (-dx, dweight), "mean": (dx, dweight / 3), "constant": (dx * 1.0001, dweight), "no gradient": (dx, None)}
+            mistakes = {
+                "sign": (-dx, dweight),
+                "mean": (dx, dweight / 3),
+                "constant": (dx * 1.0001, dweight),
+                "no gradient": (dx, None),
+            }
             return mistakes.get(mistake, (dx, dweight))
 
     return ScaledExponential.apply
@@ -93,9 +112,16 @@ def test_a_custom_autograd_function_that_is_right_passes(torch, dtype):
 @both
 @pytest.mark.parametrize(
     "mistake, name, words",
-    [("sign", "x", "sign is turned"), ("mean", "weight", "×1/3"), ("constant", "x", "×(1 +0.0001)"), ("no gradient", "weight", "zero")],
+    [
+        ("sign", "x", "sign is turned"),
+        ("mean", "weight", "×1/3"),
+        ("constant", "x", "×(1 +0.0001)"),
+        ("no gradient", "weight", "zero"),
+    ],
 )
-def test_a_custom_autograd_function_that_is_wrong_is_wrong_in_the_argument_at_fault(torch, mistake, name, words, dtype):
+def test_a_custom_autograd_function_that_is_wrong_is_wrong_in_the_argument_at_fault(
+    torch, mistake, name, words, dtype
+):
     pair = from_torch(scaled_exponential(torch, mistake))
     said = verdict(*pair, X, W, dtype=dtype)
     assert [a.name for a in said.wrong] == [name] and words in said[name].pattern, str(said)
@@ -155,7 +181,9 @@ def test_a_parameter_with_a_wrong_gradient_is_called_by_its_name(torch):
 
 
 def test_what_the_adapters_of_torch_cannot_take_is_an_error(torch):
-    with pytest.raises(InputError, match="from_torch: Linear is an nn.Module, expected a function of tensors: from_module"):
+    with pytest.raises(
+        InputError, match="from_torch: Linear is an nn.Module, expected a function of tensors: from_module"
+    ):
         from_torch(torch.nn.Linear(2, 2))
     with pytest.raises(InputError, match="from_module: a function is no nn.Module"):
         from_module(lambda x: x, X)
@@ -167,8 +195,13 @@ def test_arrays_pass_through_torch_as_they_are(torch):
     for dtype in (np.float32, np.float64, np.complex64, np.complex128):
         y, _ = from_torch(lambda x, ids: x[ids] * 2).forward(X.astype(dtype), np.array([1, 0]))
         assert y.dtype == dtype and np.array_equal(y, 2 * X.astype(dtype)[[1, 0]])
-    y, saved = (pair := from_torch(lambda x, bias, scale=1.0: x * scale if bias is None else x + bias)).forward(X, None, scale=3.0)
-    assert [None if g is None else g.tolist() for g in pair.backward(np.ones_like(X), saved)] == [(3 * np.ones_like(X)).tolist(), None]
+    y, saved = (
+        pair := from_torch(lambda x, bias, scale=1.0: x * scale if bias is None else x + bias)
+    ).forward(X, None, scale=3.0)
+    assert [None if g is None else g.tolist() for g in pair.backward(np.ones_like(X), saved)] == [
+        (3 * np.ones_like(X)).tolist(),
+        None,
+    ]
 
 
 @both
@@ -176,7 +209,11 @@ def test_functions_of_jax_are_right_or_rounding_and_keep_the_laws(jax, dtype):
     state = jax.config.jax_enable_x64
     functions = {
         "softmax": (lambda x: jax.nn.softmax(x, -1), X),
-        "layer norm": (lambda x, w: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * w, X, W),
+        "layer norm": (
+            lambda x, w: (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * w,
+            X,
+            W,
+        ),
         "rows": (lambda ids, x: x[ids] ** 2, np.array([0, 2, 0]), X),
     }
     for name, (function, *arrays) in functions.items():
@@ -198,7 +235,9 @@ def test_jax_computes_in_64_bits_only_where_the_arrays_have_them(jax):
             assert pair.backward(np.ones(X.shape, dtype), saved)[0].dtype == dtype
     with pytest.raises(ZeroDivisionError):
         from_jax(lambda x: 1 / 0).forward(X)
-    assert jax.config.jax_enable_x64 == state and jax.numpy.asarray(X).dtype == (np.float64 if state else np.float32)
+    assert jax.config.jax_enable_x64 == state and jax.numpy.asarray(X).dtype == (
+        np.float64 if state else np.float32
+    )
 
 
 @both
@@ -207,7 +246,10 @@ def test_a_custom_vjp_of_jax_that_is_wrong_is_rejected(jax, dtype):
     def scaled_square(x, scale):
         return scale * x * x
 
-    scaled_square.defvjp(lambda x, scale: (scale * x * x, (x, scale)), lambda saved, dy: (2 * dy * saved[0] * saved[1], (dy * saved[0]).sum()))
+    scaled_square.defvjp(
+        lambda x, scale: (scale * x * x, (x, scale)),
+        lambda saved, dy: (2 * dy * saved[0] * saved[1], (dy * saved[0]).sum()),
+    )
     pair = from_jax(scaled_square)
     said = verdict(*pair, X, np.array(3.0), dtype=dtype)
     assert [a.name for a in said.wrong] == ["scale"], str(said)
@@ -222,9 +264,15 @@ def test_more_than_one_output_of_jax_is_an_error(jax):
 
 @pytest.mark.parametrize(
     "adapter, package, advice",
-    [(from_torch, "torch", r"numgpt\[verify\]"), (from_module, "torch", r"numgpt\[verify\]"), (from_jax, "jax", "pip install jax")],
+    [
+        (from_torch, "torch", r"numgpt\[verify\]"),
+        (from_module, "torch", r"numgpt\[verify\]"),
+        (from_jax, "jax", "pip install jax"),
+    ],
 )
-def test_a_library_that_is_not_installed_is_an_error_that_says_what_to_install(monkeypatch, adapter, package, advice):
+def test_a_library_that_is_not_installed_is_an_error_that_says_what_to_install(
+    monkeypatch, adapter, package, advice
+):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=advice):
         adapter(np.sin)

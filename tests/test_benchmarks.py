@@ -1,4 +1,6 @@
-"""The benchmarks run: a contest of short rounds, whose contestants agree on the losses before anything is timed; that of a GPU over a stand-in."""
+"""The benchmarks run: a contest of short rounds, whose contestants agree on the losses before anything is
+timed; that of a GPU over a stand-in.
+"""
 
 import base64
 import importlib.util
@@ -32,8 +34,22 @@ def test_a_training_step_is_compared(tmp_path, beside_torch):
         pytest.skip("Numba is not installed")
     kinds = ["numgpt", "reference", "gemms", *(["torch"] if beside_torch else [])]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "train_step.py", "--shape", "a", "--only", *kinds, "--rounds", "2", "--no-start", "--json", tmp_path / "figures.json"],
-        capture_output=True, text=True, cwd=tmp_path,
+        [
+            sys.executable,
+            BENCHMARKS / "train_step.py",
+            "--shape",
+            "a",
+            "--only",
+            *kinds,
+            "--rounds",
+            "2",
+            "--no-start",
+            "--json",
+            tmp_path / "figures.json",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
@@ -44,35 +60,87 @@ def test_a_training_step_is_compared(tmp_path, beside_torch):
 
 
 def run(script, *flags, cwd):
-    done = subprocess.run([sys.executable, BENCHMARKS / script, *flags, "--json", cwd / "figures.json"], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *flags, "--json", cwd / "figures.json"],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((cwd / "figures.json").read_text())["rows"], done.stdout
 
 
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
 def test_decoding_is_held_against_reading_the_weights(tmp_path):
-    rows, said = run("decode.py", "--preset", "gpt-nano", "--batch", "1", "3", "--tokens", "4", "--rounds", "1", "--only", "numgpt", "read", cwd=tmp_path)
-    assert [(r["batch"], r["of_bandwidth"] > 0) for r in rows] == [(1, True)] * 2 + [(3, True)] * 2 and "| 3 | numgpt |" in said
+    rows, said = run(
+        "decode.py",
+        "--preset",
+        "gpt-nano",
+        "--batch",
+        "1",
+        "3",
+        "--tokens",
+        "4",
+        "--rounds",
+        "1",
+        "--only",
+        "numgpt",
+        "read",
+        cwd=tmp_path,
+    )
+    assert [(r["batch"], r["of_bandwidth"] > 0) for r in rows] == [(1, True)] * 2 + [
+        (3, True)
+    ] * 2 and "| 3 | numgpt |" in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 def test_decoding_starts_from_the_logits_of_transformers(tmp_path):
-    rows, _ = run("decode.py", "--tokens", "4", "--batch", "2", "--rounds", "1", "--only", "numgpt", "transformers", cwd=tmp_path)
+    rows, _ = run(
+        "decode.py",
+        "--tokens",
+        "4",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        "--only",
+        "numgpt",
+        "transformers",
+        cwd=tmp_path,
+    )
     assert len(rows) == 2 and all(r["to_transformers"] > 0 for r in rows)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
 def test_ops_are_compared_one_by_one(tmp_path):
-    rows, said = run("ops.py", "--shape", "a", "--ops", "layernorm", "attention", "--rounds", "1", "--seconds", "0.01", cwd=tmp_path)
-    assert [(r["op"], r["way"]) for r in rows] == [(op, way) for op in ("layernorm", "attention") for way in ("forward", "backward")]
-    assert all(r["to_reference"] > 0 for r in rows) and ("torch: does not run here" in said) == (importlib.util.find_spec("torch") is None)
+    rows, said = run(
+        "ops.py",
+        "--shape",
+        "a",
+        "--ops",
+        "layernorm",
+        "attention",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.01",
+        cwd=tmp_path,
+    )
+    assert [(r["op"], r["way"]) for r in rows] == [
+        (op, way) for op in ("layernorm", "attention") for way in ("forward", "backward")
+    ]
+    assert all(r["to_reference"] > 0 for r in rows) and ("torch: does not run here" in said) == (
+        importlib.util.find_spec("torch") is None
+    )
 
 
 @pytest.fixture
 def benchmarks(monkeypatch, tmp_path):
     """The benchmarks' modules; what they record goes to a folder of the test."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    found = types.SimpleNamespace(**{name: importlib.import_module(name) for name in ("contest", "device", "train_step", "decode")})
+    found = types.SimpleNamespace(
+        **{name: importlib.import_module(name) for name in ("contest", "device", "train_step", "decode")}
+    )
     monkeypatch.setattr(found.contest, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(found.contest, "PAUSE", 0)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")  # so that what the benchmarks set is undone
@@ -83,7 +151,9 @@ def planted(folder, **modules):
     """An environment in which modules of these sources are found before all others."""
     for name, source in modules.items():
         (folder / f"{name}.py").write_text(source)
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    }
 
 
 STAND_IN = f"""import sys
@@ -95,47 +165,112 @@ sys.modules["cupy"] = cupy_stand_in.module()
 
 @pytest.fixture
 def on_the_stand_in(benchmarks, cupy, monkeypatch, tmp_path):
-    """The benchmarks, whose contestants find the stand-in in the place of CuPy, and PyTorch on the CPU in the place of the GPU's."""
+    """The benchmarks, whose contestants find the stand-in in the place of CuPy, and PyTorch on the CPU in the
+    place of the GPU's.
+    """
     monkeypatch.setenv("PYTHONPATH", planted(tmp_path, cupy=STAND_IN)["PYTHONPATH"])
     monkeypatch.setitem(benchmarks.device.BESIDE, "cupy", "host")
     return benchmarks
 
 
 def table(text, benchmark, *flags):
-    """The rows of a page's table, as lists of cells; the page names the command, the GPU, the versions and the commit."""
+    """The rows of a page's table, as lists of cells; the page names the command, the GPU, the versions and
+    the commit.
+    """
     lines = text.splitlines()
-    assert lines[0] == "```text" and lines[1] == f"$ python benchmarks/{benchmark} {' '.join(flags)}" and lines[-1] == "```"
-    for what in ("gpu the stand-in", "CUDA driver 12.9", "CUDA runtime 12.9", "cupy 14.2.0", f"numpy {np.__version__}", f"numgpt {numgpt.__version__}", "commit 123abc"):
+    assert (
+        lines[0] == "```text"
+        and lines[1] == f"$ python benchmarks/{benchmark} {' '.join(flags)}"
+        and lines[-1] == "```"
+    )
+    for what in (
+        "gpu the stand-in",
+        "CUDA driver 12.9",
+        "CUDA runtime 12.9",
+        "cupy 14.2.0",
+        f"numpy {np.__version__}",
+        f"numgpt {numgpt.__version__}",
+        "commit 123abc",
+    ):
         assert f"{what}, " in f"{lines[2]}, "
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
 
 
 @with_compiler
-def test_a_training_step_on_the_gpu_is_compared_and_its_page_written_as_it_was_printed(on_the_stand_in, tmp_path, capsys):
+def test_a_training_step_on_the_gpu_is_compared_and_its_page_written_as_it_was_printed(
+    on_the_stand_in, tmp_path, capsys
+):
     kinds = ["numgpt", *(["torch"] if HAS_TORCH else [])]
-    flags = ["--engine", "cupy", "--shape", "0", "--rounds", "2", "--only", *kinds, "--results", "a-gpu", "--commit", "123abc", "--json", str(tmp_path / "figures.json")]
+    flags = [
+        "--engine",
+        "cupy",
+        "--shape",
+        "0",
+        "--rounds",
+        "2",
+        "--only",
+        *kinds,
+        "--results",
+        "a-gpu",
+        "--commit",
+        "123abc",
+        "--json",
+        str(tmp_path / "figures.json"),
+    ]
     on_the_stand_in.contest.run(on_the_stand_in.train_step.main, flags)
     text = (tmp_path / "results/a-gpu.md").read_text("utf-8")
     assert text.splitlines()[2:-1] == capsys.readouterr().out.splitlines()
-    cells, rows = table(text, "train_step.py", *flags), json.loads((tmp_path / "figures.json").read_text())["rows"]
-    assert [c[1] for c in cells[2:]] == [r["name"] for r in rows] and len(rows) == len(kinds) and all(len(c) == len(cells[0]) for c in cells)
+    cells, rows = (
+        table(text, "train_step.py", *flags),
+        json.loads((tmp_path / "figures.json").read_text())["rows"],
+    )
+    assert (
+        [c[1] for c in cells[2:]] == [r["name"] for r in rows]
+        and len(rows) == len(kinds)
+        and all(len(c) == len(cells[0]) for c in cells)
+    )
     assert rows[0]["peak_mb"] == 24e-6  # of the stand-in's pool
     losses = [r["loss"] for r in rows]
     assert max(losses) - min(losses) < 1e-5 and abs(losses[0] - math.log(65)) < 0.1
-    assert "float32 without TF32; losses of the first two steps at most" in text and os.environ["NVIDIA_TF32_OVERRIDE"] == os.environ["CUPY_TF32"] == "0"
+    assert (
+        "float32 without TF32; losses of the first two steps at most" in text
+        and os.environ["NVIDIA_TF32_OVERRIDE"] == os.environ["CUPY_TF32"] == "0"
+    )
 
 
 @with_compiler
 def test_decoding_on_the_gpu_is_compared(on_the_stand_in, tmp_path, capsys):
-    flags = ["--engine", "cupy", "--preset", "gpt-nano", "--batch", "2", "--tokens", "3", "--rounds", "1", "--results", "a-gpu", "--commit", "123abc", "--only", "numgpt", *(["torch"] if HAS_TORCH else [])]
+    flags = [
+        "--engine",
+        "cupy",
+        "--preset",
+        "gpt-nano",
+        "--batch",
+        "2",
+        "--tokens",
+        "3",
+        "--rounds",
+        "1",
+        "--results",
+        "a-gpu",
+        "--commit",
+        "123abc",
+        "--only",
+        "numgpt",
+        *(["torch"] if HAS_TORCH else []),
+    ]
     on_the_stand_in.contest.run(on_the_stand_in.decode.main, flags)
     rows = table((tmp_path / "results/a-gpu.md").read_text("utf-8"), "decode.py", *flags)[2:]
-    assert [r[1] for r in rows] == ["numgpt", *(["PyTorch eager, with cache"] if HAS_TORCH else [])] and all(float(r[3]) > 0 for r in rows)
+    assert [r[1] for r in rows] == ["numgpt", *(["PyTorch eager, with cache"] if HAS_TORCH else [])] and all(
+        float(r[3]) > 0 for r in rows
+    )
     assert not HAS_TORCH or float(rows[0][4]) > 0
 
 
 @with_compiler
-def test_each_step_is_timed_from_a_gpu_at_rest_to_one_at_rest_and_none_waits_for_it(on_the_stand_in, monkeypatch):
+def test_each_step_is_timed_from_a_gpu_at_rest_to_one_at_rest_and_none_waits_for_it(
+    on_the_stand_in, monkeypatch
+):
     answers = {}
     monkeypatch.setattr(on_the_stand_in.contest, "serve", answers.update)
     on_the_stand_in.train_step.worker("numgpt", "0", 1, "cupy")
@@ -159,13 +294,21 @@ class Says:
 
 
 def contestant(name, loss=4.0, gpu="x"):
-    return Says(name, first={"loss": loss, "first": 1.0, "about": {"gpu": gpu}}, warm={"losses": [loss, loss]}, time={"seconds": 1.0}, memory={"taken": 2e6, "allocated": None})
+    return Says(
+        name,
+        first={"loss": loss, "first": 1.0, "about": {"gpu": gpu}},
+        warm={"losses": [loss, loss]},
+        time={"seconds": 1.0},
+        memory={"taken": 2e6, "allocated": None},
+    )
 
 
 def contest_of(benchmarks, monkeypatch, *contestants):
     waiting = iter(contestants)
     monkeypatch.setattr(benchmarks.train_step, "start", lambda *args: next(waiting))
-    return benchmarks.train_step.contest_of("0", [c.name for c in contestants], 1, 1, "cupy", benchmarks.contest.Page(None, ""), "c")
+    return benchmarks.train_step.contest_of(
+        "0", [c.name for c in contestants], 1, 1, "cupy", benchmarks.contest.Page(None, ""), "c"
+    )
 
 
 def test_contestants_that_compute_something_else_or_elsewhere_are_refused(benchmarks, monkeypatch):
@@ -176,21 +319,40 @@ def test_contestants_that_compute_something_else_or_elsewhere_are_refused(benchm
         contest_of(benchmarks, monkeypatch, contestant("numgpt"), contestant("PyTorch eager", gpu="y"))
     with pytest.raises(InputError, match="no contestant runs here"):
         contest_of(benchmarks, monkeypatch, Says("numgpt"))
-    machine, rows = contest_of(benchmarks, monkeypatch, contestant("numgpt"), contestant("PyTorch eager"), Says("torch.compile, fused AdamW"))
+    machine, rows = contest_of(
+        benchmarks,
+        monkeypatch,
+        contestant("numgpt"),
+        contestant("PyTorch eager"),
+        Says("torch.compile, fused AdamW"),
+    )
     assert [r["to_eager"] for r in rows] == [1, 1] and machine["commit"] == "c"
 
 
 @with_torch
 def test_what_is_asked_of_pytorchs_gpu_is_there_to_be_asked(benchmarks, monkeypatch):
-    """The lines that run on a GPU alone; putting something in the place of a name that torch.cuda lacks is an error."""
+    """The lines that run on a GPU alone; putting something in the place of a name that torch.cuda lacks is an
+    error.
+    """
     torch, done = importlib.import_module("torch"), []
-    assert benchmarks.device.Cuda().memory()["allocated"] == (0 if not torch.cuda.is_available() else torch.cuda.max_memory_allocated())
-    stand_ins = {"synchronize": lambda: done.append("waited"), "get_device_name": lambda: "a GPU", "max_memory_reserved": lambda: 3, "max_memory_allocated": lambda: 2}
+    assert benchmarks.device.Cuda().memory()["allocated"] == (
+        0 if not torch.cuda.is_available() else torch.cuda.max_memory_allocated()
+    )
+    stand_ins = {
+        "synchronize": lambda: done.append("waited"),
+        "get_device_name": lambda: "a GPU",
+        "max_memory_reserved": lambda: 3,
+        "max_memory_allocated": lambda: 2,
+    }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     cuda = benchmarks.device.Cuda()
     cuda.wait()
-    assert done == ["waited"] and cuda.memory() == {"taken": 3, "allocated": 2} and cuda.about()["gpu"] == "a GPU"
+    assert (
+        done == ["waited"]
+        and cuda.memory() == {"taken": 3, "allocated": 2}
+        and cuda.about()["gpu"] == "a GPU"
+    )
 
 
 def pytorchs_side():
@@ -209,7 +371,10 @@ def test_pytorchs_decoding_with_a_cache_chooses_what_ours_does(benchmarks):
     net, prompt = torch_gpt.GPT(model.config).eval(), np.random.default_rng(0).integers(0, 19, (3, 5))
     net.load(model.params)
     found = net.generate(torch.from_numpy(prompt), 12)
-    assert found.tolist() == model.generate(prompt, 12, temperature=0).tolist() and len({*found[0].tolist()[5:]}) > 1
+    assert (
+        found.tolist() == model.generate(prompt, 12, temperature=0).tolist()
+        and len({*found[0].tolist()[5:]}) > 1
+    )
 
 
 @with_torch
@@ -217,10 +382,17 @@ def test_pytorch_is_told_to_multiply_exactly():
     torch, torch_gpt = importlib.import_module("torch"), pytorchs_side()
     torch.backends.cuda.matmul.allow_tf32 = True
     torch_gpt.exact()
-    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+    assert (
+        not torch.backends.cuda.matmul.allow_tf32
+        and not torch.backends.cudnn.allow_tf32
+        and torch.get_float32_matmul_precision() == "highest"
+    )
 
 
-MISSING = {"cupy": "raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')", "torch": "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"}
+MISSING = {
+    "cupy": "raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')",
+    "torch": "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')",
+}
 
 
 @pytest.mark.parametrize("benchmark", ["train_step.py", "decode.py"])
@@ -233,7 +405,13 @@ MISSING = {"cupy": "raise ModuleNotFoundError(\"No module named 'cupy'\", name='
 ], ids=["no CuPy", "no driver", "no GPU", "no PyTorch", "PyTorch without CUDA"])  # fmt: skip
 def test_what_a_contest_on_the_gpu_lacks_is_one_line(tmp_path, benchmark, modules, message):
     environment = planted(tmp_path, **modules) | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, BENCHMARKS / benchmark, "--engine", "cupy"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / benchmark, "--engine", "cupy"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"{benchmark}: ") and message in done.stderr
 
@@ -247,7 +425,13 @@ def test_a_page_has_a_plain_name(benchmarks, name):
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_is_that_of_the_code_that_is_measured(benchmarks, monkeypatch, tmp_path):
     def git(*arguments):
-        return subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
 
     source = tmp_path / "__init__.py"
     monkeypatch.setattr(numgpt, "__file__", str(source))
@@ -266,12 +450,31 @@ def test_the_commit_is_that_of_the_code_that_is_measured(benchmarks, monkeypatch
 @pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="tokenizers is not installed")
 @pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
 def test_tokenizers_are_trained_to_the_merges_of_hugging_face(tmp_path, pattern):
-    rows, said = run("tokenizer_training.py", "--megabytes", "0.1", "--merges", "64", "--rounds", "1", "--pattern", pattern, "--only", "reference", "huggingface", cwd=tmp_path)
-    assert [r["equal"] for r in rows] == [True, True] and all(r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows)
+    rows, said = run(
+        "tokenizer_training.py",
+        "--megabytes",
+        "0.1",
+        "--merges",
+        "64",
+        "--rounds",
+        "1",
+        "--pattern",
+        pattern,
+        "--only",
+        "reference",
+        "huggingface",
+        cwd=tmp_path,
+    )
+    assert [r["equal"] for r in rows] == [True, True] and all(
+        r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows
+    )
     assert "| numgpt, reference |" in said and f"distinct pieces of {pattern}" in said
 
 
-@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("numba", "tiktoken", "tokenizers")), reason="Numba, tiktoken or tokenizers is not installed")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("numba", "tiktoken", "tokenizers")),
+    reason="Numba, tiktoken or tokenizers is not installed",
+)
 def test_encoding_is_compared_with_tiktoken_and_huggingface(tmp_path):
     tokens = [bytes([b]) for b in range(256)] + [b"th", b"the", b"aa", b"aaaa", b" t"]
     ranks = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
@@ -280,4 +483,7 @@ def test_encoding_is_compared_with_tiktoken_and_huggingface(tmp_path):
     flags = ["--ranks", "few.tiktoken", "--text", "prose.txt", "--only", "one letter", "--rounds", "1"]
     rows, said = run("tokenizer.py", *flags, cwd=tmp_path)
     assert [r["text"] for r in rows] == ["prose", "one letter"] and "| one letter | 1.0 |" in said
-    assert all(r["speed"].keys() == {"numgpt, new", "numgpt", "tiktoken", "Hugging Face"} and r["to_tiktoken"] > 0 for r in rows)
+    assert all(
+        r["speed"].keys() == {"numgpt, new", "numgpt", "tiktoken", "Hugging Face"} and r["to_tiktoken"] > 0
+        for r in rows
+    )

@@ -1,4 +1,6 @@
-"""Byte-pair encoding: ids are tiktoken's and Hugging Face's on every text, every byte comes back, special tokens are what was asked for."""
+"""Byte-pair encoding: ids are tiktoken's and Hugging Face's on every text, every byte comes back, special
+tokens are what was asked for.
+"""
 
 import copy
 import functools
@@ -6,7 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bpe_oracles import BYTES, NAMES, WHOLE, encoders, expect_equal_ids, few, gpt2_file, huggingface, merges_at_random, seeds, texts, tiktoken, trained, twin
+from bpe_oracles import (
+    BYTES,
+    NAMES,
+    WHOLE,
+    encoders,
+    expect_equal_ids,
+    few,
+    gpt2_file,
+    huggingface,
+    merges_at_random,
+    seeds,
+    texts,
+    tiktoken,
+    trained,
+    twin,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -102,7 +119,9 @@ def test_ids_that_part_are_seen():
 def test_a_pattern_that_differs_is_caught(name, right, wrong, text):
     source = PATTERNS[name].replace(right, wrong)
     pieces = [*Pattern(name).split(text), *Pattern(source).split(text)]
-    tokens = BYTES + [p.encode() for p in sorted(set(pieces)) if len(p.encode()) > 1]  # so that ids tell pieces apart
+    tokens = BYTES + [
+        p.encode() for p in sorted(set(pieces)) if len(p.encode()) > 1
+    ]  # so that ids tell pieces apart
     theirs = tiktoken(BPE(tokens, None, name))
     expect_equal_ids(BPE(tokens, None, name).encode, theirs, text)
     with pytest.raises(AssertionError, match="ids part"):
@@ -151,7 +170,11 @@ def with_specials():
 def huggingface_with_specials(tokenizer):
     tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, which is the oracle")
     vocab = {spell(t): i for i, t in enumerate(tokenizer.tokens)} | tokenizer.specials
-    theirs = tk.Tokenizer(tk.models.BPE(vocab, [(spell(tokenizer.tokens[a]), spell(tokenizer.tokens[b])) for a, b in tokenizer.merges]))
+    theirs = tk.Tokenizer(
+        tk.models.BPE(
+            vocab, [(spell(tokenizer.tokens[a]), spell(tokenizer.tokens[b])) for a, b in tokenizer.merges]
+        )
+    )
     theirs.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False)
     theirs.add_special_tokens(list(tokenizer.specials))
     return lambda text: theirs.encode(text).ids
@@ -166,7 +189,9 @@ marked = st.lists(st.sampled_from([*SPECIALS, "<", "|", ">", "end", " ", "a\n"])
 def test_special_tokens_that_overlap_are_found_as_huggingface_finds_them(text):
     """The leftmost, and of those that begin at one place the longest."""
     tokenizer = with_specials()
-    expect_equal_ids(lambda t: tokenizer.encode(t, special="allow"), huggingface_with_specials(tokenizer), text)
+    expect_equal_ids(
+        lambda t: tokenizer.encode(t, special="allow"), huggingface_with_specials(tokenizer), text
+    )
 
 
 @given(text=marked)
@@ -176,9 +201,17 @@ def test_special_tokens_none_of_which_begins_another_are_found_as_tiktoken_finds
     specials = {"<|end|>": 300, "|><|": 302, "end|>": 303}
     tokenizer = BPE(BYTES, None, "gpt2", specials)
     ranks = {t: i for i, t in enumerate(BYTES)}
-    theirs = tt.Encoding("of the test", pat_str=PATTERNS["gpt2"], mergeable_ranks=ranks, special_tokens=specials)
-    expect_equal_ids(lambda t: tokenizer.encode(t, special="allow"), lambda t: theirs.encode(t, allowed_special="all"), text)
-    expect_equal_ids(lambda t: tokenizer.encode(t, special="text"), lambda t: theirs.encode(t, disallowed_special=()), text)
+    theirs = tt.Encoding(
+        "of the test", pat_str=PATTERNS["gpt2"], mergeable_ranks=ranks, special_tokens=specials
+    )
+    expect_equal_ids(
+        lambda t: tokenizer.encode(t, special="allow"),
+        lambda t: theirs.encode(t, allowed_special="all"),
+        text,
+    )
+    expect_equal_ids(
+        lambda t: tokenizer.encode(t, special="text"), lambda t: theirs.encode(t, disallowed_special=()), text
+    )
     if any(s in text for s in specials):
         with pytest.raises(InputError, match="holds the special token .* at position"):
             tokenizer.encode(text)
@@ -200,7 +233,13 @@ def test_an_unknown_policy_is_refused():
 
 
 @settings(max_examples=200)
-@given(data=st.binary(max_size=60) | st.lists(st.sampled_from([b"\xf0\x9f", b"\x99\x82", b"\xe2\x82", b"\xac", b"a ", b"\xed\xa0\x80", b"\xff"])).map(b"".join), name=st.sampled_from(NAMES))
+@given(
+    data=st.binary(max_size=60)
+    | st.lists(
+        st.sampled_from([b"\xf0\x9f", b"\x99\x82", b"\xe2\x82", b"\xac", b"a ", b"\xed\xa0\x80", b"\xff"])
+    ).map(b"".join),
+    name=st.sampled_from(NAMES),
+)
 def test_any_bytes_come_back(data, name):
     tokenizer = encoders(name, False)
     ids = tokenizer.encode(data)
@@ -230,13 +269,19 @@ def test_what_streams_is_whole_characters_and_joined_is_the_text(errors, data, s
     sent, shown = b"", ""
     for i, part in zip(ids, parts):
         sent, shown = sent + tokenizer.decode_bytes([i]), shown + part
-        # What is shown is what stays right whatever follows: before a character that is not complete nothing of it is shown.
+        # What is shown is what stays right whatever follows: before a character that is not complete nothing
+        # of it is shown.
         if errors != "strict":
             assert (sent + b"\xff").decode("utf-8", errors).startswith(shown)
 
 
-@pytest.mark.parametrize("make", [lambda t: t.decode, lambda t: t.decode_bytes, lambda t: lambda ids: [t.decoder()(i) for i in ids]])
-@pytest.mark.parametrize("ids", [[256], [-1], [0, 2**70], [1.0], ["a"], [[1], [2, 3]], [[1, 2], [3, 4]], [{}], [True], [0, 10**6]])
+@pytest.mark.parametrize(
+    "make",
+    [lambda t: t.decode, lambda t: t.decode_bytes, lambda t: lambda ids: [t.decoder()(i) for i in ids]],
+)
+@pytest.mark.parametrize(
+    "ids", [[256], [-1], [0, 2**70], [1.0], ["a"], [[1], [2, 3]], [[1, 2], [3, 4]], [{}], [True], [0, 10**6]]
+)
 def test_ids_that_are_none_are_refused_in_one_line(make, ids):
     with pytest.raises(InputError, match="^decode: .*expected") as caught:
         make(BPE(BYTES))(ids)
@@ -250,13 +295,17 @@ def test_a_state_that_is_changed_leaves_its_tokenizer_as_it_was(merges):
     (state["merges"] or []).clear()
     state["specials"]["b"] = 5
     state["tokens"][0] = "?"
-    assert BPE.from_state(tokenizer.state()).encode("ab<s>", "allow").tolist() == [256, 257] == tokenizer.encode("ab<s>", "allow").tolist()
+    assert (
+        BPE.from_state(tokenizer.state()).encode("ab<s>", "allow").tolist()
+        == [256, 257]
+        == tokenizer.encode("ab<s>", "allow").tolist()
+    )
 
 
 def test_no_text_has_no_ids_and_back():
     for name in NAMES:
         tokenizer = encoders(name, True)
-        for run in (tokenizer.encode, lambda t: twin().encode(t, tokenizer)):  # noqa: B023
+        for run in (tokenizer.encode, lambda t: twin().encode(t, tokenizer)):
             ids = run("")
             assert ids.shape == (0,) and ids.dtype == np.int64
         assert tokenizer.encode(b"").shape == (0,)
@@ -286,7 +335,9 @@ def test_a_byte_without_a_token_is_named(whole):
 def test_an_unknown_policy_of_what_is_not_utf8_is_refused():
     tokenizer = BPE(BYTES)
     for run in (tokenizer.decoder, lambda errors: tokenizer.decode([1], errors)):
-        with pytest.raises(InputError, match="errors is 'xmlcharrefreplace', expected one of replace, strict"):
+        with pytest.raises(
+            InputError, match="errors is 'xmlcharrefreplace', expected one of replace, strict"
+        ):
             run("xmlcharrefreplace")
 
 
@@ -298,7 +349,11 @@ def test_a_copy_encodes_alike_and_carries_nothing_that_was_met():
         assert other.encode("the other thing").tolist() == ids
 
 
-@given(seed=seeds, shuffled=st.booleans(), text=st.text(st.sampled_from("aab") | st.sampled_from("abc"), max_size=120))
+@given(
+    seed=seeds,
+    shuffled=st.booleans(),
+    text=st.text(st.sampled_from("aab") | st.sampled_from("abc"), max_size=120),
+)
 def test_a_queue_joins_as_looking_at_all_pairs_does(seed, shuffled, text):
     tokens, merges = merges_at_random(seed, shuffled, "abc", 60)
     ranks = BPE(tokens, merges).ranks

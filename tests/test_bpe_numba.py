@@ -45,7 +45,10 @@ def test_the_twin_joins_by_ranks_whose_order_no_training_gives(scanned, seed, te
 
 @pytest.mark.parametrize("name", PATTERNS)
 @settings(max_examples=500)
-@given(text=texts | st.text(st.sampled_from(PROVOKING + "\udc80\udcff\ud800\U000e0001\U0010ffff\u0378"), max_size=40))
+@given(
+    text=texts
+    | st.text(st.sampled_from(PROVOKING + "\udc80\udcff\ud800\U000e0001\U0010ffff\u0378"), max_size=40)
+)
 def test_the_scanners_cut_where_the_patterns_do(name, text):
     if "\ud800" in text:  # half of a character has no bytes; the scanner counts three, which nobody sees
         text = text.replace("\ud800", "")
@@ -56,7 +59,13 @@ def test_the_scanners_cut_where_the_patterns_do(name, text):
 @pytest.mark.parametrize("context", ["a{0}b '{0}e", "A{0}{0}a '{0} {0}\n", "1{0} {0}!{0}"])
 def test_the_scanners_know_every_code_point(name, context):
     # The planes in which characters are assigned, and samples of the others.
-    codes = [*range(0xD800), *range(0xE000, 0x34000), *range(0x34000, 0xE0000, 997), *range(0xE0000, 0xE0200), *range(0xE0200, 0x110000, 997)]
+    codes = [
+        *range(0xD800),
+        *range(0xE000, 0x34000),
+        *range(0x34000, 0xE0000, 997),
+        *range(0xE0000, 0xE0200),
+        *range(0xE0200, 0x110000, 997),
+    ]
     text = "".join(context.format(chr(i)) for i in codes)
     assert np.array_equal(scanners().ends(text, Pattern(name)), patterns.ends(text, Pattern(name)))
 
@@ -86,7 +95,9 @@ def test_the_engine_chooses_and_a_short_text_waits_for_no_compiler(monkeypatch):
     module, called = twin(), []
     tokens, merges = merges_at_random(1, False)
     tokenizer = BPE(tokens, merges)
-    monkeypatch.setattr(module, "encode", lambda text, tokenizer: called.append(len(text)) or bpe.encode(text, tokenizer))
+    monkeypatch.setattr(
+        module, "encode", lambda text, tokenizer: called.append(len(text)) or bpe.encode(text, tokenizer)
+    )
     engine.choice._twin.cache_clear()
     for name in ("reference", "numba"):
         numgpt.use(name)
@@ -111,5 +122,6 @@ def test_time_is_not_quadratic_in_a_hostile_text(piece):
         return min(best)
 
     seconds(100)
-    # Sixteen times the text takes 16 times as long, and 256 times if time were quadratic; n log n and a smaller cache cost a little.
+    # Sixteen times the text takes 16 times as long, and 256 times if time were quadratic; n log n and a
+    # smaller cache cost a little.
     assert seconds(2**18) < 80 * max(seconds(2**14), 1e-4)

@@ -1,4 +1,6 @@
-"""Training of byte-pair encoding: the merges are those of Hugging Face's trainer, by the specification and by its twin."""
+"""Training of byte-pair encoding: the merges are those of Hugging Face's trainer, by the specification and by
+its twin.
+"""
 
 import io
 import json
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from numgpt import InputError, engine, tokenizers
 from numgpt.data.corpus import corpora
-from numgpt.tokenizers import BPE, bpe_training
+from numgpt.tokenizers import bpe_training
 from numgpt.tokenizers.bpe_training import BYTES, count_pieces, learn, learn_merges, train
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import spell
@@ -24,9 +26,13 @@ OWN = r"[a-c]+|[^a-c]"  # a pattern that cuts where no named one does
 NAMES = [*PATTERNS, OWN]
 few = st.text(st.sampled_from("ab "), max_size=60)  # ties everywhere, and runs of one letter
 some = st.text(st.sampled_from("abcAB 1\n\t!'s\u00e9\u4e2d\U0001f600"), max_size=80)
-every = st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=40)  # what no Unicode has assigned, each library cuts by its own tables
+every = st.text(
+    st.characters(exclude_categories=("Cs", "Cn")), max_size=40
+)  # what no Unicode has assigned, each library cuts by its own tables
 texts = few | some | every
-halves = st.lists(st.sampled_from([*"ab \n!\u00e9\udcff\udcc3<|>", "<|>", "a b", "\n!"]), max_size=60).map("".join)  # special tokens, and bytes that are not UTF-8
+halves = st.lists(st.sampled_from([*"ab \n!\u00e9\udcff\udcc3<|>", "<|>", "a b", "\n!"]), max_size=60).map(
+    "".join
+)  # special tokens, and bytes that are not UTF-8
 
 
 def twin():
@@ -39,22 +45,41 @@ def twin():
 def merges_by(run, pieces, n, min_frequency=2):
     """What the specification or the twin learns, whatever the engine."""
     ids = np.array([BYTES.index(bytes([b])) for piece in pieces for b in piece], np.int32)
-    return run(ids, np.array([len(p) for p in pieces], np.int64), np.array(list(pieces.values()), np.int64), n, min_frequency, lambda k: None)
+    return run(
+        ids,
+        np.array([len(p) for p in pieces], np.int64),
+        np.array(list(pieces.values()), np.int64),
+        n,
+        min_frequency,
+        lambda k: None,
+    )
 
 
 def huggingface(parts, n, min_frequency, cut=False):
-    """(merges, vocabulary) of Hugging Face's trainer, from parts of which each is a piece; or, with cut, is cut by its own ByteLevel."""
+    """(merges, vocabulary) of Hugging Face's trainer, from parts of which each is a piece; or, with cut, is
+    cut by its own ByteLevel.
+    """
     tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, whose trainer is the oracle")
     tokenizer = tk.Tokenizer(tk.models.BPE())
     tokenizer.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut)
-    trainer = tk.trainers.BpeTrainer(vocab_size=256 + n, min_frequency=min_frequency, initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = tk.trainers.BpeTrainer(
+        vocab_size=256 + n,
+        min_frequency=min_frequency,
+        initial_alphabet=tk.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(parts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     return [tuple(model["vocab"][half] for half in merge) for merge in model["merges"]], model["vocab"]
 
 
 @settings(max_examples=200)
-@given(text=texts.filter(len), pattern=st.sampled_from([*PATTERNS, r"\S+|\s+", r"[\s\S]+"]), n=st.integers(0, 40), min_frequency=st.integers(1, 4))
+@given(
+    text=texts.filter(len),
+    pattern=st.sampled_from([*PATTERNS, r"\S+|\s+", r"[\s\S]+"]),
+    n=st.integers(0, 40),
+    min_frequency=st.integers(1, 4),
+)
 def test_merges_are_those_of_huggingfaces_trainer_ties_included(text, pattern, n, min_frequency):
     tokenizer = train(text, 256 + n, pattern=pattern, min_frequency=min_frequency)
     merges, vocabulary = huggingface(Pattern(pattern).split(text), n, min_frequency)
@@ -80,8 +105,11 @@ def test_merges_of_a_whole_corpus_are_those_of_huggingface():
 
 @settings(max_examples=300)
 @given(
-    pieces=st.dictionaries(few.filter(len) | some.filter(len), st.integers(1, 5) | st.integers(2**40, 2**50), max_size=12),
-    n=st.integers(0, 60), min_frequency=st.integers(1, 6),
+    pieces=st.dictionaries(
+        few.filter(len) | some.filter(len), st.integers(1, 5) | st.integers(2**40, 2**50), max_size=12
+    ),
+    n=st.integers(0, 60),
+    min_frequency=st.integers(1, 6),
 )
 def test_the_twin_learns_what_the_specification_learns(pieces, n, min_frequency):
     pieces = {piece.encode(): count for piece, count in pieces.items()} or {b"": 1}
@@ -120,8 +148,12 @@ def test_of_pairs_as_frequent_the_least_left_id_is_joined_then_the_least_right()
 def test_a_run_of_one_letter_doubles(run):
     # Of 2¹⁶ letters 2ᵏ remain of 2¹⁶⁻ᵏ after each join; the last two make a pair that is there once.
     a = BYTES.index(b"a")
-    assert merges_by(run or twin(), Counter({b"a" * 2**16: 1}), 100) == [(a, a)] + [(i, i) for i in range(256, 270)]
-    assert merges_by(run or twin(), Counter({b"aaa": 1, b"b": 9}), 100) == [(a, a)]  # counted twice, joined once
+    assert merges_by(run or twin(), Counter({b"a" * 2**16: 1}), 100) == [(a, a)] + [
+        (i, i) for i in range(256, 270)
+    ]
+    assert merges_by(run or twin(), Counter({b"aaa": 1, b"b": 9}), 100) == [
+        (a, a)
+    ]  # counted twice, joined once
 
 
 @given(text=texts.filter(len), n=st.integers(0, 60))
@@ -146,12 +178,23 @@ def test_tiktoken_given_the_tokens_encodes_to_the_same_ids(text, other, pattern,
 
 
 @settings(max_examples=200)
-@given(text=texts | halves, name=st.sampled_from(NAMES), specials=st.lists(st.sampled_from(["<|>", "<", "a b", " ", "ab", "\n!"]), unique=True), data=st.data())
+@given(
+    text=texts | halves,
+    name=st.sampled_from(NAMES),
+    specials=st.lists(st.sampled_from(["<|>", "<", "a b", " ", "ab", "\n!"]), unique=True),
+    data=st.data(),
+)
 def test_pieces_do_not_depend_on_how_the_text_comes(text, name, specials, data):
     """Against the definition: split at special tokens, the longer of two first, then by the pattern."""
-    stretches = re.split("|".join(map(re.escape, sorted(specials, key=len, reverse=True))), text) if specials else [text]
+    stretches = (
+        re.split("|".join(map(re.escape, sorted(specials, key=len, reverse=True))), text)
+        if specials
+        else [text]
+    )
     pattern = Pattern(name if name in PATTERNS else OWN)
-    expected = Counter(p.encode("utf-8", "surrogateescape") for stretch in stretches for p in pattern.split(stretch))
+    expected = Counter(
+        p.encode("utf-8", "surrogateescape") for stretch in stretches for p in pattern.split(stretch)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe_training, "BLOCK", data.draw(st.integers(1, 12)))
         assert count_pieces(text, pattern, specials) == expected
@@ -161,7 +204,9 @@ def test_pieces_do_not_depend_on_how_the_text_comes(text, name, specials, data):
 @given(text=halves, specials=st.lists(st.sampled_from(["<|>", "<", "a b", " "]), unique=True), data=st.data())
 def test_a_merge_never_reaches_over_a_special_token(text, specials, data):
     text = "ab" + text
-    tokenizer = train(cut(text, data.draw(places)), 300, pattern=r"[\s\S]+", specials=specials, min_frequency=1)
+    tokenizer = train(
+        cut(text, data.draw(places)), 300, pattern=r"[\s\S]+", specials=specials, min_frequency=1
+    )
     assert tokenizer.specials == {s: tokenizer.vocab_size - len(specials) + i for i, s in enumerate(specials)}
     assert not any(s.encode() in token for s in specials for token in tokenizer.tokens[256:])
     assert tokenizer.decode(tokenizer.encode(text, special="allow"), "surrogateescape") == text
@@ -180,12 +225,16 @@ def test_memory_grows_with_distinct_pieces_and_not_with_the_text(monkeypatch):
             tracemalloc.stop()
 
     (short, few_words), (long, many_words) = peak(20), peak(100)
-    assert many_words == 5 * few_words and long < 1.2 * short  # a list of all pieces would take five times as much
+    assert (
+        many_words == 5 * few_words and long < 1.2 * short
+    )  # a list of all pieces would take five times as much
 
 
 def test_a_text_that_has_too_few_pairs_gives_a_smaller_tokenizer():
     tokenizer = train("to be, to be", 1000, specials=["<|end|>"])
-    assert tokenizer.vocab_size == len(tokenizer.tokens) + 1 < 1000 and tokenizer.specials == {"<|end|>": len(tokenizer.tokens)}
+    assert tokenizer.vocab_size == len(tokenizer.tokens) + 1 < 1000 and tokenizer.specials == {
+        "<|end|>": len(tokenizer.tokens)
+    }
     assert train("ab", 1000).merges == []  # nothing occurs twice
 
 
@@ -209,7 +258,10 @@ def test_build_is_train():
         (("", 300), "the text is empty"),
         ((iter(["", ""]), 300), "the text is empty"),
         (("<s><s>", 300, {"specials": ["<s>"]}), "the text is empty"),
-        (("text", 255), "vocab_size is 255, expected an integer of at least 256 for 256 bytes and 0 specials"),
+        (
+            ("text", 255),
+            "vocab_size is 255, expected an integer of at least 256 for 256 bytes and 0 specials",
+        ),
         (("text", 257, {"specials": ["a", "b"]}), "at least 258"),
         (("text", 300.0), "vocab_size is 300.0"),
         (("text", True), "vocab_size is True"),
@@ -247,4 +299,6 @@ def test_a_terminal_shows_how_far_it_is(monkeypatch):
         monkeypatch.setattr(sys, "stderr", stream)
         train("to be, to be", 1000, progress=progress)
         shown = progress and stream.isatty()
-        assert ("counting: 100%" in stream.getvalue() and "merging" in stream.getvalue()) is shown and bool(stream.getvalue()) is shown
+        assert ("counting: 100%" in stream.getvalue() and "merging" in stream.getvalue()) is shown and bool(
+            stream.getvalue()
+        ) is shown

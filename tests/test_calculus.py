@@ -1,4 +1,6 @@
-"""Second derivatives and gradients by example under their laws: symmetric, linear, definite, transposed; and beside PyTorch."""
+"""Second derivatives and gradients by example under their laws: symmetric, linear, definite, transposed; and
+beside PyTorch.
+"""
 
 import itertools
 import math
@@ -11,16 +13,19 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, Config, InputError, calculus
-from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.architecture.parameters import Flat
+from numgpt.proofs.subjects import SMALL, VARIANTS
 
-# Both sides of a law are sums over the same products in other orders, each product exact to some tens of roundings through a
-# forward and a backward: 1e-13 of the terms' absolute sum is what gradcheck holds a gradient to, and what holds here.
+# Both sides of a law are sums over the same products in other orders, each product exact to some tens of
+# roundings through a forward and a backward: 1e-13 of the terms' absolute sum is what gradcheck holds a
+# gradient to, and what holds here.
 LIMIT = 1e-13
 TINY = {"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 2, "n_embd": 4, "n_inner": 3}
 seeds = st.integers(0, 2**32 - 1)
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
-every_product = pytest.mark.parametrize("product", [calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher], ids=lambda f: f.__name__)
+every_product = pytest.mark.parametrize(
+    "product", [calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher], ids=lambda f: f.__name__
+)
 
 
 def case(changes, seed, sizes=SMALL, rows=2):
@@ -34,7 +39,9 @@ def case(changes, seed, sizes=SMALL, rows=2):
 
 
 def agree(ours, theirs, terms=None):
-    """Raise unless the norm of the difference is LIMIT of that of the terms, which are the values themselves unless given."""
+    """Raise unless the norm of the difference is LIMIT of that of the terms, which are the values themselves
+    unless given.
+    """
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     scale = np.linalg.norm(theirs) if terms is None else terms
     error = np.linalg.norm(ours - theirs)
@@ -78,7 +85,9 @@ def test_jvp_is_the_transpose_of_vjp_for_every_named_value(changes, seed):
     v = rng.standard_normal(model.n_params)
     for name, value in [(None, model(tokens)), *model.record(tokens).value.items()]:
         dy = rng.standard_normal(value.shape)
-        agree_as_products(dy, calculus.jvp(model, tokens, v, name=name), v, calculus.vjp(model, tokens, dy, name=name).flat)
+        agree_as_products(
+            dy, calculus.jvp(model, tokens, v, name=name), v, calculus.vjp(model, tokens, dy, name=name).flat
+        )
 
 
 @every_variant
@@ -100,13 +109,19 @@ def test_a_product_is_symmetric_linear_and_scales_to_the_bit(changes, product, s
     u, v = rng.standard_normal((2, model.n_params))
     hu, hv = (product(model, tokens, targets, x).flat for x in (u, v))
     agree_as_products(u, hv, v, hu)
-    agree(product(model, tokens, targets, u + 3 * v).flat, hu + 3 * hv, np.linalg.norm(hu) + 3 * np.linalg.norm(hv))
+    agree(
+        product(model, tokens, targets, u + 3 * v).flat,
+        hu + 3 * hv,
+        np.linalg.norm(hu) + 3 * np.linalg.norm(hv),
+    )
     assert np.array_equal(product(model, tokens, targets, v * 2.0**60).flat, hv * 2.0**60)
     assert not product(model, tokens, targets, 0 * v).flat.any()
 
 
 @every_variant
-@pytest.mark.parametrize("product", [calculus.gauss_newton, calculus.empirical_fisher], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "product", [calculus.gauss_newton, calculus.empirical_fisher], ids=lambda f: f.__name__
+)
 @settings(max_examples=8)
 @given(seed=seeds)
 def test_gauss_newton_and_fisher_are_never_negative(changes, product, seed):
@@ -119,9 +134,11 @@ def test_gauss_newton_and_fisher_are_never_negative(changes, product, seed):
 @settings(max_examples=8)
 @given(seed=seeds)
 def test_the_hessian_is_the_derivative_of_the_gradient(seed):
-    """Central differences in longdouble, a witness that knows nothing of complex numbers: h = 1e-6 along a v of norm 1 errs by h²
+    """Central differences in longdouble, a witness that knows nothing of complex numbers: h = 1e-6 along a v
+    of norm 1 errs by h²
 
-    of the third derivative and by eps/h, 1e-10 at worst; 1e-8 leaves room for large third derivatives, as in gradcheck.
+    of the third derivative and by eps/h, 1e-10 at worst; 1e-8 leaves room for large third derivatives, as in
+    gradcheck.
     """
     model, tokens, targets, rng = case({}, seed)
     v = rng.standard_normal(model.n_params)
@@ -156,7 +173,9 @@ def test_what_nothing_used_has_no_curvature():
 
 @pytest.mark.parametrize("names", [["lm_head.weight"], ["ln_f.weight", "ln_f.bias"]], ids=str)
 def test_where_the_logits_are_linear_the_hessian_is_gauss_newton(names):
-    """The logits of an untied model are linear in its unembedding, and in the last norm's weight and bias together."""
+    """The logits of an untied model are linear in its unembedding, and in the last norm's weight and bias
+    together.
+    """
     model, tokens, targets, rng = case({"tied": False}, 0)
     u, v = model.params.like(), model.params.like()
     for name in names:
@@ -181,7 +200,9 @@ def test_the_hessian_with_respect_to_the_logits_is_the_derivative_of_cross_entro
 
 
 def test_the_fisher_is_the_exact_mean_over_all_targets_that_the_model_may_draw():
-    """At each position, all V targets weighted by the model's own probabilities; and it is Gauss-Newton's for any targets."""
+    """At each position, all V targets weighted by the model's own probabilities; and it is Gauss-Newton's for
+    any targets.
+    """
     model, tokens, targets, _ = case({}, 0, TINY)
     p = np.exp(model(tokens))
     p /= p.sum(-1, keepdims=True)
@@ -194,8 +215,12 @@ def test_the_fisher_is_the_exact_mean_over_all_targets_that_the_model_may_draw()
             expected += p[(*place, y)] * np.outer(g, g) / tokens.size
     agree(dense(calculus.fisher, model, tokens), expected)
     v = np.random.default_rng(1).standard_normal(model.n_params)
-    assert np.array_equal(calculus.fisher(model, tokens, v).flat, calculus.gauss_newton(model, tokens, abs(targets), v).flat)
-    assert np.array_equal(calculus.fisher(model, tokens, v, targets).flat, calculus.gauss_newton(model, tokens, targets, v).flat)
+    assert np.array_equal(
+        calculus.fisher(model, tokens, v).flat, calculus.gauss_newton(model, tokens, abs(targets), v).flat
+    )
+    assert np.array_equal(
+        calculus.fisher(model, tokens, v, targets).flat, calculus.gauss_newton(model, tokens, targets, v).flat
+    )
 
 
 def test_the_empirical_fisher_at_targets_that_the_model_draws_is_the_fisher_over_t_in_the_mean():
@@ -205,7 +230,8 @@ def test_the_empirical_fisher_at_targets_that_the_model_draws_is_the_fisher_over
     p = np.exp(model(tokens))[0]
     p /= p.sum(-1, keepdims=True)
     mean = sum(
-        math.prod(p[t, y] for t, y in enumerate(drawn)) * calculus.empirical_fisher(model, tokens, [drawn], v).flat
+        math.prod(p[t, y] for t, y in enumerate(drawn))
+        * calculus.empirical_fisher(model, tokens, [drawn], v).flat
         for drawn in itertools.product(range(3), repeat=3)
     )
     agree(mean, calculus.fisher(model, tokens, v).flat / 3)
@@ -224,17 +250,26 @@ def test_the_examples_gradients_add_up_to_the_batchs(changes):
     targets[1, 1:3] = -1  # rows of different weight
     counted = (targets >= 0).sum(1)
     _, grads = model.loss_and_grads(tokens, targets)
-    own, shares = ([g.flat for g in calculus.per_example_gradients(model, tokens, targets, share=share)] for share in (False, True))
-    agree(sum(n * g for n, g in zip(counted, own)) / counted.sum(), grads.flat, sum(map(np.linalg.norm, shares)))
+    own, shares = (
+        [g.flat for g in calculus.per_example_gradients(model, tokens, targets, share=share)]
+        for share in (False, True)
+    )
+    agree(
+        sum(n * g for n, g in zip(counted, own)) / counted.sum(), grads.flat, sum(map(np.linalg.norm, shares))
+    )
     agree(sum(shares), grads.flat, sum(map(np.linalg.norm, shares)))
     for row, g in enumerate(own):
         assert np.array_equal(g, model.loss_and_grads(tokens[row], targets[row])[1].flat)
     assert np.array_equal(calculus.gradient_norms(model, tokens, targets), [np.linalg.norm(g) for g in own])
-    assert np.array_equal(calculus.gradient_norms(model, tokens, targets, share=True), [np.linalg.norm(g) for g in shares])
+    assert np.array_equal(
+        calculus.gradient_norms(model, tokens, targets, share=True), [np.linalg.norm(g) for g in shares]
+    )
 
 
 def test_the_estimates_of_the_noise_scale_are_without_bias():
-    """All 4³ samples of three out of a population of four, each as likely: the means of the estimates are the population's values."""
+    """All 4³ samples of three out of a population of four, each as likely: the means of the estimates are the
+    population's values.
+    """
     population = np.random.default_rng(0).standard_normal((4, 7)) + 0.2
     found = [calculus.noise_scale(population[list(drawn)]) for drawn in itertools.product(range(4), repeat=3)]
     G = population.mean(0)
@@ -243,7 +278,9 @@ def test_the_estimates_of_the_noise_scale_are_without_bias():
 
 
 def test_the_noise_scale_of_gradients_whose_truth_is_known():
-    """512 draws in 64 dimensions: tr Σ is known to √(2/(512·64)) = 0.8 %, |G|² to some 2/√(512·64) = 1.1 %; six of these."""
+    """512 draws in 64 dimensions: tr Σ is known to √(2/(512·64)) = 0.8 %, |G|² to some 2/√(512·64) = 1.1 %;
+    six of these.
+    """
     rng = np.random.default_rng(0)
     found = calculus.noise_scale(1 + 3 * rng.standard_normal((512, 64)))
     assert found.trace == pytest.approx(9 * 64, rel=0.05)
@@ -254,7 +291,9 @@ def test_the_noise_scale_of_gradients_whose_truth_is_known():
 def test_the_noise_scale_keeps_its_digits_where_the_noise_is_small():
     noise = np.random.default_rng(0).standard_normal((5, 3)).round(2)
     small = calculus.noise_scale(2.0**20 + noise * 2.0**-10)  # ⟨|g|²⟩ − |ḡ|² would cancel: 1e12 less 1e12
-    assert small.trace == pytest.approx(calculus.noise_scale(noise).trace * 2.0**-20, rel=1e-6)  # the sums round at 2⁻³³
+    assert small.trace == pytest.approx(
+        calculus.noise_scale(noise).trace * 2.0**-20, rel=1e-6
+    )  # the sums round at 2⁻³³
 
 
 def test_no_noise_has_scale_zero_and_no_signal_an_infinite_one():
@@ -302,9 +341,16 @@ def test_scipys_solver_finds_the_same_eigenvalues():
     pytest.importorskip("scipy", reason="SciPy is not installed")
     model, tokens, targets, _ = case({}, 0)
     for which in ("largest", "smallest", "magnitude"):
-        ours, theirs = (calculus.top_eigenvalues(model, tokens, targets, k=3, which=which, solver=s) for s in ("lanczos", "scipy"))
-        assert (abs(ours.values - theirs.values) <= ours.bounds + theirs.bounds + LIMIT * abs(ours.values).max()).all()
-        assert (abs(np.sum([a.flat * b.flat for a, b in zip(ours.vectors, theirs.vectors)], axis=1)) > 1 - 1e-12).all()
+        ours, theirs = (
+            calculus.top_eigenvalues(model, tokens, targets, k=3, which=which, solver=s)
+            for s in ("lanczos", "scipy")
+        )
+        assert (
+            abs(ours.values - theirs.values) <= ours.bounds + theirs.bounds + LIMIT * abs(ours.values).max()
+        ).all()
+        assert (
+            abs(np.sum([a.flat * b.flat for a, b in zip(ours.vectors, theirs.vectors)], axis=1)) > 1 - 1e-12
+        ).all()
 
 
 def test_without_scipy_its_solver_says_what_to_install(monkeypatch):
@@ -335,7 +381,10 @@ def test_the_numba_engine_gives_the_same_products(changes):
     before = dy.copy()
 
     def products():
-        yield from (product(model, tokens, targets, v).flat for product in (calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher))
+        yield from (
+            product(model, tokens, targets, v).flat
+            for product in (calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher)
+        )
         yield from (calculus.vjp(model, tokens, dy, name=name).flat for name in ("h.0", "h.1.attn.heads"))
 
     expected = list(products())
@@ -353,8 +402,15 @@ def test_a_direction_may_be_a_mapping_or_a_flat_array(kind):
     model, tokens, targets, rng = case({}, 0)
     flat = rng.integers(-5, 5, model.n_params).astype(float)
     v = Flat(model.params.shapes, "float64", flat)
-    given = {"mapping": {name: v[name] for name in reversed(list(v))}, "Flat": v, "list": flat.tolist(), "integers": flat.astype(int)}[kind]
-    assert np.array_equal(calculus.hvp(model, tokens, targets, given).flat, calculus.hvp(model, tokens, targets, flat).flat)
+    given = {
+        "mapping": {name: v[name] for name in reversed(list(v))},
+        "Flat": v,
+        "list": flat.tolist(),
+        "integers": flat.astype(int),
+    }[kind]
+    assert np.array_equal(
+        calculus.hvp(model, tokens, targets, given).flat, calculus.hvp(model, tokens, targets, flat).flat
+    )
 
 
 def test_neither_model_nor_arguments_are_written_to():
@@ -375,30 +431,84 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V[1:]), r"hvp: the vector has shape \(\d+,\), expected \(\d+,\), as model.params.flat"),
-        (lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V * 1j), "hvp: the vector is not all finite real numbers .dtype complex128."),
+        (
+            lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V[1:]),
+            r"hvp: the vector has shape \(\d+,\), expected \(\d+,\), as model.params.flat",
+        ),
+        (
+            lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V * 1j),
+            "hvp: the vector is not all finite real numbers .dtype complex128.",
+        ),
         (lambda: calculus.jvp(MODEL, TOKENS, V * np.inf), "jvp: the vector is not all finite real numbers"),
-        (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS, {"wte.weight": 1}), "gauss_newton: the vector lacks h.0.attn.c_attn.bias, expected the names"),
-        (lambda: calculus.fisher(MODEL, TOKENS, {**MODEL.params, "x": V}), "the vector has x, expected the names"),
-        (lambda: calculus.hvp(MODEL, TOKENS, TARGETS, {**MODEL.params, "ln_f.bias": V[:2]}), r"the vector's ln_f.bias has shape \(2,\), expected \(6,\)"),
-        (lambda: calculus.hvp(MODEL.astype("longdouble"), TOKENS, TARGETS, V), "hvp: the model is of .*, expected float32 or float64"),
+        (
+            lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS, {"wte.weight": 1}),
+            "gauss_newton: the vector lacks h.0.attn.c_attn.bias, expected the names",
+        ),
+        (
+            lambda: calculus.fisher(MODEL, TOKENS, {**MODEL.params, "x": V}),
+            "the vector has x, expected the names",
+        ),
+        (
+            lambda: calculus.hvp(MODEL, TOKENS, TARGETS, {**MODEL.params, "ln_f.bias": V[:2]}),
+            r"the vector's ln_f.bias has shape \(2,\), expected \(6,\)",
+        ),
+        (
+            lambda: calculus.hvp(MODEL.astype("longdouble"), TOKENS, TARGETS, V),
+            "hvp: the model is of .*, expected float32 or float64",
+        ),
         (lambda: calculus.hvp(MODEL, TOKENS + 7, TARGETS, V), "tokens has"),
         (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS[:, 1:], V), "targets: have shape"),
         (lambda: calculus.gauss_newton(MODEL, TOKENS, TARGETS * 0 - 1, V), "no target counts"),
-        (lambda: calculus.jvp(MODEL, TOKENS, V, TARGETS, "lm_head"), "jvp: targets and a name are both given, expected one"),
-        (lambda: calculus.jvp(MODEL, TOKENS, V, name="h.9"), "jvp: there is no value 'h.9', expected a name such as"),
-        (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)), name="h.9"), "there is no value 'h.9', expected a name such as"),
-        (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4))), r"vjp: the array has shape \(2, 4\), expected \(2, 4, 7\) as the logits"),
-        (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)) * 1j), "vjp: the array has dtype complex128, expected real numbers"),
+        (
+            lambda: calculus.jvp(MODEL, TOKENS, V, TARGETS, "lm_head"),
+            "jvp: targets and a name are both given, expected one",
+        ),
+        (
+            lambda: calculus.jvp(MODEL, TOKENS, V, name="h.9"),
+            "jvp: there is no value 'h.9', expected a name such as",
+        ),
+        (
+            lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)), name="h.9"),
+            "there is no value 'h.9', expected a name such as",
+        ),
+        (
+            lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4))),
+            r"vjp: the array has shape \(2, 4\), expected \(2, 4, 7\) as the logits",
+        ),
+        (
+            lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)) * 1j),
+            "vjp: the array has dtype complex128, expected real numbers",
+        ),
         (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4)), name="h.0"), "edit_grad: 'h.0'"),
-        (lambda: calculus.per_example_gradients(MODEL, TOKENS, [[-1] * 4, [1] * 4]), "no target counts in row 0"),
-        (lambda: calculus.per_example_gradients(MODEL, TOKENS, TARGETS * 0 - 1, share=True), "no target counts,"),
-        (lambda: calculus.gradient_noise_scale(MODEL, TOKENS[:1], TARGETS[:1]), "noise_scale: 1 example, expected at least two"),
+        (
+            lambda: calculus.per_example_gradients(MODEL, TOKENS, [[-1] * 4, [1] * 4]),
+            "no target counts in row 0",
+        ),
+        (
+            lambda: calculus.per_example_gradients(MODEL, TOKENS, TARGETS * 0 - 1, share=True),
+            "no target counts,",
+        ),
+        (
+            lambda: calculus.gradient_noise_scale(MODEL, TOKENS[:1], TARGETS[:1]),
+            "noise_scale: 1 example, expected at least two",
+        ),
         (lambda: calculus.noise_scale([V, V[1:]]), "noise_scale: gradient 1 has"),
-        (lambda: calculus.hessian(LARGE, TOKENS, TARGETS), "hessian: the model has 100,864 parameters, expected at most 4,096"),
-        (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, operator="adam"), "operator is 'adam', expected one of hessian, gauss_newton"),
-        (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, solver="qr"), "solver is 'qr', expected one of lanczos, scipy"),
-        (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, which="top"), "which is 'top', expected one of largest, smallest, magnitude"),
+        (
+            lambda: calculus.hessian(LARGE, TOKENS, TARGETS),
+            "hessian: the model has 100,864 parameters, expected at most 4,096",
+        ),
+        (
+            lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, operator="adam"),
+            "operator is 'adam', expected one of hessian, gauss_newton",
+        ),
+        (
+            lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, solver="qr"),
+            "solver is 'qr', expected one of lanczos, scipy",
+        ),
+        (
+            lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, which="top"),
+            "which is 'top', expected one of largest, smallest, magnitude",
+        ),
         (lambda: calculus.top_eigenvalues(MODEL, TOKENS, TARGETS, k=0), "k is 0, expected 1 to"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Second derivatives and gradients by example as PyTorch's autograd gives them, for GPT-2 with its attention written out."""
+"""Second derivatives and gradients by example as PyTorch's autograd gives them, for GPT-2 with its attention
+written out.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 # The first use of forward mode imports rules that PyTorch itself compiles with what it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 
-# Two float64 programs, each some hundred roundings of 1e-16 from the truth, relative to the norm of the whole vector.
+# Two float64 programs, each some hundred roundings of 1e-16 from the truth, relative to the norm of the whole
+# vector.
 LIMIT = 1e-13
 seeds = st.integers(0, 2**32 - 1)
 
@@ -30,16 +33,23 @@ def torch_logits(p, tokens, config):
     hidden = torch.triu(torch.ones(T, T, dtype=torch.bool), 1)
     x = p["wte.weight"][tokens] + p["wpe.weight"][:T]
     for i in range(config.n_layer):
-        q, k, v = (t.unflatten(-1, (H, C // H)).transpose(-2, -3) for t in affine(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").split(C, -1))
+        q, k, v = (
+            t.unflatten(-1, (H, C // H)).transpose(-2, -3)
+            for t in affine(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").split(C, -1)
+        )
         scores = (q @ k.transpose(-1, -2) / (C // H) ** 0.5).masked_fill(hidden, float("-inf"))
         x = x + affine((scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2), f"h.{i}.attn.c_proj")
-        x = x + affine(F.gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj")
+        x = x + affine(
+            F.gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj"
+        )
     return norm(x, "ln_f") @ p["wte.weight"].T
 
 
 def torch_loss(p, tokens, targets, config):
     """The mean surprise at the targets that are not negative, in operations that vmap maps."""
-    surprise = -torch_logits(p, tokens, config).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    surprise = (
+        -torch_logits(p, tokens, config).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    )
     return (surprise * (targets >= 0)).sum() / (targets >= 0).sum()
 
 
@@ -52,7 +62,13 @@ def case(seed):
     targets[:, 0] = targets[0, 1] = -1
     v = model.params.like()
     v.flat[:] = rng.standard_normal(model.n_params)
-    return model, tensors(model.params), (tokens, targets), (torch.from_numpy(tokens), torch.from_numpy(targets)), v
+    return (
+        model,
+        tensors(model.params),
+        (tokens, targets),
+        (torch.from_numpy(tokens), torch.from_numpy(targets)),
+        v,
+    )
 
 
 def tensors(arrays):
@@ -63,7 +79,9 @@ def agree(ours, theirs):
     """Raise unless the norm of the difference of two mappings, or arrays, is LIMIT of the norm."""
     pairs = [(ours[n], theirs[n]) for n in ours] if hasattr(ours, "keys") else [(ours, theirs)]
     pairs = [(a, b.detach().numpy()) for a, b in pairs]
-    error, size = (np.sqrt(sum((x * x).sum() for x in xs)) for xs in ([a - b for a, b in pairs], [b for _, b in pairs]))
+    error, size = (
+        np.sqrt(sum((x * x).sum() for x in xs)) for xs in ([a - b for a, b in pairs], [b for _, b in pairs])
+    )
     if not error <= LIMIT * size:
         raise AssertionError(f"differ by {error / size:.1e} of the norm, expected at most {LIMIT:.0e}")
 
@@ -115,7 +133,9 @@ def test_gauss_newton_agrees_with_its_three_factors(seed):
 @given(seed=seeds)
 def test_per_example_gradients_agree_with_vmap_of_grad(seed):
     model, p, batch, theirs, _ = case(seed)
-    each = torch.func.vmap(torch.func.grad(lambda p, x, y: torch_loss(p, x, y, model.config)), in_dims=(None, 0, 0))(p, *theirs)
+    each = torch.func.vmap(
+        torch.func.grad(lambda p, x, y: torch_loss(p, x, y, model.config)), in_dims=(None, 0, 0)
+    )(p, *theirs)
     for row, g in enumerate(calculus.per_example_gradients(model, *batch)):
         agree(g, {n: t[row] for n, t in each.items()})
 
@@ -123,9 +143,13 @@ def test_per_example_gradients_agree_with_vmap_of_grad(seed):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_fused_attention_in_pytorch_has_no_second_derivative(dtype):
     """pytorch #116350. Should a release mend it, the example second_derivatives.py has to tell another story."""
-    q, k, v = torch.randn(3, 2, 2, 5, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    q, k, v = torch.randn(
+        3, 2, 2, 5, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     (dq,) = torch.autograd.grad((y**3).sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="derivative for aten::_scaled_dot_product_.*_backward is not implemented"):
+    with pytest.raises(
+        RuntimeError, match="derivative for aten::_scaled_dot_product_.*_backward is not implemented"
+    ):
         torch.autograd.grad((dq * dq).sum(), q)

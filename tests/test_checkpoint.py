@@ -46,7 +46,11 @@ def test_an_optimizers_moments_and_a_state_come_back(tmp_path, model):
     checkpoint.save(tmp_path / "run", model, optimizer, state)
     again = AdamW(GPT.load(tmp_path / "run"))
     assert checkpoint.load_state(tmp_path / "run", again) == state | {"updates": 1}
-    assert again.steps == 1 and np.array_equal(again.m.flat, optimizer.m.flat) and np.array_equal(again.v.flat, optimizer.v.flat)
+    assert (
+        again.steps == 1
+        and np.array_equal(again.m.flat, optimizer.m.flat)
+        and np.array_equal(again.v.flat, optimizer.v.flat)
+    )
 
 
 def test_saving_replaces_a_checkpoint_and_leaves_nothing_beside_it(tmp_path, model):
@@ -74,11 +78,15 @@ def test_saving_never_replaces_what_is_no_checkpoint(tmp_path, model):
 
 @pytest.mark.parametrize("dtype", ["longdouble", "complex128"])
 def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
-    with pytest.raises(InputError, match="does not fit a checkpoint, expected float32 or float64: use model.astype"):
+    with pytest.raises(
+        InputError, match="does not fit a checkpoint, expected float32 or float64: use model.astype"
+    ):
         GPT(Config(**SMALL), dtype=dtype).save(tmp_path / "model")
 
 
-@pytest.mark.parametrize("moment", ["before the renames", "between the renames", "before the old one is gone"])
+@pytest.mark.parametrize(
+    "moment", ["before the renames", "between the renames", "before the old one is gone"]
+)
 def test_a_save_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, model, moment):
     """The three states of the folder that a kill can leave, made by hand."""
     model.save(tmp_path / "model")
@@ -125,12 +133,16 @@ def test_a_link_to_a_checkpoint_stays_a_link(tmp_path, model):
     model.params.flat += 1
     for _ in range(2):
         model.save(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and np.array_equal(GPT.load(tmp_path / "model").params.flat, model.params.flat)
+    assert (tmp_path / "link").is_symlink() and np.array_equal(
+        GPT.load(tmp_path / "model").params.flat, model.params.flat
+    )
 
 
 @pytest.mark.parametrize("room", [2000, 6000, 9000])
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, model, room):
-    """A process whose files may not grow beyond a few kB gets the same errors as on a full disk, in the middle of writing."""
+    """A process whose files may not grow beyond a few kB gets the same errors as on a full disk, in the
+    middle of writing.
+    """
     model.save(tmp_path / "model")
     code = f"""
 import resource, sys, numpy as np
@@ -187,8 +199,14 @@ def reconfigure(**changes):
         (reconfigure(n_layer=1), "h.1.attn.c_attn.bias is not expected"),
         (reconfigure(n_heads=1), "unknown field n_heads"),
         (reconfigure(vocab_size=9), "tokenizer.json: has 7 tokens, expected 9|wte.weight has shape"),
-        (damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float64")})), "wte.weight has dtype F64, expected F32"),
-        (damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float16")})), "wte.weight has dtype F16, expected F32"),
+        (
+            damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float64")})),
+            "wte.weight has dtype F64, expected F32",
+        ),
+        (
+            damage(lambda a: a.update({"wte.weight": a["wte.weight"].astype("float16")})),
+            "wte.weight has dtype F16, expected F32",
+        ),
         (damage(lambda a: a["ln_f.bias"].__setitem__(0, np.nan)), "ln_f.bias holds NaN or infinity"),
     ],
 )
@@ -206,14 +224,27 @@ def run_of(folder, model, **state):
     path.write_text(json.dumps(json.loads(path.read_text()) | state))
 
 
-@pytest.mark.parametrize("state", [{"best": float("nan")}, {"held_out": float("inf")}, {"updates": 10**400}, {"updates": -1}, {"updates": True}], ids=str)
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"best": float("nan")},
+        {"held_out": float("inf")},
+        {"updates": 10**400},
+        {"updates": -1},
+        {"updates": True},
+    ],
+    ids=str,
+)
 def test_a_state_that_no_run_was_in_is_refused(tmp_path, model, state):
     run_of(tmp_path / "run", model, **state)
     with pytest.raises(InputError, match=f"has {next(iter(state))} .*expected the file as numgpt wrote it"):
         checkpoint.read_state(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name, value, message", [("v.ln_f.bias", np.nan, "holds NaN"), ("v.wte.weight", -1.0, "v.wte.weight holds a negative number")])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [("v.ln_f.bias", np.nan, "holds NaN"), ("v.wte.weight", -1.0, "v.wte.weight holds a negative number")],
+)
 def test_moments_that_are_refused_leave_the_optimizer_as_it_was(tmp_path, model, name, value, message):
     run_of(tmp_path / "run", model, updates=3)
     arrays = {n: a + 1 for n, a in load_file(tmp_path / "run" / "optimizer.safetensors").items()}
@@ -225,7 +256,18 @@ def test_moments_that_are_refused_leave_the_optimizer_as_it_was(tmp_path, model,
     assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"type": "bytes", "type": "chars"}', '{"type": ["bytes"]}', '{"type": "bytes", "x": 1}', "5"], ids=range(6))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "9" * 5000,
+        '{"type": "bytes", "type": "chars"}',
+        '{"type": ["bytes"]}',
+        '{"type": "bytes", "x": 1}',
+        "5",
+    ],
+    ids=range(6),
+)
 def test_a_tokenizer_that_is_none_is_refused(tmp_path, model, text):
     model.save(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text(text)

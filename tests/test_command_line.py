@@ -14,11 +14,21 @@ import pytest
 import numgpt
 from numgpt.__main__ import main
 
-TINY = ["--preset=gpt-nano", "--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"]
+TINY = [
+    "--preset=gpt-nano",
+    "--n-layer=1",
+    "--n-head=1",
+    "--n-embd=8",
+    "--block-size=8",
+    "--batch-size=2",
+    "--eval-iters=1",
+]
 
 
 def run(*args, cwd=None):
-    return subprocess.run([sys.executable, "-m", "numgpt", *map(str, args)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, "-m", "numgpt", *map(str, args)], capture_output=True, text=True, cwd=cwd
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,17 @@ def home(tmp_path_factory):
     """A folder with a text and a run."""
     home = tmp_path_factory.mktemp("home")
     (home / "text.txt").write_text("".join(np.random.default_rng(0).choice(list("abcdefgh \n"), 4000)))
-    done = run("train", "--data", home / "text.txt", *TINY, "--steps=12", "--eval-interval=4", "--out", home / "run", "--sample-tokens=20")
+    done = run(
+        "train",
+        "--data",
+        home / "text.txt",
+        *TINY,
+        "--steps=12",
+        "--eval-interval=4",
+        "--out",
+        home / "run",
+        "--sample-tokens=20",
+    )
     assert done.returncode == 0, done.stderr
     return home
 
@@ -40,8 +60,15 @@ def here(home, monkeypatch):
 def test_training_shows_the_text_the_model_the_falling_loss_a_sample_and_the_folder(tmp_path):
     done = run("train", *TINY, "--steps=20", "--eval-interval=10", "--lr=1e-2", "--warmup=0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "text    Python's language reference" in done.stderr and "parameters, float32, seed 1337; run in runs/1" in done.stderr
-    losses = [float(line.split("held-out loss ")[1].split()[0]) for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert (
+        "text    Python's language reference" in done.stderr
+        and "parameters, float32, seed 1337; run in runs/1" in done.stderr
+    )
+    losses = [
+        float(line.split("held-out loss ")[1].split()[0])
+        for line in done.stderr.splitlines()
+        if line.startswith("step ")
+    ]
     assert len(losses) == 3 and losses[0] > losses[1] > losses[2]
     assert "checkpoint: runs/1/last (and runs/1/best)" in done.stderr
     assert len(done.stdout) > 200
@@ -60,24 +87,61 @@ def test_a_resumed_run_takes_its_settings_from_its_folder(home, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(home, tmp_path, number):
-    flags = ["--data", home / "text.txt", *TINY, "--steps=100000", "--eval-interval=100000", "--save-interval=100000", "--out", tmp_path / "run"]
-    process = subprocess.Popen([sys.executable, "-m", "numgpt", "train", *map(str, flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    flags = [
+        "--data",
+        home / "text.txt",
+        *TINY,
+        "--steps=100000",
+        "--eval-interval=100000",
+        "--save-interval=100000",
+        "--out",
+        tmp_path / "run",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "numgpt", "train", *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log = tmp_path / "run/log.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and '"loss"' in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and f"go on with: numgpt train --resume --out {tmp_path / 'run'}" in error
+    assert (
+        process.returncode == 130 and f"go on with: numgpt train --resume --out {tmp_path / 'run'}" in error
+    )
     steps = json.loads((tmp_path / "run/last/state.json").read_text())["updates"]
-    assert f"stopped at step {steps} of 100000" in error and steps == json.loads(log.read_text().splitlines()[-1])["step"] > 0
+    assert (
+        f"stopped at step {steps} of 100000" in error
+        and steps == json.loads(log.read_text().splitlines()[-1])["step"] > 0
+    )
 
 
 def test_sample_continues_a_prompt_in_one_or_several_texts(here, capsys):
     assert main(["sample", "run", "--prompt", "abc", "--max-new-tokens", "10", "--seed", "1"]) == 0
     one = capsys.readouterr().out
     assert one.startswith("abc") and len(one) == 14
-    assert main(["sample", "run", "--prompt", "abc", "--max-new-tokens", "10", "--seed", "1", "--num-samples", "2", "--top-k", "5"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                "run",
+                "--prompt",
+                "abc",
+                "--max-new-tokens",
+                "10",
+                "--seed",
+                "1",
+                "--num-samples",
+                "2",
+                "--top-k",
+                "5",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.count("--- sample") == 2
     assert main(["sample", "run", "--greedy", "--stop", "a", "--stop", "\\n", "--max-new-tokens", "5"]) == 0
     assert "a" not in capsys.readouterr().out
@@ -88,7 +152,9 @@ def test_eval_prints_numbers_and_their_protocol(here, capsys):
     out = capsys.readouterr().out
     assert "context 8, stride 3" in out and "3,999 tokens (3,999 bytes) after the first" in out
     loss, perplexity, bits = (float(line.split()[n]) for line, n in zip(out.splitlines()[1:4], (1, 1, 3)))
-    assert perplexity == pytest.approx(np.exp(loss), rel=1e-3) and bits == pytest.approx(loss / np.log(2), rel=1e-3)
+    assert perplexity == pytest.approx(np.exp(loss), rel=1e-3) and bits == pytest.approx(
+        loss / np.log(2), rel=1e-3
+    )
     assert main(["eval", "run"]) == 0
     assert "the held-out part of" in capsys.readouterr().out
 
@@ -96,9 +162,13 @@ def test_eval_prints_numbers_and_their_protocol(here, capsys):
 def test_check_prints_a_table_and_exits_with_1_when_a_law_fails(capsys, monkeypatch):
     assert main(["check", "gelu"]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[0].split() == ["name", "law", "residual", "limit", "verdict"] and "0 failed" in out
+    assert (
+        out.splitlines()[0].split() == ["name", "law", "residual", "limit", "verdict"] and "0 failed" in out
+    )
     gelu = numgpt.ops.gelu
-    wrong = numgpt.ops.Op(gelu.line, gelu.forward, lambda dy, saved: (gelu.backward(dy, saved)[0] * (1 + 1e-9),))
+    wrong = numgpt.ops.Op(
+        gelu.line, gelu.forward, lambda dy, saved: (gelu.backward(dy, saved)[0] * (1 + 1e-9),)
+    )
     monkeypatch.setitem(numgpt.ops.ALL, "gelu", wrong)
     assert main(["check", "gelu"]) == 1
     assert "FAILS argument 0" in capsys.readouterr().out
@@ -107,7 +177,12 @@ def test_check_prints_a_table_and_exits_with_1_when_a_law_fails(capsys, monkeypa
 def test_info_prints_parameters_bytes_and_flops(here, capsys):
     assert main(["info", "gpt2", "--tokens", "512", "--batch-size", "2"]) == 0
     out = capsys.readouterr().out
-    assert "124,439,808" in out and "batch 2 × 512 tokens" in out and "activations" in out and "forward and backward" in out
+    assert (
+        "124,439,808" in out
+        and "batch 2 × 512 tokens" in out
+        and "activations" in out
+        and "forward and backward" in out
+    )
     assert main(["info", "run"]) == 0
     assert main(["info", "gpt2", "--n-layer", "1", "--no-bias"]) == 0
 
@@ -138,7 +213,9 @@ def damaged(change):
 
 
 def state(**changes):
-    return lambda folder: (folder / "state.json").write_text(json.dumps(json.loads((folder / "state.json").read_text()) | changes))
+    return lambda folder: (folder / "state.json").write_text(
+        json.dumps(json.loads((folder / "state.json").read_text()) | changes)
+    )
 
 
 def write(name, content):
@@ -150,7 +227,7 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:-8])
 
 
-NOTHING = lambda home: None  # noqa: E731
+NOTHING = lambda home: None
 
 
 @pytest.mark.parametrize(
@@ -158,9 +235,21 @@ NOTHING = lambda home: None  # noqa: E731
     [
         (NOTHING, "train --data nowhere.txt", "nowhere.txt: does not exist, expected a text file"),
         (write("empty.txt", b" \n"), "train --data empty.txt", "empty.txt: is empty, expected text"),
-        (write("short.txt", b"abc"), "train --data short.txt", "tokens, expected at least block_size + 1 = 65: give more text"),
-        (write("latin.txt", b"caf\xe9 au lait"), "train --data latin.txt", "latin.txt: is not UTF-8 (byte 0xe9 at 3), expected UTF-8"),
-        (lambda home: (home / "void").mkdir(exist_ok=True), "train --data void", "void: holds no text, expected files that end in .txt or .md"),
+        (
+            write("short.txt", b"abc"),
+            "train --data short.txt",
+            "tokens, expected at least block_size + 1 = 65: give more text",
+        ),
+        (
+            write("latin.txt", b"caf\xe9 au lait"),
+            "train --data latin.txt",
+            "latin.txt: is not UTF-8 (byte 0xe9 at 3), expected UTF-8",
+        ),
+        (
+            lambda home: (home / "void").mkdir(exist_ok=True),
+            "train --data void",
+            "void: holds no text, expected files that end in .txt or .md",
+        ),
         (NOTHING, "train --preset gpt9", "preset: 'gpt9' is unknown, expected one of gpt-nano"),
         (NOTHING, "train --engine gpu", "engine: 'gpu' is unknown, expected one of reference"),
         (NOTHING, "train --n-head 5", "n_embd 128 is not divisible by n_head 5"),
@@ -169,11 +258,23 @@ NOTHING = lambda home: None  # noqa: E731
         (NOTHING, "train --steps -1", "steps is -1, expected 0 or more"),
         (NOTHING, "train --held-out 0.9", "held_out is 0.9"),
         (NOTHING, "train --data text.txt --vocab-size 3", "--vocab-size is 3, expected 10"),
-        (NOTHING, "train --out run --data text.txt", "run: holds another run, expected a new folder: go on with it by --resume"),
+        (
+            NOTHING,
+            "train --out run --data text.txt",
+            "run: holds another run, expected a new folder: go on with it by --resume",
+        ),
         (NOTHING, "train --out . --data text.txt", ".: is not empty and holds no run"),
-        (NOTHING, "train --out run --resume --n-layer 3", "the run's model has n_layer 1, expected 3 by the flags"),
+        (
+            NOTHING,
+            "train --out run --resume --n-layer 3",
+            "the run's model has n_layer 1, expected 3 by the flags",
+        ),
         (NOTHING, "train --out run --resume --dtype float64", "the run's model is float32, expected float64"),
-        (write("other.txt", b"abcdefgh \n" * 400), "train --out run --resume --data other.txt", "expected the same text"),
+        (
+            write("other.txt", b"abcdefgh \n" * 400),
+            "train --out run --resume --data other.txt",
+            "expected the same text",
+        ),
         (NOTHING, "train --out text.txt/run --data text.txt --steps 0", "Not a directory"),
         (NOTHING, "train --nonsense", "unrecognized arguments: --nonsense"),
         (NOTHING, "sample nowhere", "nowhere: does not exist, expected a checkpoint's folder"),
@@ -182,11 +283,23 @@ NOTHING = lambda home: None  # noqa: E731
         (NOTHING, "sample run --top-p 2", "top_p is 2.0"),
         (NOTHING, "sample", "there is no run under runs/"),
         (damaged(cut), "sample damaged", "model.safetensors: is damaged"),
-        (damaged(lambda f: (f / "config.json").write_text("{}")), "sample damaged", "config.json: is not numgpt's"),
+        (
+            damaged(lambda f: (f / "config.json").write_text("{}")),
+            "sample damaged",
+            "config.json: is not numgpt's",
+        ),
         (NOTHING, "eval run --data nowhere.txt", "nowhere.txt: does not exist"),
-        (write("digits.txt", b"abc123"), "eval run --data digits.txt", "character '1' (U+0031) at position 3"),
+        (
+            write("digits.txt", b"abc123"),
+            "eval run --data digits.txt",
+            "character '1' (U+0031) at position 3",
+        ),
         (NOTHING, "eval run --data text.txt --stride 9", "stride is 9, expected 1 to block_size 8"),
-        (damaged(lambda f: (f / "state.json").write_text("[]")), "eval damaged", "state.json: has no updates"),
+        (
+            damaged(lambda f: (f / "state.json").write_text("[]")),
+            "eval damaged",
+            "state.json: has no updates",
+        ),
         (damaged(state(updates=-3)), "eval damaged", "state.json: has updates -3"),
         (damaged(state(training=[])), "eval damaged", "state.json: has training []"),
         (damaged(state(recipe={"x": 1})), "eval damaged", "cannot be followed"),
@@ -194,16 +307,36 @@ NOTHING = lambda home: None  # noqa: E731
         (damaged(state(recipe={"paths": ["a\0b"]})), "eval damaged", "does not exist"),
         (damaged(state(recipe={"paths": ["\ud800"]})), "eval damaged", "does not exist"),
         (damaged(state(recipe={"paths": ["/dev/zero"]})), "eval damaged", "/dev/zero: is a device"),
-        (NOTHING, "train --steps 99999999999999999999", "steps is 99999999999999999999, expected 0 or more, up to"),
+        (
+            NOTHING,
+            "train --steps 99999999999999999999",
+            "steps is 99999999999999999999, expected 0 or more, up to",
+        ),
         (NOTHING, f"train --warmup {10**400}", "warmup is 1000"),
-        (NOTHING, "train --n-embd 16777216 --n-inner 16777216 --n-head 1 --n-layer 4096 --dtype float64", "numbers do not fit in memory"),
-        (damaged(lambda f: (f / "tokenizer.json").write_text('{"type": "chars", "characters": 5}')), "sample damaged", "the characters are not a text"),
-        (damaged(lambda f: (f / "config.json").write_text("[" * 100000)), "sample damaged", "config.json: is not JSON"),
+        (
+            NOTHING,
+            "train --n-embd 16777216 --n-inner 16777216 --n-head 1 --n-layer 4096 --dtype float64",
+            "numbers do not fit in memory",
+        ),
+        (
+            damaged(lambda f: (f / "tokenizer.json").write_text('{"type": "chars", "characters": 5}')),
+            "sample damaged",
+            "the characters are not a text",
+        ),
+        (
+            damaged(lambda f: (f / "config.json").write_text("[" * 100000)),
+            "sample damaged",
+            "config.json: is not JSON",
+        ),
         (NOTHING, "sample .", ".: holds no checkpoint"),
         (NOTHING, "sample /", "/: holds no checkpoint"),
         (NOTHING, "train --lr inf", "lr is inf, expected a finite number"),
         (NOTHING, "train --lr 1e-5 --min-lr 1e-4", "min_lr is 0.0001, expected 0 to lr 1e-05"),
-        (NOTHING, "train --batch-size 100000000000000000000", "batch_size is 100000000000000000000, expected 1 to"),
+        (
+            NOTHING,
+            "train --batch-size 100000000000000000000",
+            "batch_size is 100000000000000000000, expected 1 to",
+        ),
         (NOTHING, "info gpt2 --n-embd 99999999999 --n-head 7", "n_embd is 99999999999, expected 1 to"),
         (NOTHING, "train --out run --resume --seed 5", "the run's model has seed 1337, expected 5"),
         (NOTHING, "sample run --temperature nan", "temperature is nan"),
@@ -223,15 +356,39 @@ def test_bad_input_gets_one_line_and_status_2(here, capfd, prepare, args, messag
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(here, tmp_path, capfd):
-    status = main(["train", "--data", "text.txt", *TINY, "--steps=50", "--lr=1e30", "--warmup=0", "--clip=0", "--out", str(tmp_path / "run")])
+    status = main(
+        [
+            "train",
+            "--data",
+            "text.txt",
+            *TINY,
+            "--steps=50",
+            "--lr=1e30",
+            "--warmup=0",
+            "--clip=0",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+    )
     error = capfd.readouterr().err
-    assert status == 1 and "is not finite" in error and "lower --lr" in error and "Traceback" not in error and "Warning" not in error
+    assert (
+        status == 1
+        and "is not finite" in error
+        and "lower --lr" in error
+        and "Traceback" not in error
+        and "Warning" not in error
+    )
 
 
 @pytest.mark.parametrize("buffered", [True, False])
 def test_output_that_nobody_reads_ends_quietly(here, buffered):
     env = os.environ if buffered else os.environ | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "numgpt", "info", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "numgpt", "info", "gpt2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+    )
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 1
     process.stderr.close()
@@ -239,14 +396,21 @@ def test_output_that_nobody_reads_ends_quietly(here, buffered):
 
 def test_a_full_device_gets_one_line(here):
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "numgpt", "info", "gpt2"], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "numgpt", "info", "gpt2"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
 
 
 def test_a_text_with_an_odd_name_can_be_resumed_and_evaluated(here, tmp_path):
     name = os.fsdecode(b"na\xffme.txt")
     shutil.copy("text.txt", name)
-    assert main(["train", "--data", name, *TINY, "--steps=1", "--out", str(tmp_path / "run"), "--sample-tokens=0"]) == 0
+    assert (
+        main(
+            ["train", "--data", name, *TINY, "--steps=1", "--out", str(tmp_path / "run"), "--sample-tokens=0"]
+        )
+        == 0
+    )
     assert main(["train", "--resume", "--steps=2", "--out", str(tmp_path / "run"), "--sample-tokens=0"]) == 0
     assert main(["eval", str(tmp_path / "run")]) == 0
     os.remove(name)
@@ -259,5 +423,13 @@ def test_a_command_runs_from_inside_a_checkpoint(here, monkeypatch, capsys):
 
 
 def test_the_public_package_is_light_to_import():
-    code = "import sys, numgpt; print(*[m for m in ('numba', 'safetensors', 'tqdm', 'regex', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    code = (
+        "import sys, numgpt; print(*[m for m in ('numba', 'safetensors', 'tqdm', 'regex', 'torch') if m in"
+        " sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        == []
+    )

@@ -1,27 +1,44 @@
-"""Attention on a GPU by blocks of queries: no T × T array but what is given, each block's own part of a mask and of what dropout keeps."""
+"""Attention on a GPU by blocks of queries: no T × T array but what is given, each block's own part of a mask
+and of what dropout keeps.
+"""
 
 import tracemalloc
 
 import cuda_on_cpu
 import numpy as np
 import pytest
-from test_cuda_kernels import cupy, device, leaves, module_of, specified, twinned, twins_of  # noqa: F401 (a fixture)
+from test_cuda_kernels import (
+    device,
+    leaves,
+    module_of,
+    specified,
+    twinned,
+    twins_of,
+)
 
 from numgpt import InputError, ops
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 
 
-@pytest.mark.parametrize("options", [{}, {"keep": True, "p": 0.3}, {"mask": True}], ids=["plain", "dropout", "mask"])
+@pytest.mark.parametrize(
+    "options", [{}, {"keep": True, "p": 0.3}, {"mask": True}], ids=["plain", "dropout", "mask"]
+)
 def test_attention_holds_no_array_of_all_queries_by_all_keys(options):
     """But for the booleans that it is given."""
     T = 1500
-    qkv, given = np.random.default_rng(0).standard_normal((T, 6)).astype("float32"), np.random.default_rng(1).random((1, T, T)) < 0.7
+    qkv, given = (
+        np.random.default_rng(0).standard_normal((T, 6)).astype("float32"),
+        np.random.default_rng(1).random((1, T, T)) < 0.7,
+    )
     given |= np.eye(T, dtype=bool)
     options = {name: device(given) if value is True else value for name, value in options.items()}
     forward, backward = twins_of(ops.attention)
     peaks = {}
-    for name, (f, b), move in (("specification", (ops.attention.forward, ops.attention.backward), np.asarray), ("twin", (forward, backward), device)):
+    for name, (f, b), move in (
+        ("specification", (ops.attention.forward, ops.attention.backward), np.asarray),
+        ("twin", (forward, backward), device),
+    ):
         tracemalloc.start()
         y, saved = f(move(qkv), n_head=1, **options)
         b(y, saved)
@@ -33,21 +50,33 @@ def test_attention_holds_no_array_of_all_queries_by_all_keys(options):
 
 @pytest.mark.parametrize("op", [ops.attend, ops.attention], ids=lambda op: op.name)
 def test_masks_and_dropout_take_each_block_its_own_part(op):
-    """Masks of all shapes that broadcast, over more queries than a block has, together with dropout; hidden keys get exactly nothing."""
+    """Masks of all shapes that broadcast, over more queries than a block has, together with dropout; hidden
+    keys get exactly nothing.
+    """
     rng, T = np.random.default_rng(0), 150
     arrays, options = op.draw(rng, {"D": 3, "H": 2, "S": T, "T": T}, (2, 2) if op is ops.attend else (2,))
     keep, hidden = rng.random((2, 2, T, T)) < 0.7, rng.random((T, T)) < 0.5
     hidden[:, 0] = False
     hidden[:, 7] = True
     y = rng.standard_normal(op.forward(*arrays, **options)[0].shape)
-    for mask in (~hidden, ~hidden[None, None], ~hidden[-1:], ~hidden[-1], np.broadcast_to(~hidden, keep.shape)):
+    for mask in (
+        ~hidden,
+        ~hidden[None, None],
+        ~hidden[-1:],
+        ~hidden[-1],
+        np.broadcast_to(~hidden, keep.shape),
+    ):
         more = options | {"mask": mask, "keep": keep, "p": 0.3}
         found, expected = twinned(op, arrays, y, more), specified(op, arrays, y, more)
         for f, e in zip(found, expected, strict=True):
-            np.testing.assert_allclose(f, e, rtol=0, atol=T * np.finfo(float).eps * abs(e).max())  # sums of at most T terms
+            np.testing.assert_allclose(
+                f, e, rtol=0, atol=T * np.finfo(float).eps * abs(e).max()
+            )  # sums of at most T terms
         others = [a.copy() for a in arrays]
         for a in others if op is ops.attention else others[1:]:
-            key = a[..., 7, 6:] if op is ops.attention else a[..., 7, :]  # of qkv's channels the keys and values
+            key = (
+                a[..., 7, 6:] if op is ops.attention else a[..., 7, :]
+            )  # of qkv's channels the keys and values
             key += 1
         assert twinned(op, others, y, more)[0].tobytes() == found[0].tobytes()
 
@@ -70,7 +99,11 @@ def test_another_querys_part_of_a_mask_is_found(option, monkeypatch):
         return part[..., ::-1, :] if is_mask == (option == "mask") else part
 
     x, rng = np.random.default_rng(0).standard_normal((3, 9, 2)), np.random.default_rng(1)
-    more = {"mask": np.eye(9, dtype=bool) | (rng.random((9, 9)) < 0.5), "keep": rng.random((9, 9)) < 0.7, "p": 0.3}
+    more = {
+        "mask": np.eye(9, dtype=bool) | (rng.random((9, 9)) < 0.5),
+        "keep": rng.random((9, 9)) < 0.7,
+        "p": 0.3,
+    }
     more["mask"][:, 0] = True
     expected = specified(ops.attend, tuple(x), x[0], more)[0]
     np.testing.assert_allclose(twinned(ops.attend, tuple(x), x[0], more)[0], expected, rtol=1e-12)

@@ -1,4 +1,6 @@
-"""The feed-forward's twin on a GPU, over the stand-in: the ops' bits with fewer passes, the laws, and only where nobody looks inside."""
+"""The feed-forward's twin on a GPU, over the stand-in: the ops' bits with fewer passes, the laws, and only
+where nobody looks inside.
+"""
 
 import cuda_on_cpu
 import numpy as np
@@ -7,12 +9,12 @@ from cupy_stand_in import asarray, cupy, waits  # noqa: F401 (a fixture)
 
 from numgpt import GPT, Config, InputError, engine, gradcheck, ops
 from numgpt.engine import cuda
-from numgpt.proofs.subjects import SMALL, model_subject
+from numgpt.layers.record import Record
+from numgpt.layers.transformer import ffn
 from numgpt.model.generate import logits_stream
 from numgpt.ops import activations_cupy
 from numgpt.ops.tiles_cupy import TILE
-from numgpt.layers.record import Record
-from numgpt.layers.transformer import ffn
+from numgpt.proofs.subjects import SMALL, model_subject
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 each = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -24,7 +26,9 @@ TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, B, T))
 
 
 def assert_bias_gelu(op, dtype, N, F, add=False):
-    """The bits of h + bias and of the op's twins; the bias's gradient within the rounding of its sum in float64 and of its own dtype."""
+    """The bits of h + bias and of the op's twins; the bias's gradient within the rounding of its sum in
+    float64 and of its own dtype.
+    """
     rng = np.random.default_rng(0)
     h, da, bias, held = (rng.standard_normal(shape).astype(dtype) for shape in ((N, F), (N, F), F, F))
     x = asarray(h + bias)
@@ -41,7 +45,10 @@ def assert_bias_gelu(op, dtype, N, F, add=False):
         assert back is dplace
         steps = (min(N, TILE) + -(-N // TILE) + 1) * np.finfo(float).eps
         own = (1 + add) * np.finfo(dtype).eps
-        assert (abs(dbias.get() - exact) <= steps * abs(dh).sum(0) + own * (abs(exact) + add * abs(held) + add * abs(exact - held))).all()
+        assert (
+            abs(dbias.get() - exact)
+            <= steps * abs(dh).sum(0) + own * (abs(exact) + add * abs(held) + add * abs(exact - held))
+        ).all()
 
 
 @each
@@ -75,12 +82,16 @@ def test_a_mistake_in_these_kernels_is_found(cupy, monkeypatch, before, after):
 def launched(cupy, monkeypatch):
     """The names of the kernels that were launched."""
     names, kernel = [], cuda.kernel
-    monkeypatch.setattr(cuda, "kernel", lambda source, name, dtype: names.append(name) or kernel(source, name, dtype))
+    monkeypatch.setattr(
+        cuda, "kernel", lambda source, name, dtype: names.append(name) or kernel(source, name, dtype)
+    )
     return names
 
 
 def is_fused(launched):
-    """Whether the feed-forwards since the last question ran as one piece; asserts that all of them did, both ways, or none."""
+    """Whether the feed-forwards since the last question ran as one piece; asserts that all of them did, both
+    ways, or none.
+    """
     names, parts = set(launched), {"bias_gelu", "bias_gelu_gradient"}
     launched.clear()
     assert names & parts in (set(), parts) and bool(names & parts) != bool(names & {"gelu", "gelu_tanh"})
@@ -90,7 +101,9 @@ def is_fused(launched):
 @each
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_a_step_has_the_bits_of_the_ops_but_for_the_gradient_of_the_first_bias(launched, dtype, activation, norm_position):
+def test_a_step_has_the_bits_of_the_ops_but_for_the_gradient_of_the_first_bias(
+    launched, dtype, activation, norm_position
+):
     """And that one differs by how a sum of B T rows rounds."""
     model = GPT(Config(**CONFIG, activation=activation, norm_position=norm_position), 0, dtype)
     loss, grads = model.loss_and_grads(TOKENS, TARGETS)
@@ -118,7 +131,9 @@ def test_models_keep_the_laws_with_it(launched, activation, norm_position):
 
 def test_a_gradient_of_the_bias_wrong_by_one_part_in_1e9_is_rejected_and_named(launched, monkeypatch):
     """Which one it is, is asked with one parameter complex and the others not: then the ops run."""
-    monkeypatch.setattr(activations_cupy, "ACTIVATIONS_SOURCE", SOURCE.replace("sum += d;", "sum += 1.000000001 * d;"))
+    monkeypatch.setattr(
+        activations_cupy, "ACTIVATIONS_SOURCE", SOURCE.replace("sum += d;", "sum += 1.000000001 * d;")
+    )
     subject = model_subject("as trained", Config(**SMALL | {"n_layer": 1}), 0, keep=False)
     with pytest.raises(gradcheck.GradientError, match="transpose"):
         gradcheck.check(subject.forward, subject.backward, *subject.arrays)
@@ -130,7 +145,12 @@ def test_it_is_used_only_where_nothing_inside_is_kept_edited_or_dropped(launched
         model = GPT(Config(**CONFIG | changes))
         model.loss_and_grads(TOKENS, TARGETS, **options)
 
-    for changes, step, fused in (({}, 0, True), ({"dropout": 0.3}, None, True), ({"dropout": 0.3}, 0, False), ({"bias": False}, 0, False)):
+    for changes, step, fused in (
+        ({}, 0, True),
+        ({"dropout": 0.3}, None, True),
+        ({"dropout": 0.3}, 0, False),
+        ({"bias": False}, 0, False),
+    ):
         trained(changes, step=step)
         assert is_fused(launched) == fused, changes
     trained({"activation": "relu"})
@@ -138,7 +158,11 @@ def test_it_is_used_only_where_nothing_inside_is_kept_edited_or_dropped(launched
     launched.clear()
     params = GPT(Config(**CONFIG | {"n_layer": 1})).params
     x = asarray(np.random.default_rng(0).standard_normal((3, CONFIG["n_embd"])).astype("float32"))
-    looks = {"edit": {"h.0.mlp.act": lambda a: 0 * a}}, {"edit_grad": {"h.0.mlp.c_fc": lambda d: d}}, {"keep": True}
+    looks = (
+        {"edit": {"h.0.mlp.act": lambda a: 0 * a}},
+        {"edit_grad": {"h.0.mlp.c_fc": lambda d: d}},
+        {"keep": True},
+    )
     for options, fused in (({}, True), *((look, False) for look in looks)):
         r = Record(params, Config(**CONFIG), grads=params.like(), **options) / "h.0"
         r("mlp", ffn, x)
@@ -164,7 +188,12 @@ def test_nobody_has_to_want_the_gradients_of_parameters_and_nothing_given_is_wri
 def test_parameters_that_do_not_fit_are_refused_before_a_kernel_reads_beside_them(cupy):
     x, rng = asarray(np.ones((3, 4))), np.random.default_rng(0)
     right = {"c_fc.weight": (4, 5), "c_fc.bias": (5,), "c_proj.weight": (5, 4), "c_proj.bias": (4,)}
-    for name, shape in (("c_fc.bias", (4,)), ("c_fc.weight", (3, 5)), ("c_proj.weight", (4, 4)), ("c_proj.bias", (5,))):
+    for name, shape in (
+        ("c_fc.bias", (4,)),
+        ("c_fc.weight", (3, 5)),
+        ("c_proj.weight", (4, 4)),
+        ("c_proj.bias", (5,)),
+    ):
         params = {f"mlp.{n}": asarray(rng.standard_normal(s)) for n, s in (right | {name: shape}).items()}
         with pytest.raises(InputError, match="linear: .* has shape"):
             Record(params, Config(**SMALL))("mlp", ffn, x)

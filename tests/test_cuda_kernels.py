@@ -1,4 +1,6 @@
-"""The kernels of *_cupy.py on a CPU, under a minimal cupy: they keep the laws, err no more than the specification, depend on no order."""
+"""The kernels of *_cupy.py on a CPU, under a minimal cupy: they keep the laws, err no more than the
+specification, depend on no order.
+"""
 
 import functools
 import importlib.util
@@ -14,10 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.engine import cuda
-from numgpt.training import optim
-from numgpt.training import optim_cupy
 from numgpt.proofs.subjects import op_subjects
+from numgpt.training import optim, optim_cupy
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
@@ -53,7 +53,15 @@ def cupy():
     """As much of CuPy as the twins use."""
     module = types.ModuleType("cupy")
     module.ndarray, module.RawKernel = DeviceArray, cuda_on_cpu.raw_kernel
-    for name in ("empty", "empty_like", "full", "ascontiguousarray", "argsort", "searchsorted", "broadcast_to"):
+    for name in (
+        "empty",
+        "empty_like",
+        "full",
+        "ascontiguousarray",
+        "argsort",
+        "searchsorted",
+        "broadcast_to",
+    ):
         setattr(module, name, _on_device(getattr(np, name)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", module)
@@ -82,15 +90,29 @@ def twins_of(op):
     return tuple(getattr(module_of(f), f.__name__, f) for f in (op.forward, op.backward))
 
 
-TWINNED = [op for op in ops.ALL.values() if module_of(op.forward) and twins_of(op) != (op.forward, op.backward)]
+TWINNED = [
+    op for op in ops.ALL.values() if module_of(op.forward) and twins_of(op) != (op.forward, op.backward)
+]
 every_twin = pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
 
 
 def test_what_a_profile_shows_hot_has_twins():
-    assert {op.name for op in TWINNED} == {"layernorm", "gelu", "gelu_tanh", "cross_entropy", "attend", "attention", "embedding"}
+    assert {op.name for op in TWINNED} == {
+        "layernorm",
+        "gelu",
+        "gelu_tanh",
+        "cross_entropy",
+        "attend",
+        "attention",
+        "embedding",
+    }
 
 
-@pytest.mark.parametrize("function", [f for op in TWINNED for f in (op.forward, op.backward)] + [optim.adamw, optim.global_norm], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [f for op in TWINNED for f in (op.forward, op.backward)] + [optim.adamw, optim.global_norm],
+    ids=lambda f: f.__name__,
+)
 def test_a_twin_takes_what_its_specification_takes(function):
     twin = getattr(module_of(function), function.__name__, function)
     parameters = {n: p for n, p in inspect.signature(twin).parameters.items() if n not in ("into", "spare")}
@@ -123,12 +145,22 @@ SIZES = {
 
 @both
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scale", [1.0, 3.0])  # larger scores would compare the luck of their rounding, not the code
+@pytest.mark.parametrize(
+    "scale", [1.0, 3.0]
+)  # larger scores would compare the luck of their rounding, not the code
 @every_twin
 def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
-    """Against wider precision, relative to the largest entry of each result: at most 4 times the specification's, and 16 roundings."""
+    """Against wider precision, relative to the largest entry of each result: at most 4 times the
+    specification's, and 16 roundings.
+    """
     for subject in op_subjects(op, 0, SIZES[size], (2,)):
-        arrays = cast([a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in cast(subject.arrays, dtype)], dtype)
+        arrays = cast(
+            [
+                a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+                for a in cast(subject.arrays, dtype)
+            ],
+            dtype,
+        )
         y, _ = op.forward(*arrays, **subject.options)
         dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)[()]
         exact = specified(op, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options)
@@ -141,7 +173,9 @@ def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wide
 def assert_errs_no_more(found, specified, exact, dtype, what):
     largest = abs(exact).max(initial=0.0)
     ours, theirs = (abs(a - exact).max(initial=0.0) for a in (found, specified))
-    lost = np.finfo(dtype).tiny / np.finfo(dtype).eps  # below it what a value is made of underflows, in a twin perhaps earlier
+    lost = (
+        np.finfo(dtype).tiny / np.finfo(dtype).eps
+    )  # below it what a value is made of underflows, in a twin perhaps earlier
     assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (what, ours, theirs, largest)
 
 
@@ -149,20 +183,28 @@ def assert_errs_no_more(found, specified, exact, dtype, what):
 @settings(max_examples=15)
 @given(data=st.data())
 def test_twins_keep_the_laws(op, data):
-    """The twin's gradient is held to the specification's derivative, which complex and long double arrays run on.
+    """The twin's gradient is held to the specification's derivative, which complex and long double arrays run
+    on.
 
-    Of an activation not at one number alone: by chance it lies where the slope crosses 0, and all of its error is rounding.
+    Of an activation not at one number alone: by chance it lies where the slope crosses 0, and all of its
+    error is rounding.
     """
     forward, backward = twins_of(op)
 
     def on_either(*arrays, **options):
-        if any(a is not None and a.dtype not in ("float32", "float64") and a.dtype.kind != "i" for a in arrays):
+        if any(
+            a is not None and a.dtype not in ("float32", "float64") and a.dtype.kind != "i" for a in arrays
+        ):
             return op.forward(*arrays, **options)
         y, saved = forward(*device(arrays), **options)
         return host(y)[()], saved
 
     def back(dy, saved):
-        return host(backward(device(np.asarray(dy)), saved)) if dy.dtype in ("float32", "float64") else op.backward(dy, saved)
+        return (
+            host(backward(device(np.asarray(dy)), saved))
+            if dy.dtype in ("float32", "float64")
+            else op.backward(dy, saved)
+        )
 
     sizes = {c: data.draw(st.integers(1, 9), label=c) for c in sorted({c for c in op.line if c.isupper()})}
     lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)] if sizes else [(3,), (2, 3)]), label="lead")
@@ -176,8 +218,20 @@ def test_the_bits_are_the_same_in_any_order_of_blocks_and_threads(op, dtype):
     """And in a second run, at sizes of several blocks and of several entries a thread."""
     subject = next(iter(op_subjects(op, 0, {"C": 300, "D": 4, "H": 2, "S": 3, "T": 140, "V": 1000}, (2,))))
     arrays = cast(subject.arrays, dtype)
-    dy = np.random.default_rng(1).standard_normal(np.shape(op.forward(*arrays, **subject.options)[0])).astype(dtype)[()]
-    assert len({bits_in_order(name, op, arrays, dy, subject.options) for name in (*cuda_on_cpu.ORDERS, "forwards")}) == 1
+    dy = (
+        np.random.default_rng(1)
+        .standard_normal(np.shape(op.forward(*arrays, **subject.options)[0]))
+        .astype(dtype)[()]
+    )
+    assert (
+        len(
+            {
+                bits_in_order(name, op, arrays, dy, subject.options)
+                for name in (*cuda_on_cpu.ORDERS, "forwards")
+            }
+        )
+        == 1
+    )
 
 
 def bits_in_order(name, op, arrays, dy, options):
@@ -193,7 +247,11 @@ def test_each_barrier_of_layernorm_is_needed_and_missed(monkeypatch, place):
     assert len(pieces) == 3
     x, weight = np.random.default_rng(0).standard_normal((3, 100)), np.ones(100)
     expected = host(module.layernorm_forward(device(x), device(weight))[0])
-    monkeypatch.setattr(module, "NORMS_SOURCE", "__syncthreads();".join(pieces[: place + 1]) + "__syncthreads();".join(pieces[place + 1 :]))
+    monkeypatch.setattr(
+        module,
+        "NORMS_SOURCE",
+        "__syncthreads();".join(pieces[: place + 1]) + "__syncthreads();".join(pieces[place + 1 :]),
+    )
     found = []
     for name in cuda_on_cpu.ORDERS:
         with cuda_on_cpu.order(name):
@@ -246,13 +304,18 @@ def test_gradients_go_where_they_are_told(op, add, dtype):
         y, saved = forward(*device(arrays), **subject.options)
         dy = np.random.default_rng(0).standard_normal(y.shape).astype(dtype)
         expected = op.backward(dy, op.forward(*arrays, **subject.options)[1])[-len(op.parameters) :]
-        held = [None if e is None else np.random.default_rng(1).standard_normal(e.shape).astype(dtype) for e in expected]
+        held = [
+            None if e is None else np.random.default_rng(1).standard_normal(e.shape).astype(dtype)
+            for e in expected
+        ]
         places = [None if h is None else (device(h), add) for h in held]
         found = backward(device(dy), saved, into=places)[-len(op.parameters) :]
         for f, e, h, place in zip(found, expected, held, places, strict=True):
             assert (f is None) == (e is None) and (f is None or f is place[0])
             if f is not None:
-                np.testing.assert_allclose(host(f), h * add + e, rtol=0, atol=100 * np.finfo(dtype).eps * abs(e).max())
+                np.testing.assert_allclose(
+                    host(f), h * add + e, rtol=0, atol=100 * np.finfo(dtype).eps * abs(e).max()
+                )
 
 
 def test_a_gradient_that_nobody_gave_a_place_gets_one_of_its_own():
@@ -297,12 +360,16 @@ def test_adamw_has_the_bits_of_its_specification(N, decayed, clip, dtype):
 @each
 @pytest.mark.parametrize("N", [1, 255, 16384, 16385, 50001])
 def test_the_norm_is_the_specifications_to_float64s_rounding(N, dtype):
-    """Both add squares in float64: no term goes through more than 16384/256 + 16 additions in one, 65536 + 1 in the other at worst."""
+    """Both add squares in float64: no term goes through more than 16384/256 + 16 additions in one, 65536 + 1
+    in the other at worst.
+    """
     x = (np.random.default_rng(0).standard_normal(N) * 1e5).astype(dtype)
     norms = {name: bits_of_norm(name, x) for name in cuda_on_cpu.ORDERS}
     assert len(set(norms.values())) == 1
     found = np.frombuffer(next(iter(norms.values())))[0]
-    assert found == pytest.approx(math.sqrt(math.fsum(float(v) ** 2 for v in x)), rel=80 * np.finfo(float).eps)
+    assert found == pytest.approx(
+        math.sqrt(math.fsum(float(v) ** 2 for v in x)), rel=80 * np.finfo(float).eps
+    )
     assert found == pytest.approx(optim.global_norm(x), rel=1e-12)
 
 
@@ -321,11 +388,15 @@ def test_one_pass_over_a_row_keeps_the_digits_of_two(shift, dtype, wider):
     x, weight = (rng.standard_normal((20, 500)) + shift).astype(dtype), rng.standard_normal(500).astype(dtype)
     x[:, 0] += 50 * rng.standard_normal(20).astype(dtype)  # no entry stands for the mean
     exact, theirs = (ops.layernorm.forward(*cast((x, weight), d), None)[0] for d in (wider, dtype))
-    assert_errs_no_more(host(twins_of(ops.layernorm)[0](device(x), device(weight))[0]), theirs, exact, dtype, "layernorm")
+    assert_errs_no_more(
+        host(twins_of(ops.layernorm)[0](device(x), device(weight))[0]), theirs, exact, dtype, "layernorm"
+    )
 
 
 def test_hidden_logits_count_for_nothing():
-    """Logits of −∞, also first in a row and alone in a thread's entries; a row of nothing else is NaN, as in the specification."""
+    """Logits of −∞, also first in a row and alone in a thread's entries; a row of nothing else is NaN, as in
+    the specification.
+    """
     logits = np.random.default_rng(0).standard_normal((4, 700))
     logits[0, :300] = logits[1, 5:] = logits[2, ::2] = -np.inf
     targets = np.array([300, 0, 1, 2])
@@ -333,10 +404,14 @@ def test_hidden_logits_count_for_nothing():
     expected, saved = ops.cross_entropy.forward(logits, targets)
     found, ours = forward(device(logits), device(targets))
     assert host(found) == pytest.approx(expected, rel=1e-14)
-    np.testing.assert_allclose(host(backward(1.0, ours)[0]), ops.cross_entropy.backward(1.0, saved)[0], rtol=1e-13, atol=1e-16)
+    np.testing.assert_allclose(
+        host(backward(1.0, ours)[0]), ops.cross_entropy.backward(1.0, saved)[0], rtol=1e-13, atol=1e-16
+    )
     logits[3] = -np.inf
     with np.errstate(invalid="ignore"):
-        assert np.isnan(ops.cross_entropy.forward(logits, targets)[0]) and np.isnan(host(forward(device(logits), device(targets))[0]))
+        assert np.isnan(ops.cross_entropy.forward(logits, targets)[0]) and np.isnan(
+            host(forward(device(logits), device(targets))[0])
+        )
 
 
 def test_targets_that_all_do_not_count_are_an_error():
@@ -352,8 +427,13 @@ def test_what_is_not_finite_is_not_hidden(op, bad):
     next(a for a in arrays if a.dtype.kind == "f").reshape(-1)[-1] = bad
     with np.errstate(all="ignore"):
         dy = np.ones(np.shape(op.forward(*arrays, **subject.options)[0]), "float32")[()]
-        for found, expected in zip(twinned(op, arrays, dy, subject.options), specified(op, arrays, dy, subject.options), strict=True):
-            if op.name in ("attend", "attention"):  # a block does not look at keys that none of its queries sees
+        for found, expected in zip(
+            twinned(op, arrays, dy, subject.options), specified(op, arrays, dy, subject.options), strict=True
+        ):
+            if op.name in (
+                "attend",
+                "attention",
+            ):  # a block does not look at keys that none of its queries sees
                 assert np.isfinite(found).all() <= np.isfinite(expected).all()
             else:
                 assert not (np.isfinite(found) & ~np.isfinite(expected)).any()

@@ -1,4 +1,6 @@
-"""Whole models on the twins, over the stand-in that refuses to mix host and device: laws, errors, bits, and no look at the device in a step."""
+"""Whole models on the twins, over the stand-in that refuses to mix host and device: laws, errors, bits, and
+no look at the device in a step.
+"""
 
 import cuda_on_cpu
 import numpy as np
@@ -26,7 +28,9 @@ def config(changes):
 
 
 def step(model, add=False):
-    """(loss, gradients, parameters after) of a training step, in the host's memory; add: with a second pass onto the first."""
+    """(loss, gradients, parameters after) of a training step, in the host's memory; add: with a second pass
+    onto the first.
+    """
     loss, grads = model.loss_and_grads(TOKENS, TARGETS, step=0)
     if add:
         model.loss_and_grads(TARGETS * (TARGETS > 0), TOKENS, step=1, out=grads, add=True)
@@ -38,7 +42,9 @@ def step(model, add=False):
 @both
 @every_variant
 def test_a_model_errs_no_more_on_the_twins_than_on_the_specification(cupy, changes, dtype, wider):
-    """Loss and gradients, against wider precision: at most 4 times the specification's error, and 16 roundings of the largest."""
+    """Loss and gradients, against wider precision: at most 4 times the specification's error, and 16
+    roundings of the largest.
+    """
     ours = step(GPT(config(changes), 0, dtype), add=True)
     engine.use("reference")
     model = GPT(config(changes), 0, dtype)
@@ -84,7 +90,9 @@ def test_training_launches_every_kernel(cupy, monkeypatch):
 
 
 def test_thirty_steps_take_the_same_curve_on_the_twins_as_on_the_specification(cupy):
-    """In float64, where what is rounded otherwise has not grown by then: 30 steps multiply it by far less than 1e6."""
+    """In float64, where what is rounded otherwise has not grown by then: 30 steps multiply it by far less
+    than 1e6.
+    """
     curves = {}
     for name in ("cupy", "reference"):
         engine.use(name)

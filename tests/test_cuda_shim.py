@@ -1,4 +1,6 @@
-"""What looks at kernels without a GPU sees: the shim finds planted mistakes, the compiler a planted error, the launcher a wrong array."""
+"""What looks at kernels without a GPU sees: the shim finds planted mistakes, the compiler a planted error,
+the launcher a wrong array.
+"""
 
 import importlib
 import pkgutil
@@ -16,7 +18,12 @@ from numgpt.engine import cuda
 with_gcc = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 with_nvidia = pytest.mark.skipif(not nvrtc.available(), reason=nvrtc.MISSING)
 MODULES = [m.name for m in pkgutil.walk_packages(numgpt.__path__, "numgpt.") if m.name.endswith("_cupy")]
-SOURCES = {name: text for m in MODULES for name, text in vars(importlib.import_module(m)).items() if name.endswith("_SOURCE")}
+SOURCES = {
+    name: text
+    for m in MODULES
+    for name, text in vars(importlib.import_module(m)).items()
+    if name.endswith("_SOURCE")
+}
 every_source = pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
 each = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -39,7 +46,10 @@ extern "C" __global__ void row_sums(const real *x, long long N, long long C, rea
         sums[blockIdx.x] = part[0];
 }
 """
-X = (np.random.default_rng(0).standard_normal((5, 300)) * 10.0 ** np.random.default_rng(1).integers(-6, 6, (5, 300))).astype("float32")
+X = (
+    np.random.default_rng(0).standard_normal((5, 300))
+    * 10.0 ** np.random.default_rng(1).integers(-6, 6, (5, 300))
+).astype("float32")
 
 
 def planted(before, after):
@@ -61,7 +71,9 @@ def row_sums(source, order="forwards", rows=len(X), threads=64):
 def assert_sums(source):
     """Right, and with the same bits in all orders."""
     found = [row_sums(source, order) for order in cuda_on_cpu.ORDERS]
-    np.testing.assert_allclose(found[0], X.astype("float64").sum(-1), rtol=0, atol=300 * np.finfo("float32").eps * abs(X).max())
+    np.testing.assert_allclose(
+        found[0], X.astype("float64").sum(-1), rtol=0, atol=300 * np.finfo("float32").eps * abs(X).max()
+    )
     assert len({f.tobytes() for f in found}) == 1, "the order shows"
 
 
@@ -71,7 +83,11 @@ def test_a_right_kernel_passes():
 
 
 @with_gcc
-@pytest.mark.parametrize("before", ["x[blockIdx.x * C + c];\n    ", "part[threadIdx.x + half];\n        "], ids=["before the tree", "in the tree"])
+@pytest.mark.parametrize(
+    "before",
+    ["x[blockIdx.x * C + c];\n    ", "part[threadIdx.x + half];\n        "],
+    ids=["before the tree", "in the tree"],
+)
 def test_a_missing_barrier_is_found(before):
     with pytest.raises(AssertionError):
         assert_sums(planted(before + "__syncthreads();", before))
@@ -97,7 +113,9 @@ def assert_prelude(prelude):
         arrays = [types.SimpleNamespace(_host=a) for a in (x, sums, tops)]
         with cuda_on_cpu.order(order):
             cuda_on_cpu.raw_kernel(prelude + TWICE, "twice")((1,), (64,), arrays)
-        assert (sums == x.sum() * np.array([[1], [2]])).all() and (tops == np.array([[x.max()], [-x.min()]])).all()
+        assert (sums == x.sum() * np.array([[1], [2]])).all() and (
+            tops == np.array([[x.max()], [-x.min()]])
+        ).all()
 
 
 @with_gcc
@@ -114,7 +132,12 @@ def test_each_barrier_of_the_sums_and_maxima_of_a_block_is_needed_and_missed():
 @with_gcc
 def test_a_barrier_that_part_of_a_block_passes_by_is_found():
     with pytest.raises(AssertionError, match="wait at a barrier that others have passed by"):
-        assert_sums(planted("    part[threadIdx.x] = 0;", "    if (threadIdx.x == 7)\n        return;\n    part[threadIdx.x] = 0;"))
+        assert_sums(
+            planted(
+                "    part[threadIdx.x] = 0;",
+                "    if (threadIdx.x == 7)\n        return;\n    part[threadIdx.x] = 0;",
+            )
+        )
 
 
 @with_gcc
@@ -142,7 +165,10 @@ def test_a_read_out_of_bounds_is_found():
 @pytest.mark.parametrize(
     "before, after",
     [
-        ("sums[blockIdx.x] = part[0];", "sums[blockIdx.x] = sums[0] = (blockIdx.x == 0 ? 0 : sums[0]) + part[0];"),
+        (
+            "sums[blockIdx.x] = part[0];",
+            "sums[blockIdx.x] = sums[0] = (blockIdx.x == 0 ? 0 : sums[0]) + part[0];",
+        ),
         ("part[threadIdx.x] += x[blockIdx.x * C + c];", "part[0] += x[blockIdx.x * C + c];"),
     ],
     ids=["of blocks", "of threads"],
@@ -155,7 +181,10 @@ def test_a_sum_in_the_order_in_which_it_happens_to_run_is_found(before, after):
 
 @with_gcc
 def test_the_shim_takes_no_number_whose_size_is_a_guess_and_no_arrays_that_overlap():
-    kernel, x = cuda_on_cpu.raw_kernel(cuda.complete(ROW_SUMS, "float32"), "row_sums"), np.zeros(64, "float32")
+    kernel, x = (
+        cuda_on_cpu.raw_kernel(cuda.complete(ROW_SUMS, "float32"), "row_sums"),
+        np.zeros(64, "float32"),
+    )
     whole, half = types.SimpleNamespace(_host=x), types.SimpleNamespace(_host=x[32:])
     with pytest.raises(AssertionError, match="5 is no NumPy scalar"):
         kernel((1,), (32,), (whole, 5, np.int64(2), whole))
@@ -167,10 +196,23 @@ def test_the_shim_takes_no_number_whose_size_is_a_guess_and_no_arrays_that_overl
         kernel((1, 65536), (32,), (whole, np.int64(1), np.int64(2), whole))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 3)), np.zeros((2, 6), "float32")[:, ::2], np.zeros((2, 3), "int64")], ids=["dtype", "strides", "integers"])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 3)), np.zeros((2, 6), "float32")[:, ::2], np.zeros((2, 3), "int64")],
+    ids=["dtype", "strides", "integers"],
+)
 def test_an_array_that_a_kernel_would_misread_is_not_launched(wrong):
     sums = np.zeros(2, "float32")
-    assert len(list(cuda._arguments(ROW_SUMS, "row_sums", np.dtype("float32"), (np.zeros((2, 3), "float32"), 2, 3, sums)))) == 4
+    assert (
+        len(
+            list(
+                cuda._arguments(
+                    ROW_SUMS, "row_sums", np.dtype("float32"), (np.zeros((2, 3), "float32"), 2, 3, sums)
+                )
+            )
+        )
+        == 4
+    )
     with pytest.raises(AssertionError, match="row_sums: x is"):
         list(cuda._arguments(ROW_SUMS, "row_sums", np.dtype("float32"), (wrong, 2, 3, sums)))
     with pytest.raises(ValueError, match="shorter"):
@@ -179,7 +221,12 @@ def test_an_array_that_a_kernel_would_misread_is_not_launched(wrong):
 
 def test_numbers_get_the_size_that_a_kernel_declares():
     source = 'extern "C" __global__ void f(real a, double b, long long c,\n    const real *d) {}'
-    assert cuda.parameters(source, "f") == (("real", False, "a"), ("double", False, "b"), ("long long", False, "c"), ("real", True, "d"))
+    assert cuda.parameters(source, "f") == (
+        ("real", False, "a"),
+        ("double", False, "b"),
+        ("long long", False, "c"),
+        ("real", True, "d"),
+    )
     found = list(cuda._arguments(source, "f", np.dtype("float32"), (1, 1, True, np.zeros(1, "float32"))))
     assert [type(a) for a in found[:3]] == [np.float32, np.float64, np.int64]
 
@@ -220,16 +267,27 @@ def test_what_a_gpus_compiler_would_refuse_or_order_by_chance_is_found():
         nvrtc.ptx(cuda.complete(planted("part[0];", "part[0]"), "float32"), "compute_80", cuda.OPTIONS)
     with pytest.raises(nvrtc.CompileError, match='identifier "rows" is undefined'):
         nvrtc.ptx(cuda.complete(planted(">= N", ">= rows"), "float32"), "compute_90", cuda.OPTIONS)
-    assert re.search(ATOMIC, nvrtc.ptx(cuda.complete(planted("sums[blockIdx.x] = part[0]", "atomicAdd(sums, part[0])"), "float32"), "compute_80", cuda.OPTIONS))
+    assert re.search(
+        ATOMIC,
+        nvrtc.ptx(
+            cuda.complete(planted("sums[blockIdx.x] = part[0]", "atomicAdd(sums, part[0])"), "float32"),
+            "compute_80",
+            cuda.OPTIONS,
+        ),
+    )
 
 
 @with_nvidia
 def test_no_product_and_sum_are_fused():
     """As in the specification; with the compiler's default they would be."""
-    source = cuda.complete('extern "C" __global__ void f(const real *a, real *b) { b[0] = a[0] * a[1] + a[2]; }', "float32")
+    source = cuda.complete(
+        'extern "C" __global__ void f(const real *a, real *b) { b[0] = a[0] * a[1] + a[2]; }', "float32"
+    )
     assert "fma" not in nvrtc.ptx(source, "compute_80", cuda.OPTIONS)
     assert "fma" in nvrtc.ptx(source, "compute_80")
 
 
 def test_sources_reach_the_compiler_in_ascii():
-    assert cuda.complete("// Φ(x)\nreal x;", "float64").endswith("// (x)\nreal x;") and "typedef double real;" in cuda.complete("", "float64")
+    assert cuda.complete("// Φ(x)\nreal x;", "float64").endswith(
+        "// (x)\nreal x;"
+    ) and "typedef double real;" in cuda.complete("", "float64")

@@ -1,4 +1,6 @@
-"""The cupy engine without a GPU: over a stand-in that refuses what CuPy refuses, the specification gives the bits that it gives in NumPy."""
+"""The cupy engine without a GPU: over a stand-in that refuses what CuPy refuses, the specification gives the
+bits that it gives in NumPy.
+"""
 
 import os
 import re
@@ -9,12 +11,11 @@ import numpy as np
 import pytest
 from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 
-import numgpt
 from numgpt import GPT, AdamW, Config, InputError, Training, calculus, engine, ops
-from numgpt.data.corpus import corpus as data
 from numgpt.__main__ import main
-from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
+from numgpt.data.corpus import corpus as data
 from numgpt.model.generate import logits_stream
+from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
 from numgpt.training.trainer import NotFinite, Trainer
 
 TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, 5))
@@ -75,7 +76,9 @@ def test_training_steps_give_the_bits_of_numpy_on_the_specification(specificatio
         same_bits(device.params.flat, model.params.flat)
 
 
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"activation": "gelu"}], ids=["GPT-2", "dropout", "gelu"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"dropout": 0.3}, {"activation": "gelu"}], ids=["GPT-2", "dropout", "gelu"]
+)
 @pytest.mark.parametrize("name", ["reference", "cupy"])
 def test_a_training_step_never_waits_for_the_gpu(cupy, changes, name):
     engine.use(name)
@@ -100,7 +103,10 @@ def test_twins_are_chosen_by_where_an_array_lies(cupy, monkeypatch):
     monkeypatch.setattr(engine, "_twin", lambda f: "numba")
     monkeypatch.setattr(engine, "_gpu_twin", lambda f: "cupy")
     x = np.ones(3, "float32")
-    for name, host, gpu in (("cupy", ops.gelu.forward, "cupy"), ("reference", ops.gelu.forward, ops.gelu.forward)):
+    for name, host, gpu in (
+        ("cupy", ops.gelu.forward, "cupy"),
+        ("reference", ops.gelu.forward, ops.gelu.forward),
+    ):
         engine.use(name)
         assert engine.forward(ops.gelu, (x,)) is host and engine.forward(ops.gelu, (there(x),)) is gpu
         assert engine.forward(ops.gelu, (there(x.astype("complex128")),)) is ops.gelu.forward
@@ -117,8 +123,14 @@ def test_a_model_moves_to_the_gpu_and_back_and_stays_what_it_was(cupy):
     same_bits(device.to("reference").params.flat, model.params.flat)
     same_bits(device.astype("complex128").params.flat, model.params.flat.astype("complex128"))
     device.params["wte.weight"] = np.ones((7, 6), "float32")  # an array of the host is copied over
-    assert (device.to("numba").params["wte.weight"] == 1).all() and not (model.params["wte.weight"] == 1).any()
-    for wrong, message in ((lambda: model.astype("longdouble").to("cupy"), "has no place on the GPU"), (lambda: device.astype("longdouble"), "the GPU has no"), (lambda: model.to("gpu"), "'gpu' is unknown")):
+    assert (device.to("numba").params["wte.weight"] == 1).all() and not (
+        model.params["wte.weight"] == 1
+    ).any()
+    for wrong, message in (
+        (lambda: model.astype("longdouble").to("cupy"), "has no place on the GPU"),
+        (lambda: device.astype("longdouble"), "the GPU has no"),
+        (lambda: model.to("gpu"), "'gpu' is unknown"),
+    ):
         with pytest.raises(InputError, match=message):
             wrong()
 
@@ -126,7 +138,9 @@ def test_a_model_moves_to_the_gpu_and_back_and_stays_what_it_was(cupy):
 def test_a_new_model_starts_at_the_same_weights_and_one_in_long_double_stays_at_home(cupy):
     device = GPT(Config(**SMALL), 1)
     same_bits(device.params.flat, GPT(Config(**SMALL), 1).to("reference").params.flat)
-    assert engine.on_gpu(device.params.flat) and isinstance(GPT(Config(**SMALL), 1, "longdouble").params.flat, np.ndarray)
+    assert engine.on_gpu(device.params.flat) and isinstance(
+        GPT(Config(**SMALL), 1, "longdouble").params.flat, np.ndarray
+    )
     engine.use("reference")
     same_bits(device.params.flat, GPT(Config(**SMALL), 1).params.flat)
 
@@ -135,7 +149,9 @@ def test_a_new_model_starts_at_the_same_weights_and_one_in_long_double_stays_at_
 def test_decoding_with_a_cache_gives_the_bits_and_the_text_of_numpy(specification, changes):
     model = GPT(Config(**SMALL | changes), 1)
     device = model.to("cupy")
-    assert np.array_equal(device.generate(TOKENS[:, :2], 12, seed=1), model.generate(TOKENS[:, :2], 12, seed=1))
+    assert np.array_equal(
+        device.generate(TOKENS[:, :2], 12, seed=1), model.generate(TOKENS[:, :2], 12, seed=1)
+    )
     steps, wanted = logits_stream(device, TOKENS[:, :2]), logits_stream(model, TOKENS[:, :2])
     found, expected = next(steps), next(wanted)
     for _ in range(8):
@@ -147,7 +163,9 @@ def test_decoding_with_a_cache_gives_the_bits_and_the_text_of_numpy(specificatio
 def test_ids_out_of_range_are_refused_before_they_wrap_around(cupy):
     model, bad = GPT(Config(**SMALL)), TOKENS + 7
     weight = there(np.arange(14.0).reshape(7, 2))
-    assert ops.embedding.forward(there(np.array([8])), weight)[0].get().tolist() == [[2, 3]]  # what CuPy does with row 8 of 7
+    assert ops.embedding.forward(there(np.array([8])), weight)[0].get().tolist() == [
+        [2, 3]
+    ]  # what CuPy does with row 8 of 7
     for call in (model, lambda t: model.loss(TOKENS, t), lambda t: model.generate(t, 1)):
         with pytest.raises(InputError, match=r"has \d+ at \(0, 0\), expected"):
             call(bad)
@@ -158,15 +176,23 @@ def test_ids_out_of_range_are_refused_before_they_wrap_around(cupy):
 
 
 def test_arrays_in_two_places_are_named(cupy):
-    with pytest.raises(InputError, match="linear: x on the GPU, weight in the host memory, expected all in one place"):
+    with pytest.raises(
+        InputError, match="linear: x on the GPU, weight in the host memory, expected all in one place"
+    ):
         ops.linear.check((there(np.ones((2, 3))), np.ones((3, 2)), None), {})
-    with pytest.raises(InputError, match="edit: 'h.0.mlp.act' returned an array in the host's memory, expected one on the GPU"):
+    with pytest.raises(
+        InputError,
+        match="edit: 'h.0.mlp.act' returned an array in the host's memory, expected one on the GPU",
+    ):
         GPT(Config(**SMALL)).record(TOKENS, edit={"h.0.mlp.act": lambda a: np.zeros(a.shape)})
 
 
 def test_what_is_kept_edited_and_differentiated_is_that_of_numpy(specification):
     model = GPT(Config(**SMALL), 1, "float64")
-    device, options = model.to("cupy"), {"edit": {"h.0.mlp.act": lambda a: 0.5 * a * a}, "edit_grad": {"h.0.attn.heads": lambda g: g / 2}}
+    device, options = (
+        model.to("cupy"),
+        {"edit": {"h.0.mlp.act": lambda a: 0.5 * a * a}, "edit_grad": {"h.0.attn.heads": lambda g: g / 2}},
+    )
     found, expected = device.record(TOKENS, TARGETS, **options), model.record(TOKENS, TARGETS, **options)
     for ours, theirs in ((found.value, expected.value), (found.grad, expected.grad)):
         assert list(ours) == list(theirs)
@@ -175,11 +201,16 @@ def test_what_is_kept_edited_and_differentiated_is_that_of_numpy(specification):
     assert found.saved_bytes() == expected.saved_bytes() > 0
     v = np.random.default_rng(1).standard_normal(model.n_params)
     for name in ("hvp", "gauss_newton", "empirical_fisher"):
-        same_bits(getattr(calculus, name)(device, TOKENS, TARGETS, v).flat, getattr(calculus, name)(model, TOKENS, TARGETS, v).flat)
+        same_bits(
+            getattr(calculus, name)(device, TOKENS, TARGETS, v).flat,
+            getattr(calculus, name)(model, TOKENS, TARGETS, v).flat,
+        )
     same_bits(calculus.jvp(device, TOKENS, v), calculus.jvp(model, TOKENS, v))
 
 
-TRAINING = Training(steps=14, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3)
+TRAINING = Training(
+    steps=14, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3
+)
 
 
 @pytest.fixture
@@ -190,16 +221,28 @@ def corpus(tmp_path):
 
 
 def trainer(corpus, out, place, training=TRAINING):
-    config = Config(vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2)
+    config = Config(
+        vocab_size=corpus.tokenizer.vocab_size, block_size=8, n_layer=1, n_head=2, n_embd=8, dropout=0.2
+    )
     return Trainer(GPT(config, 3, tokenizer=corpus.tokenizer).to(place), corpus, training, out)
 
 
-def test_a_run_has_the_bits_and_the_log_of_numpy_and_looks_at_its_losses_now_and_then(specification, corpus, tmp_path):
+def test_a_run_has_the_bits_and_the_log_of_numpy_and_looks_at_its_losses_now_and_then(
+    specification, corpus, tmp_path
+):
     for place in ("reference", "cupy"):
         trainer(corpus, tmp_path / place, place).run()
-    for name in ("last/model.safetensors", "last/optimizer.safetensors", "last/state.json", "best/model.safetensors"):
+    for name in (
+        "last/model.safetensors",
+        "last/optimizer.safetensors",
+        "last/state.json",
+        "best/model.safetensors",
+    ):
         assert (tmp_path / "reference" / name).read_bytes() == (tmp_path / "cupy" / name).read_bytes()
-    logs = [re.sub(r', "tokens_per_s": \d+', "", (tmp_path / place / "log.jsonl").read_text()) for place in ("reference", "cupy")]
+    logs = [
+        re.sub(r', "tokens_per_s": \d+', "", (tmp_path / place / "log.jsonl").read_text())
+        for place in ("reference", "cupy")
+    ]
     assert logs[0] == logs[1] and '"step": 14' in logs[0]
 
 
@@ -212,7 +255,12 @@ def test_a_run_goes_on_from_either_side(specification, corpus, tmp_path):
     assert engine.on_gpu(GPT.load(tmp_path / "run/last").params.flat)
     engine.use("reference")
     for place, steps in (("cupy", 9), ("reference", 14)):
-        run = Trainer(GPT.load(tmp_path / "run/last").to(place), corpus, Training(**vars(TRAINING) | {"steps": steps}), tmp_path / "run")
+        run = Trainer(
+            GPT.load(tmp_path / "run/last").to(place),
+            corpus,
+            Training(**vars(TRAINING) | {"steps": steps}),
+            tmp_path / "run",
+        )
         run.resume()
         run.training = TRAINING if steps == 14 else run.training
         run.run()
@@ -225,7 +273,13 @@ def test_what_is_not_finite_is_named_and_never_saved(cupy, corpus, tmp_path):
     before = (tmp_path / "run/last/model.safetensors").read_bytes()
     run.updates = 1
     run.model.params["h.0.mlp.c_fc.weight"][0].fill(3e38)
-    with np.errstate(all="ignore"), pytest.raises(NotFinite, match=r"step 2: the loss is nan and .*, by step 5 the parameter wte.weight is not finite"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            NotFinite,
+            match=r"step 2: the loss is nan and .*, by step 5 the parameter wte.weight is not finite",
+        ),
+    ):
         run.run()
     with pytest.raises(NotFinite):
         run.save("last")
@@ -233,21 +287,81 @@ def test_what_is_not_finite_is_named_and_never_saved(cupy, corpus, tmp_path):
 
 
 def test_the_commands_run_on_the_engine_with_no_other_change(cupy, corpus, tmp_path, capsys):
-    out, shape = str(tmp_path / "run"), ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"]
-    assert main(["train", "--engine=cupy", "--data", str(tmp_path / "text.txt"), "--out", out, "--steps=3", "--sample-tokens=5", *shape]) == 0
-    assert main(["train", "--engine=cupy", "--data", str(tmp_path / "text.txt"), "--out", out, "--steps=5", "--sample-tokens=0", "--resume"]) == 0
+    out, shape = (
+        str(tmp_path / "run"),
+        ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"],
+    )
+    assert (
+        main(
+            [
+                "train",
+                "--engine=cupy",
+                "--data",
+                str(tmp_path / "text.txt"),
+                "--out",
+                out,
+                "--steps=3",
+                "--sample-tokens=5",
+                *shape,
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "train",
+                "--engine=cupy",
+                "--data",
+                str(tmp_path / "text.txt"),
+                "--out",
+                out,
+                "--steps=5",
+                "--sample-tokens=0",
+                "--resume",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     printed = []
     for name in ("cupy", "reference"):
-        assert main(["sample", out, "--engine", name, "--max-new-tokens=20"]) == main(["eval", out, "--engine", name]) == 0
+        assert (
+            main(["sample", out, "--engine", name, "--max-new-tokens=20"])
+            == main(["eval", out, "--engine", name])
+            == 0
+        )
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
-    for command in (["check", "layernorm"], ["check", "GPT-1 untied"], ["check", "put in place", "several", "edited"], ["curvature", out, "--batch-size=2"]):
+    for command in (
+        ["check", "layernorm"],
+        ["check", "GPT-1 untied"],
+        ["check", "put in place", "several", "edited"],
+        ["curvature", out, "--batch-size=2"],
+    ):
         assert main([*command, "--engine=cupy"]) == 0
     for to in ("hf", "numgpt"):
         assert main(["convert", out, str(tmp_path / to), "--to", to, "--engine=cupy"]) == 0
-    same_bits(GPT.load(tmp_path / "hf").params["wte.weight"], GPT.load(out).to("reference").params["wte.weight"])
-    assert main(["export", str(tmp_path / "llmc"), "gpt2", "--llmc", "--engine=cupy", "--n-layer=1", "--n-embd=8", "--n-head=2", "--vocab-size=30", "--block-size=8"]) == 0
+    same_bits(
+        GPT.load(tmp_path / "hf").params["wte.weight"], GPT.load(out).to("reference").params["wte.weight"]
+    )
+    assert (
+        main(
+            [
+                "export",
+                str(tmp_path / "llmc"),
+                "gpt2",
+                "--llmc",
+                "--engine=cupy",
+                "--n-layer=1",
+                "--n-embd=8",
+                "--n-head=2",
+                "--vocab-size=30",
+                "--block-size=8",
+            ]
+        )
+        == 0
+    )
 
 
 def test_verify_holds_what_the_engine_computes_against_pytorch(cupy, capsys):
@@ -265,12 +379,35 @@ def fails(capsys, argv):
 @pytest.mark.parametrize(
     "module, message",
     [
-        (None, "CuPy is not installed, expected it for the cupy engine: pip install numgpt[gpu] for CUDA 12, or numgpt[gpu13] for CUDA 13"),
+        (
+            None,
+            (
+                "CuPy is not installed, expected it for the cupy engine: pip install numgpt[gpu] for CUDA 12,"
+                " or numgpt[gpu13] for CUDA 13"
+            ),
+        ),
         (cupy_stand_in.module(driver=0), "there is no NVIDIA driver"),
         (cupy_stand_in.module(devices=0), "the driver finds no GPU"),
-        (cupy_stand_in.module(error=cupy_stand_in.CUDARuntimeError(100, "cudaErrorNoDevice: no CUDA-capable device is detected")), "the driver finds no GPU"),
-        (cupy_stand_in.module(error=cupy_stand_in.CUDARuntimeError(35, "cudaErrorInsufficientDriver: too old")), "the NVIDIA driver is too old for this CuPy"),
-        (cupy_stand_in.module(error=cupy_stand_in.CUDARuntimeError(3, "cudaErrorInitializationError:\n x")), "CUDA does not start"),
+        (
+            cupy_stand_in.module(
+                error=cupy_stand_in.CUDARuntimeError(
+                    100, "cudaErrorNoDevice: no CUDA-capable device is detected"
+                )
+            ),
+            "the driver finds no GPU",
+        ),
+        (
+            cupy_stand_in.module(
+                error=cupy_stand_in.CUDARuntimeError(35, "cudaErrorInsufficientDriver: too old")
+            ),
+            "the NVIDIA driver is too old for this CuPy",
+        ),
+        (
+            cupy_stand_in.module(
+                error=cupy_stand_in.CUDARuntimeError(3, "cudaErrorInitializationError:\n x")
+            ),
+            "CUDA does not start",
+        ),
     ],
     ids=["no CuPy", "no driver", "no device", "none found", "old driver", "other"],
 )
@@ -285,13 +422,24 @@ def test_an_engine_that_cannot_run_says_what_is_missing_in_one_line(monkeypatch,
 
 def test_a_gpu_that_is_full_says_what_was_asked_for_and_what_is_free(cupy, monkeypatch, capsys):
     def full(*args, **kwargs):
-        raise cupy_stand_in.OutOfMemoryError("Out of memory allocating 5,000 bytes (allocated so far: 0 bytes).")
+        raise cupy_stand_in.OutOfMemoryError(
+            "Out of memory allocating 5,000 bytes (allocated so far: 0 bytes)."
+        )
 
     arguments = ["check", "gelu", "--engine=cupy"]
     monkeypatch.setattr(engine, "here", full)
-    assert "on the GPU: Out of memory allocating 5,000 bytes (allocated so far: 0 bytes); 1,024 of 4,000 bytes are free" in fails_on_the_way(capsys, arguments)
+    assert (
+        "on the GPU: Out of memory allocating 5,000 bytes (allocated so far: 0 bytes); 1,024 of 4,000 bytes"
+        " are free" in fails_on_the_way(capsys, arguments)
+    )
     monkeypatch.setattr(cupy, "asarray", full)
-    with pytest.raises(InputError, match=r"bytes do not fit on the GPU \(on the GPU: Out of memory allocating 5,000 bytes .*; 1,024 of 4,000 bytes are free\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"bytes do not fit on the GPU \(on the GPU: Out of memory allocating 5,000 bytes .*; 1,024 of"
+            r" 4,000 bytes are free\)"
+        ),
+    ):
         GPT(Config(**SMALL))
 
 
@@ -313,7 +461,9 @@ def fails_on_the_way(capsys, argv):
 
 def test_an_array_of_the_gpu_that_is_given_to_numpy_is_one_line(cupy, monkeypatch, capsys):
     monkeypatch.setattr(engine, "here", lambda *arrays: np.asarray(there(arrays[0])))
-    assert "an array on the GPU was given to what takes arrays of the host" in fails_on_the_way(capsys, ["check", "gelu", "--engine=cupy"])
+    assert "an array on the GPU was given to what takes arrays of the host" in fails_on_the_way(
+        capsys, ["check", "gelu", "--engine=cupy"]
+    )
     monkeypatch.setattr(engine, "here", lambda *arrays: len(3))
     with pytest.raises(TypeError, match="has no len"):
         main(["check", "gelu", "--engine=cupy"])

@@ -1,4 +1,6 @@
-"""The cupy engine on a real GPU: the laws, the twins against wider precision, the CPU's training curve, the same bits twice."""
+"""The cupy engine on a real GPU: the laws, the twins against wider precision, the CPU's training curve, the
+same bits twice.
+"""
 
 import re
 
@@ -8,9 +10,16 @@ import pytest
 import numgpt
 from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
 from numgpt.__main__ import MIXED, main
-from numgpt.proofs.subjects import SMALL, VARIANTS, composed_subjects, layer_subject, model_subject, op_subjects
-from numgpt.model.generate import logits_stream
 from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
+from numgpt.model.generate import logits_stream
+from numgpt.proofs.subjects import (
+    SMALL,
+    VARIANTS,
+    composed_subjects,
+    layer_subject,
+    model_subject,
+    op_subjects,
+)
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 if not cupy.cuda.is_available():
@@ -32,7 +41,9 @@ def on_the_gpu():
 
 @every_op
 def test_every_op_keeps_the_laws_on_the_gpu(op):
-    """In float64 by its twin, and in complex128, which the laws' complex step runs through, by the specification."""
+    """In float64 by its twin, and in complex128, which the laws' complex step runs through, by the
+    specification.
+    """
     for seed in range(5):
         for subject in op_subjects(op, seed):
             gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
@@ -44,13 +55,18 @@ def test_the_laws_are_asked_on_the_gpu_in_float64_and_complex128(op, monkeypatch
     seen, chosen = set(), engine.forward
 
     def watched(op, arrays):
-        seen.update((a.dtype.name, engine.on_gpu(a)) for a in arrays if a is not None and a.dtype.kind in "fc")
+        seen.update(
+            (a.dtype.name, engine.on_gpu(a)) for a in arrays if a is not None and a.dtype.kind in "fc"
+        )
         return chosen(op, arrays)
 
     monkeypatch.setattr(engine, "forward", watched)
     subject = next(iter(op_subjects(op, 0)))
     gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)
-    assert {("float64", True), ("complex128", True)} <= seen and not seen & {("float64", False), ("complex128", False)}
+    assert {("float64", True), ("complex128", True)} <= seen and not seen & {
+        ("float64", False),
+        ("complex128", False),
+    }
 
 
 @every_op
@@ -76,8 +92,14 @@ def test_layers_and_models_keep_the_laws_on_the_gpu(changes):
 
 
 def test_what_is_composed_otherwise_keeps_the_laws_on_the_gpu():
-    """Several inputs, values put in place and edited, two passes added up, and the step as training runs it, which lets memory go."""
-    others = [s for s in composed_subjects() if " of " not in s.name and s.name.removeprefix("model ") not in VARIANTS]
+    """Several inputs, values put in place and edited, two passes added up, and the step as training runs it,
+    which lets memory go.
+    """
+    others = [
+        s
+        for s in composed_subjects()
+        if " of " not in s.name and s.name.removeprefix("model ") not in VARIANTS
+    ]
     assert len(others) == 5
     for subject in others:
         for finding in subject.findings():
@@ -96,7 +118,8 @@ def cast(arrays, dtype):
 
 
 def assert_errs_no_more(op, subject, dtype, wider, seed=1):
-    """What the engine gives on the GPU, against wider precision on the host: at most 4 times the host's error, and 16 roundings.
+    """What the engine gives on the GPU, against wider precision on the host: at most 4 times the host's
+    error, and 16 roundings.
 
     The rule that the Numba twins are held to in test_engine.py.
     """
@@ -107,13 +130,23 @@ def assert_errs_no_more(op, subject, dtype, wider, seed=1):
     exact = results(op.forward, op.backward, wide, np.asarray(dy, wider), subject.options)
     y, saved = op.forward(*arrays, **subject.options)
     specified = [np.asarray(a) for a in (y, *op.backward(dy[()], saved)) if a is not None]
-    found = results(lambda *a, **o: engine.forward(op, a)(*a, **o), lambda d, s: engine.backward(op, d)(d, s), arrays, dy, subject.options)
+    found = results(
+        lambda *a, **o: engine.forward(op, a)(*a, **o),
+        lambda d, s: engine.backward(op, d)(d, s),
+        arrays,
+        dy,
+        subject.options,
+    )
     for e, s, f in zip(exact, specified, found, strict=True):
         assert f.dtype == dtype and f.shape == s.shape
         largest = abs(e).max(initial=0.0)
         ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
         lost = np.finfo(dtype).tiny / np.finfo(dtype).eps  # what a value is made of may underflow earlier
-        assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (subject.name, ours / (largest or 1), theirs / (largest or 1))
+        assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (
+            subject.name,
+            ours / (largest or 1),
+            theirs / (largest or 1),
+        )
 
 
 SIZES = {
@@ -145,7 +178,9 @@ def test_a_hundred_random_shapes_err_no_more_than_on_the_host(op):
 @both
 @every_variant
 def test_a_model_errs_no_more_on_the_gpu_than_on_the_host(changes, dtype, wider):
-    """Loss and gradients of a step with dropout, by the same rule, at more positions than a block of queries has."""
+    """Loss and gradients of a step with dropout, by the same rule, at more positions than a block of queries
+    has.
+    """
     T = 140
     tokens, targets = np.random.default_rng(0).integers(0, 7, (2, 2, T))
     found, model = {}, GPT(Config(**SMALL | {"block_size": T} | changes), 0, dtype).to("reference")
@@ -157,20 +192,30 @@ def test_a_model_errs_no_more_on_the_gpu_than_on_the_host(changes, dtype, wider)
     numgpt.use("cupy")
     for ours, theirs, exact in zip(*(found[name] for name in ("gpu", "host", "exact")), strict=True):
         assert ours.dtype == dtype and np.isfinite(ours).all()
-        assert abs(ours - exact).max() <= 4 * abs(theirs - exact).max() + 16 * np.finfo(dtype).eps * abs(exact).max()
+        assert (
+            abs(ours - exact).max()
+            <= 4 * abs(theirs - exact).max() + 16 * np.finfo(dtype).eps * abs(exact).max()
+        )
 
 
 CONFIG = {"vocab_size": 61, "block_size": 33, "n_layer": 3, "n_head": 3, "n_embd": 48}
 
 
 def curve(place, dtype, steps, dropout=0.1, perturbed=0.0):
-    """The losses of a training run and its last parameters; perturbed: the first parameters are moved by so much, relatively."""
+    """The losses of a training run and its last parameters; perturbed: the first parameters are moved by so
+    much, relatively.
+    """
     numgpt.use("reference" if place == "reference" else "cupy")
     model = GPT(Config(**CONFIG, dropout=dropout), 1, dtype).to(place)
     if perturbed:
-        model.params.flat *= engine.beside((1 + perturbed * np.random.default_rng(2).standard_normal(model.n_params)).astype(dtype), model.params.flat)
+        model.params.flat *= engine.beside(
+            (1 + perturbed * np.random.default_rng(2).standard_normal(model.n_params)).astype(dtype),
+            model.params.flat,
+        )
     optimizer, losses, rng = AdamW(model), [], np.random.default_rng(0)
-    text = (np.cumsum(rng.integers(1, 4, 5000)) % CONFIG["vocab_size"]).astype(int)  # each token is one of three that may follow
+    text = (np.cumsum(rng.integers(1, 4, 5000)) % CONFIG["vocab_size"]).astype(
+        int
+    )  # each token is one of three that may follow
     for step in range(steps):
         rows = np.stack([text[s : s + 34] for s in rng.integers(0, len(text) - 34, 4)])
         loss, grads = model.loss_and_grads(rows[:, :-1], rows[:, 1:], step=step)
@@ -182,7 +227,9 @@ def curve(place, dtype, steps, dropout=0.1, perturbed=0.0):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_curve_of_200_steps_is_the_hosts_within_what_rounding_makes_of_it(dtype):
-    """The band is measured: how far the host's own curve moves when its first parameters are moved by a rounding of each."""
+    """The band is measured: how far the host's own curve moves when its first parameters are moved by a
+    rounding of each.
+    """
     eps = float(np.finfo(dtype).eps)
     host, gpu = (curve(place, dtype, 200)[0] for place in ("reference", "cupy"))
     band = max(abs(curve("reference", dtype, 200, perturbed=eps)[0] - host).max(), eps * host[0])
@@ -209,7 +256,9 @@ def test_cached_logits_are_those_of_the_full_forward_on_the_gpu(changes):
 
 
 def test_a_step_gives_its_memory_back_to_the_pool():
-    """After a step nothing but parameters, gradients and moments is held; a second step asks the device for no more."""
+    """After a step nothing but parameters, gradients and moments is held; a second step asks the device for
+    no more.
+    """
     model = GPT(Config(**CONFIG))
     optimizer, grads, pool = AdamW(model), model.params.like(), cupy.get_default_memory_pool()
     tokens = np.random.default_rng(0).integers(0, 61, (4, 33))
@@ -225,8 +274,19 @@ def test_a_step_gives_its_memory_back_to_the_pool():
 
 def test_the_commands_run_on_the_gpu_and_either_engine_reads_what_the_other_wrote(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
-    shape = ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1", "--sample-tokens=5"]
-    train, out = ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")], str(tmp_path / "run")
+    shape = [
+        "--n-layer=1",
+        "--n-head=2",
+        "--n-embd=8",
+        "--block-size=8",
+        "--batch-size=2",
+        "--eval-iters=1",
+        "--sample-tokens=5",
+    ]
+    train, out = (
+        ["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run")],
+        str(tmp_path / "run"),
+    )
     assert main([*train, *shape, "--steps=4", "--engine=cupy"]) == 0
     assert main([*train, "--steps=8", "--resume", "--engine=reference"]) == 0
     assert main([*train, "--steps=12", "--resume", "--engine=cupy"]) == 0
@@ -236,7 +296,9 @@ def test_the_commands_run_on_the_gpu_and_either_engine_reads_what_the_other_wrot
         capsys.readouterr()
         assert main(["eval", out, "--engine", name]) == 0
         losses.append(float(re.search(r"loss +([\d.]+) nats", capsys.readouterr().out)[1]))
-    assert abs(losses[0] - losses[1]) <= 1.1e-4  # four digits are printed, of which rounding may turn the last
+    assert (
+        abs(losses[0] - losses[1]) <= 1.1e-4
+    )  # four digits are printed, of which rounding may turn the last
     assert main(["check", "layernorm", "--engine=cupy"]) == 0
 
 
@@ -245,8 +307,13 @@ def test_what_the_gpu_has_no_room_for_says_what_was_asked_for_and_what_is_free()
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError) as full:
         cupy.empty(2 * total, "int8")
     said = engine.out_of_memory(full.value)
-    assert re.fullmatch(r"on the GPU: Out of memory allocating [\d,]+ bytes .*; [\d,]+ of [\d,]+ bytes are free", said)
-    assert 2 * total <= int(said.split("allocating ")[1].split()[0].replace(",", "")) and f" of {total:,} bytes" in said
+    assert re.fullmatch(
+        r"on the GPU: Out of memory allocating [\d,]+ bytes .*; [\d,]+ of [\d,]+ bytes are free", said
+    )
+    assert (
+        2 * total <= int(said.split("allocating ")[1].split()[0].replace(",", ""))
+        and f" of {total:,} bytes" in said
+    )
 
 
 FAULTS = {

@@ -1,4 +1,6 @@
-"""What the cupy engine cannot do is one line on the command line, and exit status 2: in a process of its own, which finds a CuPy planted on its path."""
+"""What the cupy engine cannot do is one line on the command line, and exit status 2: in a process of its own,
+which finds a CuPy planted on its path.
+"""
 
 import os
 import subprocess
@@ -23,18 +25,39 @@ def full(what, most):
         return made
     return asked
 """
-TRAIN = ["train", "--steps=1", "--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1", "--sample-tokens=0", "--out=run"]
+TRAIN = [
+    "train",
+    "--steps=1",
+    "--n-layer=1",
+    "--n-head=2",
+    "--n-embd=8",
+    "--block-size=8",
+    "--batch-size=2",
+    "--eval-iters=1",
+    "--sample-tokens=0",
+    "--out=run",
+]
 
 
 def said(tmp_path, cupy, *argv):
-    """(the line, all that was printed before it) of numgpt in a process of its own, where the source of cupy is what `import cupy` finds."""
+    """(the line, all that was printed before it) of numgpt in a process of its own, where the source of cupy
+    is what `import cupy` finds.
+    """
     (tmp_path / "cupy.py").write_text(cupy)
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     path = os.pathsep.join([str(tmp_path), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     data = ["--data", "text.txt"] if argv[0] == "train" else []
-    done = subprocess.run([sys.executable, "-m", "numgpt", *argv, *data, "--engine", "cupy"], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
+    done = subprocess.run(
+        [sys.executable, "-m", "numgpt", *argv, *data, "--engine", "cupy"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     *before, line = done.stderr.splitlines()
-    assert done.returncode == 2 and "Traceback" not in done.stderr and line.startswith("numgpt: "), done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr and line.startswith("numgpt: "), (
+        done.stderr
+    )
     return line, done.stdout + "\n".join(before)
 
 
@@ -60,9 +83,16 @@ def test_a_model_that_does_not_fit_says_what_was_asked_for_and_what_is_free(tmp_
 @pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
 def test_a_step_that_does_not_fit_says_what_was_asked_for_and_what_is_free(tmp_path):
     """The model fits; what a kernel asks for on the way does not."""
-    line, before = said(tmp_path, STAND_IN + FULL + "cupy.empty_like = full(cupy.__getattr__('empty_like'), 100)", *TRAIN)
-    assert line.startswith("numgpt: not enough memory (on the GPU: Out of memory allocating ") and "parameters" in before
-    assert line.endswith("; 1,024 of 4,000 bytes are free): choose a smaller model, --batch-size or --block-size")
+    line, before = said(
+        tmp_path, STAND_IN + FULL + "cupy.empty_like = full(cupy.__getattr__('empty_like'), 100)", *TRAIN
+    )
+    assert (
+        line.startswith("numgpt: not enough memory (on the GPU: Out of memory allocating ")
+        and "parameters" in before
+    )
+    assert line.endswith(
+        "; 1,024 of 4,000 bytes are free): choose a smaller model, --batch-size or --block-size"
+    )
 
 
 FAULTS = {
@@ -76,8 +106,16 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
 def test_an_array_of_the_gpu_given_to_what_takes_the_hosts_is_one_line(tmp_path, fault):
     """The fault is planted into what moves parameters."""
-    line, _ = said(tmp_path, STAND_IN + f"import numpy as np\nmoved = cupy.asarray\ndef asarray(x):\n    a = moved(x)\n    return {fault}\ncupy.asarray = asarray", *TRAIN)
-    assert line == "numgpt: an array on the GPU was given to what takes arrays of the host, expected a copy: array.get(), or model.to('reference')"
+    line, _ = said(
+        tmp_path,
+        STAND_IN + "import numpy as np\nmoved = cupy.asarray\ndef asarray(x):\n    a = moved(x)\n    return"
+        f" {fault}\ncupy.asarray = asarray",
+        *TRAIN,
+    )
+    assert (
+        line == "numgpt: an array on the GPU was given to what takes arrays of the host, expected a copy:"
+        " array.get(), or model.to('reference')"
+    )
 
 
 def test_another_type_error_keeps_its_traceback(tmp_path):

@@ -1,11 +1,13 @@
-"""The differ names the first place where two models part, and why: every cause that it knows is planted and found."""
+"""The differ names the first place where two models part, and why: every cause that it knows is planted and
+found.
+"""
 
 import numpy as np
 import pytest
 
 from numgpt import GPT, AdamW, Config, InputError, parity
-from numgpt.interchange import llmc
 from numgpt.__main__ import main
+from numgpt.interchange import llmc
 
 SIZE = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 BOTH = pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -68,7 +70,9 @@ def test_every_fault_is_planted():
 @pytest.mark.parametrize("scale", [0.02, 1.0])
 def test_models_that_compute_the_same_do_not_part(dtype, seed, scale):
     model = GPT(Config(**SIZE), seed)
-    model.params.flat += scale * np.random.default_rng(seed).standard_normal(model.n_params).astype(np.float32)
+    model.params.flat += scale * np.random.default_rng(seed).standard_normal(model.n_params).astype(
+        np.float32
+    )
     found = parity.first_divergence(model, torch_gpt(model), dtype=dtype, seed=seed)
     assert found.first is None and not found.causes, str(found)
     assert {r.stage for r in found.comparison.rows} == {"parameter", "value", "gradient"}
@@ -83,13 +87,18 @@ def test_the_order_of_the_two_does_not_matter_and_two_modules_can_be_compared(dt
         found = parity.first_divergence(a, b, dtype=dtype)
         assert found.causes == ("the loss is the mean in A, the sum in B",) and found.left is None, str(found)
     found = parity.first_divergence(wrong, right, dtype=dtype)
-    assert found.first.name == "loss" and not found.causes  # A is not what numgpt computes, so nothing can be tried
+    assert (
+        found.first.name == "loss" and not found.causes
+    )  # A is not what numgpt computes, so nothing can be tried
     assert parity.first_divergence(wrong, wrong, dtype=dtype).first is None
 
 
 def test_two_faults_at_once_are_both_named():
     model = model_of()
-    found = parity.first_divergence(model, torch_gpt(model, **faults()["epsilon is 1e-05 in A, 1e-12 in B"], **faults()["GELU in its erf form"]))
+    found = parity.first_divergence(
+        model,
+        torch_gpt(model, **faults()["epsilon is 1e-05 in A, 1e-12 in B"], **faults()["GELU in its erf form"]),
+    )
     assert found.first.name == "h.0.ln_1" and found.left is None
     assert ["epsilon" in found.causes[0], "erf" in found.causes[1]] == [True, True], str(found)
 
@@ -97,9 +106,15 @@ def test_two_faults_at_once_are_both_named():
 @pytest.mark.parametrize(
     "fault, said",
     [
-        ({"scale": 1.0, "order": (2, 1, 0)}, "not scaled in B; c_attn gives q, k, v in A; in B the order is v, k, q"),
+        (
+            {"scale": 1.0, "order": (2, 1, 0)},
+            "not scaled in B; c_attn gives q, k, v in A; in B the order is v, k, q",
+        ),
         ({"by_block": True, "order": (0, 2, 1)}, "the order is q, v, k / divided by the block's number too"),
-        ({"shift": 1, "reduction": "sum"}, "off by one, the token after the next; the loss is the mean in A, the sum in B"),
+        (
+            {"shift": 1, "reduction": "sum"},
+            "off by one, the token after the next; the loss is the mean in A, the sum in B",
+        ),
         ({"unbiased": True, "epsilon": 1e-12}, "by C − 1 in B / epsilon is 1e-05 in A, 1e-12 in B"),
     ],
     ids=lambda fault: " ".join(fault) if isinstance(fault, dict) else "",
@@ -126,10 +141,22 @@ def set_to(module, name, value):
         ("h.0.mlp.act", "erf", "GELU in its tanh form in A, GELU in its erf form in B, in h.0 alone"),
         ("h.1.ln_2.eps", 1e-3, "LayerNorm's epsilon is 1e-05 in A, 0.001 in B, in h.1.ln_2 alone"),
         ("ln_f.eps", 1e-3, "LayerNorm's epsilon is 1e-05 in A, 0.001 in B, in ln_f alone"),
-        ("h.1.attn.f", {"scale": 1.0}, "attention's scores are scaled by 1/√D in A, not scaled in B, in h.1 alone"),
-        ("h.1.attn.f", {"order": (1, 0, 2)}, "c_attn gives q, k, v in A; in B the order is k, q, v, in h.1 alone"),
+        (
+            "h.1.attn.f",
+            {"scale": 1.0},
+            "attention's scores are scaled by 1/√D in A, not scaled in B, in h.1 alone",
+        ),
+        (
+            "h.1.attn.f",
+            {"order": (1, 0, 2)},
+            "c_attn gives q, k, v in A; in B the order is k, q, v, in h.1 alone",
+        ),
         ("h.1.attn.n_head", 4, "attention has 2 heads in A, 4 in B, in h.1 alone"),
-        ("h.1.post", True, "norms stand before each part in A (pre-norm), after each sum in B (post-norm), in h.1 alone"),
+        (
+            "h.1.post",
+            True,
+            "norms stand before each part in A (pre-norm), after each sum in B (post-norm), in h.1 alone",
+        ),
     ],
 )
 @BOTH
@@ -153,7 +180,9 @@ def test_a_head_padded_with_large_rows_is_named_and_a_value_that_is_none_is_not(
     with torch.no_grad():
         theirs.transformer.h[0].ln_1.weight.fill_(torch.nan)
     found = parity.first_divergence(model, theirs)
-    assert (found.first.name, found.causes) == ("h.0.ln_1", ()), str(found)  # post-norm would compute it later
+    assert (found.first.name, found.causes) == ("h.0.ln_1", ()), str(
+        found
+    )  # post-norm would compute it later
 
 
 def test_a_fault_that_is_not_known_is_said_to_be_none():
@@ -169,14 +198,27 @@ def test_a_step_that_decays_all_tensors_is_told_from_one_that_decays_matrices():
     model, ours = model_of(), {"betas": (0.9, 0.95), "weight_decay": 0.1, "clip": 0}
     theirs = torch_gpt(model)
     everything = torch.optim.AdamW(theirs.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
-    matrices, vectors = ([p for p in theirs.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False))
-    right = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    matrices, vectors = (
+        [p for p in theirs.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)
+    )
+    right = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        lr=1e-2,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+    )
     for dtype in ("float64", "float32"):
         agrees = parity.first_divergence(model, theirs, optimizers=(AdamW(model, **ours), right), dtype=dtype)
         assert agrees.first is None, str(agrees)
         assert any(r.stage == "update" for r in agrees.comparison.rows)
-        found = parity.first_divergence(model, theirs, optimizers=(AdamW(model, **ours), everything), dtype=dtype)
-        assert (found.first.stage, found.causes, found.left) == ("update", ("weight decay acts on matrices in A, on all tensors in B",), None), str(found)
+        found = parity.first_divergence(
+            model, theirs, optimizers=(AdamW(model, **ours), everything), dtype=dtype
+        )
+        assert (found.first.stage, found.causes, found.left) == (
+            "update",
+            ("weight decay acts on matrices in A, on all tensors in B",),
+            None,
+        ), str(found)
 
 
 def test_a_checkpoint_shows_decay_on_all_tensors_after_a_step(tmp_path):
@@ -219,7 +261,9 @@ def test_compare_loads_the_modules_weights_and_raises_where_it_computes_otherwis
     theirs = torch_gpt(model_of())
     parity.compare(theirs).check()
     parity.compare(theirs, Config(**SIZE), dtype="float32").check()
-    with pytest.raises(AssertionError, match="parts from numgpt with the weights of B at value h.0.mlp.act: .*DIFFERS"):
+    with pytest.raises(
+        AssertionError, match="parts from numgpt with the weights of B at value h.0.mlp.act: .*DIFFERS"
+    ):
         parity.compare(theirs, model_of(activation="relu")).check()
     with pytest.raises(InputError, match=r"h\.0\.mlp\.c_fc\.weight has shape"):
         parity.compare(theirs, Config(**SIZE, n_inner=16))
@@ -233,7 +277,14 @@ def test_a_module_with_names_of_its_own_is_compared_by_a_map():
         def __init__(self):
             super().__init__()
             t = inner.transformer
-            self.tokens, self.places, self.drop, self.blocks, self.norm, self.out = t.wte, t.wpe.weight, t.drop, t.h, t.ln_f, inner.lm_head
+            self.tokens, self.places, self.drop, self.blocks, self.norm, self.out = (
+                t.wte,
+                t.wpe.weight,
+                t.drop,
+                t.h,
+                t.ln_f,
+                inner.lm_head,
+            )
 
         def forward(self, ids):
             x = self.drop(self.tokens(ids) + self.places[: ids.shape[1]])
@@ -242,21 +293,33 @@ def test_a_module_with_names_of_its_own_is_compared_by_a_map():
             return self.out(self.norm(x))
 
     parts = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-    names = {"wte": "tokens", "wpe.weight": "places", "h.{i}": "blocks.{i}", "ln_f": "norm", "lm_head": "out"} | {f"h.{{i}}.{p}": f"blocks.{{i}}.{p}" for p in parts}
+    names = {
+        "wte": "tokens",
+        "wpe.weight": "places",
+        "h.{i}": "blocks.{i}",
+        "ln_f": "norm",
+        "lm_head": "out",
+    } | {f"h.{{i}}.{p}": f"blocks.{{i}}.{p}" for p in parts}
     found = parity.compare(Mine(), names=names)
     found.check()
     assert {"h.1.attn.c_attn", "lm_head", "loss"} <= {r.name for r in found.rows if r.stage == "value"}
-    with pytest.raises(InputError, match="has no transformer.wte for wte, expected a path, for it has tokens"):
+    with pytest.raises(
+        InputError, match="has no transformer.wte for wte, expected a path, for it has tokens"
+    ):
         parity.compare(Mine())
     with pytest.raises(InputError, match="has no blocks.0.mlp.fc for h.0.mlp.c_fc, expected"):
         parity.compare(Mine(), names=names | {"h.{i}.mlp.c_fc": "blocks.{i}.mlp.fc"})
     with pytest.raises(InputError, match="ln_f.bias is missing"):
-        parity.compare(Mine(), names={n: p for n, p in names.items() if n != "ln_f"} | {"ln_f.weight": "norm.weight"})
+        parity.compare(
+            Mine(), names={n: p for n, p in names.items() if n != "ln_f"} | {"ln_f.weight": "norm.weight"}
+        )
 
 
 PLANTED_IN_FOLDERS = {
     "GELU in its erf form in B": lambda m: GPT(Config(**SIZE, activation="gelu"), params=m.params),
-    "epsilon is 1e-05 in A, 1e-06 in B": lambda m: GPT(Config(**SIZE, layer_norm_epsilon=1e-6), params=m.params),
+    "epsilon is 1e-05 in A, 1e-06 in B": lambda m: GPT(
+        Config(**SIZE, layer_norm_epsilon=1e-6), params=m.params
+    ),
     "a matrix of its own in B": lambda m: untied(m),
     "padded from 19 tokens to 24 in B": lambda m: padded(m),
     "h.1.attn.c_proj.weight: turned": lambda m: changed(m, "h.1.attn.c_proj.weight", lambda w: w.T),
@@ -319,8 +382,15 @@ def test_a_debug_state_of_llmc_is_compared_with_the_model_it_is_of(tmp_path, cap
     files = [str(tmp_path / name) for name in ("model.bin", "debug_state.bin")]
     assert main(["diff", *files]) == 0
     assert "2 of 2 values agree, 28 of 28 gradients agree" in capsys.readouterr().out
-    tokens, targets = (np.random.default_rng(0).integers(0, 19, (2, 2, 8)))
-    llmc.save_state(files[1], changed(changed(model, "h.0.attn.c_proj.weight", np.transpose), "h.1.attn.c_proj.weight", np.transpose), tokens, targets)
+    tokens, targets = np.random.default_rng(0).integers(0, 19, (2, 2, 8))
+    llmc.save_state(
+        files[1],
+        changed(
+            changed(model, "h.0.attn.c_proj.weight", np.transpose), "h.1.attn.c_proj.weight", np.transpose
+        ),
+        tokens,
+        targets,
+    )
     assert main(["diff", *files]) == 1
     assert "likely cause: h.0.attn.c_proj.weight and 1 more such: turned" in capsys.readouterr().out
     assert main(["diff", *files[::-1]]) == 1
@@ -374,7 +444,14 @@ def test_the_command_takes_a_pytorch_module_from_a_file(tmp_path, monkeypatch, c
     assert "GELU in its tanh form in A, GELU in its erf form in B" in capsys.readouterr().out
     (tmp_path / "names.json").write_text('{"wte": "nowhere"}')
     (tmp_path / "bad.py").write_text("1 / 0")
-    for args in (["my_model.py:broken"], ["my_model.py:number"], ["my_model.py:absent"], ["bad.py:x"], ["none.py:x"], ["my_model.py:right", "--names", "names.json"]):
+    for args in (
+        ["my_model.py:broken"],
+        ["my_model.py:number"],
+        ["my_model.py:absent"],
+        ["bad.py:x"],
+        ["none.py:x"],
+        ["my_model.py:right", "--names", "names.json"],
+    ):
         assert main(["diff", "a", *args]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "expected" in error, error

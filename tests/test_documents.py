@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from numgpt import Config, Record, gradcheck, ops
-from numgpt.layers import transformer
 from numgpt.__main__ import main
-from numgpt.proofs.subjects import SMALL, op_subjects
 from numgpt.architecture.parameters import shapes
+from numgpt.layers import transformer
+from numgpt.proofs.subjects import SMALL, op_subjects
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -49,7 +49,11 @@ def test_the_layer_that_the_page_shows_computes_what_the_package_does():
     exec(next(code for code, _ in PYTHON if "ffn_backward" in code), names)
     config = Config(**SMALL | {"activation": "gelu"})
     rng = np.random.default_rng(0)
-    params = {n.removeprefix("h.0.mlp."): rng.standard_normal(s) for n, s in shapes(config).items() if n.startswith("h.0.mlp.")}
+    params = {
+        n.removeprefix("h.0.mlp."): rng.standard_normal(s)
+        for n, s in shapes(config).items()
+        if n.startswith("h.0.mlp.")
+    }
     x, dy = rng.standard_normal((2, 4, 6))
     shown, ours = (Record(params, config) for _ in range(2))
     assert np.array_equal(names["ffn_forward"](shown, x), transformer.ffn_forward(ours, x))
@@ -61,13 +65,28 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = [part.strip() for block in SHELL for line in block.splitlines() for part in line.split("&&")]
     ours = [c for c in commands if c.startswith("numgpt ")]
-    assert {c.split()[1] for c in ours} == {"train", "sample", "eval", "check", "curvature", "tokenizer", "convert", "diff", "info", "export"}
+    assert {c.split()[1] for c in ours} == {
+        "train",
+        "sample",
+        "eval",
+        "check",
+        "curvature",
+        "tokenizer",
+        "convert",
+        "diff",
+        "info",
+        "export",
+    }
     for command in ours:
         args = shlex.split(command)[1:]
         if args == ["train"]:
             args += ["--steps", "2", "--eval-iters", "1", "--sample-tokens", "10"]
         assert main(args) == 0, command
-    assert all(c.startswith(("numgpt ", "pip install ")) or c == "pytest" for c in commands if not c.startswith("python benchmarks/"))
+    assert all(
+        c.startswith(("numgpt ", "pip install ")) or c == "pytest"
+        for c in commands
+        if not c.startswith("python benchmarks/")
+    )
     capsys.readouterr()
 
 
@@ -83,9 +102,16 @@ def test_the_replay_in_another_order_of_all_sums_prints_the_same_losses():
     """A few steps, which magnify rounding (of 1e-7) to nothing that four digits show but in the last of them."""
     runs = []
     for flags in ([], ["--perturb", "1"]):
-        done = subprocess.run([sys.executable, "nanogpt_replay.py", "--steps", "5", *flags], capture_output=True, text=True, cwd=ROOT / "examples")
+        done = subprocess.run(
+            [sys.executable, "nanogpt_replay.py", "--steps", "5", *flags],
+            capture_output=True,
+            text=True,
+            cwd=ROOT / "examples",
+        )
         assert done.returncode == 0, done.stderr
-        runs.append([float(line.split()[-1]) for line in done.stdout.splitlines() if line.split()[0].isdigit()])
+        runs.append(
+            [float(line.split()[-1]) for line in done.stdout.splitlines() if line.split()[0].isdigit()]
+        )
     assert len(runs[0]) == 4
     np.testing.assert_allclose(runs[1], runs[0], rtol=0, atol=1.5e-4)
 
@@ -102,7 +128,9 @@ def test_a_source_keeps_the_house_rules(path):
     assert path.name == "_version.py" or ast.get_docstring(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {a.name.split(".")[0] for a in node.names} | {(getattr(node, "module", None) or "").split(".")[0]}
+            names = {a.name.split(".")[0] for a in node.names} | {
+                (getattr(node, "module", None) or "").split(".")[0]
+            }
             assert not names & {"pickle", "marshal", "shelve", "urllib", "requests", "socket", "http"}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"eval", "exec", "__import__"}

@@ -1,4 +1,6 @@
-"""Twins keep the laws of their specifications, err no more than they do, and give the same bits on any number of threads."""
+"""Twins keep the laws of their specifications, err no more than they do, and give the same bits on any number
+of threads.
+"""
 
 import os
 import re
@@ -14,9 +16,9 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
-from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
-from numgpt.model.generate import logits_stream
 from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
+from numgpt.model.generate import logits_stream
+from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
@@ -39,7 +41,17 @@ def twins_of(op):
 
 
 def test_the_ops_that_cost_time_have_twins():
-    assert {op.name for op in TWINNED} >= {"linear", "unembedding", "layernorm", "gelu", "gelu_tanh", "attention", "attend", "cross_entropy", "embedding"}
+    assert {op.name for op in TWINNED} >= {
+        "linear",
+        "unembedding",
+        "layernorm",
+        "gelu",
+        "gelu_tanh",
+        "attention",
+        "attend",
+        "cross_entropy",
+        "embedding",
+    }
 
 
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
@@ -83,24 +95,39 @@ SIZES = {
 
 @both
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scale", [1.0, 3.0])  # larger scores would compare the luck of their rounding, not the code
+@pytest.mark.parametrize(
+    "scale", [1.0, 3.0]
+)  # larger scores would compare the luck of their rounding, not the code
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
 def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
-    """Against wider precision, relative to the largest entry of each result: at most 4 times the specification's, and 16 roundings."""
+    """Against wider precision, relative to the largest entry of each result: at most 4 times the
+    specification's, and 16 roundings.
+    """
     for subject in op_subjects(op, 0, SIZES[size], (2,)):
-        arrays = [a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in cast(subject.arrays, dtype)]
+        arrays = [
+            a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+            for a in cast(subject.arrays, dtype)
+        ]
         arrays = cast(arrays, dtype)
         y, _ = op.forward(*arrays, **subject.options)
         dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)[()]
-        exact = results(op.forward, op.backward, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options)
+        exact = results(
+            op.forward, op.backward, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options
+        )
         specified = results(op.forward, op.backward, arrays, dy, subject.options)
         found = results(*twins_of(op), arrays, dy, subject.options)
         for e, s, f in zip(exact, specified, found, strict=True):
             assert f.dtype == dtype and f.shape == s.shape
             largest = abs(e).max(initial=0.0)
             ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
-            lost = np.finfo(dtype).tiny / np.finfo(dtype).eps  # below it what a value is made of underflows, in a twin perhaps earlier
-            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (subject.name, ours / largest, theirs / largest)
+            lost = (
+                np.finfo(dtype).tiny / np.finfo(dtype).eps
+            )  # below it what a value is made of underflows, in a twin perhaps earlier
+            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (
+                subject.name,
+                ours / largest,
+                theirs / largest,
+            )
 
 
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
@@ -128,7 +155,12 @@ def fused_always(monkeypatch):
     return transformer_numba
 
 
-FUSED = {"GPT-2": {}, "nanoGPT": {"bias": False, "activation": "gelu"}, "narrow": {"n_inner": 3, "n_head": 1}, "untied": {"tied": False}}
+FUSED = {
+    "GPT-2": {},
+    "nanoGPT": {"bias": False, "activation": "gelu"},
+    "narrow": {"n_inner": 3, "n_head": 1},
+    "untied": {"tied": False},
+}
 
 
 @pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
@@ -137,7 +169,13 @@ def test_a_fused_block_keeps_the_law_within_a_model(fused_always, monkeypatch, c
     """The model's loss at float64 with fused blocks, against the derivative of the specification."""
     calls = []
     forward = fused_always.pre_norm_block_forward
-    monkeypatch.setattr(engine.choice, "_twin", lambda f, twin=engine.choice._twin: _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f))
+    monkeypatch.setattr(
+        engine.choice,
+        "_twin",
+        lambda f, twin=engine.choice._twin: (
+            _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f)
+        ),
+    )
     config = Config(**SMALL | changes)
     model = GPT(config, 0, "float64")
     rng = np.random.default_rng(0)
@@ -170,7 +208,10 @@ def _watched(function, calls):
 @pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
 def test_a_fused_block_errs_no_more_than_the_specification(changes, dtype, wider):
     """At a size that fuses by itself; against wider precision, each gradient relative to its largest entry."""
-    config = Config(**{"vocab_size": 50, "block_size": 70, "n_layer": 2, "n_head": 3, "n_embd": 96} | {k: v for k, v in changes.items() if k != "n_head"})
+    config = Config(
+        **{"vocab_size": 50, "block_size": 70, "n_layer": 2, "n_head": 3, "n_embd": 96}
+        | {k: v for k, v in changes.items() if k != "n_head"}
+    )
     tokens, targets = np.random.default_rng(0).integers(0, 50, (2, 8, 70))
     model = GPT(config, 0, dtype)
     exact = model.astype(wider).loss_and_grads(tokens, targets)[1]
@@ -225,7 +266,9 @@ def step_bits(threads, config, dtype, B=3, steps=2):
         optimizer = AdamW(model)
         rng = np.random.default_rng(0)
         for _ in range(steps):
-            loss, grads = model.loss_and_grads(*rng.integers(0, config.vocab_size, (2, B, config.block_size)), step=0)
+            loss, grads = model.loss_and_grads(
+                *rng.integers(0, config.vocab_size, (2, B, config.block_size)), step=0
+            )
             optimizer.step(grads, lr=1e-3)
         return loss.tobytes(), grads.flat.tobytes(), model.params.flat.tobytes()
     finally:
@@ -236,7 +279,11 @@ def step_bits(threads, config, dtype, B=3, steps=2):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 def test_one_and_two_threads_give_the_same_bits(changes, dtype):
-    config = Config(**SMALL | {"vocab_size": 301, "block_size": 67, "n_embd": 66, "n_head": 3} | {k: v for k, v in changes.items() if k != "n_head"})
+    config = Config(
+        **SMALL
+        | {"vocab_size": 301, "block_size": 67, "n_embd": 66, "n_head": 3}
+        | {k: v for k, v in changes.items() if k != "n_head"}
+    )
     for B in (3, 9):  # op by op, and blocks as one piece
         first = step_bits(1, config, dtype, B)
         assert first == step_bits(2, config, dtype, B) == step_bits(2, config, dtype, B)
@@ -245,8 +292,10 @@ def test_one_and_two_threads_give_the_same_bits(changes, dtype):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("op", [o for o in TWINNED if o.name != "embedding"], ids=lambda op: op.name)
 def test_what_is_not_finite_does_not_become_a_number(op, bad):
-    """Where the specification's result is not finite for a bad input, neither is the twin's. In attention a masked key is not
-    multiplied by 0 but left out, so that a NaN from the future stays there: somewhere in the result it must show.
+    """Where the specification's result is not finite for a bad input, neither is the twin's. In attention a
+    masked key is not
+    multiplied by 0 but left out, so that a NaN from the future stays there: somewhere in the result it must
+    show.
     """
     subject = next(iter(op_subjects(op, 0, dict.fromkeys("CDHIOPSTV", 5), (2,))))
     arrays = cast(subject.arrays, "float32")
@@ -279,17 +328,30 @@ def test_the_default_engine_is_numba_for_floats_and_the_specification_for_the_re
 
 
 def run(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
 
 
-BATCH = "import numpy as np, numgpt; m = numgpt.GPT(numgpt.Config(vocab_size=7, block_size=5, n_layer=1, n_head=2, n_embd=6)); x = np.arange(5)[None]; "
+BATCH = (
+    "import numpy as np, numgpt; m = numgpt.GPT(numgpt.Config(vocab_size=7, block_size=5, n_layer=1,"
+    " n_head=2, n_embd=6)); x = np.arange(5)[None]; "
+)
 
 
 def test_without_numba_everything_works_and_one_line_says_so():
-    code = "import sys; sys.modules['numba'] = None; sys.modules['llvmlite'] = None\n" + BATCH + "m.loss_and_grads(x, x); m(x); print(numgpt.engine.current())"
+    code = (
+        "import sys; sys.modules['numba'] = None; sys.modules['llvmlite'] = None\n"
+        + BATCH
+        + "m.loss_and_grads(x, x); m(x); print(numgpt.engine.current())"
+    )
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "reference\n" and done.stderr.count("\n") == 1 and "numba is not installed" in done.stderr
+    assert (
+        done.stdout == "reference\n"
+        and done.stderr.count("\n") == 1
+        and "numba is not installed" in done.stderr
+    )
 
 
 def test_the_environment_chooses_the_engine():
@@ -300,12 +362,19 @@ def test_the_environment_chooses_the_engine():
 
 
 def test_numba_is_imported_when_it_is_first_needed():
-    assert run(BATCH + "import sys; assert 'numba' not in sys.modules; m(x); assert 'numba' in sys.modules").returncode == 0
+    assert (
+        run(
+            BATCH + "import sys; assert 'numba' not in sys.modules; m(x); assert 'numba' in sys.modules"
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_after_a_step_can_take_steps_of_its_own():
-    code = BATCH + """
+    code = (
+        BATCH
+        + """
 import os
 loss, _ = m.loss_and_grads(x, x)
 child = os.fork()
@@ -315,13 +384,16 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert m.loss_and_grads(x, x)[0] == loss
 """
+    )
     done = run(code)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_fork_before_the_first_step_can_take_steps_too():
-    done = run(BATCH + """
+    done = run(
+        BATCH
+        + """
 import os
 numgpt.set_threads(2)
 child = os.fork()
@@ -329,13 +401,17 @@ loss, _ = m.loss_and_grads(x, x)
 if child == 0:
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-""")
+"""
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_a_gradient_edited_to_another_dtype_or_layout_is_read_as_it_should_be():
     model, tokens = GPT(Config(**SMALL), 1, "float32"), np.arange(10).reshape(2, 5) % 7
-    for name, edit in {"h.0.mlp.c_proj": lambda g: g * np.float64(2), "h.0.attn.heads": lambda g: np.broadcast_to(g.mean(-2, keepdims=True), g.shape)}.items():
+    for name, edit in {
+        "h.0.mlp.c_proj": lambda g: g * np.float64(2),
+        "h.0.attn.heads": lambda g: np.broadcast_to(g.mean(-2, keepdims=True), g.shape),
+    }.items():
         found = model.record(tokens, tokens, edit_grad={name: edit}).grad["wte.weight"]
         expected = model.astype("float64").record(tokens, tokens, edit_grad={name: edit}).grad["wte.weight"]
         assert found.dtype == "float32" and np.allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -370,7 +446,11 @@ def test_a_changed_byte_in_any_kernels_file_means_another_cache(tmp_path, monkey
     monkeypatch.setattr(jit, "ROOT", copy)
     assert jit.cache_folder() == before
     files = jit.kernel_files()
-    kernels = [p for p in copy.rglob("*.py") if re.search(r"^@(kernel|parallel|intrinsic|numba\.njit)\b", p.read_text("utf-8"), re.M)]
+    kernels = [
+        p
+        for p in copy.rglob("*.py")
+        if re.search(r"^@(kernel|parallel|intrinsic|numba\.njit)\b", p.read_text("utf-8"), re.M)
+    ]
     assert len(kernels) > 10 and set(kernels) <= set(files)  # wherever kernels lie, they are among them
     for path in files:
         whole = path.read_bytes()
@@ -387,6 +467,10 @@ def test_the_cache_lies_where_numba_is_told(tmp_path, monkeypatch):
 
 
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(engine.choice, "_missing", lambda: "numba is not installed, expected it for the numba engine: pip install numba")
+    monkeypatch.setattr(
+        engine.choice,
+        "_missing",
+        lambda: "numba is not installed, expected it for the numba engine: pip install numba",
+    )
     with pytest.raises(InputError, match="numba is not installed"):
         numgpt.use("numba")

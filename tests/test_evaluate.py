@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, InputError
-from numgpt.proofs.subjects import SMALL
 from numgpt.evaluation.score import score
+from numgpt.proofs.subjects import SMALL
 from numgpt.tokenizers import Bytes, Characters
 
 MODEL = GPT(Config(**SMALL), 1, "float64", Characters("abcdefg"))

@@ -1,4 +1,6 @@
-"""Files that lie: refused in one line by readers and commands, at once, and with no memory spent on what they say."""
+"""Files that lie: refused in one line by readers and commands, at once, and with no memory spent on what they
+say.
+"""
 
 import json
 import math
@@ -11,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from numgpt import GPT, Config, InputError, tokenizers
-from numgpt.storage import files
 from numgpt.__main__ import main
 from numgpt.architecture.parameters import shapes
+from numgpt.storage import files
 
 SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
 
@@ -28,11 +30,24 @@ def entry(begin, end, shape=(2,), dtype="F32"):
 
 
 def test_arrays_are_read_as_the_library_writes_them(tmp_path):
-    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(5, np.int64), "c": np.array([True, False]), "d": np.ones(3, np.float16)}
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array(5, np.int64),
+        "c": np.array([True, False]),
+        "d": np.ones(3, np.float16),
+    }
     save_file(arrays, tmp_path / "x", metadata={"format": "np"})
     found = files.tensors(tmp_path / "x")
-    assert {name: dtype for name, (dtype, _) in found.items()} == {"a": "F32", "b": "I64", "c": "BOOL", "d": "F16"}
-    assert all(found[name][1].shape == a.shape and found[name][1].tobytes() == a.tobytes() for name, a in arrays.items())
+    assert {name: dtype for name, (dtype, _) in found.items()} == {
+        "a": "F32",
+        "b": "I64",
+        "c": "BOOL",
+        "d": "F16",
+    }
+    assert all(
+        found[name][1].shape == a.shape and found[name][1].tobytes() == a.tobytes()
+        for name, a in arrays.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,9 +72,18 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
         (file_of({"a": entry(8, 0)}, bytes(8)), r"a has data_offsets \[8, 0\]"),
         (file_of({"a": entry(-8, 0)}, bytes(8)), r"a has data_offsets \[-8, 0\]"),
         (file_of({"a": entry(0, 2**40, [2**38])}, bytes(8)), "a lies at 0 to 1,099,511,627,776 of 8 bytes"),
-        (file_of({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "b lies at 4 to 12 of 12 bytes, the one before it ends at 8"),
-        (file_of({"a": entry(0, 8), "b": entry(0, 8)}, bytes(8)), "b lies at 0 to 8 of 8 bytes, the one before it ends at 8"),
-        (file_of({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "b lies at 12 to 20 of 20 bytes, the one before it ends at 8"),
+        (
+            file_of({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)),
+            "b lies at 4 to 12 of 12 bytes, the one before it ends at 8",
+        ),
+        (
+            file_of({"a": entry(0, 8), "b": entry(0, 8)}, bytes(8)),
+            "b lies at 0 to 8 of 8 bytes, the one before it ends at 8",
+        ),
+        (
+            file_of({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)),
+            "b lies at 12 to 20 of 20 bytes, the one before it ends at 8",
+        ),
         (file_of({"a": entry(0, 8)}, bytes(9)), "its arrays end at 8 of 9 bytes"),
     ],
 )
@@ -94,7 +118,11 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
         for read in (files.read_json, files.tensors, tokenizers.load):
-            message = "holds no tokenizer" if (read, place) == (tokenizers.load, tmp_path) else "is a (folder|device|pipe), expected a file"
+            message = (
+                "holds no tokenizer"
+                if (read, place) == (tokenizers.load, tmp_path)
+                else "is a (folder|device|pipe), expected a file"
+            )
             with pytest.raises(InputError, match=message):
                 read(place)
     for place in (tmp_path / "nothing", tmp_path / "pipe" / "x", "a\0b", "\ud800"):
@@ -104,13 +132,21 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes():
     error = InputError(f"x: has {'a' * 10**6}, expected\n\x1b[2J\ud800 better")
-    assert str(error).isprintable() and str(error).endswith(r"expected\n\x1b[2J\ud800 better") and len(str(error)) < 2100
+    assert (
+        str(error).isprintable()
+        and str(error).endswith(r"expected\n\x1b[2J\ud800 better")
+        and len(str(error)) < 2100
+    )
 
 
 LIES = {
     "a header of 100 MB": lambda f: sparse(f / "model.safetensors", (10**8).to_bytes(8, "little"), 2 * 10**8),
     "a header of 2^63 bytes": lambda f: sparse(f / "model.safetensors", (2**63).to_bytes(8, "little"), 2**34),
-    "arrays of a terabyte": lambda f: (f / "model.safetensors").write_bytes(file_of({"transformer.wte.weight": entry(0, 2**40, [2**30, 2**8])}, bytes(64))),
+    "arrays of a terabyte": (
+        lambda f: (f / "model.safetensors").write_bytes(
+            file_of({"transformer.wte.weight": entry(0, 2**40, [2**30, 2**8])}, bytes(64))
+        )
+    ),
     "a config of a petabyte": lambda f: resize(f, 2**24, 2**24, 2**24),
     "a config of more than an address": lambda f: resize(f, 2**24, 2**24, 2**24, 4096),
     "a file of 64 GiB with nothing in it": lambda f: sparse(f / "model.safetensors", b"", 2**36),
@@ -160,10 +196,14 @@ except numgpt.InputError as error:
 @pytest.mark.parametrize("layout", ["numgpt", "hf"])
 @pytest.mark.parametrize("lie", LIES)
 def test_no_memory_and_no_time_is_spent_on_a_lie(tmp_path, layout, lie):
-    """A process that may have 1 GiB refuses in one line, with less than 100 MB: JSON of at most 16 MiB, and what its bytes become."""
+    """A process that may have 1 GiB refuses in one line, with less than 100 MB: JSON of at most 16 MiB, and
+    what its bytes become.
+    """
     GPT(Config(**SMALL)).save(tmp_path / "model", layout)
     LIES[lie](tmp_path / "model")
-    done = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "model")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path / "model")], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     message, spent = done.stdout.splitlines()
     megabytes, seconds = map(float, spent.split())
@@ -210,13 +250,21 @@ def rewrite(change):
 def point_outside(folder):
     arrays = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(arrays, "../model.safetensors")}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(arrays, "../model.safetensors")})
+    )
 
 
 BAD = {
     "neither kind": (lambda f: [p.unlink() for p in f.iterdir()], "holds no checkpoint"),
-    "a config of neither kind": (lambda f: (f / "config.json").write_text('{"model_type": "bert"}'), "is not numgpt's"),
-    "no config but a pipe": (lambda f: [(f / "config.json").unlink(), os.mkfifo(f / "config.json")], "holds no checkpoint"),
+    "a config of neither kind": (
+        lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+        "is not numgpt's",
+    ),
+    "no config but a pipe": (
+        lambda f: [(f / "config.json").unlink(), os.mkfifo(f / "config.json")],
+        "holds no checkpoint",
+    ),
     "an array missing": (change_arrays(lambda a, n: a.pop(n)), "is missing, expected"),
     "an array too many": (change_arrays(lambda a, n: a.update(extra=a[n])), "extra is not expected"),
     "a setting that is none": (change_config(n_embd=None), "n_embd is None"),
@@ -228,13 +276,31 @@ BAD = {
     "cut short": (rewrite(lambda d: d[:-5]), "is damaged"),
     "cut in the header": (rewrite(lambda d: d[:50]), "is damaged"),
     "a file out of the folder": (point_outside, "expected"),
-    "a header of 100 MB": (rewrite(lambda d: (10**8).to_bytes(8, "little") + d[8:]), "its header has 100,000,000 bytes"),
+    "a header of 100 MB": (
+        rewrite(lambda d: (10**8).to_bytes(8, "little") + d[8:]),
+        "its header has 100,000,000 bytes",
+    ),
     "a header of 2^63 bytes": (rewrite(lambda d: (2**63).to_bytes(8, "little") + d[8:]), "is damaged"),
-    "offsets that overlap": (change_header(lambda h, n: h[n].update(data_offsets=[o - 4 for o in h[n]["data_offsets"]])), "is damaged"),
-    "offsets beyond the file": (change_header(lambda h, n: h[n].update(data_offsets=[o + 2**40 for o in h[n]["data_offsets"]])), "is damaged"),
-    "a name with a line break and an escape": (change_header(lambda h, n: h.update({"a\nb\x1b[2J": h.pop(n)})), "expected"),
-    "a folder in the place of a file": (lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()], "is a folder, expected a file"),
-    "a pipe in the place of a file": (lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")], "is a pipe, expected a file"),
+    "offsets that overlap": (
+        change_header(lambda h, n: h[n].update(data_offsets=[o - 4 for o in h[n]["data_offsets"]])),
+        "is damaged",
+    ),
+    "offsets beyond the file": (
+        change_header(lambda h, n: h[n].update(data_offsets=[o + 2**40 for o in h[n]["data_offsets"]])),
+        "is damaged",
+    ),
+    "a name with a line break and an escape": (
+        change_header(lambda h, n: h.update({"a\nb\x1b[2J": h.pop(n)})),
+        "expected",
+    ),
+    "a folder in the place of a file": (
+        lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()],
+        "is a folder, expected a file",
+    ),
+    "a pipe in the place of a file": (
+        lambda f: [(f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")],
+        "is a pipe, expected a file",
+    ),
 }
 
 
@@ -250,5 +316,11 @@ def test_a_command_answers_bad_input_with_one_line_and_status_2(tmp_path, capfd,
                     ["export", str(tmp_path / "new"), model, "--llmc"]):  # fmt: skip
         assert main(command) == 2, command
         out, error = capfd.readouterr()
-        assert out == "" and error.startswith("numgpt: ") and error.count("\n") == 1 and message in error and error[:-1].isprintable(), error
+        assert (
+            out == ""
+            and error.startswith("numgpt: ")
+            and error.count("\n") == 1
+            and message in error
+            and error[:-1].isprintable()
+        ), error
     assert sorted(tmp_path.rglob("*")) == before, "a command that refused left something behind"

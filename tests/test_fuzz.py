@@ -1,7 +1,8 @@
-"""Whatever the bytes of a file, a reader gives what its header and config promise, or says in one line what is wrong.
+"""Whatever the bytes of a file, a reader gives what its header and config promise, or says in one line what
+is wrong.
 
-Valid tiny files are damaged with a plan: single bytes, values of JSON, lines of a header, whole arrays. 200 cases a reader, and
-10,000 with  pytest -m slow tests/test_fuzz.py. No case may take 10 seconds.
+Valid tiny files are damaged with a plan: single bytes, values of JSON, lines of a header, whole arrays. 200
+cases a reader, and 10,000 with  pytest -m slow tests/test_fuzz.py. No case may take 10 seconds.
 """
 
 import functools
@@ -18,24 +19,69 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from numgpt import GPT, AdamW, Config, InputError, tokenizers
-from numgpt.interchange import checkpoint
-from numgpt.storage import files
-from numgpt.interchange import llmc
 from numgpt.architecture.config import Training, from_dict
 from numgpt.architecture.parameters import shapes
+from numgpt.interchange import checkpoint, llmc
+from numgpt.storage import files
 
 TINY = Config(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2)
-STATE = {"best": 1.5, "held_out": None, "source": "text", "recipe": {"held_out": 0.1, "split": "blocks", "dedup": True, "paths": None}, "digest": "0"}
+STATE = {
+    "best": 1.5,
+    "held_out": None,
+    "source": "text",
+    "recipe": {"held_out": 0.1, "split": "blocks", "dedup": True, "paths": None},
+    "digest": "0",
+}
 
-SMALL = [str(n) for n in range(-1, 9)]  # small numbers come far: a file that nearly fits is the hardest to refuse
-HUGE = ["4096", "4097", "16777216", "16777217", "2147483648", "9223372036854775807", "18446744073709551616", "9" * 400, "9" * 5000, "-1" + "0" * 20]
+SMALL = [
+    str(n) for n in range(-1, 9)
+]  # small numbers come far: a file that nearly fits is the hardest to refuse
+HUGE = [
+    "4096",
+    "4097",
+    "16777216",
+    "16777217",
+    "2147483648",
+    "9223372036854775807",
+    "18446744073709551616",
+    "9" * 400,
+    "9" * 5000,
+    "-1" + "0" * 20,
+]
 FLOATS = ["0.5", "1e-320", "-0.0", "1e308", "1e999", "NaN", "-Infinity", "2.0"]
-DEEP = ["[" * n + "]" * n for n in (3, 60, 70, 960, 100_000)] + ['{"a":' * n + "0" + "}" * n for n in (64, 990)]
-TEXTS = ['""', '"gpt2"', '"float64"', '"F32"', '"BF16"', '"U8"', '"a\\nb\\u001b[0m"', '"\\ud800"', '"\\u0000"', '"../../etc"']
+DEEP = ["[" * n + "]" * n for n in (3, 60, 70, 960, 100_000)] + [
+    '{"a":' * n + "0" + "}" * n for n in (64, 990)
+]
+TEXTS = [
+    '""',
+    '"gpt2"',
+    '"float64"',
+    '"F32"',
+    '"BF16"',
+    '"U8"',
+    '"a\\nb\\u001b[0m"',
+    '"\\ud800"',
+    '"\\u0000"',
+    '"../../etc"',
+]
 TEXTS += ['"' + "x" * 5000 + '"', '"' + "xy" * 500 + '.safetensors"']
-RAW = st.sampled_from(SMALL + SMALL + HUGE + FLOATS + DEEP + TEXTS + ["null", "true", "false", "[]", "{}", "[2, 2]", "[0, 8]", "]", ""])
-WORDS = [(v % 2**32).to_bytes(4, "little") for v in (0, 1, 2, 3, 5, 127, 128, 129, 256, 2**15, 2**24, 2**31 - 1, 2**31, 2**32 - 1)]
-NUMBERS = [np.array(v, "<u4").tobytes() for v in (0x7FC00000, 0x7FA00000, 0xFF800000, 0x7F800000, 0x7F7FFFFF, 1, 1 << 31, 0xBF800000)]
+RAW = st.sampled_from(
+    SMALL
+    + SMALL
+    + HUGE
+    + FLOATS
+    + DEEP
+    + TEXTS
+    + ["null", "true", "false", "[]", "{}", "[2, 2]", "[0, 8]", "]", ""]
+)
+WORDS = [
+    (v % 2**32).to_bytes(4, "little")
+    for v in (0, 1, 2, 3, 5, 127, 128, 129, 256, 2**15, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
+]
+NUMBERS = [
+    np.array(v, "<u4").tobytes()
+    for v in (0x7FC00000, 0x7FA00000, 0xFF800000, 0x7F800000, 0x7F7FFFFF, 1, 1 << 31, 0xBF800000)
+]
 LENGTHS = [0, 1, 2, 8, 100, 10**8, 2**24, 2**24 + 1, 2**31, 2**32, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 
 
@@ -47,7 +93,9 @@ def damaged_bytes(draw, data):
         piece = draw(st.sampled_from(WORDS + NUMBERS + [b"", b"\xff", b'"', b"{", b"\r\n\t"]))
         n = draw(st.integers(1, 9))
         data = {
-            "flip": lambda: data[:at] + bytes([data[at] ^ 1 << n % 8]) + data[at + 1 :] if at < len(data) else data,
+            "flip": lambda: (
+                data[:at] + bytes([data[at] ^ 1 << n % 8]) + data[at + 1 :] if at < len(data) else data
+            ),
             "put in": lambda: data[:at] + piece + data[at:],
             "take out": lambda: data[:at] + data[at + n :],
             "write over": lambda: data[:at] + piece + data[at + len(piece) :],
@@ -59,7 +107,9 @@ def damaged_bytes(draw, data):
 
 def places(value):
     """Every (container, key) in what JSON holds, those of objects and lists."""
-    for key, part in list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()):
+    for key, part in list(
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         yield value, key
         yield from places(part)
 
@@ -81,7 +131,9 @@ def damaged_json(draw, data):
         elif isinstance(where, list) or action == "remove":
             del where[key]
         elif action == "rename":
-            where[draw(st.sampled_from(["wte.weight", "n_embd", "", "a\nb", "__metadata__"]))] = where.pop(key)
+            where[draw(st.sampled_from(["wte.weight", "n_embd", "", "a\nb", "__metadata__"]))] = where.pop(
+                key
+            )
         else:
             where[mark(json.dumps(key if action == "twice" else "new"))] = mark(draw(RAW))
     text = json.dumps(root[0] if root else 0)
@@ -91,8 +143,12 @@ def damaged_json(draw, data):
 
 
 def arrays_of(data):
-    """[[name, dtype, shape, bytes], …] of a safetensors file, as the library reads it, which has no order of its own."""
-    return sorted([name, a["dtype"], list(a["shape"]), bytes(a["data"])] for name, a in safetensors.deserialize(data))
+    """[[name, dtype, shape, bytes], …] of a safetensors file, as the library reads it, which has no order of
+    its own.
+    """
+    return sorted(
+        [name, a["dtype"], list(a["shape"]), bytes(a["data"])] for name, a in safetensors.deserialize(data)
+    )
 
 
 def file_of(header, data, length=None):
@@ -110,27 +166,51 @@ def header_of(arrays):
 
 @st.composite
 def damaged_arrays(draw, data):
-    """A file that agrees with itself, of other arrays: one gone, new, renamed, transposed, of another dtype, with other numbers."""
+    """A file that agrees with itself, of other arrays: one gone, new, renamed, transposed, of another dtype,
+    with other numbers.
+    """
     arrays = arrays_of(data)
     for _ in range(draw(st.integers(1, 2))):
         n = draw(st.integers(0, len(arrays) - 1))
         name, dtype, shape, numbers = arrays[n]
-        action = draw(st.sampled_from(["number", "number", "shape", "dtype", "convert", "name", "gone", "new", "order", "mask"]))
+        action = draw(
+            st.sampled_from(
+                ["number", "number", "shape", "dtype", "convert", "name", "gone", "new", "order", "mask"]
+            )
+        )
         if action == "number":
             at = 4 * draw(st.integers(0, len(numbers) // 4 - 1))
             arrays[n][3] = numbers[:at] + draw(st.sampled_from(NUMBERS)) + numbers[at + 4 :]
         elif action == "shape":
-            arrays[n][2] = draw(st.sampled_from([shape[::-1], [int(np.prod(shape))], [1, *shape], [*shape, 1], [1] * 70 + shape]))
+            arrays[n][2] = draw(
+                st.sampled_from(
+                    [shape[::-1], [int(np.prod(shape))], [1, *shape], [*shape, 1], [1] * 70 + shape]
+                )
+            )
         elif action == "dtype":
             arrays[n][1] = draw(st.sampled_from(["I32", "U32", "F64", "F16", "X", "BOOL", "F8_E4M3"]))
         elif action == "convert" and dtype == "F32":
             kind = draw(st.sampled_from(["F64", "F16", "BF16"]))
             values = np.frombuffer(numbers, "<f4")
             with np.errstate(invalid="ignore", over="ignore"):
-                bits = (values.view("<u4") >> 16).astype("<u2") if kind == "BF16" else values.astype(files.KINDS[kind])
+                bits = (
+                    (values.view("<u4") >> 16).astype("<u2")
+                    if kind == "BF16"
+                    else values.astype(files.KINDS[kind])
+                )
             arrays[n][1:] = [kind, shape, bits.tobytes()]
         elif action == "name":
-            arrays[n][0] = draw(st.sampled_from([name.removeprefix("transformer."), f"transformer.{name}", name + "\x1b[2J", "lm_head.weight", "__metadata__"]))
+            arrays[n][0] = draw(
+                st.sampled_from(
+                    [
+                        name.removeprefix("transformer."),
+                        f"transformer.{name}",
+                        name + "\x1b[2J",
+                        "lm_head.weight",
+                        "__metadata__",
+                    ]
+                )
+            )
         elif action == "gone" and len(arrays) > 1:
             del arrays[n]
         elif action == "new":
@@ -144,26 +224,54 @@ def damaged_arrays(draw, data):
 
 @st.composite
 def damaged_offsets(draw, data):
-    """A header whose arrays overlap, leave a gap, lie backwards, beyond the file or in one another's place; or of another length."""
+    """A header whose arrays overlap, leave a gap, lie backwards, beyond the file or in one another's place;
+    or of another length.
+    """
     arrays = arrays_of(data)
     header, data = header_of(arrays), b"".join(a[3] for a in arrays)
     names = st.sampled_from(list(header))
     one, other = header[draw(names)], header[draw(names)]
     begin, end = one["data_offsets"]
     by = draw(st.sampled_from([1, 4, 8, -4, -8, 2**31, 2**62, 2**63, -(2**63), 2**64]))
-    action = draw(st.sampled_from(["begin", "end", "both", "backwards", "the other's", "swap", "length", "spaces", "raw", "huge shape"]))
-    changed = {"begin": [begin + by, end], "end": [begin, end + by], "both": [begin + by, end + by], "backwards": [end, begin]}
+    action = draw(
+        st.sampled_from(
+            [
+                "begin",
+                "end",
+                "both",
+                "backwards",
+                "the other's",
+                "swap",
+                "length",
+                "spaces",
+                "raw",
+                "huge shape",
+            ]
+        )
+    )
+    changed = {
+        "begin": [begin + by, end],
+        "end": [begin, end + by],
+        "both": [begin + by, end + by],
+        "backwards": [end, begin],
+    }
     changed["the other's"] = other["data_offsets"]
     if action in changed:
         one["data_offsets"] = changed[action]
     elif action == "swap":
         one["data_offsets"], other["data_offsets"] = other["data_offsets"], one["data_offsets"]
     elif action == "huge shape":
-        one["shape"] = draw(st.sampled_from([[2**32, 2**32], [2**62, 2, 0], [0], [-1, -4], [2**64], [2**31] * 40]))
+        one["shape"] = draw(
+            st.sampled_from([[2**32, 2**32], [2**62, 2, 0], [0], [-1, -4], [2**64], [2**31] * 40])
+        )
     elif action == "length":
         return file_of(header, data, draw(st.sampled_from(LENGTHS)))
     elif action == "spaces":
-        return file_of(draw(st.sampled_from([b" ", b"\0", b"\xff", b"\xef\xbb\xbf"])) * by.bit_length() + json.dumps(header).encode(), data)
+        return file_of(
+            draw(st.sampled_from([b" ", b"\0", b"\xff", b"\xef\xbb\xbf"])) * by.bit_length()
+            + json.dumps(header).encode(),
+            data,
+        )
     elif action == "raw":
         return file_of(draw(damaged_json(json.dumps(header))), data)
     return file_of(header, data)
@@ -175,11 +283,25 @@ def damaged_words(draw, data):
     for _ in range(draw(st.integers(1, 2))):
         at = 4 * draw(st.integers(0, 9) | st.integers(256, max(256, len(data) // 4 - 1)))
         near = (int.from_bytes(data[at : at + 4], "little") + draw(st.sampled_from([-1, 1, 128]))) % 2**32
-        data = data[:at] + draw(st.sampled_from(WORDS + NUMBERS + [near.to_bytes(4, "little")])) + data[at + 4 :]
+        data = (
+            data[:at] + draw(st.sampled_from(WORDS + NUMBERS + [near.to_bytes(4, "little")])) + data[at + 4 :]
+        )
     return data
 
 
-PARTS = [b"", b"=", b"YQ", b"YQ==", b"a", b"th", "Ġ".encode(), "é€".encode(), b"\xff", b"#version", b"a" * 5000]  # of a line of tokens
+PARTS = [
+    b"",
+    b"=",
+    b"YQ",
+    b"YQ==",
+    b"a",
+    b"th",
+    "Ġ".encode(),
+    "é€".encode(),
+    b"\xff",
+    b"#version",
+    b"a" * 5000,
+]  # of a line of tokens
 
 
 @st.composite
@@ -194,26 +316,39 @@ def damaged_lines(draw, data):
             words[draw(st.integers(0, len(words) - 1))] = draw(st.sampled_from(PARTS))
         elif action == "number":
             words[-1] = draw(RAW).encode()
-        lines[at : at + 1] = {"twice": [lines[at]] * 2, "out": [], "empty": [b"", lines[at]]}.get(action, [b" ".join(words)])
+        lines[at : at + 1] = {"twice": [lines[at]] * 2, "out": [], "empty": [b"", lines[at]]}.get(
+            action, [b" ".join(words)]
+        )
         if action == "elsewhere" and lines:
             lines.insert(draw(st.integers(0, len(lines) - 1)), lines.pop(min(at, len(lines) - 1)))
     return b"\n".join(lines)
 
 
-KINDS = {".txt": [damaged_lines, damaged_bytes], ".tiktoken": [damaged_lines, damaged_bytes], ".json": [damaged_json, damaged_json, damaged_bytes], ".safetensors": [damaged_arrays, damaged_offsets, damaged_bytes], ".bin": [damaged_words, damaged_bytes]}
+KINDS = {
+    ".txt": [damaged_lines, damaged_bytes],
+    ".tiktoken": [damaged_lines, damaged_bytes],
+    ".json": [damaged_json, damaged_json, damaged_bytes],
+    ".safetensors": [damaged_arrays, damaged_offsets, damaged_bytes],
+    ".bin": [damaged_words, damaged_bytes],
+}
 
 
 def damaged_folder(whole):
     """One of the files of a folder damaged, or given the bytes of another one."""
     ways = [(name, kind(data)) for name, data in sorted(whole.items()) for kind in KINDS[Path(name).suffix]]
     ways += [(name, st.sampled_from(sorted(whole.values()))) for name in sorted(whole)]
-    return st.one_of([way.map(functools.partial(lambda name, data: whole | {name: data}, name)) for name, way in ways])
+    return st.one_of(
+        [way.map(functools.partial(lambda name, data: whole | {name: data}, name)) for name, way in ways]
+    )
 
 
 def expect_whole(model):
     """AssertionError unless the parameters are finite and of the shapes of the config."""
     wanted = shapes(model.config)
-    assert {n: a.shape for n, a in model.params.items()} == wanted and model.params.dtype.name in ("float32", "float64")
+    assert {n: a.shape for n, a in model.params.items()} == wanted and model.params.dtype.name in (
+        "float32",
+        "float64",
+    )
     assert all(np.isfinite(a).all() for a in model.params.values())
     assert model.tokenizer is None or model.tokenizer.vocab_size <= model.config.vocab_size
 
@@ -225,7 +360,9 @@ def read_run(folder):
     try:
         state = checkpoint.load_state(folder, optimizer)
     except InputError:
-        assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any(), "half of a state was taken over"
+        assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any(), (
+            "half of a state was taken over"
+        )
         raise
     assert np.isfinite(optimizer.m.flat).all() and (optimizer.v.flat >= 0).all() and optimizer.steps >= 0
     from_dict(Training, state["training"])
@@ -243,18 +380,33 @@ def read_llmc_models(folder):
 def read_llmc_state(folder):
     found = llmc.load_state(folder / "debug_state.bin", TINY)
     expect_whole(GPT(TINY, params=found["grads"]))
-    assert found["logits"].shape == (*found["tokens"].shape, 5) and np.isfinite(found["logits"]).all() and np.isfinite(found["loss"])
-    assert found["tokens"].min() >= 0 and found["tokens"].max() < 5 and found["targets"].max() < 5 and found["targets"].shape == found["tokens"].shape
+    assert (
+        found["logits"].shape == (*found["tokens"].shape, 5)
+        and np.isfinite(found["logits"]).all()
+        and np.isfinite(found["loss"])
+    )
+    assert (
+        found["tokens"].min() >= 0
+        and found["tokens"].max() < 5
+        and found["targets"].max() < 5
+        and found["targets"].shape == found["tokens"].shape
+    )
 
 
 def read_llmc_tokens(folder):
     ids = llmc.load_tokens(folder / "tokens.bin")
-    assert ids.ndim == 1 and ids.dtype == np.uint16 and 1024 + 2 * ids.size == (folder / "tokens.bin").stat().st_size
+    assert (
+        ids.ndim == 1
+        and ids.dtype == np.uint16
+        and 1024 + 2 * ids.size == (folder / "tokens.bin").stat().st_size
+    )
 
 
 def read_llmc_tokenizer(folder):
     pieces, end = llmc.load_tokenizer(folder / "tokenizer.bin")
-    assert 1024 + sum(1 + len(p) for p in pieces) == (folder / "tokenizer.bin").stat().st_size and (end is None or 0 <= end < len(pieces))
+    assert 1024 + sum(1 + len(p) for p in pieces) == (folder / "tokenizer.bin").stat().st_size and (
+        end is None or 0 <= end < len(pieces)
+    )
 
 
 def read_tokenizer(folder):
@@ -273,11 +425,15 @@ def read_model_and_tokenizer(folder):
 
 
 def read_tokenizer_of(name):
-    """A reader of one file; a tokenizer that is read cuts any text that it has tokens for, and gives its bytes again."""
+    """A reader of one file; a tokenizer that is read cuts any text that it has tokens for, and gives its
+    bytes again.
+    """
 
     def read(folder):
         tokenizer = tokenizers.load(folder / name)
-        assert all(p is None or isinstance(p, bytes) for p in tokenizer.pieces) and tokenizer == tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
+        assert all(
+            p is None or isinstance(p, bytes) for p in tokenizer.pieces
+        ) and tokenizer == tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
         try:
             ids = tokenizer.encode("the theme", special="text")
         except InputError:
@@ -288,10 +444,14 @@ def read_tokenizer_of(name):
 
 
 def read_tensors(folder):
-    """What is accepted the library accepts too, and reads the same bytes of it: two readers of one file never disagree."""
+    """What is accepted the library accepts too, and reads the same bytes of it: two readers of one file never
+    disagree.
+    """
     found = files.tensors(folder / "x.safetensors")
     theirs = arrays_of((folder / "x.safetensors").read_bytes())
-    assert {n: (dtype, a.shape, a.tobytes()) for n, (dtype, a) in found.items()} == {n: (dtype, tuple(shape), data) for n, dtype, shape, data in theirs}
+    assert {n: (dtype, a.shape, a.tobytes()) for n, (dtype, a) in found.items()} == {
+        n: (dtype, tuple(shape), data) for n, dtype, shape, data in theirs
+    }
 
 
 READERS = {
@@ -318,8 +478,14 @@ def _whole_files(place):
     llmc.save_all(place / "llmc", model, 1, 2)
     run, hf, c = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("run", "hf", "llmc"))
     arrays = arrays_of(hf["model.safetensors"])
-    shards = {f"model-{n}.safetensors": file_of(header_of(part), b"".join(a[3] for a in part)) for n, part in enumerate((arrays[::2], arrays[1::2]))}
-    index = {"metadata": {"total_size": 0}, "weight_map": {a[0]: f"model-{n % 2}.safetensors" for n, a in enumerate(arrays)}}
+    shards = {
+        f"model-{n}.safetensors": file_of(header_of(part), b"".join(a[3] for a in part))
+        for n, part in enumerate((arrays[::2], arrays[1::2]))
+    }
+    index = {
+        "metadata": {"total_size": 0},
+        "weight_map": {a[0]: f"model-{n % 2}.safetensors" for n, a in enumerate(arrays)},
+    }
     header = np.frombuffer(c["model.bin"], "<i4", 256).copy()
     header[1] = llmc.BFLOAT16
     half = header.tobytes() + (np.frombuffer(c["model.bin"], "<u4")[256:] >> 16).astype("<u2").tobytes()
@@ -331,7 +497,9 @@ def _whole_files(place):
     tokenizers.export(pairs, place / "x.tiktoken", "tiktoken")
     plain = tokenizers.BPE(tokens, pairs.merges, "gpt2", pairs.specials)
     tokenizers.export(plain, place / "gpt2", "gpt2")
-    GPT(Config(vocab_size=260, block_size=2, n_layer=1, n_head=1, n_embd=2), tokenizer=plain).save(place / "both", "hf")
+    GPT(Config(vocab_size=260, block_size=2, n_layer=1, n_head=1, n_embd=2), tokenizer=plain).save(
+        place / "both", "hf"
+    )
     both, gpt2 = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("both", "gpt2"))
     return {
         "byte pairs": {"tokenizer.json": (place / "pairs.json").read_bytes()}, "tokenizer of Hugging Face": {"tokenizer.json": (place / "theirs.json").read_bytes()},
@@ -346,7 +514,9 @@ def _whole_files(place):
 
 
 def fuzz(reader, cases, folder, read=None):
-    """Hold a reader to the law on so many damaged folders; AssertionError where some are neither read nor refused in one line."""
+    """Hold a reader to the law on so many damaged folders; AssertionError where some are neither read nor
+    refused in one line.
+    """
     whole, outcomes, read = whole_files()[reader], [], read or READERS[reader]
 
     def law(damaged):
@@ -358,12 +528,20 @@ def fuzz(reader, cases, folder, read=None):
         except InputError as error:
             outcomes.append("refused")
             text = str(error)
-            assert text.isprintable() and "expected" in text and "Traceback" not in text and len(text) < 3000, text
+            assert (
+                text.isprintable() and "expected" in text and "Traceback" not in text and len(text) < 3000
+            ), text
 
     law(whole)
     assert outcomes == ["read"]
     # Not shrunk: what is reported can be drawn again, and files of some kB are not for the eye.
-    options = {"max_examples": cases, "deadline": 10_000, "database": None, "phases": [Phase.generate], "suppress_health_check": list(HealthCheck)}
+    options = {
+        "max_examples": cases,
+        "deadline": 10_000,
+        "database": None,
+        "phases": [Phase.generate],
+        "suppress_health_check": list(HealthCheck),
+    }
     settings(**options)(given(damaged_folder(whole))(law))()
     assert len(outcomes) > cases and set(outcomes) == {"read", "refused"}
 

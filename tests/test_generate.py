@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, InputError
-from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.model.generate import KeyValueCache, advance, choose, logits_stream, stream, texts
+from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.tokenizers import Bytes, Characters
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
@@ -115,13 +115,20 @@ def test_an_id_is_chosen_as_if_all_were_sorted(data):
     spread, seed = data.draw(st.sampled_from([0.1, 1, 6])), data.draw(st.integers(0, 2**32 - 1))
     logits = np.round(spread * np.random.default_rng(seed).standard_normal(size), digits)
     draw, temperature = data.draw(st.floats(0, 0.999999)), data.draw(st.sampled_from([0.5, 1.0, 3.0]))
-    top_k, top_p = data.draw(st.none() | st.integers(1, size + 2)), data.draw(st.none() | st.floats(1e-6, 0.999999))
+    top_k, top_p = (
+        data.draw(st.none() | st.integers(1, size + 2)),
+        data.draw(st.none() | st.floats(1e-6, 0.999999)),
+    )
     order = np.argsort(-logits, kind="stable")
     probs = np.exp((logits[order] - logits.max()) / temperature)[:top_k]
     kept = probs[: 1 + np.searchsorted(np.cumsum(probs), (top_p or 1) * probs.sum())] if top_p else probs
     share = np.cumsum(kept) / kept.sum()
     found = int(np.flatnonzero(order == choose(logits, draw, temperature, top_k, top_p))[0])
-    assert found < len(kept) + 1 and share[min(found, len(kept) - 1)] > draw - 1e-9 and (found == 0 or share[found - 1] <= draw + 1e-9)
+    assert (
+        found < len(kept) + 1
+        and share[min(found, len(kept) - 1)] > draw - 1e-9
+        and (found == 0 or share[found - 1] <= draw + 1e-9)
+    )
 
 
 def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_range():
@@ -130,7 +137,9 @@ def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_ra
 
 
 def test_float32_and_float64_write_the_same_text():
-    assert np.array_equal(make().generate(PROMPT, 30, seed=5), make(dtype="float32").generate(PROMPT, 30, seed=5))
+    assert np.array_equal(
+        make().generate(PROMPT, 30, seed=5), make(dtype="float32").generate(PROMPT, 30, seed=5)
+    )
 
 
 def test_logits_that_are_not_finite_are_an_error():
@@ -174,7 +183,17 @@ class Scripted:
         return "".join(parts), parts
 
 
-@pytest.mark.parametrize("stop, expected", [((), "abcabd efg"), (("abd",), "abc"), (("g", "d e"), "abcab"), (("",), "abcabd efg"), (("zzz",), "abcabd efg"), (("a",), "")])
+@pytest.mark.parametrize(
+    "stop, expected",
+    [
+        ((), "abcabd efg"),
+        (("abd",), "abc"),
+        (("g", "d e"), "abcab"),
+        (("",), "abcabd efg"),
+        (("zzz",), "abcabd efg"),
+        (("a",), ""),
+    ],
+)
 def test_text_ends_before_a_stop_string_and_never_shows_a_part_of_it(monkeypatch, stop, expected):
     model = Scripted(monkeypatch, "abcabd efg", Characters("".join(sorted("abcdefg z"))))
     text, parts = model.say(stop=stop)

@@ -109,7 +109,9 @@ def test_a_leak_of_float64_is_rejected():
 
 
 def test_central_differences_reject_what_the_complex_step_cannot_see():
-    """A forward whose complex branch lies consistently with the backward fools the complex step, not the second witness."""
+    """A forward whose complex branch lies consistently with the backward fools the complex step, not the
+    second witness.
+    """
 
     def forward(x, w):
         return (np.sin(x) + w if np.iscomplexobj(x) else np.cos(x) + w), (x,)
@@ -133,8 +135,16 @@ def variance_forward(x, w):
 
 
 def test_a_forward_that_does_not_let_complex_numbers_through_is_held_to_differences_and_told_so():
-    laws = {f.law: f for f in gradcheck.check(variance_forward, lambda dy, saved: ops.layernorm.backward(dy, saved)[:2], X, W)}
-    assert gradcheck.TRANSPOSE not in laws and "does not let complex numbers through" in laws[gradcheck.WITNESS].detail
+    laws = {
+        f.law: f
+        for f in gradcheck.check(
+            variance_forward, lambda dy, saved: ops.layernorm.backward(dy, saved)[:2], X, W
+        )
+    }
+    assert (
+        gradcheck.TRANSPOSE not in laws
+        and "does not let complex numbers through" in laws[gradcheck.WITNESS].detail
+    )
     assert laws[gradcheck.WITNESS].limit < 1e-8
 
 
@@ -152,7 +162,10 @@ def test_a_wrong_gradient_of_such_a_forward_is_rejected(at):
         g = dy * weight
         return rstd * (g - g.mean(-1, keepdims=True)), (dy * xhat).sum(0)
 
-    with pytest.raises(GradientError, match=f"central differences: residual .* argument {at} .* does not let complex numbers through"):
+    with pytest.raises(
+        GradientError,
+        match=f"central differences: residual .* argument {at} .* does not let complex numbers through",
+    ):
         gradcheck.check(variance_forward, slightly, X, W)
     with pytest.raises(GradientError, match=r"argument 0 \(x\) is wrong"):
         gradcheck.check(variance_forward, constant_variance, X, W)
@@ -163,13 +176,17 @@ def test_the_message_names_the_elements_and_how_many_ulps_they_are_off():
         dx[1, 2] *= 1.5
         return dx, dw
 
-    with pytest.raises(GradientError, match=r"argument 0 \(x\) is wrong: 1 of 15 elements .*\[1, 2\] expected .* ulps off") as error:
+    with pytest.raises(
+        GradientError, match=r"argument 0 \(x\) is wrong: 1 of 15 elements .*\[1, 2\] expected .* ulps off"
+    ) as error:
         gradcheck.check(square_forward, with_gradient(change), X, W)
     assert len(str(error.value)) < 500 and "\n" not in str(error.value)
 
 
 def test_the_message_says_so_where_a_law_is_broken_by_rounding_alone():
-    """Far from 0 the logarithm of a sum of exponentials is rounded before it is used again: its gradient errs by |x| eps."""
+    """Far from 0 the logarithm of a sum of exponentials is rounded before it is used again: its gradient errs
+    by |x| eps.
+    """
 
     def forward(x):
         y = np.log(np.exp(x - x.max()).sum()) + x.max()

@@ -1,4 +1,6 @@
-"""Folders of transformers, in and out: the same arrays, the same logits, and one line for what is wrong with one."""
+"""Folders of transformers, in and out: the same arrays, the same logits, and one line for what is wrong with
+one.
+"""
 
 import json
 
@@ -42,7 +44,16 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"activation": "gelu", "dropout": 0.1}, {"activation": "relu", "n_inner": 20, "layer_norm_epsilon": 1e-6}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tied": False},
+        {"activation": "gelu", "dropout": 0.1},
+        {"activation": "relu", "n_inner": 20, "layer_norm_epsilon": 1e-6},
+    ],
+    ids=str,
+)
 def test_what_is_written_is_read_again(tmp_path, dtype, changes):
     model = model_of(dtype, **changes)
     model.save(tmp_path / "hf", layout="hf")
@@ -64,14 +75,23 @@ def test_halves_are_read_exactly(folder, half, kind):
     header, data = {}, b""
     for name, array in arrays.items():
         stored = array.astype(kind) if kind else (array.view(np.uint32) >> 16).astype(np.uint16)
-        arrays[name] = stored.astype(np.float32) if kind else (stored.astype(np.uint32) << 16).view(np.float32)
-        header[name] = {"dtype": half, "shape": array.shape, "data_offsets": [len(data), len(data) + stored.nbytes]}
+        arrays[name] = (
+            stored.astype(np.float32) if kind else (stored.astype(np.uint32) << 16).view(np.float32)
+        )
+        header[name] = {
+            "dtype": half,
+            "shape": array.shape,
+            "data_offsets": [len(data), len(data) + stored.nbytes],
+        }
         data += stored.tobytes()
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     model = GPT.load(folder)
     assert model.params.dtype == np.float32
-    assert all(np.array_equal(model.params[name.removeprefix("transformer.")], array) for name, array in arrays.items())
+    assert all(
+        np.array_equal(model.params[name.removeprefix("transformer.")], array)
+        for name, array in arrays.items()
+    )
 
 
 def test_older_names_and_mask_buffers_are_known(folder):
@@ -97,8 +117,18 @@ def test_shards_are_joined(folder):
     index = {name: f"model-{names.index(name) % 2}.safetensors" for name in names}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     same(GPT.load(folder), model)
-    for bad in ("../model-1.safetensors", "/etc/model.safetensors", "sub/model-1.safetensors", "model-1.bin", "model-9.safetensors", "\ud800.safetensors", "..safetensors"):
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index | {"transformer.wte.weight": bad}}))
+    for bad in (
+        "../model-1.safetensors",
+        "/etc/model.safetensors",
+        "sub/model-1.safetensors",
+        "model-1.bin",
+        "model-9.safetensors",
+        "\ud800.safetensors",
+        "..safetensors",
+    ):
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": index | {"transformer.wte.weight": bad}})
+        )
         with pytest.raises(InputError, match="same folder|does not exist|is missing"):
             GPT.load(folder)
 
@@ -137,7 +167,10 @@ def test_a_config_that_does_not_fit_is_named(folder, changes, message):
         (lambda a: a.update({"wte.weight": a["transformer.wte.weight"]}), "is there twice"),
         (lambda a: a.update({"transformer.ln_f.bias": np.zeros(8, np.int64)}), "has dtype I64"),
         (lambda a: a.update({"transformer.ln_f.bias": np.full(8, np.nan, np.float32)}), "holds NaN"),
-        (lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.float32)}), "lm_head.weight is not wte.weight"),
+        (
+            lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.float32)}),
+            "lm_head.weight is not wte.weight",
+        ),
         (lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.int64)}), "has dtype I64"),
     ],
 )
@@ -149,7 +182,14 @@ def test_arrays_that_do_not_fit_are_named(folder, change, message):
 
 def test_a_damaged_file_is_said_to_be_one(folder):
     data = (folder / "model.safetensors").read_bytes()
-    for bad in (b"", data[:100], data[:-1], data + b"x", (2**40).to_bytes(8, "little") + data[8:], b"\xff" * 8 + data[8:]):
+    for bad in (
+        b"",
+        data[:100],
+        data[:-1],
+        data + b"x",
+        (2**40).to_bytes(8, "little") + data[8:],
+        b"\xff" * 8 + data[8:],
+    ):
         (folder / "model.safetensors").write_bytes(bad)
         with pytest.raises(InputError, match="is damaged|is not JSON"):
             GPT.load(folder)
@@ -158,7 +198,9 @@ def test_a_damaged_file_is_said_to_be_one(folder):
 def test_a_nan_that_signals_is_not_finite_and_nothing_else(folder):
     """Its conversion to another dtype raises a flag of the processor, which must not become a warning."""
     arrays = load_file(folder / "model.safetensors")
-    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float64)  # so all become float64
+    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(
+        np.float64
+    )  # so all become float64
     arrays["transformer.ln_f.bias"].view(np.uint32)[0] = 0x7FA00000
     save_file(arrays, folder / "model.safetensors")
     with pytest.raises(InputError, match="ln_f.bias holds NaN"):
@@ -180,7 +222,9 @@ def test_an_array_that_the_header_names_twice_is_refused(folder):
 def test_a_shard_whose_name_no_file_can_have_is_refused(folder):
     names = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "x" * 300 + ".safetensors")}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(names, "x" * 300 + ".safetensors")})
+    )
     with pytest.raises(InputError, match="in the same folder"):
         GPT.load(folder)
 
@@ -233,7 +277,9 @@ def test_transformers_reads_what_is_written_and_is_read(tmp_path, monkeypatch, c
     model.save(tmp_path / "ours", "hf")
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()
     tokens = np.arange(8)[None] % 19
-    np.testing.assert_allclose(theirs(torch.from_numpy(tokens)).logits.detach().numpy(), model(tokens), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        theirs(torch.from_numpy(tokens)).logits.detach().numpy(), model(tokens), rtol=0, atol=1e-12
+    )
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="4KB")
     again = GPT.load(tmp_path / "theirs")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1

@@ -1,4 +1,6 @@
-"""What must hold whatever the numbers are: sums that vanish, causes that cannot come from the future, rows on their own."""
+"""What must hold whatever the numbers are: sums that vanish, causes that cannot come from the future, rows on
+their own.
+"""
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, ops
-from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.ops.attention import attend_forward
+from numgpt.proofs.subjects import SMALL, VARIANTS
 
 EPS = np.finfo(np.float64).eps
 seeds = st.integers(0, 2**32 - 1)
@@ -18,7 +20,9 @@ def model_and_batch(changes, seed=0, shape=(3, 5)):
     config = Config(**SMALL | changes)
     model = GPT(config, seed, "float64")
     rng = np.random.default_rng(seed)
-    model.params.flat += 0.3 * rng.standard_normal(model.params.flat.shape)  # biases and norms away from 0 and 1
+    model.params.flat += 0.3 * rng.standard_normal(
+        model.params.flat.shape
+    )  # biases and norms away from 0 and 1
     return model, *rng.integers(0, config.vocab_size, (2, *shape))
 
 
@@ -45,7 +49,9 @@ def test_gradients_of_layernorms_input_sum_to_zero_over_the_channels(seed):
 
 @given(seed=seeds, T=st.integers(1, 6))
 def test_gradients_of_the_scores_sum_to_zero_over_the_keys(seed, T):
-    """Moving all keys along one direction c moves every score of a query alike: Σ_s dk_s · c = 0 for q · c equal for all queries."""
+    """Moving all keys along one direction c moves every score of a query alike: Σ_s dk_s · c = 0 for q · c
+    equal for all queries.
+    """
     rng = np.random.default_rng(seed)
     q, k, v, dy = rng.standard_normal((4, T, 3))
     q[:, 0] = 1.0  # every query has component 1 along the first axis, so Σ_s dk_s0 = Σ_ts dscores_ts · scale
@@ -82,9 +88,14 @@ def test_the_tied_embeddings_gradient_is_the_sum_of_both_uses():
     for name, value in model.params.items():
         untied.params[name] = value
     untied.params["lm_head.weight"] = model.params["wte.weight"]
-    (loss, tied), (same_loss, parts) = model.loss_and_grads(tokens, targets), untied.loss_and_grads(tokens, targets)
+    (loss, tied), (same_loss, parts) = (
+        model.loss_and_grads(tokens, targets),
+        untied.loss_and_grads(tokens, targets),
+    )
     assert loss == same_loss
-    assert np.allclose(tied["wte.weight"], parts["wte.weight"] + parts["lm_head.weight"], rtol=1e-14, atol=1e-17)
+    assert np.allclose(
+        tied["wte.weight"], parts["wte.weight"] + parts["lm_head.weight"], rtol=1e-14, atol=1e-17
+    )
     assert abs(parts["wte.weight"]).max() > 1e-3 and abs(parts["lm_head.weight"]).max() > 1e-3
 
 
@@ -107,7 +118,9 @@ def test_accumulated_parts_of_unequal_counts_are_the_whole_batch(seed, parts):
     whole_loss, whole = model.loss_and_grads(tokens, targets)
     count, grads, loss = int((targets >= 0).sum()), model.params.like(), 0.0
     for n in range(parts):
-        part, _ = model.loss_and_grads(tokens[n : n + 1], targets[n : n + 1], count=count, out=grads, add=n > 0)
+        part, _ = model.loss_and_grads(
+            tokens[n : n + 1], targets[n : n + 1], count=count, out=grads, add=n > 0
+        )
         loss += part
     assert abs(loss - whole_loss) <= 1e-14 * abs(whole_loss)
     assert np.allclose(grads.flat, whole.flat, rtol=1e-11, atol=1e-15)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 numba = pytest.importorskip("numba", reason="Numba is not installed")
 
 from numgpt import GPT, Config, engine
-from numgpt.model.generate import logits_stream
 from numgpt.engine.jit import launch, parallel, set_threads, threads
+from numgpt.model.generate import logits_stream
 from numgpt.ops.elementary_numba import row_max
 from numgpt.ops.few_rows_numba import FEW, logits_of_few, multiply_few, suits, suits_logits
 
@@ -111,7 +111,13 @@ def largest_of_rows(task, x, out):
 
 
 @given(
-    x=st.lists(st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45])).filter(lambda v: v == v), min_size=1, max_size=70),
+    x=st.lists(
+        st.one_of(st.floats(width=32), st.sampled_from([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45])).filter(
+            lambda v: v == v
+        ),
+        min_size=1,
+        max_size=70,
+    ),
     dtype=st.sampled_from(["float32", "float64"]),
 )
 def test_the_largest_of_a_row_is_found_by_its_bits(x, dtype):
@@ -132,16 +138,28 @@ def products(M, K, N, dtype, seed=0):
 def test_few_rows_err_no_more_than_a_blas(M, K, N, dtype, wider):
     x, w, b = products(M, K, N, dtype)
     assert suits(M, K, N) and not suits(FEW + 1, K, N) and not suits(M, K + 1, N) and not suits(M, K, N + 1)
-    assert suits_logits(M, K, N - 3) and not suits_logits(FEW + 1, K, N) and not suits_logits(M, K + 1, N) and not suits_logits(M, K, 31)
+    assert (
+        suits_logits(M, K, N - 3)
+        and not suits_logits(FEW + 1, K, N)
+        and not suits_logits(M, K + 1, N)
+        and not suits_logits(M, K, 31)
+    )
     exact = x.astype(wider) @ w.astype(wider)
     for found, blas, truth in (
         (multiply_few(x, w), x @ w, exact),
         (multiply_few(x, w, b), x @ w + b, exact + b.astype(wider)),
         (logits_of_few(x, w.T.copy()), x @ w, exact),
-        (logits_of_few(x, w.T[: N - 3].copy()), x @ w[:, : N - 3], exact[:, : N - 3]),  # no multiple of the step
+        (
+            logits_of_few(x, w.T[: N - 3].copy()),
+            x @ w[:, : N - 3],
+            exact[:, : N - 3],
+        ),  # no multiple of the step
     ):
         assert found.dtype == dtype and found.shape == blas.shape
-        assert abs(found - truth).max() <= 2 * abs(blas - truth).max() + 16 * np.finfo(dtype).eps * abs(truth).max()
+        assert (
+            abs(found - truth).max()
+            <= 2 * abs(blas - truth).max() + 16 * np.finfo(dtype).eps * abs(truth).max()
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -162,12 +180,18 @@ def test_what_is_not_finite_stays_so_in_few_rows(bad):
         assert np.isfinite(found[0]).all() and not np.isfinite(found[1]).any()
 
 
-@pytest.mark.parametrize("changes", [{}, {"bias": False, "activation": "gelu"}, {"activation": "relu"}, {"norm_position": "post"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"bias": False, "activation": "gelu"}, {"activation": "relu"}, {"norm_position": "post"}],
+    ids=str,
+)
 def test_decoding_reads_the_cache_with_few_rows_as_with_many(changes):
     before = engine.current()
     engine.use("numba")
     try:
-        model = GPT(Config(vocab_size=33, block_size=140, n_layer=2, n_head=2, n_embd=64, **changes), 1, "float64")
+        model = GPT(
+            Config(vocab_size=33, block_size=140, n_layer=2, n_head=2, n_embd=64, **changes), 1, "float64"
+        )
         ids = np.random.default_rng(0).integers(0, 33, (3, 2))
         steps = logits_stream(model, ids)
         logits = next(steps)

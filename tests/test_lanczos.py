@@ -19,7 +19,12 @@ def with_eigenvalues(values, seed=0):
 
 
 @settings(max_examples=40)
-@given(n=st.integers(1, 40), k=st.integers(1, 5), seed=st.integers(0, 2**32 - 1), which=st.sampled_from(["largest", "smallest", "magnitude"]))
+@given(
+    n=st.integers(1, 40),
+    k=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+    which=st.sampled_from(["largest", "smallest", "magnitude"]),
+)
 def test_the_outermost_eigenvalues_are_found_within_their_bounds(n, k, seed, which):
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((n, n))
@@ -38,7 +43,14 @@ def test_the_outermost_eigenvalues_are_found_within_their_bounds(n, k, seed, whi
 
 @pytest.mark.parametrize(
     "values",
-    [[2, 2, 1], [5, 5, 5, 5], [0, 0, 0, 0], [3, 3, 1, 1, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, -7, -7, -7, -7, 0.5]],
+    [
+        [2, 2, 1],
+        [5, 5, 5, 5],
+        [0, 0, 0, 0],
+        [3, 3, 1, 1, 0, 0, 0],
+        [4, 0, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, -7, -7, -7, -7, 0.5],
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -57,7 +69,9 @@ def test_a_matrix_of_low_rank_takes_few_products():
 
 
 def test_vectors_stay_orthogonal_where_one_pass_of_orthogonalisation_loses_them():
-    """Twenty eigenvalues, 1/299 apart, to the last digits: with a single pass copies of the first ones appear, then nonsense."""
+    """Twenty eigenvalues, 1/299 apart, to the last digits: with a single pass copies of the first ones
+    appear, then nonsense.
+    """
     values = np.linspace(0, 1, 300)
     A = with_eigenvalues(values)
     found = lanczos(lambda x: A @ x, 300, 20, steps=300, tolerance=1e-14)

@@ -1,4 +1,6 @@
-"""llm.c's files: written and read again, of the published sizes, laid out as its C reads them, and one line for what is wrong."""
+"""llm.c's files: written and read again, of the published sizes, laid out as its C reads them, and one line
+for what is wrong.
+"""
 
 import os
 
@@ -6,17 +8,19 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, Config
-from numgpt.interchange import llmc
 from numgpt.__main__ import main
-from numgpt.errors import InputError
 from numgpt.architecture.presets import preset
+from numgpt.errors import InputError
+from numgpt.interchange import llmc
 
 SMALL = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 
 
 def model_of(**changes):
     model = GPT(Config(**SMALL | changes), 3)
-    model.params.flat += np.float32(0.1) * np.random.default_rng(0).standard_normal(model.n_params, np.float32)
+    model.params.flat += np.float32(0.1) * np.random.default_rng(0).standard_normal(
+        model.n_params, np.float32
+    )
     return model
 
 
@@ -32,7 +36,9 @@ def test_a_set_belongs_together_and_is_read_again(files):
     again, tokens = GPT.load(folder / "model.bin"), llmc.load_tokens(folder / "tokens.bin")
     assert again.config == model.config and again.params.flat.tobytes() == model.params.flat.tobytes()
     state = llmc.load_state(folder / "debug_state.bin", again.config)
-    assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1]) and np.array_equal(state["targets"].reshape(-1), tokens[1:])
+    assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1]) and np.array_equal(
+        state["targets"].reshape(-1), tokens[1:]
+    )
     loss, grads = model.loss_and_grads(state["tokens"], state["targets"])
     assert state["loss"] == loss and state["grads"].flat.tobytes() == grads.flat.tobytes()
     assert np.array_equal(state["logits"], model(state["tokens"]))
@@ -40,13 +46,18 @@ def test_a_set_belongs_together_and_is_read_again(files):
 
 
 def test_the_bytes_lie_where_the_c_program_looks_for_them(files):
-    """Offsets counted here by hand: a header of 1,024 bytes, wte of 128 rows, wpe, then each kind for all layers, matrices (out, in)."""
+    """Offsets counted here by hand: a header of 1,024 bytes, wte of 128 rows, wpe, then each kind for all
+    layers, matrices (out, in).
+    """
     folder, model = files
     data = np.fromfile(folder / "model.bin", "<f4")
     header = data[:256].view("<i4")
     assert header[:8].tolist() == [20240326, 3, 8, 19, 2, 2, 8, 128] and not header[8:].any()
     wte, wpe = 256, 256 + 128 * 8
-    assert np.array_equal(data[wte : wte + 19 * 8], model.params["wte.weight"].reshape(-1)) and not data[wte + 19 * 8 : wpe].any()
+    assert (
+        np.array_equal(data[wte : wte + 19 * 8], model.params["wte.weight"].reshape(-1))
+        and not data[wte + 19 * 8 : wpe].any()
+    )
     qkvw = wpe + 8 * 8 + 2 * 8 + 2 * 8
     second = data[qkvw + 3 * 8 * 8 : qkvw + 2 * 3 * 8 * 8].reshape(24, 8)
     assert np.array_equal(second, model.params["h.1.attn.c_attn.weight"].T)
@@ -66,11 +77,16 @@ def test_half_precision_is_read_exactly(files):
     data[1] = 5
     halves = (data[256:] >> 16).astype("<u2")
     (folder / "half.bin").write_bytes(data[:256].tobytes() + halves.tobytes())
-    (folder / "cut.bin").write_bytes(np.concatenate([data[:256] + np.uint32(0), data[256:] & np.uint32(0xFFFF0000)]).tobytes())
+    (folder / "cut.bin").write_bytes(
+        np.concatenate([data[:256] + np.uint32(0), data[256:] & np.uint32(0xFFFF0000)]).tobytes()
+    )
     header = np.fromfile(folder / "cut.bin", "<i4")
     header[1] = 3
     header.tofile(folder / "cut.bin")
-    assert GPT.load(folder / "half.bin").params.flat.tobytes() == GPT.load(folder / "cut.bin").params.flat.tobytes()
+    assert (
+        GPT.load(folder / "half.bin").params.flat.tobytes()
+        == GPT.load(folder / "cut.bin").params.flat.tobytes()
+    )
 
 
 def test_a_tokenizer_comes_back(tmp_path):
@@ -89,7 +105,17 @@ def test_ids_that_do_not_fit_are_refused(tmp_path, ids):
         llmc.save_tokens(tmp_path / "t.bin", ids)
 
 
-@pytest.mark.parametrize("changes", [{"tied": False}, {"activation": "gelu"}, {"norm_position": "post"}, {"n_inner": 9}, {"layer_norm_epsilon": 1e-6}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tied": False},
+        {"activation": "gelu"},
+        {"norm_position": "post"},
+        {"n_inner": 9},
+        {"layer_norm_epsilon": 1e-6},
+    ],
+    ids=str,
+)
 def test_a_form_that_llmc_does_not_have_is_named(tmp_path, changes):
     with pytest.raises(InputError, match=next(iter(changes))):
         llmc.save_model(tmp_path / "m.bin", model_of(**changes))
@@ -122,9 +148,17 @@ def test_a_file_that_is_cut_or_of_another_kind_is_said_to_be(files, name):
         path.write_bytes(bad)
         with pytest.raises(InputError):
             read(path)
-    for place in range(1, 8):  # another number in the header is told, or is one that the size does not depend on
+    for place in range(
+        1, 8
+    ):  # another number in the header is told, or is one that the size does not depend on
         free = {"model.bin": (3, 5), "tokenizer.bin": (3,)}.get(name, ())
-        for value in (-1, 2**31 - 1, fields[place] + 1) if fields[place] and place not in free else (-1,) if place in free else ():
+        for value in (
+            (-1, 2**31 - 1, fields[place] + 1)
+            if fields[place] and place not in free
+            else (-1,)
+            if place in free
+            else ()
+        ):
             changed = fields.copy()
             changed[place] = value
             path.write_bytes(changed.tobytes() + data[1024:])
@@ -182,7 +216,9 @@ def test_the_command_writes_a_set(tmp_path, capsys):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
     assert main(["export", str(tmp_path / "set"), "--llmc", "--seed", "5", "--batch-size", "2", *flags]) == 0
     assert capsys.readouterr().out.count("bytes") == 3
-    assert np.array_equal(GPT.load(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat)
+    assert np.array_equal(
+        GPT.load(tmp_path / "set" / "model.bin").params.flat, GPT(Config(**SMALL), 5).params.flat
+    )
     (tmp_path / "set" / "notes.txt").write_text("mine")
     assert main(["export", str(tmp_path / "set"), "--llmc", *flags]) == 2
     assert "choose another name" in capsys.readouterr().err and (tmp_path / "set" / "notes.txt").exists()

@@ -10,18 +10,35 @@ from numgpt import GPT, Config, InputError, gradcheck
 from numgpt.layers import transformer
 from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, subjects
 
-sizes = st.fixed_dictionaries({"n_head": st.integers(1, 3), "vocab_size": st.integers(1, 9), "n_layer": st.integers(0, 3), "n_inner": st.none() | st.integers(1, 7)})
+sizes = st.fixed_dictionaries(
+    {
+        "n_head": st.integers(1, 3),
+        "vocab_size": st.integers(1, 9),
+        "n_layer": st.integers(0, 3),
+        "n_inner": st.none() | st.integers(1, 7),
+    }
+)
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 
 
 @every_variant
 @settings(max_examples=15)
-@given(drawn=sizes, width=st.integers(1, 4), shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]), seed=st.integers(0, 2**32 - 1))
+@given(
+    drawn=sizes,
+    width=st.integers(1, 4),
+    shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
-    # At two channels the three terms of LayerNorm's dx cancel to eps of themselves, so its last digits are rounding: the op
-    # alone is held to the law there, whole models are not.
+    # At two channels the three terms of LayerNorm's dx cancel to eps of themselves, so its last digits are
+    # rounding: the op alone is held to the law there, whole models are not.
     assume(drawn["n_head"] * width != 2)
-    config = Config(**SMALL | drawn | {"n_embd": drawn["n_head"] * width} | {k: v for k, v in changes.items() if k not in ("n_head", "n_inner")})
+    config = Config(
+        **SMALL
+        | drawn
+        | {"n_embd": drawn["n_head"] * width}
+        | {k: v for k, v in changes.items() if k not in ("n_head", "n_inner")}
+    )
     subject = model_subject("model", config, seed, shape)
     gradcheck.check(subject.forward, subject.backward, *subject.arrays)
 
@@ -167,7 +184,10 @@ def test_targets_that_cannot_be_used_are_named(model):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"n_head": 4}, "n_embd 6 is not divisible by n_head 4, expected a multiple of it: choose n_head such as 2, 3, 6"),
+        (
+            {"n_head": 4},
+            "n_embd 6 is not divisible by n_head 4, expected a multiple of it: choose n_head such as 2, 3, 6",
+        ),
         ({"n_embd": 0}, "n_embd is 0, expected 1 to 16,777,216"),
         ({"dropout": 1.0}, "dropout is 1.0, expected at least 0 and less than 1"),
         ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),
@@ -185,13 +205,19 @@ def test_a_config_that_cannot_be_used_is_named(changes, message):
 
 
 def test_numpys_numbers_are_as_good_as_pythons_and_leak_no_dtype(model):
-    config = Config(**{k: np.int64(v) for k, v in SMALL.items()}, layer_norm_epsilon=np.float64(1e-5), dropout=np.float64(0.1))
+    config = Config(
+        **{k: np.int64(v) for k, v in SMALL.items()},
+        layer_norm_epsilon=np.float64(1e-5),
+        dropout=np.float64(0.1),
+    )
     twin = GPT(config, seed=np.int64(0))
     assert np.array_equal(twin.params.flat, GPT(config, seed=0).params.flat)
     loss, grads = twin.loss_and_grads(TOKENS, TARGETS, step=np.int64(1), count=(TARGETS >= 0).sum())
     assert loss.dtype == grads.flat.dtype == twin(TOKENS).dtype == np.float32
     assert loss == twin.loss_and_grads(TOKENS, TARGETS, step=1)[0]
-    assert np.array_equal(model.generate(TOKENS.astype(np.uint64), 9, seed=np.int32(3)), model.generate(TOKENS, 9, seed=3))
+    assert np.array_equal(
+        model.generate(TOKENS.astype(np.uint64), 9, seed=np.int32(3)), model.generate(TOKENS, 9, seed=3)
+    )
 
 
 def test_an_unknown_dtype_engine_or_preset_is_named():

@@ -1,4 +1,6 @@
-"""PyTorch modules as their users have them: in any dtype, frozen, compiled, wrapped, giving what they give, and left as they were."""
+"""PyTorch modules as their users have them: in any dtype, frozen, compiled, wrapped, giving what they give,
+and left as they were.
+"""
 
 import sys
 
@@ -8,7 +10,7 @@ import pytest
 from numgpt import GPT, AdamW, Config, InputError, parity
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-import torch_gpt  # noqa: E402
+import torch_gpt
 
 SIZE = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 IDS = np.random.default_rng(0).integers(0, 19, (2, 5))
@@ -63,7 +65,10 @@ MADE = {
 def state(module):
     tensors = [*module.parameters(), *module.buffers()]
     grads = [x.grad if x.grad is None else x.grad.tolist() for x in tensors]
-    parts = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(m._buffers)) for m in module.modules()]
+    parts = [
+        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(m._buffers))
+        for m in module.modules()
+    ]
     return [(x.data_ptr(), x.dtype, x.requires_grad, x.tolist()) for x in tensors], grads, parts
 
 
@@ -121,7 +126,15 @@ def test_what_a_forward_gives_is_understood(form, monkeypatch):
     parity.compare(module_of(Gives)).check()
 
 
-@pytest.mark.parametrize("form", [lambda logits, loss: logits, lambda logits, loss: (logits, None), lambda logits, loss: {"logits": logits}], ids=["logits", "pair", "mapping"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda logits, loss: logits,
+        lambda logits, loss: (logits, None),
+        lambda logits, loss: {"logits": logits},
+    ],
+    ids=["logits", "pair", "mapping"],
+)
 def test_where_a_forward_gives_logits_alone_their_loss_is_taken(form, monkeypatch):
     monkeypatch.setattr(Gives, "form", staticmethod(form))
     for kind in (Gives, GivesLogits):
@@ -182,10 +195,21 @@ def test_a_gradient_that_does_not_reach_its_parameter_differs():
 def test_a_step_leaves_what_is_frozen():
     model, module = model_of(), frozen(module_of())
     settings = {"betas": (0.9, 0.95), "weight_decay": 0.1}
-    matrices, vectors = ([p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False))
-    right = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=torch.tensor(1e-2, dtype=torch.float64), **settings)
+    matrices, vectors = (
+        [p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)
+    )
+    right = torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        lr=torch.tensor(1e-2, dtype=torch.float64),
+        **settings,
+    )
     found = parity.first_divergence(model, module, optimizers=(AdamW(model, clip=0, **settings), right))
-    assert found.first is None and {r.name for r in found.comparison.rows if r.stage == "update"} == {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"}
+    assert found.first is None and {r.name for r in found.comparison.rows if r.stage == "update"} == {
+        "wte.weight",
+        "wpe.weight",
+        "ln_f.weight",
+        "ln_f.bias",
+    }
 
 
 def test_a_module_without_blocks_is_compared():

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.proofs.subjects import op_subjects
 from numgpt.gradcheck import GradientError
 from numgpt.ops.erf import erf, erfc
 from numgpt.parity.op_table import TORCH
+from numgpt.proofs.subjects import op_subjects
 
 every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
 
@@ -21,18 +21,27 @@ def draw_subjects(op, data):
     letters = sorted({c for c in op.line if c.isupper()})
     sizes = {c: data.draw(st.integers(1, 6), label=c) for c in letters}
     leads = [(), (1,), (3,), (2, 1), (2, 3)]
-    if op.line == "... -> ...":  # one number alone may lie where the slope is 0, and its terms cancel: no relative limit holds there
+    if (
+        op.line == "... -> ..."
+    ):  # one number alone may lie where the slope is 0, and its terms cancel: no relative limit holds there
         leads = [(3,), (4, 1), (2, 3)]
     lead = data.draw(st.sampled_from(leads), label="lead")
     return op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, lead)
 
 
 def test_every_op_has_a_row_in_the_table():
-    assert set(TORCH) == set(ops.ALL), "an op was added without its row in numgpt/parity/op_table.py, or a row without its op"
+    assert set(TORCH) == set(ops.ALL), (
+        "an op was added without its row in numgpt/parity/op_table.py, or a row without its op"
+    )
 
 
 def test_every_pair_in_the_package_is_an_op():
-    pairs = {name.removesuffix("_forward") for module in _op_modules() for name in vars(module) if name.endswith("_forward")}
+    pairs = {
+        name.removesuffix("_forward")
+        for module in _op_modules()
+        for name in vars(module)
+        if name.endswith("_forward")
+    }
     assert pairs == set(ops.ALL)
 
 
@@ -71,7 +80,9 @@ def test_a_gradient_wrong_by_one_part_in_1e9_is_rejected(op, data):
 
 
 def share(subject, i):
-    """How much of the absolute sum that the checker divides by is ⟨gradient i, v_i⟩, with the checker's own v and dy."""
+    """How much of the absolute sum that the checker divides by is ⟨gradient i, v_i⟩, with the checker's own v
+    and dy.
+    """
     rng = np.random.default_rng(0)
     v = [None if a is None or a.dtype.kind != "f" else rng.standard_normal(a.shape) for a in subject.arrays]
     y, saved = subject.forward(*subject.arrays, **subject.options)
@@ -85,7 +96,9 @@ def test_an_array_of_the_wrong_shape_is_named(op):
     arrays, options = op.draw(np.random.default_rng(0), dict.fromkeys("CDHIOPSTV", 5), (2,))
     wrong = list(arrays)
     wrong[-1] = np.zeros((3, 3, 3))
-    with pytest.raises(InputError, match=f"^{op.name}: {op.arguments[-1].name} has shape \\(3, 3, 3\\), expected"):
+    with pytest.raises(
+        InputError, match=f"^{op.name}: {op.arguments[-1].name} has shape \\(3, 3, 3\\), expected"
+    ):
         op.check(wrong, options)
 
 
@@ -96,11 +109,20 @@ def test_the_message_of_a_wrong_shape_says_what_is_and_what_was_expected():
 
 
 def test_heads_that_do_not_divide_the_channels_are_named():
-    with pytest.raises(InputError, match=r"attention: qkv has shape \(1, 3, 16\), expected \(\.\.\.T\(3HD\)\) with H = 2"):
+    with pytest.raises(
+        InputError, match=r"attention: qkv has shape \(1, 3, 16\), expected \(\.\.\.T\(3HD\)\) with H = 2"
+    ):
         ops.attention.check((np.zeros((1, 3, 16)),), {"n_head": 2})
 
 
-@pytest.mark.parametrize("ids, message", [([[0, 5]], "has 5 at (0, 1), expected 0 to 4"), ([[-1]], "has -1 at (0, 0), expected 0 to 4"), ([[1.0]], "dtype float64")])
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ([[0, 5]], "has 5 at (0, 1), expected 0 to 4"),
+        ([[-1]], "has -1 at (0, 0), expected 0 to 4"),
+        ([[1.0]], "dtype float64"),
+    ],
+)
 def test_ids_out_of_range_or_of_float_type_are_named(ids, message):
     with pytest.raises(InputError, match="embedding: ids") as error:
         ops.embedding.check((np.array(ids), np.zeros((5, 2))), {})
@@ -149,7 +171,9 @@ def test_attention_sums_to_one_at_large_scores(scale):
         assert abs(y - 1).max() <= 9 * np.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh, ops.relu, ops.layernorm, ops.linear], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "op", [ops.gelu, ops.gelu_tanh, ops.relu, ops.layernorm, ops.linear], ids=lambda o: o.name
+)
 def test_nan_comes_out_as_nan(op):
     x = np.array([[np.nan, 1.0]])
     more = {"layernorm": (np.ones(2), None), "linear": (np.ones((2, 2)), None)}.get(op.name, ())
@@ -164,7 +188,14 @@ def test_cross_entropy_is_stable_at_large_logits(seed, shift):
     logits, targets = rng.standard_normal((5, 7)) * rng.choice([1, 1e4]) + shift, rng.integers(0, 7, 5)
     loss, saved = ops.cross_entropy.forward(logits, targets)
     wide = logits.astype(np.longdouble)
-    exact = -np.log((np.exp(wide - wide.max(-1, keepdims=True)) / np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True)))[np.arange(5), targets] if abs(wide).max() < 5e3 else None
+    exact = (
+        -np.log(
+            np.exp(wide - wide.max(-1, keepdims=True))
+            / np.exp(wide - wide.max(-1, keepdims=True)).sum(-1, keepdims=True)
+        )[np.arange(5), targets]
+        if abs(wide).max() < 5e3
+        else None
+    )
     assert np.isfinite(loss)
     assert np.isfinite(ops.cross_entropy.backward(1.0, saved)[0]).all()
     if exact is not None:
@@ -182,6 +213,14 @@ def test_embedding_counts_repeated_ids():
 def test_a_mask_of_dropout_depends_on_seed_step_and_name_only():
     from numgpt.random import stream
 
-    draws = {words: stream(*words).random(8).tobytes() for words in [(0, "dropout", 1, "a"), (1, "dropout", 1, "a"), (0, "dropout", 2, "a"), (0, "dropout", 1, "b")]}
+    draws = {
+        words: stream(*words).random(8).tobytes()
+        for words in [
+            (0, "dropout", 1, "a"),
+            (1, "dropout", 1, "a"),
+            (0, "dropout", 2, "a"),
+            (0, "dropout", 1, "b"),
+        ]
+    }
     assert len(set(draws.values())) == 4
     assert all(stream(*words).random(8).tobytes() == bits for words, bits in reversed(draws.items()))

@@ -75,7 +75,11 @@ def test_gradients_are_not_written_to_and_any_mapping_will_do(model):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 200_000))
 def test_the_norm_is_accurate_for_float32_buffers_of_any_length(seed, n):
     flat = np.random.default_rng(seed).standard_normal(n).astype(np.float32)
-    exact = math.sqrt(math.fsum(float(x) ** 2 for x in flat[:: max(1, n // 1000)])) if n <= 1000 else float(np.sqrt((flat.astype(np.longdouble) ** 2).sum()))
+    exact = (
+        math.sqrt(math.fsum(float(x) ** 2 for x in flat[:: max(1, n // 1000)]))
+        if n <= 1000
+        else float(np.sqrt((flat.astype(np.longdouble) ** 2).sum()))
+    )
     assert global_norm(flat) == pytest.approx(exact, rel=1e-12)
 
 

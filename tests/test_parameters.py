@@ -10,11 +10,11 @@ import pytest
 
 from numgpt import GPT, Config
 from numgpt.architecture import presets
-from numgpt.model.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
-from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.architecture.parameters import Flat, initialise, shapes
 from numgpt.layers.record import Record
 from numgpt.layers.transformer import loss_forward
+from numgpt.model.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
+from numgpt.proofs.subjects import SMALL, VARIANTS
 
 
 def total(config):
@@ -30,11 +30,24 @@ def test_names_and_layouts_are_those_of_gpt2s_checkpoints():
     assert "lm_head.weight" not in names
 
 
-# Published: GPT-2's checkpoints; GPT-1 and GPT-3 by their papers' rounded sizes (GPT-3 XL and 13B are rounded from the widths there).
-EXACT = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200, "gpt1": 116_534_784}
+# Published: GPT-2's checkpoints; GPT-1 and GPT-3 by their papers' rounded sizes (GPT-3 XL and 13B are rounded
+# from the widths there).
+EXACT = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "gpt1": 116_534_784,
+}
 ROUNDED = {
-    "gpt3-small": 125e6, "gpt3-medium": 350e6, "gpt3-large": 760e6, "gpt3-xl": 1.3e9,
-    "gpt3-2.7b": 2.7e9, "gpt3-6.7b": 6.7e9, "gpt3-13b": 13e9, "gpt3-175b": 175e9,
+    "gpt3-small": 125e6,
+    "gpt3-medium": 350e6,
+    "gpt3-large": 760e6,
+    "gpt3-xl": 1.3e9,
+    "gpt3-2.7b": 2.7e9,
+    "gpt3-6.7b": 6.7e9,
+    "gpt3-13b": 13e9,
+    "gpt3-175b": 175e9,
 }
 
 
@@ -88,7 +101,12 @@ def test_counting_gpt3_allocates_next_to_nothing():
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
         "from numgpt.__main__ import main; raise SystemExit(main(['info', 'gpt3-175b']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""},
+    )
     assert done.returncode == 0, done.stderr
     assert "174,604,259,328" in done.stdout
 
@@ -103,7 +121,9 @@ def test_initialisation_is_gpt2s():
             assert (value == 1).all()
         else:
             std = 0.02 / math.sqrt(6) if name.endswith("c_proj.weight") else 0.02
-            assert value.std() == pytest.approx(std, rel=4 / math.sqrt(2 * value.size))  # four standard errors
+            assert value.std() == pytest.approx(
+                std, rel=4 / math.sqrt(2 * value.size)
+            )  # four standard errors
             assert abs(value.mean()) < 4 * std / math.sqrt(value.size)
 
 

@@ -1,4 +1,6 @@
-"""The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and whose error is the smaller one."""
+"""The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and whose error is the
+smaller one.
+"""
 
 import sys
 
@@ -12,7 +14,7 @@ from numgpt.__main__ import main
 from numgpt.parity import op_table, verify
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-from numgpt.parity import truth  # noqa: E402
+from numgpt.parity import truth
 
 
 def holds(line):
@@ -57,11 +59,18 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
             return dy * (torch.nan if planted == "nan" else 1 + 1e-3)
 
     right = op_table.TORCH["gelu"]
-    rows = {"value": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"), "gradient": lambda t, x: Wrong.apply(right(t, x)), "nan": lambda t, x: Wrong.apply(right(t, x)), "small": lambda t, x: right(t, x) * (1 + 1e-11)}
+    rows = {
+        "value": lambda t, x: t.nn.functional.gelu(x, approximate="tanh"),
+        "gradient": lambda t, x: Wrong.apply(right(t, x)),
+        "nan": lambda t, x: Wrong.apply(right(t, x)),
+        "small": lambda t, x: right(t, x) * (1 + 1e-11),
+    }
     monkeypatch.setitem(op_table.TORCH, "gelu", rows[planted])
     subject = next(verify.variants(ops.gelu, 0))
     assert not verify.subject_line(subject, "float64", 0).holds
-    assert verify.subject_line(subject, "float32", 0).holds is (planted == "small")  # which float32 cannot show
+    assert verify.subject_line(subject, "float32", 0).holds is (
+        planted == "small"
+    )  # which float32 cannot show
     assert main(["verify", "gelu"]) == 1
     assert " FAILS " in capsys.readouterr().out
 
@@ -70,7 +79,10 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
 def test_what_is_skipped_is_what_pytorch_has_no_digits_of(op):
     subject = next(s for s in verify.variants(op, 0) if s.name in verify.LOST)
     x = subject.arrays[0].astype(np.longdouble)
-    exact, theirs = op.forward(x)[0], op_table.TORCH[op.name](torch, torch.from_numpy(subject.arrays[0])).numpy()
+    exact, theirs = (
+        op.forward(x)[0],
+        op_table.TORCH[op.name](torch, torch.from_numpy(subject.arrays[0])).numpy(),
+    )
     assert abs(subject.forward(*subject.arrays)[0] / exact - 1).max() < 1e-13
     assert abs(theirs / exact - 1).max() > 0.5
 
@@ -89,8 +101,13 @@ def test_what_is_measured_is_a_block_in_one_piece_where_numba_runs_it_so(monkeyp
 
     launched, launch = [], transformer_numba.launch
     monkeypatch.setattr(engine, "_engine", "numba")
-    monkeypatch.setattr(transformer_numba, "launch", lambda kernel, *args: launched.append(kernel) or launch(kernel, *args))
-    for measured in (lambda: truth.measure(seeds=range(1)), lambda: verify.steps(verify.gpt2(0), "float32", 0)):
+    monkeypatch.setattr(
+        transformer_numba, "launch", lambda kernel, *args: launched.append(kernel) or launch(kernel, *args)
+    )
+    for measured in (
+        lambda: truth.measure(seeds=range(1)),
+        lambda: verify.steps(verify.gpt2(0), "float32", 0),
+    ):
         launched.clear()
         measured()
         assert {transformer_numba.block_forward, transformer_numba.block_backward} <= set(launched)
@@ -101,7 +118,9 @@ def test_a_side_that_errs_more_is_said_to_be_further_from_the_truth(monkeypatch)
 
     def worse(model, tokens, targets, **more):
         loss, grads = exact(model, tokens, targets, **more)
-        grads.flat *= 1 + 2.0**-20 * np.random.default_rng(0).standard_normal(grads.flat.shape).astype(np.float32)
+        grads.flat *= 1 + 2.0**-20 * np.random.default_rng(0).standard_normal(grads.flat.shape).astype(
+            np.float32
+        )
         return loss, grads
 
     monkeypatch.setattr(GPT, "loss_and_grads", worse)
@@ -114,7 +133,10 @@ def test_adamw_with_clipping_agrees_with_pytorch_step_by_step():
     model = GPT(Config(vocab_size=13, n_layer=2, n_head=2, n_embd=8, block_size=6), dtype="float64")
     optimizer = AdamW(model, betas=(0.9, 0.95), weight_decay=0.1, clip=0.5)
     tensors = {n: torch.nn.Parameter(torch.from_numpy(p.copy())) for n, p in model.params.items()}
-    groups = [{"params": [t for t in tensors.values() if t.ndim > 1], "weight_decay": 0.1}, {"params": [t for t in tensors.values() if t.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [t for t in tensors.values() if t.ndim > 1], "weight_decay": 0.1},
+        {"params": [t for t in tensors.values() if t.ndim <= 1], "weight_decay": 0.0},
+    ]
     theirs = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -125,7 +147,12 @@ def test_adamw_with_clipping_agrees_with_pytorch_step_by_step():
         norm = torch.nn.utils.clip_grad_norm_(tensors.values(), 0.5)
         theirs.step()
         assert abs(optimizer.step(grads, lr=1e-2) - norm.item()) < 1e-12
-        for name, t in tensors.items():  # PyTorch scales by clip/(norm + 1e-6): a difference of 1e-8, which Adam all but cancels
+        for (
+            name,
+            t,
+        ) in (
+            tensors.items()
+        ):  # PyTorch scales by clip/(norm + 1e-6): a difference of 1e-8, which Adam all but cancels
             np.testing.assert_allclose(model.params[name], t.detach().numpy(), rtol=1e-8, atol=1e-9)
 
 
@@ -136,7 +163,11 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
     assert "All 4 comparisons hold" in page.read_text("utf-8")
     assert main(["verify", "closer", "--seeds", "1", "--html", str(page)]) == 0
     assert page.read_text("utf-8").count('class="bar ours"') == len(truth.measure(seeds=range(1)))
-    for args in (["verify", "nothing of this name"], ["verify", "gelu", "--html", str(tmp_path / "no" / "page.html")], ["verify", "gelu", "--html", str(tmp_path)]):
+    for args in (
+        ["verify", "nothing of this name"],
+        ["verify", "gelu", "--html", str(tmp_path / "no" / "page.html")],
+        ["verify", "gelu", "--html", str(tmp_path)],
+    ):
         capsys.readouterr()
         assert main(args) == 2
         captured = capsys.readouterr()

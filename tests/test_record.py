@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, Config, InputError, Record
-from numgpt.proofs.subjects import SMALL, VARIANTS
-from numgpt.ops import layernorm, linear
 from numgpt.layers.transformer import loss_backward, loss_forward
+from numgpt.ops import layernorm, linear
+from numgpt.proofs.subjects import SMALL, VARIANTS
 
 TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, 5))
 H = 1e-30
@@ -21,7 +21,17 @@ def model():
 
 def test_every_value_and_every_gradient_has_a_name(model):
     record = model.record(TOKENS, TARGETS)
-    assert {"wte", "wpe", "h.0", "h.1.attn.heads", "h.1.mlp.act", "h.1.mlp", "ln_f", "lm_head", "loss"} <= set(record.value)
+    assert {
+        "wte",
+        "wpe",
+        "h.0",
+        "h.1.attn.heads",
+        "h.1.mlp.act",
+        "h.1.mlp",
+        "ln_f",
+        "lm_head",
+        "loss",
+    } <= set(record.value)
     assert set(record.grad) == set(record.value) | set(model.params)
     for name, value in record.value.items():
         assert record.grad[name].shape == value.shape
@@ -105,7 +115,9 @@ def test_an_edit_that_mixes_entries_needs_its_own_transpose(model):
     assert np.isclose((record.grad["h.0.mlp.c_fc.weight"] * v).sum(), expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize("edit", [np.abs, lambda a: a * np.sign(a), lambda a: 2 * a.real, lambda a: a / np.maximum(np.abs(a), 0.1)])
+@pytest.mark.parametrize(
+    "edit", [np.abs, lambda a: a * np.sign(a), lambda a: 2 * a.real, lambda a: a / np.maximum(np.abs(a), 0.1)]
+)
 def test_an_edit_that_hides_from_the_complex_step_is_refused_not_differentiated_wrongly(model, edit):
     with pytest.raises(InputError, match="edit: 'h.0.mlp' does not let complex numbers through"):
         model.record(TOKENS, TARGETS, edit={"h.0.mlp": edit})
@@ -150,7 +162,11 @@ def test_memory_is_let_go_as_the_backward_proceeds(changes):
 
 def test_scopes_name_what_is_below_them():
     rng = np.random.default_rng(0)
-    params = {"a.b.fc.weight": rng.standard_normal((3, 2)), "a.b.fc.bias": rng.standard_normal(2), "a.ln.weight": np.ones(3)}
+    params = {
+        "a.b.fc.weight": rng.standard_normal((3, 2)),
+        "a.b.fc.bias": rng.standard_normal(2),
+        "a.ln.weight": np.ones(3),
+    }
     grads = {n: np.empty_like(p) for n, p in params.items()}
     r = Record(params, None, keep=True, grads=grads)
     y = (r / "a" / "b")("fc", linear, (r / "a")("ln", layernorm, rng.standard_normal((4, 3))))

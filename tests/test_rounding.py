@@ -1,4 +1,6 @@
-"""What rounding explains: right programs of any size, at any loss, stay within it, and what is no number does not."""
+"""What rounding explains: right programs of any size, at any loss, stay within it, and what is no number does
+not.
+"""
 
 import itertools
 
@@ -7,13 +9,15 @@ import pytest
 from test_divergence import BOTH, model_of, torch_gpt
 
 from numgpt import GPT, AdamW, Config, parity
-from numgpt.parity import rounding
 from numgpt.layers.transformer import loss
+from numgpt.parity import rounding
 
 
 @BOTH
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 5), (2, 2, 1, 1), (2, 1, 2, 5), (3, 3, 3, 8), (4, 2, 0, 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 5), (2, 2, 1, 1), (2, 1, 2, 5), (3, 3, 3, 8), (4, 2, 0, 1)], ids=str
+)
 def test_right_programs_do_not_part_at_sizes_where_sums_cancel(sizes, norm_position, dtype):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from numgpt.parity.comparison import rows
@@ -22,11 +26,27 @@ def test_right_programs_do_not_part_at_sizes_where_sums_cancel(sizes, norm_posit
     (C, H, L, T), V = sizes, 3
     for seed, (scale, activation) in enumerate(itertools.product((0.3, 2.0), ("gelu", "gelu_tanh", "relu"))):
         rng = np.random.default_rng(seed)
-        model = GPT(Config(vocab_size=V, block_size=T, n_layer=L, n_head=H, n_embd=C, activation=activation, norm_position=norm_position), seed, "float64")
+        model = GPT(
+            Config(
+                vocab_size=V,
+                block_size=T,
+                n_layer=L,
+                n_head=H,
+                n_embd=C,
+                activation=activation,
+                norm_position=norm_position,
+            ),
+            seed,
+            "float64",
+        )
         model.params.flat += scale * rng.standard_normal(model.n_params)
         form, batch = parity.sides.Ours(model).form, rng.integers(0, V, (2, 4, T))
         theirs = torch_run(form, loss, batch, dtype)
-        bad = [str(r) for r in rows(form.run(*batch, dtype), theirs, rounding.explained(form, *batch, dtype), dtype) if not r.agrees]
+        bad = [
+            str(r)
+            for r in rows(form.run(*batch, dtype), theirs, rounding.explained(form, *batch, dtype), dtype)
+            if not r.agrees
+        ]
         assert not bad, bad
 
 

@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from numgpt import engine, gradcheck
-from numgpt.commands.proofs import strength
 from numgpt.__main__ import main
-from numgpt.proofs.strength import mutants
+from numgpt.commands.proofs import strength
 from numgpt.proofs.equal import REASONS
 from numgpt.proofs.faults import FAULTS
 from numgpt.proofs.judge import RAISES, verdict
 from numgpt.proofs.mutants import KNOWN, Mutant, modules, plant, source, whole
 from numgpt.proofs.rules import RULES
+from numgpt.proofs.strength import mutants
 
 PLANTED = list(plant())
 
@@ -35,7 +35,9 @@ def test_the_laws_catch_every_wrong_gradient(capsys):
     *table, last = capsys.readouterr().out.splitlines()
     wrong, caught = int(last.split()[0]), int(last.split()[4])
     assert wrong == caught >= 450
-    planted, *caught, equal, survived = map(int, next(line for line in table if line.startswith("all ")).split()[1:])
+    planted, *caught, equal, survived = map(
+        int, next(line for line in table if line.startswith("all ")).split()[1:]
+    )
     assert planted == len(PLANTED) == sum(caught) + equal and equal == len(REASONS) and survived == 0
     assert all(reason in "\n".join(table) for reason in REASONS.values())
 
@@ -71,7 +73,9 @@ def test_every_rule_is_used_and_a_law_catches_what_it_makes(kind):
     ],
 )
 def test_mistakes_that_one_would_look_for_are_among_them_and_are_caught(name):
-    assert any(name in f"{m.name} {m.before}  →  {m.after}" and verdict(m) not in (None, RAISES) for m in PLANTED)
+    assert any(
+        name in f"{m.name} {m.before}  →  {m.after}" and verdict(m) not in (None, RAISES) for m in PLANTED
+    )
 
 
 @pytest.mark.parametrize("fault", [m for m in PLANTED if m.seen], ids=lambda m: m.seen)
@@ -95,8 +99,14 @@ def test_the_law_that_is_made_for_a_fault_is_the_one_that_catches_it(text, law):
 @pytest.mark.parametrize("module", modules())
 def test_the_judge_finds_nothing_wrong_with_the_package_itself(module):
     """A mutant without a change, forward and backward taken from the module loaded from the text."""
-    for function in ("Record.back", "Record._add", "Record.finish_backward") if module == "numgpt.layers.record" else ("",):
-        assert verdict(Mutant("no change", module, function, "", "", source(module), swaps_forward=True)) is None
+    for function in (
+        ("Record.back", "Record._add", "Record.finish_backward")
+        if module == "numgpt.layers.record"
+        else ("",)
+    ):
+        assert (
+            verdict(Mutant("no change", module, function, "", "", source(module), swaps_forward=True)) is None
+        )
 
 
 def test_what_does_not_run_is_not_counted_as_caught_by_a_law(capsys, monkeypatch):
@@ -117,7 +127,9 @@ def test_laws_without_teeth_let_mutants_through_and_the_status_says_so(command, 
         monkeypatch.setitem(gradcheck.LIMITS, law, float("inf"))
     assert main(["check", "--strength", *command]) == 1
     out = capsys.readouterr().out
-    assert "survived:" in out and "_backward: " in out.split("survived:")[1] and "0 caught by a law (0 %)" in out
+    assert (
+        "survived:" in out and "_backward: " in out.split("survived:")[1] and "0 caught by a law (0 %)" in out
+    )
 
 
 def test_a_reason_for_a_change_that_is_made_no_more_is_an_error(capsys, monkeypatch):
@@ -127,7 +139,9 @@ def test_a_reason_for_a_change_that_is_made_no_more_is_an_error(capsys, monkeypa
 
 
 def test_a_reason_for_a_change_that_a_law_catches_is_an_error(capsys, monkeypatch):
-    monkeypatch.setitem(REASONS, next(m for m in PLANTED if m.function == "relu_backward").key, "it looks equal")
+    monkeypatch.setitem(
+        REASONS, next(m for m in PLANTED if m.function == "relu_backward").key, "it looks equal"
+    )
     assert strength.report(["relu"]) == 1
     assert "not equal, though" in capsys.readouterr().out
 
@@ -157,4 +171,8 @@ def test_a_mutant_leaves_the_package_and_the_engine_as_they_are(monkeypatch):
 def test_a_name_that_no_mutant_has_costs_one_line(capsys):
     assert main(["check", "--strength", "nonsense"]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("numgpt: check: no backward") and captured.err.count("\n") == 1 and captured.out == ""
+    assert (
+        captured.err.startswith("numgpt: check: no backward")
+        and captured.err.count("\n") == 1
+        and captured.out == ""
+    )

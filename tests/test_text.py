@@ -14,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data.corpus import corpora, split, text
 from numgpt.data.corpus import corpus as data
-from numgpt.data.corpus import split
-from numgpt.data.corpus import text
 from numgpt.tokenizers import Bytes, Characters
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))
@@ -28,7 +26,7 @@ texts = st.text(st.characters(exclude_categories=("Cs",)))
 def test_text_comes_back_and_so_does_the_tokenizer(name, text):
     tokenizer = tokenizers.build(name, text)
     ids = tokenizer.encode(text)
-    assert ids.dtype.kind == "i" and 0 <= ids.min() and ids.max() < tokenizer.vocab_size
+    assert ids.dtype.kind == "i" and ids.min() >= 0 and ids.max() < tokenizer.vocab_size
     assert tokenizer.decode(ids) == text
     again = tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
     assert again.vocab_size == tokenizer.vocab_size and np.array_equal(again.encode(text), ids)
@@ -49,7 +47,10 @@ def test_bytes_that_are_not_utf8_decode_to_the_replacement_character():
 @pytest.mark.parametrize("name", ["bytes", "bpe:260"])
 def test_half_of_a_character_is_named_with_its_place_in_the_whole_text(name):
     tokenizer = tokenizers.build(name, "text")
-    for attempt in (lambda: tokenizer.encode("ab c\ud800"), lambda: list(tokenizer.encode_parts(["ab ", "c", "\ud800"], size=1))):
+    for attempt in (
+        lambda: tokenizer.encode("ab c\ud800"),
+        lambda: list(tokenizer.encode_parts(["ab ", "c", "\ud800"], size=1)),
+    ):
         with pytest.raises(InputError, match=r"U\+D800 at position 4 is half of a character"):
             attempt()
 
@@ -59,7 +60,17 @@ def test_an_unknown_character_is_named_with_its_place():
         Characters.build("abc").encode("abz")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"type": "words"}', '{"type": "chars"}', '{"type": "chars", "characters": "ba"}', '{"type": "bytes", "x": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"type": "words"}',
+        '{"type": "chars"}',
+        '{"type": "chars", "characters": "ba"}',
+        '{"type": "bytes", "x": 1}',
+    ],
+)
 def test_a_tokenizer_file_that_cannot_be_used_is_an_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match="tokenizer"):
@@ -100,14 +111,25 @@ def test_a_name_says_size_and_pattern_and_a_path_is_loaded(tmp_path):
     assert tokenizers.build("chars", ["ab", "ca"]) == Characters("abc")
 
 
-@pytest.mark.parametrize("name, other", [("chars", "bytes"), ("bpe:260", "bpe:261"), ("bpe:260", "bpe:260:cl100k"), ("bytes", "bpe:256"), ("bpe:260", "{file}")])
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("chars", "bytes"),
+        ("bpe:260", "bpe:261"),
+        ("bpe:260", "bpe:260:cl100k"),
+        ("bytes", "bpe:256"),
+        ("bpe:260", "{file}"),
+    ],
+)
 def test_a_tokenizer_is_known_by_its_name_and_not_by_another(tmp_path, name, other):
     text = "the cat and the dog and the cow"
     tokenizers.build("bpe:259", text).save(tmp_path / "tok.json")
     tokenizer, other = tokenizers.build(name, text), other.format(file=tmp_path / "tok.json")
     tokenizers.expect_named(name, tokenizer, "the run's")
     tokenizers.expect_named(other, tokenizers.build(other, text), "the run's")
-    with pytest.raises(InputError, match=f"the run's tokenizer is .*, expected {re.escape(other)}: leave --tokenizer out"):
+    with pytest.raises(
+        InputError, match=f"the run's tokenizer is .*, expected {re.escape(other)}: leave --tokenizer out"
+    ):
         tokenizers.expect_named(other, tokenizer, "the run's")
 
 
@@ -126,9 +148,10 @@ def test_repeats_are_dropped_whatever_their_white_space_and_headings_stay():
 def test_the_split_loses_nothing_and_holds_out_about_its_share(n, share, glue):
     text = glue.join(paragraphs(n))
     train, held = split.split_blocks(text, share)
-    sort = lambda s: sorted(s.replace("\n", ""))  # noqa: E731
+    sort = lambda s: sorted(s.replace("\n", ""))
     assert sort(train + held) == sort(text)
-    # A block of whole paragraphs, of up to 90 characters each, may have one more or one less than its share of the text.
+    # A block of whole paragraphs, of up to 90 characters each, may have one more or one less than its share
+    # of the text.
     block, paragraph = len(text) / max(50, 5 / share), 90 if glue else 0
     if len(text) > 5000 and block > paragraph:
         assert abs(len(held) / len(text) - share) < 0.06 + share * paragraph / block
@@ -151,9 +174,28 @@ def test_the_tail_split_is_nanogpts():
     assert split.split_tail("x" * 1115394, 0.1)[0] == "x" * 1003854
 
 
-# Few letters, many kinds of white space, among them all that ends lines: blank lines of every make, and paragraphs that come twice.
+# Few letters, many kinds of white space, among them all that ends lines: blank lines of every make, and
+# paragraphs that come twice.
 LONGER = "one paragraph that is longer than forty characters"
-pieces = st.sampled_from(["a", "b c", "\n", "\n\n", "\n \n", " ", "\t", "\x0b", "\x1c", "\u2028", "é", "🙂", LONGER, LONGER.replace(" ", "\n"), "\n\n" + LONGER + "\n\n"])
+pieces = st.sampled_from(
+    [
+        "a",
+        "b c",
+        "\n",
+        "\n\n",
+        "\n \n",
+        " ",
+        "\t",
+        "\x0b",
+        "\x1c",
+        "\u2028",
+        "é",
+        "🙂",
+        LONGER,
+        LONGER.replace(" ", "\n"),
+        "\n\n" + LONGER + "\n\n",
+    ]
+)
 spaced = st.lists(pieces, max_size=40).map("".join)
 
 
@@ -176,7 +218,14 @@ def test_paragraphs_in_parts_are_those_of_the_whole(text, places):
     assert found == re.split(r"\n\s*\n", text)
 
 
-@given(text=spaced | st.lists(pieces, min_size=60, max_size=200).map("".join), places=places, held=st.sampled_from([0.1, 0.25, 0.5]), kind=st.sampled_from(split.SPLITS), dedup=st.booleans(), blocks=st.sampled_from([3, 20, 50]))
+@given(
+    text=spaced | st.lists(pieces, min_size=60, max_size=200).map("".join),
+    places=places,
+    held=st.sampled_from([0.1, 0.25, 0.5]),
+    kind=st.sampled_from(split.SPLITS),
+    dedup=st.booleans(),
+    blocks=st.sampled_from([3, 20, 50]),
+)
 def test_a_text_in_parts_is_dealt_as_the_whole_is(text, places, held, kind, dedup, blocks):
     with mock.patch.object(split, "BLOCKS", blocks):
         whole = split.without_repeats(text) if dedup else text
@@ -194,12 +243,18 @@ def test_a_repeat_that_is_not_seen_is_noticed_by_the_law_above():
     assert train + held != "".join(split.split_blocks(split.without_repeats(text), 0.1))
 
 
-@pytest.mark.parametrize("run", ["\n" * 2**20, " " * 2**20, "\n" + " " * 2**20 + "\n", "\n \n" * 2**18, "a" * 2**20, "a\n" * 2**19])
+@pytest.mark.parametrize(
+    "run", ["\n" * 2**20, " " * 2**20, "\n" + " " * 2**20 + "\n", "\n \n" * 2**18, "a" * 2**20, "a\n" * 2**19]
+)
 def test_a_long_run_of_anything_takes_linear_time(run):
     text = "a" + run + "b"
     start = time.perf_counter()
-    sizes = [sum(map(len, together)) for together in split.paragraphs(text[i : i + 2**12] for i in range(0, len(text), 2**12))]
-    # Some hundredths of a second; once more through all that is held with each of the 257 parts would be some hundred times as much.
+    sizes = [
+        sum(map(len, together))
+        for together in split.paragraphs(text[i : i + 2**12] for i in range(0, len(text), 2**12))
+    ]
+    # Some hundredths of a second; once more through all that is held with each of the 257 parts would be some
+    # hundred times as much.
     assert time.perf_counter() - start < 5 and sum(sizes) <= len(text)
 
 
@@ -215,7 +270,12 @@ def test_files_and_folders_are_read_in_order(tmp_path):
     assert text.read([tmp_path / "b.txt", tmp_path / "a.md"]) == "b\nb\n\na"
 
 
-@given(content=st.lists(st.sampled_from(["a", "é", "🙂", "\r", "\n", "\r\n", "\ufeff", "\x1a"]), max_size=30).map("".join), size=st.integers(1, 5))
+@given(
+    content=st.lists(
+        st.sampled_from(["a", "é", "🙂", "\r", "\n", "\r\n", "\ufeff", "\x1a"]), max_size=30
+    ).map("".join),
+    size=st.integers(1, 5),
+)
 def test_a_file_in_parts_is_the_file(tmp_path_factory, content, size):
     path = tmp_path_factory.getbasetemp() / "parts.txt"
     path.write_bytes(content.encode())
@@ -230,7 +290,15 @@ def test_a_file_in_parts_is_the_file(tmp_path_factory, content, size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 2**20])
-@pytest.mark.parametrize("content, byte, at", [(b"caf\xe9 au", "0xe9", 3), (b"\xef\xbb\xbfab\xff", "0xff", 5), ("🙂".encode()[:3], "0xf0", 0), (b"aa\xe2\x82A", "0xe2", 2)])
+@pytest.mark.parametrize(
+    "content, byte, at",
+    [
+        (b"caf\xe9 au", "0xe9", 3),
+        (b"\xef\xbb\xbfab\xff", "0xff", 5),
+        ("🙂".encode()[:3], "0xf0", 0),
+        (b"aa\xe2\x82A", "0xe2", 2),
+    ],
+)
 def test_what_is_not_utf8_is_named_with_its_place_in_the_file(tmp_path, monkeypatch, size, content, byte, at):
     (tmp_path / "text.txt").write_bytes(content)
     monkeypatch.setattr(text, "PART", size)

@@ -1,4 +1,6 @@
-"""A text in parts, cut anywhere, becomes the tokens of the whole: no cut of a pattern is taken for sure that is not."""
+"""A text in parts, cut anywhere, becomes the tokens of the whole: no cut of a pattern is taken for sure that
+is not.
+"""
 
 import time
 from unittest import mock
@@ -18,8 +20,12 @@ from numgpt.tokenizers.spelling import ALPHABET, unspell
 OWN = r"a+(?=b)|\s+|[\s\S]"  # a piece depends on what follows it
 SPECIALS = ["<s>", "<s><s>", "s><", "a b", "<|end|>"]
 
-# What patterns tell apart: letters of every case, marks, digits, contractions, spaces and ends of lines of every kind, punctuation.
-letters = st.sampled_from(list("abST'sſtdlévreZ1²٣ \n\r\t\x0b\x1c\x85\xa0\u2028.,/!<>|-字かǅʰ\u0301\u0903🙂") + ["'s", "'LL", "\r\n", "  ", "\n\n", *SPECIALS])
+# What patterns tell apart: letters of every case, marks, digits, contractions, spaces and ends of lines of
+# every kind, punctuation.
+letters = st.sampled_from(
+    list("abST'sſtdlévreZ1²٣ \n\r\t\x0b\x1c\x85\xa0\u2028.,/!<>|-字かǅʰ\u0301\u0903🙂")
+    + ["'s", "'LL", "\r\n", "  ", "\n\n", *SPECIALS]
+)
 texts = st.lists(letters, max_size=60).map("".join) | st.text(st.characters(exclude_categories=("Cs",)))
 
 
@@ -27,7 +33,28 @@ def bpe(pattern, specials=()):
     """Pairs that reach over many a wrong cut."""
     tokens = [unspell(c) for c in sorted(ALPHABET)]
     merges = []
-    for pair in ("  ", "\n\n", "\r\n", " a", "aa", "ab", "a'", "'s", "!!", "\n/", "!\n", "12", ".,", "\t\n", "é", "s'", "a.", "1.", "\na", "a\u0301"):
+    for pair in (
+        "  ",
+        "\n\n",
+        "\r\n",
+        " a",
+        "aa",
+        "ab",
+        "a'",
+        "'s",
+        "!!",
+        "\n/",
+        "!\n",
+        "12",
+        ".,",
+        "\t\n",
+        "é",
+        "s'",
+        "a.",
+        "1.",
+        "\na",
+        "a\u0301",
+    ):
         left, *rest = [bytes([b]) for b in pair.encode()]
         for right in rest:
             if left + right not in tokens:
@@ -49,7 +76,9 @@ def expect_whole(tokenizer, parts, special="text", size=1):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(text=texts, places=places, special=st.sampled_from(["text", "allow"]), size=st.sampled_from([1, 7, 2**18]))
+@given(
+    text=texts, places=places, special=st.sampled_from(["text", "allow"]), size=st.sampled_from([1, 7, 2**18])
+)
 @settings(max_examples=300)
 def test_a_text_in_parts_becomes_the_tokens_of_the_whole(name, text, places, special, size):
     expect_whole(TOKENIZERS[name], cut(text, places), special, size)
@@ -112,11 +141,25 @@ def test_every_pair_of_neighbours_that_is_called_a_sure_cut_is_one(name):
                 for before in around:
                     for more in around:
                         whole = pattern.split(before + a + b + more)
-                        assert pattern.split(before + a) + pattern.split(b + more) == whole, (before, a, b, more)
+                        assert pattern.split(before + a) + pattern.split(b + more) == whole, (
+                            before,
+                            a,
+                            b,
+                            more,
+                        )
     assert found > 100
 
 
-@pytest.mark.parametrize("name, wrong", [("gpt2", r"\s\S"), ("gpt2", r"\p{L}\p{L}"), ("cl100k", r"\S\s"), ("o200k", r"[\r\n][^\s]"), ("o200k", r"\p{L}[^\s\p{L}\p{N}]")])
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("gpt2", r"\s\S"),
+        ("gpt2", r"\p{L}\p{L}"),
+        ("cl100k", r"\S\s"),
+        ("o200k", r"[\r\n][^\s]"),
+        ("o200k", r"\p{L}[^\s\p{L}\p{N}]"),
+    ],
+)
 def test_a_cut_that_is_not_sure_is_noticed(name, wrong):
     text = "a 's\n!\n/ a's  aa!\n\n a"
     with mock.patch.dict(patterns._SURE, {name: wrong}), pytest.raises(AssertionError):
@@ -126,21 +169,40 @@ def test_a_cut_that_is_not_sure_is_noticed(name, wrong):
 
 def test_chinese_without_spaces_and_numbers_in_rows_are_cut_too():
     for name in PATTERNS:
-        assert Pattern(name).safe_cut("天地玄黄，宇宙洪荒。") and Pattern(name).safe_cut("1,2,3") and Pattern(name).safe_cut("天。\n地")
+        assert (
+            Pattern(name).safe_cut("天地玄黄，宇宙洪荒。")
+            and Pattern(name).safe_cut("1,2,3")
+            and Pattern(name).safe_cut("天。\n地")
+        )
 
 
 def test_special_tokens_are_refused_with_their_place_in_the_whole_text():
     text = "some words " * 9 + "<|end|>" + " and more"
     for size in (1, 10, 2**18):
         for parts in (list(text), [text], [text[:101], text[101:]]):
-            with pytest.raises(InputError, match=r"holds the special token '<\|end\|>' at position 99, expected ordinary text"):
+            with pytest.raises(
+                InputError,
+                match=r"holds the special token '<\|end\|>' at position 99, expected ordinary text",
+            ):
                 list(TOKENIZERS["gpt2"].encode_parts(parts, "refuse", size))
-    assert np.concatenate(list(TOKENIZERS["gpt2"].encode_parts(["<|en", "d| >"], "refuse", 1))).tolist() == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
+    assert (
+        np.concatenate(list(TOKENIZERS["gpt2"].encode_parts(["<|en", "d| >"], "refuse", 1))).tolist()
+        == TOKENIZERS["gpt2"].encode("<|end| >").tolist()
+    )
 
 
-@pytest.mark.parametrize("tokenizer, text, where", [(Characters("abc"), "abc" * 9 + "x", "'x' .* at position 27"), (bpe("[a-y ]", ["<s>"]), "<s>abc z", "drops 'z' .* at position 7")])
+@pytest.mark.parametrize(
+    "tokenizer, text, where",
+    [
+        (Characters("abc"), "abc" * 9 + "x", "'x' .* at position 27"),
+        (bpe("[a-y ]", ["<s>"]), "<s>abc z", "drops 'z' .* at position 7"),
+    ],
+)
 def test_what_cannot_be_encoded_is_named_with_its_place_in_the_whole_text(tokenizer, text, where):
-    for attempt in (lambda: tokenizer.encode(text, "allow"), lambda: list(tokenizer.encode_parts(list(text), "allow", 4))):
+    for attempt in (
+        lambda: tokenizer.encode(text, "allow"),
+        lambda: list(tokenizer.encode_parts(list(text), "allow", 4)),
+    ):
         with pytest.raises(InputError, match=where):
             attempt()
 
@@ -175,9 +237,14 @@ def test_a_word_without_end_takes_linear_time(name, letter):
         return search(self, text)
 
     n, size = 2**17, 2**7
-    with mock.patch.object(Pattern, "safe_cut", counted), mock.patch.object(Pattern, "split", lambda self, text: []):
+    with (
+        mock.patch.object(Pattern, "safe_cut", counted),
+        mock.patch.object(Pattern, "split", lambda self, text: []),
+    ):
         list(TOKENIZERS[name].encode_parts((letter * size for _ in range(n // size)), "text", size))
-    assert looked <= 2 * n  # each look is at twice as many as the last: n + n/2 + …; at every part it would be n²/(2 size)
+    assert (
+        looked <= 2 * n
+    )  # each look is at twice as many as the last: n + n/2 + …; at every part it would be n²/(2 size)
 
 
 def test_the_named_patterns_are_those_whose_cuts_are_known():
@@ -191,7 +258,10 @@ def test_a_megabyte_in_small_parts_is_encoded_in_about_the_time_of_the_whole():
     tokenizer = TOKENIZERS["gpt2"]
     tokenizer.encode(text[:1000])
     times = []
-    for work in (lambda: tokenizer.encode(text), lambda: list(tokenizer.encode_parts(text[i : i + 100] for i in range(0, len(text), 100)))):
+    for work in (
+        lambda: tokenizer.encode(text),
+        lambda: list(tokenizer.encode_parts(text[i : i + 100] for i in range(0, len(text), 100))),
+    ):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

@@ -1,4 +1,6 @@
-"""A corpus is made in little memory, as it always was, and its tokens are kept in files that are trusted only as they were written."""
+"""A corpus is made in little memory, as it always was, and its tokens are kept in files that are trusted only
+as they were written.
+"""
 
 import hashlib
 import json
@@ -15,19 +17,27 @@ from hypothesis import strategies as st
 
 from numgpt import InputError
 from numgpt.data.corpus import corpus as data
-from numgpt.data.corpus import split
-from numgpt.data.corpus import text
-from numgpt.data.corpus import token_files
+from numgpt.data.corpus import split, text, token_files
 from numgpt.tokenizers import Bytes, Characters, Tokenizer
 
 LONG = "a paragraph that is longer than forty characters, and which comes twice"
 TEXTS = {
-    "paragraphs": "\n\n".join([LONG, "Heading", "Heading", "été 🙂 " + LONG, *(f"paragraph {i} of a text that goes on and on, as texts do" for i in range(80)), LONG.replace(" ", "\n")]),
+    "paragraphs": "\n\n".join(
+        [
+            LONG,
+            "Heading",
+            "Heading",
+            "été 🙂 " + LONG,
+            *(f"paragraph {i} of a text that goes on and on, as texts do" for i in range(80)),
+            LONG.replace(" ", "\n"),
+        ]
+    ),
     "lines": "".join(f"line {i}\r\n" for i in range(70)),
     "one": "abcdefghij" * 40,
     "spaces": "\n \n\n" + "x\n" * 3 + "\t\n\x0b\n   y" + "\n\u2028\n" * 30 + "z \n",
 }
-# The digests and the tokens, as SHA-256 of 8-byte integers, of version 0.1, which read texts as a whole: its runs must resume.
+# The digests and the tokens, as SHA-256 of 8-byte integers, of version 0.1, which read texts as a whole: its
+# runs must resume.
 PINNED = [
     ("paragraphs", {}, "6b003e8d37f3f2633efbd5d60f0ba2330e500dfdf59a42a6b5a7c8456c62a4d1", "d07bc4d76b733de7", "2cd6dee760db4953"),
     ("paragraphs", {"tokenizer": "bytes", "dedup": False}, "edacc8d5a29e12bb022b0331a6b3072ee0bb671382604fd391d51999c645e115", "0954cfe63d38038d", "46bdf64ad8782ee6"),
@@ -51,19 +61,26 @@ PINNED = [
 @pytest.mark.parametrize("name, settings, digest, train, held_out", PINNED)
 @pytest.mark.parametrize("part", [3, 2**20])
 @pytest.mark.parametrize("large", [100, 2**24])
-def test_runs_that_were_begun_when_texts_were_read_as_a_whole_find_their_corpus(tmp_path, monkeypatch, name, settings, digest, train, held_out, part, large):
+def test_runs_that_were_begun_when_texts_were_read_as_a_whole_find_their_corpus(
+    tmp_path, monkeypatch, name, settings, digest, train, held_out, part, large
+):
     (tmp_path / "text.txt").write_bytes(TEXTS[name].encode())
     monkeypatch.setattr(text, "PART", part)
     monkeypatch.setattr(data, "LARGE", large)
     for folder in (None, tmp_path / "tokens"):
         corpus = data.prepare([tmp_path / "text.txt"], folder=folder, **settings)
         assert corpus.digest == digest
-        assert [hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16] for ids in (corpus.train, corpus.held_out)] == [train, held_out]
+        assert [
+            hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()[:16]
+            for ids in (corpus.train, corpus.held_out)
+        ] == [train, held_out]
 
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / "text.txt").write_text("\n\n".join(f"paragraph {i} of a text that goes on and on, as texts do" for i in range(300)))
+    (tmp_path / "text.txt").write_text(
+        "\n\n".join(f"paragraph {i} of a text that goes on and on, as texts do" for i in range(300))
+    )
     return tmp_path / "text.txt"
 
 
@@ -88,8 +105,16 @@ def test_a_small_text_stays_in_memory_and_a_large_one_lies_in_mapped_files(path,
     monkeypatch.setattr(data, "LARGE", 1000)
     for folder in (None, tmp_path / "tokens"):
         mapped = data.prepare([path], folder=folder)
-        assert isinstance(mapped.train, np.memmap) and not mapped.train.flags.writeable and mapped.train.dtype == np.uint16
-        assert np.array_equal(mapped.train, small.train) and np.array_equal(mapped.held_out, small.held_out) and mapped.digest == small.digest
+        assert (
+            isinstance(mapped.train, np.memmap)
+            and not mapped.train.flags.writeable
+            and mapped.train.dtype == np.uint16
+        )
+        assert (
+            np.array_equal(mapped.train, small.train)
+            and np.array_equal(mapped.held_out, small.held_out)
+            and mapped.digest == small.digest
+        )
         expect_corpus(mapped, path)
 
 
@@ -99,7 +124,9 @@ def test_tokens_are_made_once_and_found_again_by_another_run(path, tmp_path, lar
     monkeypatch.setattr(Characters, "encode_ordinary", None)
     again = data.prepare([path], folder=tmp_path / "shared")
     assert np.array_equal(again.train, first.train) and again.digest == first.digest != other.digest
-    assert sorted(p.name for p in (tmp_path / "shared").iterdir() if not p.name.startswith(".")) == sorted(d[:32] for d in (first.digest, other.digest))
+    assert sorted(p.name for p in (tmp_path / "shared").iterdir() if not p.name.startswith(".")) == sorted(
+        d[:32] for d in (first.digest, other.digest)
+    )
 
 
 def damage(name, change):
@@ -141,7 +168,10 @@ def test_a_failure_while_tokens_are_written_leaves_nothing_half_there(path, tmp_
             raise OSError(28, "No space left on device")
         return np.zeros(9, np.int64)
 
-    with mock.patch("numgpt.tokenizers.tokenizer.Encoder.add", fail), pytest.raises(OSError, match="No space left"):
+    with (
+        mock.patch("numgpt.tokenizers.tokenizer.Encoder.add", fail),
+        pytest.raises(OSError, match="No space left"),
+    ):
         data.prepare([path], folder=tmp_path / "tokens")
     assert [p.name for p in (tmp_path / "tokens").iterdir()] == [".lock"]
     expect_corpus(data.prepare([path], folder=tmp_path / "tokens"), path)
@@ -165,7 +195,10 @@ def test_two_runs_at_once_share_what_one_of_them_makes(path, tmp_path, large):
         return encode(self, text)
 
     with mock.patch.object(Characters, "encode_ordinary", slow):
-        runs = [threading.Thread(target=lambda: found.append(data.prepare([path], folder=tmp_path / "tokens"))) for _ in range(3)]
+        runs = [
+            threading.Thread(target=lambda: found.append(data.prepare([path], folder=tmp_path / "tokens")))
+            for _ in range(3)
+        ]
         for run in runs:
             run.start()
         for run in runs:
@@ -207,7 +240,12 @@ def test_a_part_without_tokens_is_an_empty_array(tmp_path, large):
             assert len(first) == 0 and second.tolist() == list(range(3))[: 3 * len(rows)]
 
 
-@given(held_out=st.sampled_from([0.1, 0.3]), kind=st.sampled_from(split.SPLITS), dedup=st.booleans(), content=st.lists(st.sampled_from(["ab", " ", "\n", "\n\n", "é", LONG]), max_size=200).map("".join))
+@given(
+    held_out=st.sampled_from([0.1, 0.3]),
+    kind=st.sampled_from(split.SPLITS),
+    dedup=st.booleans(),
+    content=st.lists(st.sampled_from(["ab", " ", "\n", "\n\n", "é", LONG]), max_size=200).map("".join),
+)
 def test_a_corpus_is_that_of_the_specification(tmp_path_factory, held_out, kind, dedup, content):
     path = tmp_path_factory.getbasetemp() / "spec.txt"
     path.write_text("a" + content)
@@ -220,13 +258,18 @@ def test_a_corpus_is_that_of_the_specification(tmp_path_factory, held_out, kind,
     assert tuple(map(corpus.tokenizer.decode, (corpus.train, corpus.held_out))) == expected
 
 
-@pytest.mark.parametrize("content, settings", [("a <s> b\n\n" * 300, {}), ("a <s> b\n\n" * 300, {"dedup": False})])
+@pytest.mark.parametrize(
+    "content, settings", [("a <s> b\n\n" * 300, {}), ("a <s> b\n\n" * 300, {"dedup": False})]
+)
 def test_special_tokens_in_a_corpus_are_refused_allowed_or_text(tmp_path, content, settings):
     (tmp_path / "text.txt").write_text(content)
     tokenizer = Special()
     with pytest.raises(InputError, match="holds the special token '<s>' at position 2"):
         data.prepare([tmp_path / "text.txt"], tokenizer=tokenizer, **settings)
-    allowed, as_text = (data.prepare([tmp_path / "text.txt"], tokenizer=tokenizer, special=s, **settings) for s in ("allow", "text"))
+    allowed, as_text = (
+        data.prepare([tmp_path / "text.txt"], tokenizer=tokenizer, special=s, **settings)
+        for s in ("allow", "text")
+    )
     assert 256 in allowed.train and 256 not in as_text.train
     assert allowed.recipe["special"] == "allow" and allowed.digest != as_text.digest
     assert allowed.tokenizer.decode(allowed.train) == as_text.tokenizer.decode(as_text.train)
@@ -236,7 +279,10 @@ def test_special_tokens_in_a_corpus_are_refused_allowed_or_text(tmp_path, conten
 
 
 def test_the_default_way_with_special_tokens_is_no_part_of_the_digest():
-    assert "special" not in data.prepare().recipe and data.prepare(special="refuse").digest == data.prepare().digest
+    assert (
+        "special" not in data.prepare().recipe
+        and data.prepare(special="refuse").digest == data.prepare().digest
+    )
 
 
 class Special(Bytes):
@@ -283,8 +329,14 @@ def test_a_large_text_is_prepared_in_little_memory(tmp_path, tokenizer, glue):
     with open(tmp_path / "text.txt", "w") as file:
         while size < 100_000_000:
             size += file.write(glue.join(" ".join(row) for row in draw.choice(words, (1000, 50))) + glue)
-    done = subprocess.run([sys.executable, "-c", PEAK, tmp_path / "text.txt", tokenizer, tmp_path / "tokens"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "text.txt", tokenizer, tmp_path / "tokens"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     peak, tokens = json.loads(done.stdout)
-    # Held at a time: a part of 1 MiB, its text in a few forms and its ids, of 8 bytes each; and 16 + 8 + 1 bytes a paragraph of some
-    # 225, sorted with as much again. Read as a whole, each form of the text alone has 100 MB.
+    # Held at a time: a part of 1 MiB, its text in a few forms and its ids, of 8 bytes each; and 16 + 8 + 1
+    # bytes a paragraph of some 225, sorted with as much again. Read as a whole, each form of the text alone
+    # has 100 MB.
     assert peak < 80e6 and tokens > 0.99 * size

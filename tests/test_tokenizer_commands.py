@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import GPT, Config, tokenizers
-from numgpt.data.corpus import corpora
 from numgpt.__main__ import main
+from numgpt.data.corpus import corpora
 from numgpt.tokenizers import BPE, Bytes, Characters
 from numgpt.tokenizers.show import columns_of, lines, visible, wants_color
 from numgpt.tokenizers.spelling import ALPHABET, unspell
@@ -71,19 +71,32 @@ def test_a_tokenizer_is_named_by_its_file_a_checkpoint_or_a_run(here, capfd, nam
 
 
 def test_a_text_is_an_argument_a_file_or_what_comes_in(here, capfd, monkeypatch):
-    for args, data in ((["hello\r\n"], b""), (["--file", "text.txt"], b""), (["--file", "-"], b"hello\r\n"), ([], b"hello\r\n")):
+    for args, data in (
+        (["hello\r\n"], b""),
+        (["--file", "text.txt"], b""),
+        (["--file", "-"], b"hello\r\n"),
+        ([], b"hello\r\n"),
+    ):
         monkeypatch.setattr(sys, "stdin", Stdin(data))
         assert said(capfd, "encode", "bytes", *args) == "104 101 108 108 111 13 10\n"
     assert said(capfd, "encode", "bytes", "--count", "ab") == "2 bytes, 2 tokens, 1.00 bytes per token\n"
-    assert said(capfd, "encode", "bytes", "--", "-x") == said(capfd, "encode", "bytes", "--special", "text", "--", "-x") == "45 120\n"
+    assert (
+        said(capfd, "encode", "bytes", "--", "-x")
+        == said(capfd, "encode", "bytes", "--special", "text", "--", "-x")
+        == "45 120\n"
+    )
     assert said(capfd, "encode", "chars", "ba") == "1 0\n"
 
 
 @given(data=st.binary(max_size=50))
 def test_what_is_encoded_decodes_to_the_same_bytes(data):
-    run = lambda args, given: subprocess_free(["tokenizer", *args], given)  # noqa: E731
+    run = lambda args, given: subprocess_free(["tokenizer", *args], given)
     ids = run(["encode", "bytes", "--bytes"], data)
-    assert run(["decode", "bytes", "--bytes"], ids) == run(["decode", "bytes", "--errors", "surrogateescape"], ids) == data
+    assert (
+        run(["decode", "bytes", "--bytes"], ids)
+        == run(["decode", "bytes", "--errors", "surrogateescape"], ids)
+        == data
+    )
     assert run(["decode", "bytes"], ids).decode() == data.decode("utf-8", "replace")
 
 
@@ -100,7 +113,13 @@ def subprocess_free(args, given):
 
 
 def test_ids_are_read_as_people_write_them(here, capfd, monkeypatch):
-    for args in (["104", "105"], ["[104,", "105]"], ["104,105"], ["--errors", "strict", "104", "105"], ["104", "105", "--errors=strict"]):
+    for args in (
+        ["104", "105"],
+        ["[104,", "105]"],
+        ["104,105"],
+        ["--errors", "strict", "104", "105"],
+        ["104", "105", "--errors=strict"],
+    ):
         assert said(capfd, "decode", "bytes", *args) == "hi"
     monkeypatch.setattr(sys, "stdin", Stdin(b" 104\n105\n"))
     assert said(capfd, "decode", "bytes") == "hi"
@@ -140,7 +159,16 @@ def test_show_colours_tokens_in_turn_and_special_ones_apart(here, capfd):
     assert "\033" not in said(capfd, "show", "tok.json", "hell")  # no terminal
 
 
-@pytest.mark.parametrize("tty, env, expected", [(True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"NO_COLOR": ""}, True), (True, {"TERM": "dumb"}, False)])
+@pytest.mark.parametrize(
+    "tty, env, expected",
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
 def test_colour_is_asked_of_the_terminal_and_its_owner(monkeypatch, tty, env, expected):
     for name in ("NO_COLOR", "TERM"):
         monkeypatch.delenv(name, raising=False)
@@ -157,10 +185,13 @@ def test_what_is_shown_is_printable_and_ids_stand_below_their_tokens(text):
     for tokenizer in (Bytes(), Characters.build(text) if text else Bytes()):
         ids = tokenizer.encode(text).tolist()
         rows = list(lines(tokenizer, ids, width=40))
-        assert all(c.isprintable() or c == "\u200d" for row in rows for c in row) and all(columns_of(row) <= 40 for row in rows)
+        assert all(c.isprintable() or c == "\u200d" for row in rows for c in row) and all(
+            columns_of(row) <= 40 for row in rows
+        )
         assert [int(n) for row in rows[1::2] for n in row.split()] == ids
         for tokens, numbers in zip(rows[::2], rows[1::2]):
-            # Before each number stand as many columns as before its token, which a bracket opens where a cell begins.
+            # Before each number stand as many columns as before its token, which a bracket opens where a cell
+            # begins.
             starts = [n for n, c in enumerate(numbers) if c != " " and (n == 0 or numbers[n - 1] == " ")]
             opens = {columns_of(tokens[:n]) for n, c in enumerate(tokens) if c == "["}
             assert set(starts) <= opens
@@ -168,27 +199,60 @@ def test_what_is_shown_is_printable_and_ids_stand_below_their_tokens(text):
 
 def test_white_space_controls_marks_and_halves_are_visible():
     assert visible(b" \n\t\r\x00\x1b\x7f") == "·⏎⇥␍␀␛␡"
-    assert visible("é".encode()[:1]) == "\\xc3" and visible("\u0301".encode()) == "◌\u0301" and visible("\u200b".encode()) == "◌\\u200b"[1:]
+    assert (
+        visible("é".encode()[:1]) == "\\xc3"
+        and visible("\u0301".encode()) == "◌\u0301"
+        and visible("\u200b".encode()) == "◌\\u200b"[1:]
+    )
     assert columns_of("日本") == 4 and columns_of("e\u0301") == 1
 
 
 def test_a_vocabulary_is_trained_and_used(here, capfd):
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--special-token", END, "--special-token", "<pad>", "--out", "new.json", "--pattern", "cl100k")
+    out = said(
+        capfd,
+        "train",
+        "corpus.txt",
+        "--vocab-size",
+        "400",
+        "--special-token",
+        END,
+        "--special-token",
+        "<pad>",
+        "--out",
+        "new.json",
+        "--pattern",
+        "cl100k",
+    )
     assert "new.json: 400 tokens, 20," in out and "of corpus.txt" in out
     made = tokenizers.load(here / "new.json")
-    assert isinstance(made, BPE) and made.specials == {END: 398, "<pad>": 399} and made.pattern.name == "cl100k"
-    assert made == tokenizers.train(corpora.default()[1][:20000], 400, pattern="cl100k", specials=[END, "<pad>"])
+    assert (
+        isinstance(made, BPE) and made.specials == {END: 398, "<pad>": 399} and made.pattern.name == "cl100k"
+    )
+    assert made == tokenizers.train(
+        corpora.default()[1][:20000], 400, pattern="cl100k", specials=[END, "<pad>"]
+    )
     for kind, out in (("huggingface", "hf.json"), ("gpt2", "gpt2"), ("tiktoken", "t.tiktoken")):
         said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--out", out, "--format", kind)
-        shown = said(capfd, "encode", out, "the statement", *(["--pattern", "gpt2"] if kind == "tiktoken" else []))
-        assert said(capfd, "decode", out, *shown.split(), *(["--pattern", "gpt2"] if kind == "tiktoken" else [])) == "the statement"
-    assert said(capfd, "encode", "t.tiktoken", f"a{END}", "--special-token", f"{END}=999", "--special", "allow").split()[1:] == ["999"]
+        shown = said(
+            capfd, "encode", out, "the statement", *(["--pattern", "gpt2"] if kind == "tiktoken" else [])
+        )
+        assert (
+            said(capfd, "decode", out, *shown.split(), *(["--pattern", "gpt2"] if kind == "tiktoken" else []))
+            == "the statement"
+        )
+    assert said(
+        capfd, "encode", "t.tiktoken", f"a{END}", "--special-token", f"{END}=999", "--special", "allow"
+    ).split()[1:] == ["999"]
 
 
 @pytest.mark.parametrize(
     "args, message",
-    [("--format gpt2 --pattern cl100k", "pattern is not GPT-2's"), (r"--format huggingface --pattern \w+|\W+", r"holds \w"), ("--format huggingface --special-token a", "'a' is spelled as token")],
+    [
+        ("--format gpt2 --pattern cl100k", "pattern is not GPT-2's"),
+        (r"--format huggingface --pattern \w+|\W+", r"holds \w"),
+        ("--format huggingface --special-token a", "'a' is spelled as token"),
+    ],
 )
 def test_what_a_format_cannot_say_is_said_before_the_work(here, capfd, monkeypatch, args, message):
     monkeypatch.setattr(tokenizers, "train", None)
@@ -200,7 +264,19 @@ def test_what_a_format_cannot_say_is_said_before_the_work(here, capfd, monkeypat
 def test_a_unigram_model_is_trained_and_used(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains unigram models")
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(capfd, "train", "--out", "uni.json", "--kind", "unigram", "--vocab-size", "400", "corpus.txt", "--special-token", END)
+    out = said(
+        capfd,
+        "train",
+        "--out",
+        "uni.json",
+        "--kind",
+        "unigram",
+        "--vocab-size",
+        "400",
+        "corpus.txt",
+        "--special-token",
+        END,
+    )
     assert out.startswith("uni.json: 400 tokens, ")
     ids = said(capfd, "encode", "uni.json", "the statement").split()
     assert len(ids) < 13 and said(capfd, "decode", "uni.json", *ids) == "the statement"
@@ -220,18 +296,37 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         ("show text.txt a", b"", "text.txt"),
         ("show silent a", b"", "silent: is a checkpoint without tokenizer.json"),
         ("show chars", b"", "chars has a vocabulary only where there is a text"),
-        ("show text.model a", b"", "text.model: is not a model of sentencepiece" if HAS_SENTENCEPIECE else "pip install 'numgpt[sentencepiece]'"),
+        (
+            "show text.model a",
+            b"",
+            (
+                "text.model: is not a model of sentencepiece"
+                if HAS_SENTENCEPIECE
+                else "pip install 'numgpt[sentencepiece]'"
+            ),
+        ),
         ("show bytes a --width 0", b"", "argument --width: '0' is not an integer, expected 1 or more"),
         ("show bytes a --color pink", b"", "argument --color: invalid choice: 'pink'"),
         ("encode bytes a --file text.txt", b"", "a text and --file stand side by side"),
         ("encode bytes --file nowhere.txt", b"", "nowhere.txt: does not exist, expected a file"),
         ("encode bytes --file /dev/zero", b"", "/dev/zero: is a device, expected a file"),
         ("encode bytes --file checkpoint", b"", "checkpoint: is a folder, expected a file"),
-        ("encode bytes --file latin.txt", b"", "latin.txt: is not UTF-8 (byte 0xe9 at 3), expected UTF-8 text: convert it, or take the bytes as they are with --bytes"),
+        (
+            "encode bytes --file latin.txt",
+            b"",
+            (
+                "latin.txt: is not UTF-8 (byte 0xe9 at 3), expected UTF-8 text: convert it, or take the bytes"
+                " as they are with --bytes"
+            ),
+        ),
         ("encode bytes", b"a\xff", "stdin: is not UTF-8 (byte 0xff at 1)"),
         ("encode bytes a --out ids.txt", b"", "--out is ids.txt, expected a name that ends in .npy or .bin"),
         ("encode bytes a --out nowhere/ids.bin", b"", "nowhere/ids.bin: its folder does not exist"),
-        ("encode tok.json a --special-token <|end|>", b"", "--special-token is '<|end|>', expected a text and its id"),
+        (
+            "encode tok.json a --special-token <|end|>",
+            b"",
+            "--special-token is '<|end|>', expected a text and its id",
+        ),
         ("encode tok.json a --special-token <|end|>=7", b"", "tok.json: holds its own specials"),
         ("encode bytes a --special maybe", b"", "argument --special: invalid choice: 'maybe'"),
         ("decode bytes 1 x", b"", "decode: 'x' is no id, expected integers such as 15496 995"),
@@ -249,12 +344,24 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         ("train text.txt", b"", "the following arguments are required: --out"),
         ("train text.txt --out checkpoint", b"", "checkpoint: is a folder, expected a file to write"),
         ("train text.txt --out nowhere/tok.json", b"", "nowhere/tok.json: its folder does not exist"),
-        ("train text.txt --out tok.json --format gpt2", b"", "tok.json: is a file, expected a folder for vocab.json and merges.txt"),
+        (
+            "train text.txt --out tok.json --format gpt2",
+            b"",
+            "tok.json: is a file, expected a folder for vocab.json and merges.txt",
+        ),
         ("train nowhere.txt --out new.json", b"", "nowhere.txt: does not exist"),
         ("train text.txt --out new.json --pattern (", b"", "pattern: '(' does not compile"),
         ("train text.txt --out new.json --vocab-size 0", b"", "argument --vocab-size: '0' is not an integer"),
-        ("train text.txt --out new.json --kind unigram --format gpt2", b"", "--format stands beside --kind unigram"),
-        ("train text.txt --out new.json --kind unigram --pattern gpt2", b"", "--pattern stands beside --kind unigram"),
+        (
+            "train text.txt --out new.json --kind unigram --format gpt2",
+            b"",
+            "--format stands beside --kind unigram",
+        ),
+        (
+            "train text.txt --out new.json --kind unigram --pattern gpt2",
+            b"",
+            "--pattern stands beside --kind unigram",
+        ),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(here, capfd, monkeypatch, args, given, message):
@@ -274,7 +381,13 @@ def test_without_stdin_one_line_says_so(here, capfd, monkeypatch):
 
 @pytest.mark.parametrize("args", [["show", "bytes"], ["encode", "bytes"], ["decode", "bytes", "--bytes"]])
 def test_output_that_nobody_reads_ends_quietly(args):
-    process = subprocess.Popen([sys.executable, "-m", "numgpt", "tokenizer", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "numgpt", "tokenizer", *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ,
+    )
     process.stdout.close()
     process.stdin.write(b"97 " * 100000)
     process.stdin.close()

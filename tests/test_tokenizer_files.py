@@ -17,9 +17,32 @@ from numgpt.tokenizers import BPE, Bytes, huggingface_file, tiktoken_file
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET
 
-WORDS = ["the", " the", "cat", "'s", "'LL", "  ", "\n", " \n ", "123", "naïve", "日本", "😀", "<|end|>", "<|endoftext|>", "\x1c", "\xa0", "ſ", "\x00", "!?"]
-# Characters that no version of Unicode at hand has assigned are cut differently by each library, and are left out.
-texts = st.lists(st.sampled_from(WORDS) | st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=8), max_size=12).map("".join)
+WORDS = [
+    "the",
+    " the",
+    "cat",
+    "'s",
+    "'LL",
+    "  ",
+    "\n",
+    " \n ",
+    "123",
+    "naïve",
+    "日本",
+    "😀",
+    "<|end|>",
+    "<|endoftext|>",
+    "\x1c",
+    "\xa0",
+    "ſ",
+    "\x00",
+    "!?",
+]
+# Characters that no version of Unicode at hand has assigned are cut differently by each library, and are left
+# out.
+texts = st.lists(
+    st.sampled_from(WORDS) | st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=8), max_size=12
+).map("".join)
 
 
 def same_ids(ours, theirs, text):
@@ -38,15 +61,24 @@ def tiktoken_of(path, pattern, specials):
     tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
     from tiktoken.load import load_tiktoken_bpe
 
-    with mock.patch.dict(os.environ, {"TIKTOKEN_CACHE_DIR": ""}):  # by default it keeps a file by its name, whatever becomes of it
+    with mock.patch.dict(
+        os.environ, {"TIKTOKEN_CACHE_DIR": ""}
+    ):  # by default it keeps a file by its name, whatever becomes of it
         ranks = load_tiktoken_bpe(str(path))
-    found = tiktoken.Encoding("x", pat_str=PATTERNS.get(pattern, pattern), mergeable_ranks=ranks, special_tokens=specials)
+    found = tiktoken.Encoding(
+        "x", pat_str=PATTERNS.get(pattern, pattern), mergeable_ranks=ranks, special_tokens=specials
+    )
     return lambda text: found.encode(text, allowed_special="all")
 
 
 patterns = st.sampled_from([*PATTERNS, r"\p{L}+|[^\p{L}]+", huggingface_file.WHOLE])
 tokenizers_of_any_kind = st.builds(
-    learned, st.integers(0, 2**32), st.integers(0, 80), patterns, st.lists(st.sampled_from(SPECIALS), unique=True), st.booleans()
+    learned,
+    st.integers(0, 2**32),
+    st.integers(0, 80),
+    patterns,
+    st.lists(st.sampled_from(SPECIALS), unique=True),
+    st.booleans(),
 )
 
 
@@ -71,7 +103,10 @@ def test_tiktoken_loads_what_is_written_to_the_same_ids(place, tokenizer, text):
     again = tokenizers.load(place / "x.tiktoken", **more)
     assert again.merges is None and tiktoken_file.recover_merges(again) == tokenizer.merges
     same_ids(tokenizer, lambda text: again.encode(text, special="allow").tolist(), text)
-    assert tokenizers.load(place / "x.tiktoken", **tokenizers.export(again, place / "x.tiktoken", "tiktoken")) == again
+    assert (
+        tokenizers.load(place / "x.tiktoken", **tokenizers.export(again, place / "x.tiktoken", "tiktoken"))
+        == again
+    )
 
 
 @settings(max_examples=30)
@@ -123,7 +158,12 @@ def trained_by_hugging_face(added=(), **options):
     theirs = library.Tokenizer(library.models.BPE(**options))
     theirs.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     theirs.decoder = library.decoders.ByteLevel()
-    trainer = library.trainers.BpeTrainer(vocab_size=700, initial_alphabet=sorted(ALPHABET), special_tokens=["<|endoftext|>"], show_progress=False)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=700,
+        initial_alphabet=sorted(ALPHABET),
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
     theirs.train_from_iterator([corpora.default()[1][:30_000]], trainer)
     theirs.add_special_tokens(list(added))
     return theirs
@@ -141,7 +181,11 @@ def test_what_their_trainer_saves_is_read_to_their_ids(tmp_path, merges):
     assert ours.specials == {"<|endoftext|>": 0, "<|end|>": 700, "[PAD]": 701} and ours.vocab_size == 702
     for text in (TEXT, corpora.default()[1][30_000:60_000], "<|endoftext|>a<|end|> [PAD]", ""):
         same_ids(ours, lambda text: theirs.encode(text).ids, text)
-        assert ours.decode(theirs.encode(text).ids) == theirs.decode(theirs.encode(text).ids, skip_special_tokens=False) == text
+        assert (
+            ours.decode(theirs.encode(text).ids)
+            == theirs.decode(theirs.encode(text).ids, skip_special_tokens=False)
+            == text
+        )
     theirs.model.save(str(tmp_path))
     again = tokenizers.load(tmp_path / "vocab.json", specials={"<|end|>": 700, "[PAD]": 701})
     assert again == ours
@@ -169,7 +213,9 @@ def test_real_gpt2_is_the_same_in_every_kind_of_file(tmp_path):
     tokenizers.export(ranked, tmp_path, "gpt2")
     tokenizers.export(ranked, tmp_path / "t.json", "huggingface")
     merged = tokenizers.load(tmp_path)
-    assert len(merged.merges) == 50_000 and (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")[1:4] == ["Ġ t", "Ġ a", "h e"]
+    assert len(merged.merges) == 50_000 and (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")[
+        1:4
+    ] == ["Ġ t", "Ġ a", "h e"]
     tokenizers.export(merged, tmp_path / "t.tiktoken", "tiktoken")
     assert (tmp_path / "t.tiktoken").read_bytes() == gpt2_file().read_bytes()
     text = corpora.default()[1][:50_000] + TEXT
@@ -177,10 +223,18 @@ def test_real_gpt2_is_the_same_in_every_kind_of_file(tmp_path):
     same_ids(merged, huggingface(tmp_path / "t.json"), text + "<|endoftext|>")
 
 
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # no pattern of ours
+# no pattern of ours
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
-@pytest.mark.parametrize("name, sources", [*huggingface_file.SOURCES.items(), (LLAMA3, [LLAMA3])], ids=[*huggingface_file.SOURCES, "llama3"])
+@pytest.mark.parametrize(
+    "name, sources",
+    [*huggingface_file.SOURCES.items(), (LLAMA3, [LLAMA3])],
+    ids=[*huggingface_file.SOURCES, "llama3"],
+)
 @given(text=texts)
 def test_a_pattern_cuts_alike_however_it_is_spelled(name, sources, text):
     library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -209,7 +263,16 @@ def test_a_form_that_is_read_gives_their_ids(tmp_path, changes):
         same_ids(ours, theirs, text)
 
 
-@pytest.mark.parametrize("source", [LLAMA3, r"[^\P{L}\d]+|[\s\S]", r"(?i:[a-z])+(?![\x41-\x5a])|[^\]\[]|[\s\S]", r"(?<=\p{L})[\-_\u4e00-\u9fa5]{2,3}|(?>\S)|\s", r"(?:a|b)*c|\\h|."])
+@pytest.mark.parametrize(
+    "source",
+    [
+        LLAMA3,
+        r"[^\P{L}\d]+|[\s\S]",
+        r"(?i:[a-z])+(?![\x41-\x5a])|[^\]\[]|[\s\S]",
+        r"(?<=\p{L})[\-_\u4e00-\u9fa5]{2,3}|(?>\S)|\s",
+        r"(?:a|b)*c|\\h|.",
+    ],
+)
 @given(text=st.text(st.sampled_from("abcABCſK-_\\h[] 1中文ʰ²\t.")))
 @settings(deadline=None)
 def test_a_pattern_that_is_written_is_taken_alike(source, text):

@@ -1,9 +1,11 @@
-"""Files of tokenizers that would give other ids, that are damaged, or that cannot be written: each is one line that says why."""
+"""Files of tokenizers that would give other ids, that are damaged, or that cannot be written: each is one
+line that says why.
+"""
 
 import json
 
 import pytest
-from tokenizer_samples import BYTE, SPECIALS, content, cut_by_huggingface, learned, lines, split, token
+from tokenizer_samples import BYTE, content, cut_by_huggingface, learned, lines, split, token
 
 from numgpt import InputError, tokenizers
 from numgpt.tokenizers import BPE, Bytes, Characters, huggingface_file
@@ -15,8 +17,19 @@ REFUSED = [
     ({"pre_tokenizer": None}, "pre_tokenizer is none"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace"),
     ({"pre_tokenizer": BYTE | {"add_prefix_space": True}}, "add_prefix_space true"),
-    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE]}}, "Digits, ByteLevel"),
-    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(r"\w+")["pretokenizers"][0], BYTE]}}, "use_regex true"),
+    (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE],
+            }
+        },
+        "Digits, ByteLevel",
+    ),
+    (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(r"\w+")["pretokenizers"][0], BYTE]}},
+        "use_regex true",
+    ),
     ({"pre_tokenizer": split(r"\w+")["pretokenizers"][0]}, "pre_tokenizer is Split"),
     ({"pre_tokenizer": split(r"\w+", "Contiguous")}, "behavior"),
     ({"pre_tokenizer": split(PATTERNS["cl100k"])}, r"holds \}\+|regular"),
@@ -37,14 +50,34 @@ REFUSED = [
     ({"model__vocab": {"a": 0, "b": 2**40}, "added_tokens": []}, "no token has id 1"),
     ({"model__vocab": {"a": -1}}, "has id -1"),
     ({"model__vocab": {"a": True}}, "has id True"),
-    ({"model__vocab": {"a b": 0}, "model__merges": [], "added_tokens": []}, "expected the characters that stand for bytes"),
-    ({"model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])}, "model__merges": [], "model__unk_token": "!"}, "unk_token"),
-    ({"model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])}, "model__merges": [], "model__byte_fallback": True}, "byte_fallback"),
+    (
+        {"model__vocab": {"a b": 0}, "model__merges": [], "added_tokens": []},
+        "expected the characters that stand for bytes",
+    ),
+    (
+        {
+            "model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])},
+            "model__merges": [],
+            "model__unk_token": "!",
+        },
+        "unk_token",
+    ),
+    (
+        {
+            "model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])},
+            "model__merges": [],
+            "model__byte_fallback": True,
+        },
+        "byte_fallback",
+    ),
     ({"added_tokens": [token("<|endoftext|>", 276, lstrip=True)]}, "lstrip"),
     ({"added_tokens": [token("<|endoftext|>", 276, single_word=True)]}, "single_word"),
     ({"added_tokens": [token("<|end|>", 300)]}, "has id 300, expected 277"),
     ({"added_tokens": [token("the", 2**40)]}, "has id 1099511627776, expected"),
-    ({"added_tokens": [token("<|end|>", 277), token("<|end|>!", 278, normalized=True)]}, "shares '<|end|>'|shares"),
+    (
+        {"added_tokens": [token("<|end|>", 277), token("<|end|>!", 278, normalized=True)]},
+        "shares '<|end|>'|shares",
+    ),
     ({"added_tokens": [5]}, "added_tokens"),
 ]
 
@@ -74,7 +107,9 @@ def test_an_added_token_that_merges_make_too_is_named(tmp_path):
     tokenizer = learned(2, 20)
     text = next(spell(t) for t in tokenizer.tokens[256:] if t.isalpha())
     i = tokenizer.ids[text.encode()]
-    (tmp_path / "t.json").write_text(json.dumps(huggingface_file.write(tokenizer) | {"added_tokens": [token(text, i)]}))
+    (tmp_path / "t.json").write_text(
+        json.dumps(huggingface_file.write(tokenizer) | {"added_tokens": [token(text, i)]})
+    )
     with pytest.raises(InputError, match=r"makes .*which is no token|that is not special"):
         tokenizers.load(tmp_path / "t.json")
 
@@ -109,7 +144,11 @@ def test_a_damaged_tiktoken_file_is_one_line(tmp_path, data, message):
         ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na b\na b\n", "as an earlier one does"),
         ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na c\n", "merge 0 joins 'c'"),
         ({"a": 0, "b": 1, "ab": 2}, b"#version: 0.2\na \xff\n", "not UTF-8"),
-        ({"a": 0, "b": 1, "in": 2, "n</w>": 3, "in</w>": 4, "i": 5}, b"#version: 0.2\ni n</w>\n", "joins 'n</w>'.*not special"),
+        (
+            {"a": 0, "b": 1, "in": 2, "n</w>": 3, "in</w>": 4, "i": 5},
+            b"#version: 0.2\ni n</w>\n",
+            "joins 'n</w>'.*not special",
+        ),
         ({"a": 0, "Ġfoo": 1}, b"#version: 0.2\n", "'Ġfoo' is made by no merge"),
         ({"a": 0, "b": 0}, b"#version: 0.2\n", "both have id 0"),
         ({"a": 0, "b": 2}, b"#version: 0.2\n", "no token has id 1"),
@@ -124,7 +163,21 @@ def test_damaged_files_of_gpt2_are_one_line(tmp_path, vocab, merges, message):
             tokenizers.load(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"\x10\0\0\0\0\0\0\0{}", b"# a heading\n", b"[]", b"{}", b"5", b"words of a text", b'{"a": "b"}', b"{" * 10**5])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"\x10\0\0\0\0\0\0\0{}",
+        b"# a heading\n",
+        b"[]",
+        b"{}",
+        b"5",
+        b"words of a text",
+        b'{"a": "b"}',
+        b"{" * 10**5,
+    ],
+)
 def test_a_file_of_another_kind_is_one_line(tmp_path, data):
     (tmp_path / "file").write_bytes(data)
     with pytest.raises(InputError, match="is not (a tokenizer|JSON).*expected"):
@@ -134,7 +187,10 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, data):
 def test_what_is_no_file_and_what_is_too_long_is_refused(tmp_path):
     with open(tmp_path / "long", "wb") as file:
         file.truncate(2**40)
-    long, nowhere = (tmp_path / "long", "more than 67,108,864 bytes"), (tmp_path / "nowhere", "does not exist")
+    long, nowhere = (
+        (tmp_path / "long", "more than 67,108,864 bytes"),
+        (tmp_path / "nowhere", "does not exist"),
+    )
     for path, message in (long, nowhere, (tmp_path, "holds no tokenizer"), ("/dev/zero", "a device")):
         with pytest.raises(InputError, match=message):
             tokenizers.load(path)
@@ -163,7 +219,9 @@ def test_a_pattern_is_given_only_to_files_that_have_none(tmp_path):
         tokenizers.load(tmp_path / "t.json", specials={"a": 1})
 
 
-ORDER = BPE([bytes([b]) for b in range(256)] + [b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)])  # ids are not in its order
+ORDER = BPE(
+    [bytes([b]) for b in range(256)] + [b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)]
+)  # ids are not in its order
 HARD = [
     (ORDER, "tiktoken", "not in the order of the ids"),
     (learned(3, pattern="cl100k"), "gpt2", "pattern is not GPT-2's"),
@@ -187,12 +245,49 @@ def test_what_a_kind_of_file_cannot_say_is_not_written(tmp_path, tokenizer, kind
     assert not list(tmp_path.iterdir())
 
 
-STATE = {"type": "bpe", "pattern": "gpt2", "whole": False, "specials": {"<x>": 3}, "tokens": ["a", "b", "ab"], "merges": [[0, 1]]}
-ODD = [5, 0.5, [5], [[5]], ["a", ["b"]], {"a": "b"}, {"a": 0.5}, "(", 2**70, [2**70], {"a": 2**70}, {"": 1}, "\ud800"]  # for any of its parts
+STATE = {
+    "type": "bpe",
+    "pattern": "gpt2",
+    "whole": False,
+    "specials": {"<x>": 3},
+    "tokens": ["a", "b", "ab"],
+    "merges": [[0, 1]],
+}
+ODD = [
+    5,
+    0.5,
+    [5],
+    [[5]],
+    ["a", ["b"]],
+    {"a": "b"},
+    {"a": 0.5},
+    "(",
+    2**70,
+    [2**70],
+    {"a": 2**70},
+    {"": 1},
+    "\ud800",
+]  # for any of its parts
 WRONG = [{name: value} for name in STATE for value in ODD]
-WRONG += [{"tokens": t} for t in (None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab")] + [{"tokens": [], "merges": [], "specials": {}}]
-WRONG += [{"merges": m} for m in ([[0, 1, 2]], [[True, False]], [[0, 2**70]], [[-1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 3]], True)]
-WRONG += [{"specials": s} for s in (None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3})]
+WRONG += [{"tokens": t} for t in (None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab")] + [
+    {"tokens": [], "merges": [], "specials": {}}
+]
+WRONG += [
+    {"merges": m}
+    for m in (
+        [[0, 1, 2]],
+        [[True, False]],
+        [[0, 2**70]],
+        [[-1, 0]],
+        [[0, 1], [0, 1]],
+        [[1, 0]],
+        [[0, 3]],
+        True,
+    )
+]
+WRONG += [
+    {"specials": s} for s in (None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3})
+]
 WRONG += [{"pattern": None}, {"pattern": "(?r)a"}, {"whole": None}, {"whole": 1}, {"more": 1}]
 
 

@@ -1,4 +1,6 @@
-"""Every command takes every tokenizer: runs on byte pairs are trained, resumed, sampled, evaluated and converted."""
+"""Every command takes every tokenizer: runs on byte pairs are trained, resumed, sampled, evaluated and
+converted.
+"""
 
 import json
 import shutil
@@ -7,16 +9,24 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, tokenizers
-from numgpt.interchange import checkpoint
-from numgpt.data.corpus import corpus as data
-from numgpt.evaluation import score as evaluate
-from numgpt.interchange import llmc
-from numgpt.data.corpus import split
-from numgpt.data.corpus import text
 from numgpt.__main__ import main
+from numgpt.data.corpus import corpus as data
+from numgpt.data.corpus import split, text
+from numgpt.evaluation import score as evaluate
+from numgpt.interchange import checkpoint, llmc
 from numgpt.tokenizers import BPE
 
-TINY = ["--preset=gpt-nano", "--n-layer=1", "--n-head=1", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1", "--sample-tokens=4", "--activation=gelu_tanh"]
+TINY = [
+    "--preset=gpt-nano",
+    "--n-layer=1",
+    "--n-head=1",
+    "--n-embd=8",
+    "--block-size=8",
+    "--batch-size=2",
+    "--eval-iters=1",
+    "--sample-tokens=4",
+    "--activation=gelu_tanh",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +39,21 @@ def home(tmp_path_factory):
     (home / "ends.txt").write_text("<|end|>\n\n".join(sentences))
     tokens = [bytes([b]) for b in range(256)]
     BPE(tokens, [], specials={"<|end|>": 256}).save(home / "ends.json")
-    assert main(["train", "--data", str(home / "text.txt"), *TINY, "--tokenizer=bpe:270", "--steps=3", "--out", str(home / "run")]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(home / "text.txt"),
+                *TINY,
+                "--tokenizer=bpe:270",
+                "--steps=3",
+                "--out",
+                str(home / "run"),
+            ]
+        )
+        == 0
+    )
     return home
 
 
@@ -50,7 +74,10 @@ def expect_line(capfd, args, message):
 def test_merges_are_learned_from_what_is_trained_on(here):
     model = GPT.load("run")
     train, held = split.split_blocks(split.without_repeats(text.read(["text.txt"])), 0.1)
-    assert model.tokenizer == tokenizers.build("bpe:270", train) and model.tokenizer.vocab_size == 270 == model.config.vocab_size
+    assert (
+        model.tokenizer == tokenizers.build("bpe:270", train)
+        and model.tokenizer.vocab_size == 270 == model.config.vocab_size
+    )
     assert held and model.tokenizer.pattern.name == "gpt2"
 
 
@@ -58,17 +85,47 @@ def test_a_run_on_byte_pairs_goes_on(here, tmp_path, capfd):
     shutil.copytree("run", tmp_path / "run")
     for flags in ([], ["--tokenizer=bpe:270"], ["--tokenizer=bpe:270:gpt2"]):
         capfd.readouterr()
-        assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--sample-tokens=0", "--steps=4", *flags]) == 0
+        assert (
+            main(
+                [
+                    "train",
+                    "--resume",
+                    "--out",
+                    str(tmp_path / "run"),
+                    "--sample-tokens=0",
+                    "--steps=4",
+                    *flags,
+                ]
+            )
+            == 0
+        )
         assert "resumed at step" in capfd.readouterr().err
     for name in ("bpe:280", "bpe:270:cl100k", "chars", "ends.json"):
-        expect_line(capfd, f"train --resume --out {tmp_path / 'run'} --tokenizer {name}", f"the run's tokenizer is {'another than that' if name == 'ends.json' else 'bpe:270:gpt2'}, expected {name}")
+        expect_line(
+            capfd,
+            f"train --resume --out {tmp_path / 'run'} --tokenizer {name}",
+            f"the run's tokenizer is {'another than that' if name == 'ends.json' else 'bpe:270:gpt2'},"
+            f" expected {name}",
+        )
 
 
-def test_a_text_with_fewer_pairs_than_asked_for_makes_a_run_that_says_so_and_resumes_by_its_name(tmp_path, capfd):
+def test_a_text_with_fewer_pairs_than_asked_for_makes_a_run_that_says_so_and_resumes_by_its_name(
+    tmp_path, capfd
+):
     (tmp_path / "text.txt").write_text("ab" * 200)
-    flags = ["train", "--data", str(tmp_path / "text.txt"), *TINY, "--tokenizer=bpe:400:.{4}", "--out", str(tmp_path / "run")]
+    flags = [
+        "train",
+        "--data",
+        str(tmp_path / "text.txt"),
+        *TINY,
+        "--tokenizer=bpe:400:.{4}",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main([*flags, "--steps=1", "--split=tail"]) == 0
-    assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair comes twice" in " ".join(capfd.readouterr().err.split())
+    assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair comes twice" in " ".join(
+        capfd.readouterr().err.split()
+    )
     for steps in (2, 3):  # the name is kept for the next time
         assert main([*flags, f"--steps={steps}", "--resume"]) == 0
 
@@ -98,7 +155,9 @@ def test_bits_per_byte_do_not_depend_on_where_ids_lie(here, monkeypatch):
     in_memory = data.encode(["text.txt"], model.tokenizer)[1]
     monkeypatch.setattr(data, "LARGE", 100)
     mapped = data.encode(["text.txt"], model.tokenizer)[1]
-    assert isinstance(mapped, np.memmap) and np.array_equal(mapped, model.tokenizer.encode((here / "text.txt").read_text()))
+    assert isinstance(mapped, np.memmap) and np.array_equal(
+        mapped, model.tokenizer.encode((here / "text.txt").read_text())
+    )
     assert evaluate.score(model, mapped, 3) == evaluate.score(model, in_memory.astype(np.int64), 3)
 
 
@@ -111,17 +170,34 @@ def test_special_tokens_of_a_text_are_refused_unless_a_flag_says_what_becomes_of
     model = GPT.load(tmp_path / "run")
     assert model.tokenizer == tokenizers.load("ends.json")
     assert main(f"train --resume --out {tmp_path / 'run'} --steps 2 --sample-tokens 0".split()) == 0
-    expect_line(capfd, f"train --resume --out {tmp_path / 'run'} --special text", "expected the same text and the same way to prepare it")
+    expect_line(
+        capfd,
+        f"train --resume --out {tmp_path / 'run'} --special text",
+        "expected the same text and the same way to prepare it",
+    )
     assert main(f"eval {tmp_path / 'run'}".split()) == 0
-    expect_line(capfd, f"eval {tmp_path / 'run'} --data ends.txt", "holds the special token '<|end|>' at position")
-    expect_line(capfd, f"sample {tmp_path / 'run'} --prompt <|end|>", "holds the special token '<|end|>' at position 0")
-    expect_line(capfd, f"curvature {tmp_path / 'run'} --data ends.txt", "holds the special token '<|end|>' at position")
+    expect_line(
+        capfd, f"eval {tmp_path / 'run'} --data ends.txt", "holds the special token '<|end|>' at position"
+    )
+    expect_line(
+        capfd,
+        f"sample {tmp_path / 'run'} --prompt <|end|>",
+        "holds the special token '<|end|>' at position 0",
+    )
+    expect_line(
+        capfd,
+        f"curvature {tmp_path / 'run'} --data ends.txt",
+        "holds the special token '<|end|>' at position",
+    )
     sizes = set()
     for special in ("allow", "text"):
         capfd.readouterr()
         assert main(f"eval {tmp_path / 'run'} --data ends.txt --special {special}".split()) == 0
         sizes.add(capfd.readouterr().out.split("tokens (")[1].split()[0])
-        assert main(f"sample {tmp_path / 'run'} --prompt <|end|> --special {special} --max-new-tokens 2".split()) == 0
+        assert (
+            main(f"sample {tmp_path / 'run'} --prompt <|end|> --special {special} --max-new-tokens 2".split())
+            == 0
+        )
         assert capfd.readouterr().out.startswith("<|end|>")
     assert len(sizes) == 1  # either way the bytes are those of the text
 
@@ -144,12 +220,30 @@ def test_a_model_on_byte_pairs_is_converted_and_exported(here, tmp_path, capfd):
 def test_runs_share_a_folder_of_tokens_and_find_it_again(here, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(data, "LARGE", 1000)
     for run in ("a", "b"):
-        assert main(["train", "--data", "text.txt", *TINY, "--steps=1", "--out", str(tmp_path / run), "--token-folder", str(tmp_path / "tokens")]) == 0
+        assert (
+            main(
+                [
+                    "train",
+                    "--data",
+                    "text.txt",
+                    *TINY,
+                    "--steps=1",
+                    "--out",
+                    str(tmp_path / run),
+                    "--token-folder",
+                    str(tmp_path / "tokens"),
+                ]
+            )
+            == 0
+        )
         assert not (tmp_path / run / "tokens").exists()
     (place,) = (p for p in (tmp_path / "tokens").iterdir() if not p.name.startswith("."))
     made = (place / "tokens.json").stat().st_mtime_ns
     for steps in (2, 3):
-        assert main(["train", "--resume", "--out", str(tmp_path / "b"), f"--steps={steps}", "--sample-tokens=0"]) == 0
+        assert (
+            main(["train", "--resume", "--out", str(tmp_path / "b"), f"--steps={steps}", "--sample-tokens=0"])
+            == 0
+        )
     assert main(["eval", str(tmp_path / "b")]) == 0
     assert (place / "tokens.json").stat().st_mtime_ns == made and not (tmp_path / "b" / "tokens").exists()
 
@@ -177,12 +271,30 @@ def test_evaluating_reads_the_tokens_of_a_run_and_writes_none(here, tmp_path, mo
     ("run/best/model.safetensors", "model.safetensors"),
 ])  # fmt: skip
 def test_a_tokenizer_that_cannot_be_is_one_line(here, capfd, tmp_path, name, message):
-    expect_line(capfd, f"train --data text.txt --tokenizer {name} --out {tmp_path / 'run'} {' '.join(TINY)}", message)
+    expect_line(
+        capfd, f"train --data text.txt --tokenizer {name} --out {tmp_path / 'run'} {' '.join(TINY)}", message
+    )
 
 
 def test_the_first_prompt_is_one_that_the_tokenizer_can_spell(capfd, tmp_path):
     (tmp_path / "text.txt").write_text("ab" * 300)
     tokens = [b"\x80", b"b", b"a"]
     BPE(tokens, [], specials={"<s>": 3}).save(tmp_path / "tok.json")
-    assert main(["train", "--data", str(tmp_path / "text.txt"), *TINY, "--split=tail", "--steps=1", "--tokenizer", str(tmp_path / "tok.json"), "--out", str(tmp_path / "run")]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--data",
+                str(tmp_path / "text.txt"),
+                *TINY,
+                "--split=tail",
+                "--steps=1",
+                "--tokenizer",
+                str(tmp_path / "tok.json"),
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     assert json.loads((tmp_path / "run/last/tokenizer.json").read_text())["type"] == "bpe"

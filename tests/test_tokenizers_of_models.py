@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, Config, InputError
-from numgpt.interchange import llmc
 from numgpt.__main__ import main
+from numgpt.interchange import llmc
 from numgpt.model.generate import texts
 from numgpt.tokenizers import BPE, Bytes, Characters
 
@@ -25,10 +25,14 @@ def bpe(pattern="gpt2", merges=True, end=END):
 
 def model_of(tokenizer, padded=0):
     V = tokenizer.vocab_size if tokenizer else 261
-    return GPT(Config(vocab_size=V + padded, block_size=16, n_layer=1, n_head=1, n_embd=4), tokenizer=tokenizer)
+    return GPT(
+        Config(vocab_size=V + padded, block_size=16, n_layer=1, n_head=1, n_embd=4), tokenizer=tokenizer
+    )
 
 
-@pytest.mark.parametrize("tokenizer", [bpe(), bpe("cl100k"), bpe(merges=False), Bytes()], ids=["gpt2", "cl100k", "ranks", "bytes"])
+@pytest.mark.parametrize(
+    "tokenizer", [bpe(), bpe("cl100k"), bpe(merges=False), Bytes()], ids=["gpt2", "cl100k", "ranks", "bytes"]
+)
 @pytest.mark.parametrize("padded", [0, 3])
 def test_transformers_takes_model_and_tokenizer_from_one_folder(tmp_path, monkeypatch, tokenizer, padded):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -49,7 +53,9 @@ def test_transformers_takes_model_and_tokenizer_from_one_folder(tmp_path, monkey
         assert found.tokenizer.encode(text, special="allow").tolist() == ids and found.config == model.config
 
 
-@pytest.mark.parametrize("tokenizer, names", [(bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 0), (None, 0)])
+@pytest.mark.parametrize(
+    "tokenizer, names", [(bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 0), (None, 0)]
+)
 def test_files_of_the_tokenizer_lie_beside_the_model_where_they_say_the_same(tmp_path, tokenizer, names):
     model = model_of(tokenizer)
     model.save(tmp_path / "hf", "hf")
@@ -95,7 +101,15 @@ def test_a_tokenizer_larger_than_its_model_stays_out(tmp_path):
         assert GPT.load(tmp_path / "hf").tokenizer is None
 
 
-@pytest.mark.parametrize("tokenizer, note", [(bpe(), ""), (Characters("abc"), "the tokenizer stays behind"), (bpe(r"a$|[\s\S]"), "the tokenizer stays behind"), (None, "")])
+@pytest.mark.parametrize(
+    "tokenizer, note",
+    [
+        (bpe(), ""),
+        (Characters("abc"), "the tokenizer stays behind"),
+        (bpe(r"a$|[\s\S]"), "the tokenizer stays behind"),
+        (None, ""),
+    ],
+)
 def test_convert_says_when_a_tokenizer_stays_behind(tmp_path, capsys, tokenizer, note):
     model_of(tokenizer).save(tmp_path / "ours")
     assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "hf"), "--to", "hf"]) == 0

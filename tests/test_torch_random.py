@@ -6,7 +6,16 @@ import pytest
 from numgpt.errors import InputError
 from numgpt.interchange.torch_random import Generator
 
-EIGHT = [0.7947664260864258, 1.4369317293167114, -0.2292192131280899, 0.47556325793266296, -0.6334410905838013, -0.5791953802108765, -0.0925704762339592, -0.8659197092056274]
+EIGHT = [
+    0.7947664260864258,
+    1.4369317293167114,
+    -0.2292192131280899,
+    0.47556325793266296,
+    -0.6334410905838013,
+    -0.5791953802108765,
+    -0.0925704762339592,
+    -0.8659197092056274,
+]
 SIXTEEN = [
     -1.2813878059387207, -2.646395683288574, -0.06569503247737885, 0.2180829495191574, -0.46536165475845337, -0.33108410239219666, 2.5485482215881348,
     0.10425379872322083, 0.8460659980773926, 0.9462448358535767, -0.2913765013217926, 0.34313806891441345, -1.1186704635620117, -0.18305328488349915,
@@ -47,11 +56,20 @@ def test_a_dtype_that_is_not_drawn_is_refused():
         Generator(0).uniform(4, dtype="float16")
 
 
-# Each draw leaves the stream where PyTorch's leaves it, the kept sine included: so the draws are compared one after the other.
+# Each draw leaves the stream where PyTorch's leaves it, the kept sine included: so the draws are compared one
+# after the other.
 DRAWS = [
     ("uniform", lambda t: t.uniform(5), lambda torch: torch.empty(5).uniform_()),
-    ("uniform between", lambda t: t.uniform((2, 3), -1.5, 2.5), lambda torch: torch.empty(2, 3).uniform_(-1.5, 2.5)),
-    ("double uniform", lambda t: t.uniform(7, dtype="float64"), lambda torch: torch.empty(7, dtype=torch.float64).uniform_()),
+    (
+        "uniform between",
+        lambda t: t.uniform((2, 3), -1.5, 2.5),
+        lambda torch: torch.empty(2, 3).uniform_(-1.5, 2.5),
+    ),
+    (
+        "double uniform",
+        lambda t: t.uniform(7, dtype="float64"),
+        lambda torch: torch.empty(7, dtype=torch.float64).uniform_(),
+    ),
     ("randint", lambda t: t.randint(1003790, 12), lambda torch: torch.randint(1003790, (12,))),
     ("randint from", lambda t: t.randint(9, (3, 3), -4), lambda torch: torch.randint(-4, 9, (3, 3))),
     ("randint of 2²⁸ − 1", lambda t: t.randint(2**28 - 1, 6), lambda torch: torch.randint(2**28 - 1, (6,))),
@@ -59,12 +77,24 @@ DRAWS = [
     ("randint of 2⁴⁰", lambda t: t.randint(2**40, 6), lambda torch: torch.randint(2**40, (6,))),
     ("permutation", lambda t: t.permutation(1000), lambda torch: torch.randperm(1000)),
     ("normal", lambda t: t.normal(64), lambda torch: torch.empty(64).normal_()),
-    ("normal scaled", lambda t: t.normal((4, 8), 3.0, 0.02), lambda torch: torch.empty(4, 8).normal_(3.0, 0.02)),
+    (
+        "normal scaled",
+        lambda t: t.normal((4, 8), 3.0, 0.02),
+        lambda torch: torch.empty(4, 8).normal_(3.0, 0.02),
+    ),
     ("normal with a rest", lambda t: t.normal(45), lambda torch: torch.empty(45).normal_()),
     ("few normal", lambda t: t.normal(3), lambda torch: torch.empty(3).normal_()),
     ("few normal again", lambda t: t.normal(5, 1.0, 2.0), lambda torch: torch.empty(5).normal_(1.0, 2.0)),
-    ("double normal", lambda t: t.normal(37, dtype="float64"), lambda torch: torch.empty(37, dtype=torch.float64).normal_()),
-    ("few double normal", lambda t: t.normal(4, dtype="float64"), lambda torch: torch.empty(4, dtype=torch.float64).normal_()),
+    (
+        "double normal",
+        lambda t: t.normal(37, dtype="float64"),
+        lambda torch: torch.empty(37, dtype=torch.float64).normal_(),
+    ),
+    (
+        "few double normal",
+        lambda t: t.normal(4, dtype="float64"),
+        lambda torch: torch.empty(4, dtype=torch.float64).normal_(),
+    ),
     ("one", lambda t: t.normal(), lambda torch: torch.empty(()).normal_()),
     ("none", lambda t: t.normal(0), lambda torch: torch.empty(0).normal_()),
 ]
@@ -81,8 +111,12 @@ def test_every_draw_is_pytorchs(seed):
             for name, ours, theirs in DRAWS:
                 found, expected = ours(generator), theirs(torch).numpy()
                 assert found.shape == expected.shape and found.dtype == expected.dtype, name
-                if "normal" in name or name == "one":  # its logarithm and cosine are not NumPy's: some units in the last place
-                    assert (np.abs(found - expected) <= 4 * np.spacing(np.maximum(np.abs(expected), 1))).all(), name
+                if (
+                    "normal" in name or name == "one"
+                ):  # its logarithm and cosine are not NumPy's: some units in the last place
+                    assert (
+                        np.abs(found - expected) <= 4 * np.spacing(np.maximum(np.abs(expected), 1))
+                    ).all(), name
                 else:
                     assert np.array_equal(found, expected), name
     finally:

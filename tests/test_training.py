@@ -1,4 +1,6 @@
-"""The training loop: the same bits after any interruption, a log, the best model, and a name for what is not finite."""
+"""The training loop: the same bits after any interruption, a log, the best model, and a name for what is not
+finite.
+"""
 
 import json
 import os
@@ -16,7 +18,9 @@ from numgpt.data.corpus import corpus as data
 from numgpt.training.trainer import NotFinite, Trainer
 
 CONFIG = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "bias": False}
-TRAINING = Training(steps=24, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3)
+TRAINING = Training(
+    steps=24, batch_size=2, accumulate=2, warmup=4, eval_interval=6, eval_iters=2, save_interval=5, seed=3
+)
 
 
 @pytest.fixture
@@ -33,7 +37,10 @@ def trainer(text, out=None, training=TRAINING, dropout=0.2, dtype="float32"):
 
 
 def bits(folder):
-    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors", "state.json")}
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("model.safetensors", "optimizer.safetensors", "state.json")
+    }
 
 
 class StopAt:
@@ -59,8 +66,16 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
         run.run(StopAt(stop))
         assert run.stopped == (stop is not None) and run.updates == (stop or TRAINING.steps)
     assert bits(tmp_path / "through" / "last") == bits(tmp_path / "stopped" / "last")
-    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (tmp_path / "stopped/best/model.safetensors").read_bytes()
-    through, stopped = ([{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("through", "stopped"))
+    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (
+        tmp_path / "stopped/best/model.safetensors"
+    ).read_bytes()
+    through, stopped = (
+        [
+            {k: v for k, v in json.loads(line).items() if k != "tokens_per_s"}
+            for line in (tmp_path / run / "log.jsonl").read_text().splitlines()
+        ]
+        for run in ("through", "stopped")
+    )
     assert through == stopped
 
 
@@ -79,15 +94,30 @@ def test_the_log_has_one_line_a_step_and_one_a_measurement(text, tmp_path):
 
 def test_training_learns_text_with_a_pattern(tmp_path):
     (tmp_path / "text.txt").write_text("abcdefgh" * 400)
-    run = trainer(tmp_path / "text.txt", training=Training(steps=150, batch_size=4, lr=3e-2, min_lr=3e-3, warmup=10, eval_interval=50, eval_iters=2), dropout=0.0)
+    run = trainer(
+        tmp_path / "text.txt",
+        training=Training(
+            steps=150, batch_size=4, lr=3e-2, min_lr=3e-3, warmup=10, eval_interval=50, eval_iters=2
+        ),
+        dropout=0.0,
+    )
     run.run()
     assert run.best < 0.5  # the pattern is certain but for the first token of a window
 
 
-@pytest.mark.parametrize("corrupt, message", [
-    (lambda m: m.params["h.0.mlp.c_fc.weight"][0].fill(3e38), "step 1: the value h.0.mlp.c_fc is the first that is not finite"),
-    (lambda m: m.params["wte.weight"].__setitem__((0, 0), np.nan), "step 1: the parameter wte.weight is not finite"),
-])
+@pytest.mark.parametrize(
+    "corrupt, message",
+    [
+        (
+            lambda m: m.params["h.0.mlp.c_fc.weight"][0].fill(3e38),
+            "step 1: the value h.0.mlp.c_fc is the first that is not finite",
+        ),
+        (
+            lambda m: m.params["wte.weight"].__setitem__((0, 0), np.nan),
+            "step 1: the parameter wte.weight is not finite",
+        ),
+    ],
+)
 def test_what_is_not_finite_is_named(text, corrupt, message):
     run = trainer(text, dropout=0.0)
     corrupt(run.model)
@@ -101,7 +131,10 @@ def test_a_gradient_that_is_not_finite_is_named(text):
     record = run.model.record
     run.model.loss_and_grads = lambda *a, **k: (np.float32(1.0), run.grads.flat.fill(np.inf))
     run.model.record = lambda *a, **k: record(*a, edit_grad={"h.0.attn": lambda g: g * np.inf}, **k)
-    with np.errstate(invalid="ignore"), pytest.raises(NotFinite, match="the gradient of h.0.attn is the first that is not finite"):
+    with (
+        np.errstate(invalid="ignore"),
+        pytest.raises(NotFinite, match="the gradient of h.0.attn is the first that is not finite"),
+    ):
         run.step()
 
 
@@ -127,22 +160,51 @@ def test_a_run_without_a_folder_keeps_nothing(text, tmp_path, monkeypatch):
 
 def command(text, out, *flags):
     shape = [f"--{k.replace('_', '-')}={v}" for k, v in CONFIG.items() if k != "bias"]
-    flags = [*shape, "--steps=60", "--batch-size=2", "--dropout=0.1", "--eval-interval=7", "--eval-iters=1", "--save-interval=3", "--sample-tokens=0", *flags]
-    return [sys.executable, "-m", "numgpt", "train", "--data", str(text), "--out", str(out), "--resume", *flags]
+    flags = [
+        *shape,
+        "--steps=60",
+        "--batch-size=2",
+        "--dropout=0.1",
+        "--eval-interval=7",
+        "--eval-iters=1",
+        "--save-interval=3",
+        "--sample-tokens=0",
+        *flags,
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "numgpt",
+        "train",
+        "--data",
+        str(text),
+        "--out",
+        str(out),
+        "--resume",
+        *flags,
+    ]
 
 
 def kill_storm(text, tmp_path, kills, seed):
-    """Start the same run again and again and kill it at random moments of its work; let it end; compare with one that ran through.
+    """Start the same run again and again and kill it at random moments of its work; let it end; compare with
+    one that ran through.
 
     A run that ends before its kill counts for nothing: the storm begins anew with more steps.
     """
     draw, steps, delay = np.random.default_rng(seed), 400 * kills, 0.15
     done = 0
     while done < kills:
-        process = subprocess.Popen(command(text, tmp_path / "killed", f"--steps={steps}"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(text, tmp_path / "killed", f"--steps={steps}"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         with process:
             for line in process.stderr:
-                if line.startswith("model "):  # the imports are over and the checkpoint is read: from here on it works and writes
+                if line.startswith(
+                    "model "
+                ):  # the imports are over and the checkpoint is read: from here on it works and writes
                     break
             time.sleep(draw.uniform(0, delay))
             process.send_signal(signal.SIGKILL)
@@ -153,10 +215,14 @@ def kill_storm(text, tmp_path, kills, seed):
                 shutil.rmtree(tmp_path / "killed")
                 done, steps = 0, 2 * steps
     for out in ("killed", "through"):
-        last = subprocess.run(command(text, tmp_path / out, f"--steps={steps}"), capture_output=True, text=True)
+        last = subprocess.run(
+            command(text, tmp_path / out, f"--steps={steps}"), capture_output=True, text=True
+        )
         assert last.returncode == 0, last.stderr
     assert bits(tmp_path / "through" / "last") == bits(tmp_path / "killed" / "last")
-    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (tmp_path / "killed/best/model.safetensors").read_bytes()
+    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (
+        tmp_path / "killed/best/model.safetensors"
+    ).read_bytes()
     entries = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "loss" in e] == list(range(1, steps + 1))
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {"last", "best", "log.jsonl"}
@@ -183,4 +249,8 @@ def test_a_run_that_diverged_is_not_saved_and_says_so(text, tmp_path):
     with pytest.raises(NotFinite, match="step 1: .* is not finite|step 2: "):
         run.run()
     assert np.isfinite(GPT.load(tmp_path / "run" / "last").params.flat).all()
-    assert all(np.isfinite(v) for line in (tmp_path / "run/log.jsonl").read_text().splitlines() for v in json.loads(line).values())
+    assert all(
+        np.isfinite(v)
+        for line in (tmp_path / "run/log.jsonl").read_text().splitlines()
+        for v in json.loads(line).values()
+    )

@@ -14,13 +14,26 @@ from numgpt import InputError, tokenizers
 from numgpt.data.corpus import corpora
 from numgpt.tokenizers import Unigram, unigram
 
-sentencepiece = pytest.importorskip("sentencepiece", reason="SentencePiece's models are read by the sentencepiece package")
+sentencepiece = pytest.importorskip(
+    "sentencepiece", reason="SentencePiece's models are read by the sentencepiece package"
+)
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))
-# Words and spaces of the text that was learned, so that pieces of several letters, runs of spaces and bytes stand side by side.
-words = st.lists(st.one_of(texts, st.sampled_from(["the ", " of", "statement", "  ", " ", "\n", "\t", "é", "\0", "日本"])), max_size=12).map("".join)
+# Words and spaces of the text that was learned, so that pieces of several letters, runs of spaces and bytes
+# stand side by side.
+words = st.lists(
+    st.one_of(texts, st.sampled_from(["the ", " of", "statement", "  ", " ", "\n", "\t", "é", "\0", "日本"])),
+    max_size=12,
+).map("".join)
 
-THEIRS = {"normalization_rule_name": "nmt_nfkc", "add_dummy_prefix": True, "remove_extra_whitespaces": True, "byte_fallback": False, "bos_id": 1, "eos_id": 2}
+THEIRS = {
+    "normalization_rule_name": "nmt_nfkc",
+    "add_dummy_prefix": True,
+    "remove_extra_whitespaces": True,
+    "byte_fallback": False,
+    "bos_id": 1,
+    "eos_id": 2,
+}
 
 
 @functools.cache
@@ -71,9 +84,15 @@ def test_every_bytes_come_back(data):
     assert ours().decode_bytes(ours().encode(data, special="text")) == data
 
 
-@pytest.mark.parametrize("ids", [[1.5], [True], None, "12", [[1, 2], [3, 4]], [[1], [2, 3]], [-1], [10**6], [2**70]])
+@pytest.mark.parametrize(
+    "ids", [[1.5], [True], None, "12", [[1, 2], [3, 4]], [[1], [2, 3]], [-1], [10**6], [2**70]]
+)
 def test_ids_that_are_none_are_refused_in_one_line(ids):
-    for decode in (ours().decode, ours().decode_bytes, lambda ids: [ours().decoder()(i) for i in ids or [1.5]]):
+    for decode in (
+        ours().decode,
+        ours().decode_bytes,
+        lambda ids: [ours().decoder()(i) for i in ids or [1.5]],
+    ):
         with pytest.raises(InputError, match="^decode: .*expected"):
             decode(ids)
 
@@ -86,9 +105,15 @@ def test_a_byte_without_a_token_is_named():
 @pytest.mark.parametrize("make", [ours, with_prefix, theirs])
 @given(data=st.data())
 def test_any_ids_decode_as_sentencepiece_decodes_them(make, data):
-    """But for control symbols, which it does not show; and bytes, where its policy for what is not UTF-8 is another."""
+    """But for control symbols, which it does not show; and bytes, where its policy for what is not UTF-8 is
+    another.
+    """
     tokenizer = make()
-    ordinary = [i for i in range(tokenizer.vocab_size) if i not in tokenizer.specials.values() and i not in tokenizer._fallback.values()]
+    ordinary = [
+        i
+        for i in range(tokenizer.vocab_size)
+        if i not in tokenizer.specials.values() and i not in tokenizer._fallback.values()
+    ]
     space = theirs_alone(tokenizer).piece_to_id("▁")
     ids = data.draw(st.lists(st.one_of(st.sampled_from(ordinary), st.just(space), st.just(0)), max_size=8))
     assert tokenizer.decode(ids) == theirs_alone(tokenizer).decode(ids)
@@ -106,7 +131,12 @@ def test_what_cannot_be_encoded_or_decoded_is_one_line():
     with pytest.raises(InputError, match=r"U\+D800 at position 4 is half of a character"):
         ours().encode("ab c\ud800")
     decode = ours().decoder("strict")
-    for attempt in (lambda: decode(ours().encode(b"\xff")[0]), lambda: ours().decode([0.5]), lambda: ours().decoder()(-1), lambda: ours().decoder("other")):
+    for attempt in (
+        lambda: decode(ours().encode(b"\xff")[0]),
+        lambda: ours().decode([0.5]),
+        lambda: ours().decoder()(-1),
+        lambda: ours().decoder("other"),
+    ):
         with pytest.raises(InputError, match="^decode: .*expected"):
             attempt()
 
@@ -116,7 +146,9 @@ def test_special_tokens_are_refused_allowed_or_text():
     assert tokenizer.specials == {"<|end|>": 1}
     with pytest.raises(InputError, match=r"holds the special token '<\|end\|>' at position 1"):
         tokenizer.encode("a<|end|>b")
-    assert 1 in tokenizer.encode("a<|end|>b", special="allow") and 1 not in tokenizer.encode("a<|end|>b", special="text")
+    assert 1 in tokenizer.encode("a<|end|>b", special="allow") and 1 not in tokenizer.encode(
+        "a<|end|>b", special="text"
+    )
     for make in (ours, with_prefix):
         for policy in ("allow", "text"):
             assert make().decode(make().encode("a<|end|> b", special=policy)) == "a<|end|> b"
@@ -133,7 +165,9 @@ def test_a_long_text_is_cut_where_no_piece_reaches_over(monkeypatch):
         assert len(part) - 200 < n < len(part)
         # Of cuts of equal probability, such as three spaces as 2 + 1 or 1 + 2, the last bit of a sum chooses.
         score = theirs_alone(tokenizer).get_score
-        assert sum(map(score, map(int, tokenizer.encode(part)))) == pytest.approx(sum(map(score, map(int, whole))), rel=1e-6)
+        assert sum(map(score, map(int, tokenizer.encode(part)))) == pytest.approx(
+            sum(map(score, map(int, whole))), rel=1e-6
+        )
         joined = np.concatenate([tokenizer.encode(part[:n]), tokenizer.encode(part[n:])])
         assert joined.tolist() == tokenizer.encode(part).tolist() and tokenizer.decode(joined) == part
         monkeypatch.undo()
@@ -203,7 +237,9 @@ def test_a_damaged_model_is_read_or_refused_in_one_line(data):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("state", [{}, {"model": 5}, {"model": "%"}, {"model": ""}, {"model": base64.b64encode(b"junk").decode()}])
+@pytest.mark.parametrize(
+    "state", [{}, {"model": 5}, {"model": "%"}, {"model": ""}, {"model": base64.b64encode(b"junk").decode()}]
+)
 def test_a_state_that_holds_no_model_is_refused(state, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"type": "unigram"} | state))
     with pytest.raises(InputError, match="tokenizer.json: is not a tokenizer of numgpt .*expected"):

@@ -7,7 +7,7 @@ import pytest
 from numgpt import user_code
 from numgpt.__main__ import main
 
-MINE = '''
+MINE = """
 import numpy as np
 from numgpt.ops import Op
 
@@ -38,9 +38,9 @@ def broken_forward(x):
 
 def broken_backward(dy, saved):
     return dy
-'''
+"""
 
-TORCH = '''
+TORCH = """
 import torch
 
 class Cube(torch.autograd.Function):
@@ -56,7 +56,7 @@ class Cube(torch.autograd.Function):
 
 def gelu_torch(x):
     return torch.nn.functional.gelu(x)
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +66,23 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(TORCH)
 
 
-@pytest.mark.parametrize("args", [["mine.py:softmax", "--shapes", "3x5"], ["mine.py:scale"], ["mine.py:scale", "--shapes", "4x3", "3", "--draws", "2"]], ids=str)
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["mine.py:softmax", "--shapes", "3x5"],
+        ["mine.py:scale"],
+        ["mine.py:scale", "--shapes", "4x3", "3", "--draws", "2"],
+    ],
+    ids=str,
+)
 def test_a_right_pair_passes(args, capsys):
     assert main(["check", *args]) == 0
     printed = capsys.readouterr().out
-    assert "transpose of the derivative" in printed and "float32 gradients: r" in printed and "FAILS" not in printed
+    assert (
+        "transpose of the derivative" in printed
+        and "float32 gradients: r" in printed
+        and "FAILS" not in printed
+    )
 
 
 @pytest.mark.parametrize("name, said", [("wrong", "argument 0 (x) is wrong"), ("misfit", "FAILS")])
@@ -82,7 +94,10 @@ def test_a_wrong_pair_fails(name, said, capsys):
 def test_autograd_functions_are_taken(capsys):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     assert main(["check", "theirs.py:Cube", "--shapes", "4"]) == 1
-    assert "argument 0 (x) is wrong: 4 of 4 elements" in (printed := capsys.readouterr().out) and "all of them ×0.666666667" in printed
+    assert (
+        "argument 0 (x) is wrong: 4 of 4 elements" in (printed := capsys.readouterr().out)
+        and "all of them ×0.666666667" in printed
+    )
     assert main(["check", "theirs.py:gelu_torch", "--shapes", "4"]) == 0
 
 
@@ -103,7 +118,9 @@ EXITS = {
     "half.py:softmax": "def softmax_forward(:",
     "inner.py:softmax": "from .mine import softmax_forward",
     "lazy.py:softmax": "def __getattr__(name): raise RuntimeError(name)",
-    "quits.py:softmax": "def softmax_forward(x): raise SystemExit\ndef softmax_backward(dy, saved): return dy",
+    "quits.py:softmax": (
+        "def softmax_forward(x): raise SystemExit\ndef softmax_backward(dy, saved): return dy"
+    ),
 }
 
 
@@ -131,7 +148,10 @@ def test_two_versions_of_a_project_import_their_own_modules(tmp_path, monkeypatc
         (tmp_path / version / "parts").mkdir(parents=True)
         (tmp_path / version / "parts" / "__init__.py").write_text(f"from .deep import {version} as version")
         (tmp_path / version / "parts" / "deep.py").write_text(f"{version} = '{version}'")
-        (tmp_path / version / "build.py").write_text("from parts import version\ndef late():\n    import parts.deep as deep\n    return deep.__file__\n")
+        (tmp_path / version / "build.py").write_text(
+            "from parts import version\ndef late():\n    import parts.deep as deep\n    return"
+            " deep.__file__\n"
+        )
     for version in ("old", "new", "old"):
         assert user_code.named(f"{version}/build.py:version") == version
         assert f"/{version}/parts" in user_code.named(f"{version}/build.py:late")()

@@ -1,4 +1,6 @@
-"""A verdict tells rounding from a mistake, in float32 and float64: it says "wrong" of what is, with the place, and of nothing else."""
+"""A verdict tells rounding from a mistake, in float32 and float64: it says "wrong" of what is, with the
+place, and of nothing else.
+"""
 
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.proofs.subjects import op_subjects
 from numgpt.gradcheck import GradientError, differences, verdict
 from numgpt.gradcheck.witness import choose
+from numgpt.proofs.subjects import op_subjects
 
 both = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 RNG = np.random.default_rng(3)
@@ -92,14 +94,25 @@ def test_the_ops_are_not_wrong_in_float32(op, data):
     """On sizes and values that are drawn: a limit that is too tight would fail here."""
     letters = sorted({c for c in op.line if c.isupper()})
     sizes = {c: data.draw(st.integers(1, 4), label=c) for c in letters}
-    subject = next(iter(op_subjects(op, data.draw(st.integers(0, 2**32 - 1), label="seed"), sizes, data.draw(st.sampled_from([(), (2,)]), label="lead"))))
+    subject = next(
+        iter(
+            op_subjects(
+                op,
+                data.draw(st.integers(0, 2**32 - 1), label="seed"),
+                sizes,
+                data.draw(st.sampled_from([(), (2,)]), label="lead"),
+            )
+        )
+    )
     said = verdict(op.forward, op.backward, *subject.arrays, dtype=np.float32, **subject.options)
     assert not said.wrong, str(said)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_long_float32_sum_is_rounding_although_its_relative_error_is_large(seed):
-    """100,000 terms that nearly cancel: what is left is off by more than torch.allclose grants, and yet nothing is wrong."""
+    """100,000 terms that nearly cancel: what is left is off by more than torch.allclose grants, and yet
+    nothing is wrong.
+    """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(100_000).astype(np.float32)
     said = verdict(scale_forward, scale_backward, x, np.float32(0.7), seed=seed)
@@ -113,7 +126,13 @@ def test_what_is_exact_is_right_and_what_is_rounded_is_rounding():
     exact = verdict(lambda x: (2 * x, None), lambda dy, saved: (2 * dy,), X, dtype=np.float32)
     assert exact.word == "right" and exact["x"].ulps == 0
     cancelling = np.array([[1.0, 1e4, -1e4, 3e-4]])
-    said = verdict(matmul_forward, matmul_backward, np.repeat(cancelling, 300, 0), RNG.standard_normal((4, 1)), dtype=np.float32)
+    said = verdict(
+        matmul_forward,
+        matmul_backward,
+        np.repeat(cancelling, 300, 0),
+        RNG.standard_normal((4, 1)),
+        dtype=np.float32,
+    )
     assert said.word == "rounding"
 
 
@@ -152,9 +171,15 @@ def test_a_planted_mistake_is_wrong_with_its_argument_its_elements_and_its_kind(
 
 
 @both
-@given(index=st.tuples(st.integers(0, 3), st.integers(0, 5)), argument=st.integers(0, 1), seed=st.integers(0, 2**32 - 1))
+@given(
+    index=st.tuples(st.integers(0, 3), st.integers(0, 5)),
+    argument=st.integers(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_one_wrong_element_is_named(dtype, index, argument, seed):
-    """Off by 1e-3 of its terms in float32, by 1e-9 in float64: more than a hundred times what rounding explains of a few products."""
+    """Off by 1e-3 of its terms in float32, by 1e-9 in float64: more than a hundred times what rounding
+    explains of a few products.
+    """
     index, error = index[argument:], 1e-3 if dtype == np.float32 else 1e-9
 
     def backward(dy, saved):
@@ -165,7 +190,14 @@ def test_one_wrong_element_is_named(dtype, index, argument, seed):
         return grads
 
     rng = np.random.default_rng(seed)
-    said = verdict(scaled_square_forward, backward, rng.uniform(0.5, 2, (4, 6)), rng.uniform(1, 2, 6), dtype=dtype, seed=seed)
+    said = verdict(
+        scaled_square_forward,
+        backward,
+        rng.uniform(0.5, 2, (4, 6)),
+        rng.uniform(1, 2, 6),
+        dtype=dtype,
+        seed=seed,
+    )
     assert [(a.index, a.wrong) for a in said.wrong] == [(argument, (index,))], str(said)
     (element,) = said[argument].worst
     assert element.index == index and element.ulps > 100
@@ -173,7 +205,13 @@ def test_one_wrong_element_is_named(dtype, index, argument, seed):
 
 def test_a_transposed_gradient_is_called_that():
     square = RNG.standard_normal((5, 5))
-    said = verdict(matmul_forward, planted(lambda dx, dw: (dx, dw.T), matmul_backward), X[:, :5], square, dtype=np.float32)
+    said = verdict(
+        matmul_forward,
+        planted(lambda dx, dw: (dx, dw.T), matmul_backward),
+        X[:, :5],
+        square,
+        dtype=np.float32,
+    )
     assert [a.name for a in said.wrong] == ["w"] and said["w"].pattern == "it is transposed"
 
 
@@ -258,7 +296,9 @@ def test_noise_that_no_arithmetic_explains_is_wrong(dtype):
 
 @both
 def test_a_gradient_that_is_zero_by_cancellation_is_not_wrong(dtype):
-    """The sum of a softmax is 1: what any program finds for its gradient is rounding, and all relative errors are infinite."""
+    """The sum of a softmax is 1: what any program finds for its gradient is rounding, and all relative errors
+    are infinite.
+    """
 
     def forward(x):
         p, saved = softmax_forward(x)
@@ -287,14 +327,18 @@ def test_a_scalar_loss_whose_terms_cancel_before_they_are_seen_is_not_wrong(dtyp
 
     x, w = np.random.default_rng(0).standard_normal((300, 5)), RNG.standard_normal((5, 3))
     assert not verdict(forward, backward, x, w, dtype=dtype).wrong
-    said = verdict(forward, planted(lambda dx, dw: (dx, at_one(dw, (1, 2), 1.001)), backward), x, w, dtype=dtype)
+    said = verdict(
+        forward, planted(lambda dx, dw: (dx, at_one(dw, (1, 2), 1.001)), backward), x, w, dtype=dtype
+    )
     assert [a.wrong for a in said.wrong] == [((1, 2),)]
 
 
 LOSSY = {
     "raises": lambda x: np.sin(x) if x.dtype.kind == "f" else np.sin(x.item(0, 0, 0)),
     "real": lambda x: np.sin(np.real(x)),
-    "half lost": lambda x: np.sin(x) + 0 * x if x.dtype.kind == "f" else np.concatenate([np.sin(x[:2]), np.sin(x[2:].real) + 0j]),
+    "half lost": lambda x: (
+        np.sin(x) + 0 * x if x.dtype.kind == "f" else np.concatenate([np.sin(x[:2]), np.sin(x[2:].real) + 0j])
+    ),
     "dropped inside": lambda x: np.sin(x.real) + 0 * x,
 }
 
@@ -314,7 +358,12 @@ def test_a_forward_that_loses_imaginary_parts_is_held_to_differences(loss, dtype
     assert zero["x"].pattern == "they are zero"
     for factor in (1 + 1e-3, 1 + 1e-7):
         if dtype == np.float64 or factor > 1 + 1e-6:
-            assert verdict(forward, lambda dy, saved: (dy * np.cos(saved[0]) * dtype(factor),), X, dtype=dtype).word == "wrong"
+            assert (
+                verdict(
+                    forward, lambda dy, saved: (dy * np.cos(saved[0]) * dtype(factor),), X, dtype=dtype
+                ).word
+                == "wrong"
+            )
 
 
 def only_float32_forward(x, w):
@@ -337,15 +386,26 @@ def test_code_for_float32_alone_is_judged_by_float32_differences():
     assert [a.wrong for a in verdict(only_float32_forward, wrong, x, w).wrong] == [((2, 1),)]
     laws = {f.law: f for f in gradcheck.check(only_float32_forward, only_float32_backward, x, w)}
     assert "float64" in laws["keeps the dtype"].detail
-    with pytest.raises(GradientError, match=r"argument 1 \(w\) is wrong: 1 of 18 elements .*\[2, 1\] expected"):
+    with pytest.raises(
+        GradientError, match=r"argument 1 \(w\) is wrong: 1 of 18 elements .*\[2, 1\] expected"
+    ):
         gradcheck.check(only_float32_forward, wrong, x, w)
 
 
-@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-6, 1.0, 1e6]), f=st.sampled_from([np.sin, np.exp, np.tanh, np.cbrt, np.arctan]))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    f=st.sampled_from([np.sin, np.exp, np.tanh, np.cbrt, np.arctan]),
+)
 def test_central_differences_are_no_further_off_than_they_say(seed, scale, f):
     """The step goes with the size of the array, so functions of x/scale are as easy at any scale."""
     x = np.random.default_rng(seed).uniform(0.2, 2, 7) * scale
-    exact = {np.sin: np.cos, np.exp: np.exp, np.tanh: lambda t: np.cosh(t) ** -2, np.arctan: lambda t: 1 / (1 + t * t)}
+    exact = {
+        np.sin: np.cos,
+        np.exp: np.exp,
+        np.tanh: lambda t: np.cosh(t) ** -2,
+        np.arctan: lambda t: 1 / (1 + t * t),
+    }
     exact[np.cbrt] = lambda t: 1 / (3 * np.cbrt(t) ** 2)
     found, error = differences(lambda x: (f(x / scale), None), [x], [np.ones(7)], {})
     expected = exact[f](x / scale) / scale
@@ -354,7 +414,9 @@ def test_central_differences_are_no_further_off_than_they_say(seed, scale, f):
 
 
 def test_central_differences_do_not_know_the_slope_of_a_kink():
-    """At the kink itself they are off by half the jump at most, and say so; beside it smaller steps are taken."""
+    """At the kink itself they are off by half the jump at most, and say so; beside it smaller steps are
+    taken.
+    """
     x = np.array([0.0, 1e-6, -1.0, 2.0])
     found, error = differences(lambda x: (np.maximum(x, 0), None), [x], [np.ones(4)], {})
     assert error[0] >= 0.5 and (error[1:] < 1e-6).all()
@@ -362,8 +424,14 @@ def test_central_differences_do_not_know_the_slope_of_a_kink():
 
 
 def test_the_complex_step_is_believed_where_differences_are_noise():
-    """A bend far sharper than any step, and values so large that differences drown: neither speaks against the complex step."""
-    for function, x in [(lambda x: 1e12 + x, X), (lambda x: (x * x + 1e-14) ** 0.5, 1e-7 * X), (lambda x: (x - 1e9) * (x + 1e9), X)]:
+    """A bend far sharper than any step, and values so large that differences drown: neither speaks against
+    the complex step.
+    """
+    for function, x in [
+        (lambda x: 1e12 + x, X),
+        (lambda x: (x * x + 1e-14) ** 0.5, 1e-7 * X),
+        (lambda x: (x - 1e9) * (x + 1e9), X),
+    ]:
         assert choose(lambda x, function=function: (function(x), None), [x], np.float64, {}).complex
 
 
@@ -378,7 +446,11 @@ def test_elements_of_which_the_witness_knows_nothing_are_left_out_and_counted():
             return (dy / (2 * np.sqrt(saved[0])),)
 
     said = verdict(forward, backward, np.array([0.0, 1.0, 4.0]))
-    assert not said.wrong and said["x"].examined == 2 and "of 1 others the witness knows nothing" in said["x"].note
+    assert (
+        not said.wrong
+        and said["x"].examined == 2
+        and "of 1 others the witness knows nothing" in said["x"].note
+    )
     with pytest.raises(InputError, match="no derivative by argument 0 at all these points"):
         verdict(forward, backward, np.zeros(3))
 
@@ -387,7 +459,12 @@ def test_every_op_lets_complex_numbers_and_longdouble_through():
     """Nothing is left out of the laws for the ops of this package."""
     for op in ops.ALL.values():
         for subject in op_subjects(op, 0):
-            found = {f.law: f for f in gradcheck.check(subject.forward, subject.backward, *subject.arrays, **subject.options)}
+            found = {
+                f.law: f
+                for f in gradcheck.check(
+                    subject.forward, subject.backward, *subject.arrays, **subject.options
+                )
+            }
             assert gradcheck.TRANSPOSE in found and not found["keeps the dtype"].detail
 
 
@@ -395,7 +472,12 @@ def test_arguments_have_their_names_and_other_arguments_no_verdict():
     ids = np.array([2, 0, 2])
     said = verdict(ops.embedding.forward, ops.embedding.backward, ids, X)
     assert [(a.index, a.name) for a in said.arguments] == [(1, "weight")]
-    assert [a.name for a in verdict(lambda *xs: (xs[0] * xs[1], xs), lambda dy, xs: (dy * xs[1], dy * xs[0]), X, X).arguments] == [None, None]
+    assert [
+        a.name
+        for a in verdict(
+            lambda *xs: (xs[0] * xs[1], xs), lambda dy, xs: (dy * xs[1], dy * xs[0]), X, X
+        ).arguments
+    ] == [None, None]
     with pytest.raises(KeyError):
         said["nobody"]
 

@@ -1,4 +1,6 @@
-"""What the tests of tokenizers' files share: a tokenizer drawn by a seed, and files as others write them, to be changed."""
+"""What the tests of tokenizers' files share: a tokenizer drawn by a seed, and files as others write them, to
+be changed.
+"""
 
 import base64
 import json
@@ -9,12 +11,17 @@ import pytest
 from numgpt.tokenizers import BPE, huggingface_file
 from numgpt.tokenizers.patterns import Pattern
 
-TEXT = "The cat's hat, the other cat  sat\n\n on 12345 mats; they're naïve: 日本語 😀😀 `def f(x):\r\n    return x`" + " there then" * 3
+TEXT = (
+    "The cat's hat, the other cat  sat\n\n on 12345 mats; they're naïve: 日本語 😀😀 `def f(x):\r\n   "
+    " return x`" + " there then" * 3
+)
 SPECIALS = ("<|endoftext|>", "<|end|>", "[PAD]")
 
 
 def learned(seed, merges=60, pattern="gpt2", specials=(), shuffle=True):
-    """A BPE whose merges are pairs of neighbours in TEXT, drawn by the seed: as training gives them, in another order."""
+    """A BPE whose merges are pairs of neighbours in TEXT, drawn by the seed: as training gives them, in
+    another order.
+    """
     draw = np.random.default_rng(seed)
     tokens = [bytes([b]) for b in (draw.permutation(256).tolist() if shuffle else range(256))]
     ids, pairs = {t: i for i, t in enumerate(tokens)}, []
@@ -56,7 +63,10 @@ def split(source, behavior="Isolated", invert=False):
 def cut_by_huggingface(source, text):
     """The pieces that Hugging Face's library cuts a text into by a regular expression of one's own."""
     library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
-    return [piece for piece, _ in library.pre_tokenizers.Split(library.Regex(source), "isolated").pre_tokenize_str(text)]
+    return [
+        piece
+        for piece, _ in library.pre_tokenizers.Split(library.Regex(source), "isolated").pre_tokenize_str(text)
+    ]
 
 
 def content(**changes):
@@ -69,7 +79,12 @@ def content(**changes):
 
 
 def token(text, i, **flags):
-    return {"id": i, "content": text, "special": True, **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)} | flags
+    return {
+        "id": i,
+        "content": text,
+        "special": True,
+        **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+    } | flags
 
 
 def lines(*entries):

@@ -1,4 +1,6 @@
-"""A GPT in PyTorch with nanoGPT's names, as a user may have written it: right, or with one of the faults that users write."""
+"""A GPT in PyTorch with nanoGPT's names, as a user may have written it: right, or with one of the faults that
+users write.
+"""
 
 import torch
 from torch import nn
@@ -30,7 +32,9 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x):
         if not self.unbiased:
             return super().forward(x)
-        return (x - x.mean(-1, keepdim=True)) * (x.var(-1, keepdim=True) + self.eps) ** -0.5 * self.weight + self.bias
+        return (x - x.mean(-1, keepdim=True)) * (
+            x.var(-1, keepdim=True) + self.eps
+        ) ** -0.5 * self.weight + self.bias
 
 
 class Attention(nn.Module):
@@ -45,8 +49,12 @@ class Attention(nn.Module):
         B, T, C = x.shape
         parts = [a.view(B, T, self.n_head, -1).transpose(1, 2) for a in self.c_attn(x).split(C, dim=2)]
         q, k, v = (parts[i] for i in self.f.get("order", (0, 1, 2)))
-        scale = self.f.get("scale", (C // self.n_head) ** -0.5) / (self.number + 1 if self.f.get("by_block") else 1)
-        scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf)
+        scale = self.f.get("scale", (C // self.n_head) ** -0.5) / (
+            self.number + 1 if self.f.get("by_block") else 1
+        )
+        scores = (q @ k.transpose(-2, -1) * scale).masked_fill(
+            ~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf
+        )
         return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C))
 
 
@@ -57,7 +65,12 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = (LayerNorm(C, eps=f.get("epsilon", 1e-5)) for _ in range(2))
         self.attn, self.post = Attention(C, H, number, f), f.get("post", False)
-        parts = {"c_fc": nn.Linear(C, 4 * C), "act": f.get("activation", nn.GELU("tanh")), "c_proj": nn.Linear(4 * C, C), "dropout": nn.Dropout(0.1)}
+        parts = {
+            "c_fc": nn.Linear(C, 4 * C),
+            "act": f.get("activation", nn.GELU("tanh")),
+            "c_proj": nn.Linear(4 * C, C),
+            "dropout": nn.Dropout(0.1),
+        }
         self.mlp = nn.Sequential()
         for name, part in parts.items():
             self.mlp.add_module(name, part)
@@ -77,7 +90,13 @@ class GPT(nn.Module):
         super().__init__()
         wide = f.get("padded", V)
         blocks = nn.ModuleList(Block(C, H, i, f) for i in range(L))
-        parts = {"wte": nn.Embedding(wide, C), "wpe": nn.Embedding(T, C), "drop": nn.Dropout(0.1), "h": blocks, "ln_f": LayerNorm(C, eps=f.get("epsilon", 1e-5))}
+        parts = {
+            "wte": nn.Embedding(wide, C),
+            "wpe": nn.Embedding(T, C),
+            "drop": nn.Dropout(0.1),
+            "h": blocks,
+            "ln_f": LayerNorm(C, eps=f.get("epsilon", 1e-5)),
+        }
         self.transformer, self.lm_head, self.f = nn.ModuleDict(parts), nn.Linear(C, wide, bias=False), f
         if not f.get("untied"):
             self.lm_head.weight = self.transformer.wte.weight
@@ -92,8 +111,15 @@ class GPT(nn.Module):
             x = block(x)
         logits = self.lm_head(t.ln_f(x))
         shift = self.f.get("shift", 0)
-        targets = idx if shift < 0 else torch.cat([targets[:, shift:], torch.full_like(targets[:, :shift], -1)], 1)
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=self.f.get("reduction", "mean"))
+        targets = (
+            idx if shift < 0 else torch.cat([targets[:, shift:], torch.full_like(targets[:, :shift], -1)], 1)
+        )
+        return logits, F.cross_entropy(
+            logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=-1,
+            reduction=self.f.get("reduction", "mean"),
+        )
 
     @torch.no_grad()
     def load(self, params):
@@ -101,7 +127,9 @@ class GPT(nn.Module):
         own = dict(self.named_parameters())
         for name, value in params.items():
             value = torch.from_numpy(value.T if name.startswith("h.") and value.ndim == 2 else value)
-            own[f"transformer.{name}"][: len(value)].copy_(value.T if self.f.get("turned") and name.endswith("attn.c_proj.weight") else value)
+            own[f"transformer.{name}"][: len(value)].copy_(
+                value.T if self.f.get("turned") and name.endswith("attn.c_proj.weight") else value
+            )
         if self.f.get("untied"):
             self.lm_head.weight.copy_(self.transformer.wte.weight)
         return self

@@ -31,8 +31,12 @@ class Config:
     n_inner: int | None = setting(None, "width of the feed-forward; 4 C unless given")
     bias: bool = setting(True, "biases in linear maps and norms")
     tied: bool = setting(True, "one matrix for embedding and unembedding")
-    activation: str = setting("gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ("gelu", "gelu_tanh", "relu"))
-    norm_position: str = setting("pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post"))
+    activation: str = setting(
+        "gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ("gelu", "gelu_tanh", "relu")
+    )
+    norm_position: str = setting(
+        "pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post")
+    )
     dropout: float = setting(0.0, "the probability of forgetting, in training")
     layer_norm_epsilon: float = setting(1e-5, "what LayerNorm adds to the variance")
 
@@ -43,12 +47,22 @@ class Config:
             _expect(self, name, low <= getattr(self, name) <= high, f"{low} to {high:,}")
         _expect(self, "n_inner", self.n_inner is None or 1 <= self.n_inner <= LARGEST, f"1 to {LARGEST:,}")
         _expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
-        _expect(self, "layer_norm_epsilon", 1e-30 <= self.layer_norm_epsilon <= 1, "1e-30, which float32 can add, to 1")
+        _expect(
+            self,
+            "layer_norm_epsilon",
+            1e-30 <= self.layer_norm_epsilon <= 1,
+            "1e-30, which float32 can add, to 1",
+        )
         if self.n_embd % self.n_head:
-            around = range(max(1, self.n_head - 1000), min(self.n_embd, self.n_head + 1000) + 1)  # not all: n_head may be millions
-            near = sorted({1, *(h for h in around if self.n_embd % h == 0)}, key=lambda h: abs(h - self.n_head))[:3]
+            around = range(
+                max(1, self.n_head - 1000), min(self.n_embd, self.n_head + 1000) + 1
+            )  # not all: n_head may be millions
+            near = sorted(
+                {1, *(h for h in around if self.n_embd % h == 0)}, key=lambda h: abs(h - self.n_head)
+            )[:3]
             raise InputError(
-                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}, expected a multiple of it: choose n_head such as {', '.join(map(str, sorted(near)))}"
+                f"config: n_embd {self.n_embd} is not divisible by n_head {self.n_head}, expected a multiple"
+                f" of it: choose n_head such as {', '.join(map(str, sorted(near)))}"
             )
 
     @property
@@ -67,7 +81,9 @@ class Training:
     lr: float = setting(1e-3, "the highest learning rate")
     min_lr: float | None = setting(None, "the learning rate at the end; a tenth of lr unless given")
     warmup: int = setting(100, "steps in which the learning rate rises")
-    schedule: str = setting("cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant"))
+    schedule: str = setting(
+        "cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant")
+    )
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
     beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient")
     eps: float = setting(1e-8, "what AdamW adds to the denominator")
@@ -124,7 +140,9 @@ def from_dict(cls, values):
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = set(values) - known
     if unknown:
-        raise InputError(f"config: unknown field {', '.join(sorted(unknown))}, expected {', '.join(sorted(known))}")
+        raise InputError(
+            f"config: unknown field {', '.join(sorted(unknown))}, expected {', '.join(sorted(known))}"
+        )
     return cls(**values)
 
 

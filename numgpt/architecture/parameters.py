@@ -49,7 +49,10 @@ class Flat(Mapping):
         try:
             self.flat = np.zeros(size, dtype, like=like) if flat is None else flat
         except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
-            raise InputError(f"parameters: {size:,} numbers do not fit in memory ({engine.out_of_memory(error)}), expected fewer: choose a smaller model") from error
+            raise InputError(
+                f"parameters: {size:,} numbers do not fit in memory ({engine.out_of_memory(error)}), expected"
+                " fewer: choose a smaller model"
+            ) from error
         if self.flat.shape != (size,):
             raise InputError(f"parameters: the flat buffer has shape {self.flat.shape}, expected ({size},)")
         self._views, offset = {}, 0
@@ -67,7 +70,9 @@ class Flat(Mapping):
     def __setitem__(self, name, value):
         """Copy value into the view, wherever either lies; a shape that does not fit is an error."""
         if np.shape(value) != self.shapes[name]:
-            raise InputError(f"parameters: {name} was given shape {np.shape(value)}, expected {self.shapes[name]}")
+            raise InputError(
+                f"parameters: {name} was given shape {np.shape(value)}, expected {self.shapes[name]}"
+            )
         self._views[name][...] = engine.beside(value, self.flat)
 
     def __iter__(self):
@@ -88,17 +93,24 @@ class Flat(Mapping):
     def astype(self, dtype):
         """A copy in another dtype, where this one lies."""
         if engine.on_gpu(self.flat) and np.dtype(dtype) not in engine.ON_GPU:
-            raise InputError(f"parameters: the GPU has no {np.dtype(dtype)}, expected {', '.join(map(str, engine.ON_GPU))}: move them by .to('reference') first")
+            raise InputError(
+                f"parameters: the GPU has no {np.dtype(dtype)}, expected"
+                f" {', '.join(map(str, engine.ON_GPU))}: move them by .to('reference') first"
+            )
         return Flat(self.shapes, dtype, self.flat.astype(dtype))
 
     def to(self, name):
-        """The same where the engine of a name computes: itself if it lies there, else a copy on the GPU or in the host's memory."""
+        """The same where the engine of a name computes: itself if it lies there, else a copy on the GPU or in
+        the host's memory.
+        """
         flat = engine.move(self.flat, name)
         return self if flat is self.flat else Flat(self.shapes, self.dtype, flat)
 
     def first_not_finite(self):
         """The name of the first array that holds NaN or infinity, or None."""
-        if engine.on_gpu(self.flat) and np.isfinite(self.flat).all():  # one answer to wait for instead of one a name
+        if (
+            engine.on_gpu(self.flat) and np.isfinite(self.flat).all()
+        ):  # one answer to wait for instead of one a name
             return None
         return next((name for name, view in self.items() if not np.isfinite(view).all()), None)
 
@@ -106,8 +118,9 @@ class Flat(Mapping):
 def initialise(config, seed, dtype):
     """GPT-2's initialisation, drawn by seed and name.
 
-    Normal with standard deviation 0.02; the two projections onto the residual stream by 1/√(2L) smaller, because 2L of
-    them are added up; norms 1, biases 0. Drawn in float64, so that all dtypes start at the same point.
+    Normal with standard deviation 0.02; the two projections onto the residual stream by 1/√(2L) smaller,
+    because 2L of them are added up; norms 1, biases 0. Drawn in float64, so that all dtypes start at the same
+    point.
     """
     params = Flat(shapes(config), dtype)
     for name, view in params.items():

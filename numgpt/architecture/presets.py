@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from .config import Config, Training
 from ..errors import InputError
+from .config import Config, Training
 
-# Character models for a CPU: no biases and the exact GELU as in nanoGPT. The vocabulary comes from the tokenizer.
+# Character models for a CPU: no biases and the exact GELU as in nanoGPT. The vocabulary comes from the
+# tokenizer.
 _CPU = {"bias": False, "activation": "gelu", "vocab_size": 128}
 # GPT-2's vocabulary and forms; GPT-3's are the same at twice the length (its sparse layers are not modelled).
 _GPT2 = {"vocab_size": 50257, "block_size": 1024}
@@ -16,7 +17,15 @@ MODELS = {
     "gpt-micro": _CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64},
     "gpt-mini": _CPU | {"n_layer": 6, "n_head": 6, "n_embd": 192, "block_size": 128},
     "gpt-baby": _CPU | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "dropout": 0.2},
-    "gpt1": {"vocab_size": 40478, "block_size": 512, "n_layer": 12, "n_head": 12, "n_embd": 768, "norm_position": "post", "dropout": 0.1},
+    "gpt1": {
+        "vocab_size": 40478,
+        "block_size": 512,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "norm_position": "post",
+        "dropout": 0.1,
+    },
     "gpt2": _GPT2 | {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt2-medium": _GPT2 | {"n_layer": 24, "n_head": 16, "n_embd": 1024},
     "gpt2-large": _GPT2 | {"n_layer": 36, "n_head": 20, "n_embd": 1280},
@@ -24,10 +33,14 @@ MODELS = {
     "gpt3-small": _GPT3 | {"n_layer": 12, "n_head": 12, "n_embd": 768},
     "gpt3-medium": _GPT3 | {"n_layer": 24, "n_head": 16, "n_embd": 1024},
     "gpt3-large": _GPT3 | {"n_layer": 24, "n_head": 16, "n_embd": 1536},
-    "gpt3-xl": _GPT3 | {"n_layer": 24, "n_head": 16, "n_embd": 2048},  # the paper's 24 heads of 128 do not make 2048
+    "gpt3-xl": (
+        _GPT3 | {"n_layer": 24, "n_head": 16, "n_embd": 2048}
+    ),  # the paper's 24 heads of 128 do not make 2048
     "gpt3-2.7b": _GPT3 | {"n_layer": 32, "n_head": 32, "n_embd": 2560},
     "gpt3-6.7b": _GPT3 | {"n_layer": 32, "n_head": 32, "n_embd": 4096},
-    "gpt3-13b": _GPT3 | {"n_layer": 40, "n_head": 40, "n_embd": 5120},  # the paper's 5140 is not 40 heads of 128
+    "gpt3-13b": (
+        _GPT3 | {"n_layer": 40, "n_head": 40, "n_embd": 5120}
+    ),  # the paper's 5140 is not 40 heads of 128
     "gpt3-175b": _GPT3 | {"n_layer": 96, "n_head": 96, "n_embd": 12288},
 }
 

@@ -9,9 +9,14 @@ from ..errors import InputError
 
 
 def widened(who, model, dtype):
-    """A copy of the model in a dtype that holds its parameters exactly; the model itself where it has that dtype."""
+    """A copy of the model in a dtype that holds its parameters exactly; the model itself where it has that
+    dtype.
+    """
     if model.params.dtype not in (np.float32, np.float64):
-        raise InputError(f'{who}: the model is of {model.params.dtype}, expected float32 or float64: model.astype("float64")')
+        raise InputError(
+            f"{who}: the model is of {model.params.dtype}, expected float32 or float64:"
+            ' model.astype("float64")'
+        )
     return model if model.params.dtype == dtype else model.astype(dtype)
 
 
@@ -21,14 +26,23 @@ def flat_vector(who, model, vector):
     shapes = model.params.shapes if isinstance(vector, Mapping) else {"": (model.n_params,)}
     for name in sorted(shapes.keys() ^ arrays.keys()):
         what = "lacks" if name in shapes else "has"
-        raise InputError(f"{who}: the vector {what} {name}, expected the names of model.params: begin with model.params.like(), which is all zeros")
+        raise InputError(
+            f"{who}: the vector {what} {name}, expected the names of model.params: begin with"
+            " model.params.like(), which is all zeros"
+        )
     flat = Flat(shapes, np.float64)
     for name, array in arrays.items():
         array, of = np.asarray(array), name and f"'s {name}"
         if array.shape != shapes[name]:
-            raise InputError(f"{who}: the vector{of} has shape {array.shape}, expected {shapes[name]}" + ("" if name else ", as model.params.flat"))
+            raise InputError(
+                f"{who}: the vector{of} has shape {array.shape}, expected {shapes[name]}"
+                + ("" if name else ", as model.params.flat")
+            )
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise InputError(f"{who}: the vector{of} is not all finite real numbers (dtype {array.dtype}), which are expected")
+            raise InputError(
+                f"{who}: the vector{of} is not all finite real numbers (dtype {array.dtype}), which are"
+                " expected"
+            )
         flat[name][...] = array
     return flat.flat
 

@@ -18,7 +18,10 @@ def check(args):
     own = [name for name in args.names if user_code.is_named(name)]
     if own:
         if own != args.names:
-            raise InputError("check: a pair of your own and a name of numgpt's stand side by side, expected one kind: check them one after the other")
+            raise InputError(
+                "check: a pair of your own and a name of numgpt's stand side by side, expected one kind:"
+                " check them one after the other"
+            )
         return max(_check_own(name, args) for name in own)
     if args.shapes:
         raise InputError("check: --shapes stands without a pair of your own, expected FILE.py:NAME before it")
@@ -26,14 +29,20 @@ def check(args):
 
     names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
     if not names:
-        raise InputError(f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt check")
+        raise InputError(
+            f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm:"
+            " see numgpt check"
+        )
     width, failed, total = max(map(len, names)), 0, 0
     print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")
     for seed in range(args.seed, args.seed + args.draws):
         for subject in (s for s in subjects(seed) if s.name in names):
             for f in subject.findings(seed):
                 total, failed = total + 1, failed + (not f.holds)
-                print(f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + f.detail}")
+                print(
+                    f"{subject.name:{width}}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e} "
+                    f" {'ok' if f.holds else 'FAILS ' + f.detail}"
+                )
     print(f"\n{total} laws checked on {len(names)} subjects, {failed} failed")
     return 1 if failed else 0
 
@@ -47,16 +56,25 @@ def _check_own(text, args):
     for seed in range(args.seed, args.seed + args.draws):
         rng, options = np.random.default_rng(seed), {}
         if args.shapes is None and op is None:
-            raise InputError(f"check: {text} has no shapes, expected them as in --shapes 3x5 5, one for each array")
+            raise InputError(
+                f"check: {text} has no shapes, expected them as in --shapes 3x5 5, one for each array"
+            )
         if args.shapes is None:
-            arrays, options = op.draw(rng, {c: int(rng.integers(2, 6)) for c in sorted(set(filter(str.isupper, op.line)))}, (2,))
+            arrays, options = op.draw(
+                rng, {c: int(rng.integers(2, 6)) for c in sorted(set(filter(str.isupper, op.line)))}, (2,)
+            )
         else:
             arrays = [rng.standard_normal(shape) for shape in args.shapes]
         try:
             for f in gradcheck.findings(forward, backward, *arrays, seed=seed, **options):
                 failed += not f.holds
-                detail = "" if f.law in (gradcheck.TRANSPOSE, gradcheck.WITNESS) else f.detail  # of a derivative the verdict says more
-                print(f"{text}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e}  {'ok' if f.holds else 'FAILS ' + detail}".rstrip())
+                detail = (
+                    "" if f.law in (gradcheck.TRANSPOSE, gradcheck.WITNESS) else f.detail
+                )  # of a derivative the verdict says more
+                print(
+                    f"{text}  {f.law:28}  {f.residual:8.1e}  {f.limit:7.0e} "
+                    f" {'ok' if f.holds else 'FAILS ' + detail}".rstrip()
+                )
             for dtype in ("float64", "float32"):
                 said = gradcheck.verdict(forward, backward, *arrays, dtype=dtype, seed=seed, **options)
                 failed += bool(said.wrong)
@@ -68,21 +86,28 @@ def _check_own(text, args):
             raise
         except user_code.RAISED as error:
             shapes = ", ".join(str(np.shape(a)) for a in arrays)
-            raise InputError(f"{text}: raised {type(error).__name__}: {error} for arrays of shapes {shapes}, expected it to take them: see --shapes") from error
+            raise InputError(
+                f"{text}: raised {type(error).__name__}: {error} for arrays of shapes {shapes}, expected it"
+                " to take them: see --shapes"
+            ) from error
     return 1 if failed else 0
 
 
 def pair(text):
     """(forward, backward, the Op if it is one) that a text names.
 
-    NAME may be an Op, a pair of functions, the beginning of NAME_forward and NAME_backward, a torch.autograd.Function, or a
-    function of PyTorch tensors whose name ends in _torch, of JAX arrays whose name ends in _jax.
+    NAME may be an Op, a pair of functions, the beginning of NAME_forward and NAME_backward, a
+    torch.autograd.Function, or a function of PyTorch tensors whose name ends in _torch, of JAX arrays whose
+    name ends in _jax.
     """
     from .. import gradcheck
     from ..ops import Op
 
     module, name = user_code.module_of(text)
-    found, halves = user_code.attribute(module, name), [user_code.attribute(module, f"{name}_{half}") for half in ("forward", "backward")]
+    found, halves = (
+        user_code.attribute(module, name),
+        [user_code.attribute(module, f"{name}_{half}") for half in ("forward", "backward")],
+    )
     if isinstance(found, Op):
         return found.forward, found.backward, found
     if all(map(callable, halves)):
@@ -96,24 +121,27 @@ def pair(text):
         if callable(found) and name.endswith(ending):
             return *adapter(found), None
     raise InputError(
-        f"{text}: is {type(found).__name__}, expected {name}_forward and {name}_backward, a pair of functions, an Op, a torch.autograd.Function, "
-        f"or a function whose name ends in _torch or _jax"
+        f"{text}: is {type(found).__name__}, expected {name}_forward and {name}_backward, a pair of"
+        " functions, an Op, a torch.autograd.Function, or a function whose name ends in _torch or _jax"
     )
 
 
 def verify(args):
     """numgpt verify."""
-    from ..storage.atomic import write_file
     from ..engine import current
     from ..parity import page, truth
     from ..parity import verify as against
     from ..parity.borrowing import torch
+    from ..storage.atomic import write_file
 
     if args.html and (Path(args.html).is_dir() or not Path(args.html).absolute().parent.is_dir()):
         raise InputError(f"verify: --html is {args.html}, expected a file to write, in a folder that exists")
     torch()
     if args.names and not any(part in name for part in args.names for name in against.names_of(args.seed)):
-        raise InputError(f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm: see numgpt verify")
+        raise InputError(
+            f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm:"
+            " see numgpt verify"
+        )
     print(f"{page.versions()}, engine {current()}\n\n{against.HEADER}")
     lines, tensors = [], []
 
@@ -131,17 +159,23 @@ def verify(args):
     if args.html:
         write_file(args.html, page.page(lines, tensors, current()).encode())
     failed, skipped = sum(not line.holds for line in lines), sum(line.limit is None for line in lines)
-    print(f"\n{len(lines) - skipped} comparisons with PyTorch, {failed} failed" + (f", {skipped} skipped" if skipped else "") + (f"; the page is {args.html}" if args.html else ""))
+    print(
+        f"\n{len(lines) - skipped} comparisons with PyTorch, {failed} failed"
+        + (f", {skipped} skipped" if skipped else "")
+        + (f"; the page is {args.html}" if args.html else "")
+    )
     return 1 if failed else 0
 
 
 def diff(args):
     """numgpt diff."""
-    from ..storage.files import read_json
     from ..parity import first_divergence
+    from ..storage.files import read_json
 
     names = read_json(args.names) if args.names else None
-    found = first_divergence(args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens))
+    found = first_divergence(
+        args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=(args.batch_size, args.tokens)
+    )
     if args.all:
         print(f"{found.comparison}\n")
     print(found)
@@ -168,23 +202,43 @@ def curvature(args):
     norms = calculus.gradient_norms(model, tokens, targets)
     print(f"text              {source}: {len(tokens)} rows of {T} tokens")
     print(f"loss              {float(loss):.6f} nats a token")
-    print(f"gradient          norm {length:.6g}; of single rows {norms.min():.4g} to {norms.max():.4g}, median {np.median(norms):.4g}")
+    print(
+        f"gradient          norm {length:.6g}; of single rows {norms.min():.4g} to {norms.max():.4g}, median"
+        f" {np.median(norms):.4g}"
+    )
     if len(tokens) > 1:
         noise = calculus.gradient_noise_scale(model, tokens, targets)
-        print(f"noise scale       {noise.scale:.4g} rows (tr Σ {noise.trace:.4g}, |G|² {noise.squared_norm:.4g})")
+        print(
+            f"noise scale       {noise.scale:.4g} rows (tr Σ {noise.trace:.4g}, |G|²"
+            f" {noise.squared_norm:.4g})"
+        )
     for name, product in calculus.OPERATORS.items():
         bend = direction @ product(model, tokens, targets, direction).flat
         print(f"along gradient    {bend:.6g} by the {name.replace('_', '-')}")
     if args.eigenvalues:
-        top = calculus.top_eigenvalues(model, tokens, targets, args.eigenvalues, operator=args.operator, solver=args.solver, steps=args.steps, seed=args.seed)
+        top = calculus.top_eigenvalues(
+            model,
+            tokens,
+            targets,
+            args.eigenvalues,
+            operator=args.operator,
+            solver=args.solver,
+            steps=args.steps,
+            seed=args.seed,
+        )
         for n, (value, bound) in enumerate(zip(top.values, top.bounds), 1):
             print(f"eigenvalue {n:<6} {value:.6g} ± {bound:.1g}")
-        print(f"                  of the {args.operator.replace('_', '-')}, by {top.products} products with a matrix of {model.n_params:,} rows")
+        print(
+            f"                  of the {args.operator.replace('_', '-')}, by {top.products} products with a"
+            f" matrix of {model.n_params:,} rows"
+        )
     return 0
 
 
 def _rows(args, model, T):
-    """(what they are, tokens, targets): rows of a text drawn by the seed, or of random tokens where the model has no tokenizer."""
+    """(what they are, tokens, targets): rows of a text drawn by the seed, or of random tokens where the model
+    has no tokenizer.
+    """
     from ..data import corpus as data
     from ..random import stream
 
@@ -193,9 +247,13 @@ def _rows(args, model, T):
         rows = rng.integers(0, model.config.vocab_size, (args.batch_size, T + 1))
         return "random tokens, for want of --data", rows[:, :-1], rows[:, 1:]
     if model.tokenizer is None:
-        raise InputError("curvature: the checkpoint has no tokenizer, expected one to read the text: leave --data out")
+        raise InputError(
+            "curvature: the checkpoint has no tokenizer, expected one to read the text: leave --data out"
+        )
     source, ids = data.encode(args.data, model.tokenizer, args.special)
     if len(ids) <= T:
-        raise InputError(f"curvature: the text has {len(ids)} tokens, expected more than {T}: give fewer --tokens")
+        raise InputError(
+            f"curvature: the text has {len(ids)} tokens, expected more than {T}: give fewer --tokens"
+        )
     starts = rng.integers(0, len(ids) - T, args.batch_size)[:, None] + np.arange(T)
     return source, ids[starts].astype(np.int64), ids[starts + 1].astype(np.int64)

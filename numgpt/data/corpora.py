@@ -16,7 +16,9 @@ def default():
 
 
 def language_reference():
-    """Python's language reference. English prose of some 400,000 characters; its wording depends on Python's version."""
+    """Python's language reference. English prose of some 400,000 characters; its wording depends on Python's
+    version.
+    """
     try:
         from pydoc_data import topics
     except ImportError:  # an embedded or slimmed-down Python

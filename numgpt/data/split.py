@@ -1,7 +1,9 @@
-"""What is trained on and what is held out: repeats dropped, blocks dealt. First the specification, then the same of a text in parts.
+"""What is trained on and what is held out: repeats dropped, blocks dealt. First the specification, then the
+same of a text in parts.
 
-A text in pieces (paragraphs, lines) that comes in parts is a sequence of lists: between two neighbours in a list one piece ends and
-the next begins; the last of a list goes on in the first of the next. So no piece has to fit in memory.
+A text in pieces (paragraphs, lines) that comes in parts is a sequence of lists: between two neighbours in a
+list one piece ends and the next begins; the last of a list goes on in the first of the next. So no piece has
+to fit in memory.
 """
 
 import functools
@@ -21,7 +23,9 @@ _BLANK = re.compile(r"\n\s*\n")
 
 
 def without_repeats(text):
-    """text without the paragraphs of more than LONG characters that came before in it, whatever their white space."""
+    """text without the paragraphs of more than LONG characters that came before in it, whatever their white
+    space.
+    """
     seen, kept = set(), []
     for paragraph in _BLANK.split(text):
         words = " ".join(paragraph.split())
@@ -33,10 +37,11 @@ def without_repeats(text):
 
 
 def split_blocks(text, held_out):
-    """(train, held out): the text in some 50 blocks of whole paragraphs, every so-many-th of which is held out.
+    """(train, held out): the text in some 50 blocks of whole paragraphs, every so-many-th of which is held
+    out.
 
-    Dealt out of the whole text, so that both parts are of the same kind; in blocks, so that few contexts are cut.
-    Text without paragraphs is divided at line ends, or failing those anywhere.
+    Dealt out of the whole text, so that both parts are of the same kind; in blocks, so that few contexts are
+    cut. Text without paragraphs is divided at line ends, or failing those anywhere.
     """
     blocks = _blocks(held_out)
     pieces, glue = _BLANK.split(text), "\n\n"
@@ -69,10 +74,11 @@ def _is_held(done, size, blocks, held_out):
 
 
 class Dealt:
-    """The same of a text in parts: iterating gives pairs of parts, (train, held out), as often as it is asked for.
+    """The same of a text in parts: iterating gives pairs of parts, (train, held out), as often as it is asked
+    for.
 
-    text: a text.Text. dedup: whether repeats are dropped. Passes through the text: one to find the repeats, of which 16 bytes
-    a long paragraph are kept, one to count; then one each time.
+    text: a text.Text. dedup: whether repeats are dropped. Passes through the text: one to find the repeats,
+    of which 16 bytes a long paragraph are kept, one to count; then one each time.
     """
 
     def __init__(self, text, held_out, split="blocks", dedup=True):
@@ -149,7 +155,8 @@ def paragraphs(parts):
 
 
 def repeats(parts):
-    """For each paragraph of a text in parts, whether it is one that without_repeats drops.  → (paragraphs,) bool
+    """For each paragraph of a text in parts, whether it is one that without_repeats drops.  → (paragraphs,)
+    bool
 
     Paragraphs are compared by 16 bytes of BLAKE2b.
     """
@@ -173,7 +180,9 @@ def repeats(parts):
 
 
 class _Words:
-    """The length and the hash of a paragraph's words with a space between them, of a paragraph that comes in parts."""
+    """The length and the hash of a paragraph's words with a space between them, of a paragraph that comes in
+    parts.
+    """
 
     def __init__(self):
         self.length, self.hash, self.space = 0, hashlib.blake2b(digest_size=16), False
@@ -192,7 +201,9 @@ class _Words:
 
 
 def drop(parts, repeated):
-    """A text in parts without the paragraphs that are repeated, a blank line between the others: without_repeats in parts."""
+    """A text in parts without the paragraphs that are repeated, a blank line between the others:
+    without_repeats in parts.
+    """
     n = 0
     for pieces in paragraphs(parts):
         kept = ["" if repeated[n] else pieces[0]]
@@ -211,7 +222,9 @@ def _of_size(parts, size):
 
 
 def _deal(pieces, glue, is_held):
-    """Pieces → pairs of parts, each side's pieces glued together. is_held(done): the side of a piece after so many characters."""
+    """Pieces → pairs of parts, each side's pieces glued together. is_held(done): the side of a piece after so
+    many characters.
+    """
     done, side, begun = 0, False, [True, False]
     for together in pieces:
         sides = ([], [])

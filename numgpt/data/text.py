@@ -8,9 +8,9 @@ import tempfile
 import weakref
 from pathlib import Path
 
-from . import corpora
 from ..errors import InputError
 from ..storage.files import open_file
+from . import corpora
 
 PART = 2**20  # bytes that are read at once
 SUFFIXES = (".txt", ".md")
@@ -18,10 +18,12 @@ CHANGED = "has changed while it was read, expected it to rest: try once more"
 
 
 class Text:
-    """The text of files and folders, joined by blank lines, or the default text; no more of it than a part is in memory.
+    """The text of files and folders, joined by blank lines, or the default text; no more of it than a part is
+    in memory.
 
-    A folder stands for its .txt and .md files at any depth, sorted. Iterating gives the text's parts, cut anywhere, with \\n for
-    \\r\\n and without a byte order mark; every pass gives the same text, or is an InputError. source: what it is, to be printed.
+    A folder stands for its .txt and .md files at any depth, sorted. Iterating gives the text's parts, cut
+    anywhere, with \\n for \\r\\n and without a byte order mark; every pass gives the same text, or is an
+    InputError. source: what it is, to be printed.
     size: bytes, for a bar.
     """
 
@@ -34,22 +36,31 @@ class Text:
         for path in map(Path, paths):
             inside = sorted(_texts_in(path)) if path.is_dir() else [path]
             if not inside:
-                raise InputError(f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the files themselves")
+                raise InputError(
+                    f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the"
+                    " files themselves"
+                )
             self._files += [(p, _spooled(p, self)) for p in inside]
         self.source = ", ".join(map(str, paths))
-        self.size = sum(os.stat(p).st_size if spool is None else spool.seek(0, os.SEEK_END) for p, spool in self._files)
+        self.size = sum(
+            os.stat(p).st_size if spool is None else spool.seek(0, os.SEEK_END) for p, spool in self._files
+        )
 
     def __iter__(self):
         return self.parts()
 
     def parts(self, doing=None):
-        """One pass through the text. doing: what is done in it, for a bar, which a pass of more than a second shows."""
+        """One pass through the text. doing: what is done in it, for a bar, which a pass of more than a second
+        shows.
+        """
         if doing is None:
             yield from self._parts(lambda n: None)
             return
         from tqdm import tqdm
 
-        with tqdm(total=self.size, desc=doing, unit="B", unit_scale=True, disable=None, leave=False, delay=1) as bar:
+        with tqdm(
+            total=self.size, desc=doing, unit="B", unit_scale=True, disable=None, leave=False, delay=1
+        ) as bar:
             yield from self._parts(bar.update)
 
     def _parts(self, update):
@@ -70,9 +81,14 @@ class Text:
                 yield from _decoded(path, spool, update)
 
     def _expect_unchanged(self, path, file):
-        """Raise InputError where a file is not what it was when it was first opened: passes would not be of one text."""
+        """Raise InputError where a file is not what it was when it was first opened: passes would not be of
+        one text.
+        """
         found = os.fstat(file.fileno())
-        if self._seen.setdefault(path, (found.st_size, found.st_mtime_ns)) != (found.st_size, found.st_mtime_ns):
+        if self._seen.setdefault(path, (found.st_size, found.st_mtime_ns)) != (
+            found.st_size,
+            found.st_mtime_ns,
+        ):
             raise InputError(f"{path}: {CHANGED}")
 
 
@@ -82,7 +98,9 @@ def read(paths):
 
 
 def _texts_in(folder):
-    """Its text files at any depth, hidden ones left out; a folder that cannot be read is an error, not skipped."""
+    """Its text files at any depth, hidden ones left out; a folder that cannot be read is an error, not
+    skipped.
+    """
 
     def fail(error):
         raise error
@@ -93,7 +111,9 @@ def _texts_in(folder):
 
 
 def _spooled(path, owner):
-    """What a pipe says, in a temporary file as long as there is an owner, since a pipe is read once; None for a file."""
+    """What a pipe says, in a temporary file as long as there is an owner, since a pipe is read once; None for
+    a file.
+    """
     with _opened(path) as file:  # what cannot be opened is said before work begins
         if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             return None
@@ -124,7 +144,9 @@ def _decoded(path, file, update):
 
 
 def decoded(path, file, update, do="convert it, for example with iconv"):
-    """(text, whether it is the last) of the parts of an open file, as they stand there; InputError says where it is not UTF-8 and what to do."""
+    """(text, whether it is the last) of the parts of an open file, as they stand there; InputError says where
+    it is not UTF-8 and what to do.
+    """
     decoder, read, data = codecs.getincrementaldecoder("utf-8")(), 0, True
     while data:
         data = file.read(PART)
@@ -134,6 +156,8 @@ def decoded(path, file, update, do="convert it, for example with iconv"):
         except UnicodeDecodeError as error:  # its object begins with what the decoder held back
             at = read - len(error.object) + error.start
             byte = error.object[error.start]
-            raise InputError(f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: {do}") from error
+            raise InputError(
+                f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: {do}"
+            ) from error
         yield text, not data
         update(len(data))

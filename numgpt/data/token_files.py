@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage.atomic import replace_folder, write_json
 from ..errors import InputError
+from ..storage.atomic import replace_folder, write_json
 from ..storage.files import open_file, read_json
 
 PARTS = ("train", "held_out")
@@ -39,10 +39,12 @@ def temporary(rows, n, vocab_size):
 
 
 def kept(folder, digest, rows, vocab_size):
-    """(train, held out) in the files of a folder, made from rows of two arrays each; rows are not looked at where the files are there.
+    """(train, held out) in the files of a folder, made from rows of two arrays each; rows are not looked at
+    where the files are there.
 
-    folder/<digest>/ holds train.bin and held_out.bin, ids one after the other, and tokens.json: their sizes and SHA-256, which are
-    looked at before the files are trusted. It appears whole or not at all; of two runs that need it the second waits for the first.
+    folder/<digest>/ holds train.bin and held_out.bin, ids one after the other, and tokens.json: their sizes
+    and SHA-256, which are looked at before the files are trusted. It appears whole or not at all; of two runs
+    that need it the second waits for the first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,20 +53,32 @@ def kept(folder, digest, rows, vocab_size):
             replace_folder(_place(folder, digest), lambda new: _write(new, digest, rows, vocab_size))
     found = find(folder, digest, vocab_size)
     if found is None:
-        raise InputError(f"{_place(folder, digest)}: does not hold what was written to it, expected a disk that keeps it: choose another folder")
+        raise InputError(
+            f"{_place(folder, digest)}: does not hold what was written to it, expected a disk that keeps it:"
+            " choose another folder"
+        )
     return found
 
 
 def find(folder, digest, vocab_size):
-    """(train, held out) that kept() wrote to a folder, mapped; None where they are not there, or not as they were written."""
+    """(train, held out) that kept() wrote to a folder, mapped; None where they are not there, or not as they
+    were written.
+    """
     place = _place(folder, digest)
     try:
         stamp, arrays = read_json(place / STAMP), []
-        if stamp != {"digest": digest, "dtype": dtype(vocab_size).str, **{name: stamp[name] for name in PARTS}}:
+        if stamp != {
+            "digest": digest,
+            "dtype": dtype(vocab_size).str,
+            **{name: stamp[name] for name in PARTS},
+        }:
             return None
         for name in PARTS:
             with open_file(place / f"{name}.bin") as file:
-                if {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()} != stamp[name]:
+                if {
+                    "bytes": os.fstat(file.fileno()).st_size,
+                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+                } != stamp[name]:
                     return None
                 arrays.append(_mapped(file, vocab_size))
         return arrays
@@ -103,7 +117,10 @@ def _fill(files, rows, vocab_size):
 def _small(ids, vocab_size):
     """ids in the integers of a file; InputError for one that the vocabulary does not have."""
     if len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-        raise InputError(f"tokens: the tokenizer gave ids of {ids.min()} to {ids.max()}, expected 0 to {vocab_size - 1}: its vocab_size is wrong")
+        raise InputError(
+            f"tokens: the tokenizer gave ids of {ids.min()} to {ids.max()}, expected 0 to {vocab_size - 1}:"
+            " its vocab_size is wrong"
+        )
     return ids.astype(dtype(vocab_size))
 
 

@@ -1,4 +1,6 @@
-"""Matrix products inside kernels: a BLAS called by pointer, one thread a call, so that the kernels' threads are the only pool."""
+"""Matrix products inside kernels: a BLAS called by pointer, one thread a call, so that the kernels' threads
+are the only pool.
+"""
 
 import contextlib
 import ctypes
@@ -31,7 +33,10 @@ def _mkl():
 
 def _numpy_openblas():
     """The OpenBLAS that NumPy's wheel carries, and failing that SciPy's wheel of it."""
-    folders = [os.path.join(os.path.dirname(os.path.dirname(np.__file__)), "numpy.libs"), os.path.join(os.path.dirname(np.__file__), ".dylibs")]
+    folders = [
+        os.path.join(os.path.dirname(os.path.dirname(np.__file__)), "numpy.libs"),
+        os.path.join(os.path.dirname(np.__file__), ".dylibs"),
+    ]
     with contextlib.suppress(ImportError):
         import scipy_openblas64
 
@@ -39,10 +44,20 @@ def _numpy_openblas():
     for path in (p for folder in folders for p in glob.glob(os.path.join(folder, "*scipy_openblas64_*"))):
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(path)
-            return "OpenBLAS", library.scipy_cblas_sgemm64_, library.scipy_cblas_dgemm64_, library.scipy_openblas_get_num_threads64_, library.scipy_openblas_set_num_threads64_
+            return (
+                "OpenBLAS",
+                library.scipy_cblas_sgemm64_,
+                library.scipy_cblas_dgemm64_,
+                library.scipy_openblas_get_num_threads64_,
+                library.scipy_openblas_set_num_threads64_,
+            )
 
 
-NAME, _sgemm, _dgemm, _get_threads, _set_threads = os.environ.get("NUMGPT_BLAS") != "openblas" and _mkl() or _numpy_openblas() or ("none", None, None, None, None)
+NAME, _sgemm, _dgemm, _get_threads, _set_threads = (
+    (os.environ.get("NUMGPT_BLAS") != "openblas" and _mkl())
+    or _numpy_openblas()
+    or ("none", None, None, None, None)
+)
 
 
 def available():
@@ -76,9 +91,11 @@ if available():
 
 @intrinsic
 def gemm(typing, ta, tb, alpha, a, b, beta, c):
-    """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where the flag is set; rows contiguous, strides free.
+    """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where the flag is set; rows contiguous,
+    strides free.
 
-    Written as the instructions of the call alone: as a function it would be compiled anew for every mixture of layouts.
+    Written as the instructions of the call alone: as a function it would be compiled anew for every mixture
+    of layouts.
     """
     if not a.dtype == b.dtype == c.dtype:
         raise TypingError(f"gemm: the matrices are {a.dtype}, {b.dtype} and {c.dtype}, expected one dtype")
@@ -90,9 +107,17 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
         def matrix(i):
             array = context.make_array(signature.args[i])(context, builder, values[i])
-            (M, N), (stride, _) = cgutils.unpack_tuple(builder, array.shape, 2), cgutils.unpack_tuple(builder, array.strides, 2)
+            (M, N), (stride, _) = (
+                cgutils.unpack_tuple(builder, array.shape, 2),
+                cgutils.unpack_tuple(builder, array.strides, 2),
+            )
             leading = builder.sdiv(stride, i64(size))
-            return M, N, builder.bitcast(array.data, pointer), builder.select(builder.icmp_signed(">", leading, N), leading, N)
+            return (
+                M,
+                N,
+                builder.bitcast(array.data, pointer),
+                builder.select(builder.icmp_signed(">", leading, N), leading, N),
+            )
 
         def factor(i):
             return context.cast(builder, values[i], signature.args[i], c.dtype)
@@ -100,8 +125,12 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
         (a_rows, a_columns, a, lda), (_, _, b, ldb), (M, N, c_data, ldc) = matrix(3), matrix(4), matrix(6)
         K = builder.select(values[0], a_rows, a_columns)
         ops = [builder.select(values[i], i32(TRANSPOSED), i32(PLAIN)) for i in (0, 1)]
-        kind = ir.FunctionType(ir.VoidType(), [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64])
-        call = cgutils.get_or_insert_function(builder.module, kind, "numgpt_sgemm" if single else "numgpt_dgemm")
+        kind = ir.FunctionType(
+            ir.VoidType(), [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64]
+        )
+        call = cgutils.get_or_insert_function(
+            builder.module, kind, "numgpt_sgemm" if single else "numgpt_dgemm"
+        )
         builder.call(call, [i32(ROW_MAJOR), *ops, M, N, K, factor(2), a, lda, b, ldb, factor(5), c_data, ldc])
         return context.get_dummy_value()
 
@@ -110,9 +139,11 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
 @functools.cache
 def keep_memory():
-    """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again at every step.
+    """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again
+    at every step.
 
-    Not that of the largest: broken up for small ones, it would be asked for anew. linear_numba.empty holds that of the logits.
+    Not that of the largest: broken up for small ones, it would be asked for anew. linear_numba.empty holds
+    that of the logits.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

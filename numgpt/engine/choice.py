@@ -21,14 +21,16 @@ _engine = None
 def use(name, tf32=False):
     """Choose the engine for all that follows.
 
-    "reference": the specification in plain NumPy. "numba": compiled twins of it, for float32 and float64; what has no twin,
-    and every other dtype, runs on the specification. "cupy": new and loaded models lie on the GPU, where the specification runs
-    on CuPy's arrays, and twins of it for float32 and float64. Unless chosen here or by the environment variable NUMGPT_ENGINE,
-    numba where it is installed.
+    "reference": the specification in plain NumPy. "numba": compiled twins of it, for float32 and float64;
+    what has no twin, and every other dtype, runs on the specification. "cupy": new and loaded models lie on
+    the GPU, where the specification runs on CuPy's arrays, and twins of it for float32 and float64. Unless
+    chosen here or by the environment variable NUMGPT_ENGINE, numba where it is installed.
 
-    tf32: let the GPU round the factors of float32 products to 10 bits, which is faster; before its first product.
+    tf32: let the GPU round the factors of float32 products to 10 bits, which is faster; before its first
+    product.
 
-    Which twin runs goes by where an array lies: one on the GPU never meets a Numba twin, nor one of the host's a CUDA kernel.
+    Which twin runs goes by where an array lies: one on the GPU never meets a Numba twin, nor one of the
+    host's a CUDA kernel.
     """
     global _engine
     _expect(name)
@@ -57,7 +59,9 @@ def current():
 
 
 def set_threads(n):
-    """Have the numba engine use n threads, at most as many as there are processors; results do not depend on it."""
+    """Have the numba engine use n threads, at most as many as there are processors; results do not depend on
+    it.
+    """
     if current() == "numba":
         from . import jit
 
@@ -76,25 +80,30 @@ def backward(op, dy):
 
 @functools.cache
 def takes(function, name):
-    """Whether a twin's backward takes `into`, for each parameter the array for its gradient and whether to add, or None; or
-    `spare`, whether it may write over what its forward saved.
+    """Whether a twin's backward takes `into`, for each parameter the array for its gradient and whether to
+    add, or None; or `spare`, whether it may write over what its forward saved.
     """
     return name in inspect.signature(function).parameters
 
 
 def twin(function, of):
-    """The twin of a function of the specification for arrays such as of, or of that dtype in the host's memory; or the function itself."""
+    """The twin of a function of the specification for arrays such as of, or of that dtype in the host's
+    memory; or the function itself.
+    """
     return _twins((np.empty(0, of) if isinstance(of, (str, type, np.dtype)) else of,))(function) or function
 
 
 def gpu_twin(function):
-    """The CuPy twin of a function of the specification, whatever floats it is for; or the function itself where it has none."""
+    """The CuPy twin of a function of the specification, whatever floats it is for; or the function itself
+    where it has none.
+    """
     return _gpu_twin(function) or function
 
 
 def host_twin(function):
-    """The Numba twin of a function of the specification that works on integers in the host's memory, whatever floats the engine in
-    use computes with; or the function itself, under the reference engine and where Numba is not installed.
+    """The Numba twin of a function of the specification that works on integers in the host's memory, whatever
+    floats the engine in use computes with; or the function itself, under the reference engine and where Numba
+    is not installed.
     """
     numba_runs = current() == "numba" or (_engine == "cupy" and importlib.util.find_spec("numba") is not None)
     return (_twin(function) if numba_runs else None) or function
@@ -111,7 +120,9 @@ def session(dtype):
 
 
 def fused(layer, r, inputs):
-    """The twin of a whole layer, where there is one that suits the record and the inputs: its forward returns (y, saved)."""
+    """The twin of a whole layer, where there is one that suits the record and the inputs: its forward returns
+    (y, saved).
+    """
     twin = _twins(inputs)
     forward, backward = twin(layer.forward), twin(layer.backward)
     if forward is None or not sys.modules[forward.__module__].suits(r, *inputs):
@@ -126,7 +137,9 @@ def move(array, name):
 
 
 def here(*arrays):
-    """The arrays where the engine in use computes. Those with a float that the GPU has not, or that CuPy may not have, stay as they are."""
+    """The arrays where the engine in use computes. Those with a float that the GPU has not, or that CuPy may
+    not have, stay as they are.
+    """
     floats = [a for a in arrays if getattr(a, "dtype", None) is not None and a.dtype.kind in "fc"]
     if not is_cupy() or any(a.dtype not in ON_GPU for a in floats):
         return arrays
@@ -135,11 +148,15 @@ def here(*arrays):
 
 def is_cupy():
     """Whether the cupy engine is in use; asked before an engine had to be chosen, it chooses none."""
-    return _engine == "cupy" or (_engine is None and os.environ.get("NUMGPT_ENGINE") == "cupy" and current() == "cupy")
+    return _engine == "cupy" or (
+        _engine is None and os.environ.get("NUMGPT_ENGINE") == "cupy" and current() == "cupy"
+    )
 
 
 def _twins(arrays):
-    """What looks up the twin of a function for these arrays: its floats all float32 or all float64, and the engine in use has twins."""
+    """What looks up the twin of a function for these arrays: its floats all float32 or all float64, and the
+    engine in use has twins.
+    """
     arrays = [a for a in arrays if a is not None and a.dtype.kind not in "iu"]
     dtypes = {a.dtype for a in arrays}
     if len(dtypes) != 1 or dtypes.pop() not in TWINNED or current() == "reference":
@@ -159,7 +176,10 @@ def _missing():
     from . import blas
 
     if not blas.available():
-        return "no BLAS is found that kernels can call, expected NumPy's own of a wheel from PyPI, or MKL: pip install mkl"
+        return (
+            "no BLAS is found that kernels can call, expected NumPy's own of a wheel from PyPI, or MKL: pip"
+            " install mkl"
+        )
 
 
 @functools.cache

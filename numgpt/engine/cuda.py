@@ -1,8 +1,8 @@
 """Kernels in CUDA C: written once for float and double, compiled by CuPy when they are first launched.
 
-Kernels use no atomics and no order of blocks: each sum is of fixed terms in a fixed order, so every run gives the same bits.
-A product and a sum are rounded one by one (no fused multiply-add), as in the specification: what cancels there cancels here.
-Launches are queued, nothing is fetched.
+Kernels use no atomics and no order of blocks: each sum is of fixed terms in a fixed order, so every run gives
+the same bits. A product and a sum are rounded one by one (no fused multiply-add), as in the specification:
+what cancels there cancels here. Launches are queued, nothing is fetched.
 """
 
 import functools
@@ -13,8 +13,9 @@ import numpy as np
 THREADS = 256  # the most threads of a block
 OPTIONS = ("--fmad=false",)
 
-# What stands before every source. A row's sum is taken on two levels: each thread adds up every 256th term, as `real` unless
-# the source says double; then a tree adds the threads' sums in double. So no term goes through more than ⌈n/256⌉ + 8 additions.
+# What stands before every source. A row's sum is taken on two levels: each thread adds up every 256th term,
+# as `real` unless the source says double; then a tree adds the threads' sums in double. So no term goes
+# through more than ⌈n/256⌉ + 8 additions.
 PRELUDE = f"""
 typedef {{real}} real;
 
@@ -54,11 +55,15 @@ REALS = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 def complete(source, dtype):
     """A source as the compiler gets it: the prelude first, in which `real` is the C type of a dtype."""
     text = PRELUDE.format(real=REALS[np.dtype(dtype)]) + source
-    return text.encode("ascii", "ignore").decode()  # CuPy writes it to a file in the locale's encoding, which may lack a comment's letters
+    return text.encode(
+        "ascii", "ignore"
+    ).decode()  # CuPy writes it to a file in the locale's encoding, which may lack a comment's letters
 
 
 def kernel(source, name, dtype):
-    """The kernel of a name in a source, for float32 or float64; made once, and compiled when it is first launched."""
+    """The kernel of a name in a source, for float32 or float64; made once, and compiled when it is first
+    launched.
+    """
     import cupy as cp
 
     return _made(cp.RawKernel, source, name, np.dtype(dtype))
@@ -72,18 +77,22 @@ def _made(make, source, name, dtype):
 def launch(source, name, dtype, blocks, threads, *args):
     """Queue a kernel on blocks (x,) or (x, y) of so many threads each; without blocks nothing happens.
 
-    Numbers become what the kernel declares; an array must be contiguous and of the declared type already, for the kernel
-    would read its memory as if it were.
+    Numbers become what the kernel declares; an array must be contiguous and of the declared type already, for
+    the kernel would read its memory as if it were.
     """
     if 0 not in blocks:
-        kernel(source, name, dtype)(blocks, (threads,), tuple(_arguments(source, name, np.dtype(dtype), args)))
+        kernel(source, name, dtype)(
+            blocks, (threads,), tuple(_arguments(source, name, np.dtype(dtype), args))
+        )
 
 
 def _arguments(source, name, dtype, args):
     for (kind, is_array, what), arg in zip(parameters(source, name), args, strict=True):
         declared = {"real": dtype, "double": np.dtype("float64"), "long long": np.dtype("int64")}[kind]
         if is_array:
-            assert arg.dtype == declared and arg.flags.c_contiguous, f"{name}: {what} is {arg.dtype}, expected contiguous {declared}"
+            assert arg.dtype == declared and arg.flags.c_contiguous, (
+                f"{name}: {what} is {arg.dtype}, expected contiguous {declared}"
+            )
         yield arg if is_array else declared.type(arg)
 
 
@@ -92,7 +101,10 @@ def parameters(source, name):
     """What a kernel declares: for each parameter its type, whether it is an array, and its name."""
     found = re.search(rf'extern "C" __global__ void {name}\(([^)]*)\)', source)
     assert found, f"{name} is not in the source"
-    read = [re.fullmatch(r"(?:const )?(real|double|long long) (\*?)(\w+)", " ".join(text.split())) for text in found[1].split(",")]
+    read = [
+        re.fullmatch(r"(?:const )?(real|double|long long) (\*?)(\w+)", " ".join(text.split()))
+        for text in found[1].split(",")
+    ]
     return tuple((m[1], bool(m[2]), m[3]) for m in read)
 
 

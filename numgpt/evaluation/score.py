@@ -1,4 +1,6 @@
-"""How well a model predicts a text: loss, perplexity and bits per byte, with the protocol that they depend on."""
+"""How well a model predicts a text: loss, perplexity and bits per byte, with the protocol that they depend
+on.
+"""
 
 import math
 from dataclasses import dataclass
@@ -32,16 +34,19 @@ class Score:
 def score(model, ids, stride=None, batch_size=8, progress=None):
     """Score ids (N,) in windows of block_size that advance by stride; each token is predicted once.
 
-    A window after the first counts its last stride tokens only: they see at least block_size − stride tokens. stride
-    block_size (the default is half of it) is fastest and gives the tokens at a window's start the least context. ids may lie in
-    a mapped file, of which windows are read as they are scored. A special token counts with the bytes of its text.
+    A window after the first counts its last stride tokens only: they see at least block_size − stride tokens.
+    stride block_size (the default is half of it) is fastest and gives the tokens at a window's start the
+    least context. ids may lie in a mapped file, of which windows are read as they are scored. A special token
+    counts with the bytes of its text.
     """
     T = model.config.block_size
     stride = max(1, T // 2) if stride is None else stride
     if not 1 <= stride <= T:
         raise InputError(f"eval: stride is {stride}, expected 1 to block_size {T}")
     if len(ids) < 2:
-        raise InputError(f"eval: the text has {len(ids)} tokens, expected at least 2: one to predict the other")
+        raise InputError(
+            f"eval: the text has {len(ids)} tokens, expected at least 2: one to predict the other"
+        )
     total, counted = 0.0, 0
     for windows in _batches(_windows(ids, T, stride), batch_size):
         x, y = (np.stack(rows) for rows in zip(*windows))

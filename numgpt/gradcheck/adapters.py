@@ -1,4 +1,6 @@
-"""Autograd functions of PyTorch and JAX as pairs: their backward is then held to the laws like one written by hand."""
+"""Autograd functions of PyTorch and JAX as pairs: their backward is then held to the laws like one written by
+hand.
+"""
 
 import contextlib
 
@@ -9,18 +11,22 @@ from .pair import Pair, argument_names, is_float
 
 
 def from_torch(function):
-    """An autograd function of PyTorch as a Pair: f(*tensors, **options) → one tensor, such as a torch.autograd.Function's apply.
+    """An autograd function of PyTorch as a Pair: f(*tensors, **options) → one tensor, such as a
+    torch.autograd.Function's apply.
 
         forward(*arrays, **options) → f of the arrays as tensors
         backward(dy, saved) → torch.autograd.grad of it
 
-    float32 and float64 arrays pass through as they are, complex ones without a gradient, for the complex step; integers and
-    None as they are. An nn.Module has parameters too: from_module makes them arguments.
+    float32 and float64 arrays pass through as they are, complex ones without a gradient, for the complex
+    step; integers and None as they are. An nn.Module has parameters too: from_module makes them arguments.
     """
     torch = _torch("from_torch")
     if isinstance(function, torch.nn.Module):
         name = type(function).__name__
-        raise InputError(f"from_torch: {name} is an nn.Module, expected a function of tensors: from_module(module, *arrays) makes its parameters arguments")
+        raise InputError(
+            f"from_torch: {name} is an nn.Module, expected a function of tensors: from_module(module,"
+            " *arrays) makes its parameters arguments"
+        )
 
     def forward(*arrays, **options):
         differentiated = not any(_is_complex(a) for a in arrays)
@@ -28,7 +34,10 @@ def from_torch(function):
         with torch.enable_grad() if differentiated else torch.no_grad():
             y = function(*tensors, **options)
         if not isinstance(y, torch.Tensor):
-            raise InputError(f"from_torch: the function returned {_what(y)}, expected one tensor: return one output, or concatenate them")
+            raise InputError(
+                f"from_torch: the function returned {_what(y)}, expected one tensor: return one output, or"
+                " concatenate them"
+            )
         return y.detach().numpy().copy(), (y, tensors)
 
     def backward(dy, saved):
@@ -36,11 +45,17 @@ def from_torch(function):
         moving = [t for t in tensors if t is not None and t.requires_grad]
         grads = iter([None] * len(moving))
         if y.requires_grad:
-            grads = iter(torch.autograd.grad(y, moving, torch.tensor(dy, dtype=y.dtype), retain_graph=True, allow_unused=True))
+            grads = iter(
+                torch.autograd.grad(
+                    y, moving, torch.tensor(dy, dtype=y.dtype), retain_graph=True, allow_unused=True
+                )
+            )
 
         def gradient(t):
             g = next(grads)
-            return np.zeros(tuple(t.shape), t.detach().numpy().dtype) if g is None else g.detach().numpy().copy()
+            return (
+                np.zeros(tuple(t.shape), t.detach().numpy().dtype) if g is None else g.detach().numpy().copy()
+            )
 
         return tuple(gradient(t) if t is not None and t.requires_grad else None for t in tensors)
 
@@ -48,21 +63,28 @@ def from_torch(function):
 
 
 def from_module(module, *arrays):
-    """(forward, backward, *arrays) of an nn.Module at its inputs and its own parameters: check(*from_module(module, x)).
+    """(forward, backward, *arrays) of an nn.Module at its inputs and its own parameters:
+    check(*from_module(module, x)).
 
-    Parameters come after the inputs, and are called by their names. They and the buffers are taken in the inputs' dtype;
-    the module itself is not changed. Switch off what draws at random: module.eval().
+    Parameters come after the inputs, and are called by their names. They and the buffers are taken in the
+    inputs' dtype; the module itself is not changed. Switch off what draws at random: module.eval().
     """
     torch = _torch("from_module")
     if not isinstance(module, torch.nn.Module):
-        raise InputError(f"from_module: {_what(module)} is no nn.Module, expected one: from_torch takes functions")
+        raise InputError(
+            f"from_module: {_what(module)} is no nn.Module, expected one: from_torch takes functions"
+        )
     names, inputs = [name for name, _ in module.named_parameters()], len(arrays)
     buffers = dict(module.named_buffers())
 
     def function(*tensors, **options):
-        dtype = next((t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())), None)
+        dtype = next(
+            (t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())), None
+        )
         state = {n: b.clone().to(dtype) if b.is_floating_point() else b.clone() for n, b in buffers.items()}
-        return torch.func.functional_call(module, state | dict(zip(names, tensors[inputs:])), tensors[:inputs], options)
+        return torch.func.functional_call(
+            module, state | dict(zip(names, tensors[inputs:])), tensors[:inputs], options
+        )
 
     pair = _named([*argument_names(module.forward, inputs), *names], from_torch(function))
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
@@ -78,18 +100,23 @@ def from_jax(function):
         forward(*arrays, **options) → f of the arrays; of a custom_vjp the function itself, not its forward rule
         backward(dy, saved) → jax.vjp of it at dy
 
-    float64 and complex128 arrays are computed in 64 bits, in the scope of each call: jax_enable_x64 stays what it is. Others
-    run as they would in JAX. Integers and None have no gradient.
+    float64 and complex128 arrays are computed in 64 bits, in the scope of each call: jax_enable_x64 stays
+    what it is. Others run as they would in JAX. Integers and None have no gradient.
     """
     try:
         import jax
     except ImportError:
-        raise InputError("from_jax: JAX is not installed, expected it to differentiate its functions: pip install jax") from None
+        raise InputError(
+            "from_jax: JAX is not installed, expected it to differentiate its functions: pip install jax"
+        ) from None
 
     def value(arrays, options):
         y = function(*[None if a is None else jax.numpy.asarray(a) for a in arrays], **options)
         if isinstance(y, tuple | list | dict):
-            raise InputError(f"from_jax: the function returned {_what(y)}, expected one array: return one output, or concatenate them")
+            raise InputError(
+                f"from_jax: the function returned {_what(y)}, expected one array: return one output, or"
+                " concatenate them"
+            )
         return y
 
     def forward(*arrays, **options):
@@ -129,7 +156,10 @@ def _torch(who):
     try:
         import torch
     except ImportError:
-        raise InputError(f"{who}: PyTorch is not installed, expected it to differentiate its functions: pip install 'numgpt[verify]'") from None
+        raise InputError(
+            f"{who}: PyTorch is not installed, expected it to differentiate its functions: pip install"
+            " 'numgpt[verify]'"
+        ) from None
     return torch
 
 
@@ -143,7 +173,9 @@ def _tensor(torch, array, differentiated):
 
 
 def _torch_names(torch, function):
-    """The names of the arguments: those of the function, or of an autograd.Function's forward without its ctx."""
+    """The names of the arguments: those of the function, or of an autograd.Function's forward without its
+    ctx.
+    """
     owner = getattr(function, "__self__", None)
     if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
         takes_ctx = owner.setup_context is torch.autograd.Function.setup_context

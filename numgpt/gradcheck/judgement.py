@@ -1,4 +1,6 @@
-"""The verdict on a backward: for each argument right, rounding or wrong, and which elements of its gradient, and how they look."""
+"""The verdict on a backward: for each argument right, rounding or wrong, and which elements of its gradient,
+and how they look.
+"""
 
 from dataclasses import dataclass, fields
 
@@ -25,18 +27,22 @@ class Element:
     def __str__(self):
         place = f"[{', '.join(map(str, self.index))}]" if self.index else "its value"
         digits = 9 if abs(self.got - self.expected) > 1e-6 * abs(self.expected) else 17
-        return f"{place} expected {self.expected:.{digits}g}, got {self.got:.{digits}g}, {self.ulps:.2g} ulps off"
+        return (
+            f"{place} expected {self.expected:.{digits}g}, got {self.got:.{digits}g}, {self.ulps:.2g}"
+            " ulps off"
+        )
 
 
 @dataclass(frozen=True)
 class ArgumentVerdict:
     """What is to be said of the gradient of one argument.
 
-    word: "right" (each element within 4 floats of the exact one, or no further off than the witness may be), "rounding" (further
-    off, but within what rounding explains) or "wrong".
-    ulps, limit, doubt: of the element that is furthest beyond, or nearest to, its limit: how far it is off, how far it may be,
-    and how much of that is the witness's own error; in the ulps of ulps.py.
-    wrong: indices of the elements beyond rounding, among the examined; worst: the first few of them, or the furthest element.
+    word: "right" (each element within 4 floats of the exact one, or no further off than the witness may be),
+    "rounding" (further off, but within what rounding explains) or "wrong".
+    ulps, limit, doubt: of the element that is furthest beyond, or nearest to, its limit: how far it is off,
+    how far it may be, and how much of that is the witness's own error; in the ulps of ulps.py.
+    wrong: indices of the elements beyond rounding, among the examined; worst: the first few of them, or the
+    furthest element.
     """
 
     index: int
@@ -64,7 +70,10 @@ class ArgumentVerdict:
         if self.doubt > 1:
             explained += f", and the witness may be off by {self.doubt:.2g}"
         if self.word == "wrong":
-            said = [f"{len(self.wrong):,} of {of} element{'s' * (size != 1)} beyond rounding ({explained} ulps)", *map(str, self.worst)]
+            said = [
+                f"{len(self.wrong):,} of {of} element{'s' * (size != 1)} beyond rounding ({explained} ulps)",
+                *map(str, self.worst),
+            ]
         else:
             said = [f"{of} element{'s' * (size != 1)}, at most {self.ulps:.2g} ulps off where {explained}"]
         return f"{self.title} is {self.word}: " + "; ".join([*said, *filter(None, (self.pattern, self.note))])
@@ -109,17 +118,22 @@ class Verdict:
 
 
 def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
-    """Whether a backward is right, off by rounding, or wrong: for each argument, and with the elements that are.
+    """Whether a backward is right, off by rounding, or wrong: for each argument, and with the elements that
+    are.
 
-    dtype: float32 or float64, in which the pair is run; the arrays' own unless given. The derivative is computed at the same
-    points in float64: by the complex step where the forward takes complex numbers, else by central differences.
+    dtype: float32 or float64, in which the pair is run; the arrays' own unless given. The derivative is
+    computed at the same
+    points in float64: by the complex step where the forward takes complex numbers, else by central
+    differences.
 
-    An error within limit_j (ulps.py, and what the witness may be off) is rounding. Beyond it, it is wrong, unless
-    the gradient is as restless between points that are a rounding apart, and the same backward is right in float64: that is a
-    formula that loses digits, which is said. And where the float64 run shows an error of more than an ulp of float32, that is
-    wrong even if rounding could have hidden it.
+    An error within limit_j (ulps.py, and what the witness may be off) is rounding. Beyond it, it is wrong,
+    unless
+    the gradient is as restless between points that are a rounding apart, and the same backward is right in
+    float64: that is a formula that loses digits, which is said. And where the float64 run shows an error of
+    more than an ulp of float32, that is wrong even if rounding could have hidden it.
 
-    arrays: integers and None are passed on. Of an array of more than 2,000 elements 400 are looked at, and random directions of all.
+    arrays: integers and None are passed on. Of an array of more than 2,000 elements 400 are looked at, and
+    random directions of all.
     Cost: one forward per element (central differences: at least seven).
     """
     dtype = _precision(arrays, dtype)
@@ -128,18 +142,27 @@ def verdict(forward, backward, *arrays, dtype=None, seed=0, **options):
     indices = [i for i, a in enumerate(case.points) if is_float(a)]
     picked = {i: case.pick(i) for i in indices}
     found = {i: case.columns(case.wide, i, picked[i]) for i in indices}
-    # How many numbers enter an output, on average: the rows of the derivative, from the columns that were looked at.
-    rows = sum(case.points[i].size * c.count.mean() / max(case.y.size, 1) for i, c in found.items() if c.count.size)
+    # How many numbers enter an output, on average: the rows of the derivative, from the columns that were
+    # looked at.
+    rows = sum(
+        case.points[i].size * c.count.mean() / max(case.y.size, 1) for i, c in found.items() if c.count.size
+    )
     with np.errstate(all="ignore"):  # an ulp of 0 is the least of all numbers, and errors are measured in it
         judged = tuple(_judge(case, i, names[i], picked[i], found[i], rows) for i in indices)
-    error, terms = (sum(float(getattr(c, name)[np.isfinite(c.error)].sum()) for c in found.values()) for name in ("error", "terms"))
+    error, terms = (
+        sum(float(getattr(c, name)[np.isfinite(c.error)].sum()) for c in found.values())
+        for name in ("error", "terms")
+    )
     return Verdict(judged, dtype, case.witness, max(EPS64, error / terms if terms else 0.0))
 
 
 def _precision(arrays, dtype):
     """The dtype in which the pair is run; InputError unless it is one that this file can judge."""
     if any(a is not None and np.asarray(a).dtype.kind == "c" for a in arrays):
-        raise InputError("verdict: an array is complex, expected real ones: pass its real and imaginary part as two arguments")
+        raise InputError(
+            "verdict: an array is complex, expected real ones: pass its real and imaginary part as two"
+            " arguments"
+        )
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
     if not floats:
         raise InputError("verdict: no array of floats, expected at least one to differentiate by")
@@ -154,7 +177,10 @@ def _judge(case, i, name, picked, c, rows):
     note, unknown = "", ~(np.isfinite(c.exact) | np.isinf(c.exact)) | np.isinf(c.error)
     if unknown.any():
         if unknown.all():
-            raise InputError(f"verdict: the witness has no derivative by argument {i} at all these points, expected points where there is one")
+            raise InputError(
+                f"verdict: the witness has no derivative by argument {i} at all these points, expected points"
+                " where there is one"
+            )
         note = f"of {unknown.sum():,} others the witness knows nothing"
         picked, c = picked[~unknown], Columns(*(getattr(c, f.name)[~unknown] for f in fields(Columns)))
     judged = elements(case, i, picked, c, rows)
@@ -166,19 +192,36 @@ def _judge(case, i, name, picked, c, rows):
             judged = elements(case, i, picked, c, rows)
         note = f"of the rest {DIRECTIONS} random directions were looked at"
         if span is not None:
-            note = "a random direction was off, and halving it led there" if judged.wrong.any() else (
-                "a random direction is off by more than rounding explains, but no element that was looked at"
+            note = (
+                "a random direction was off, and halving it led there"
+                if judged.wrong.any()
+                else (
+                    "a random direction is off by more than rounding explains, but no element that was"
+                    " looked at"
+                )
             )
     shape, got = case.points[i].shape, case.grads[i].reshape(-1)[picked].astype(np.float64)
     ratio = judged.error / np.maximum(judged.limit, np.finfo(float).tiny)
     ulps = judged.error / judged.unit
     order = np.argsort(-np.where(np.isnan(ratio), np.inf, ratio), kind="stable")
     wrong = judged.wrong
-    word = "wrong" if wrong.any() else "right" if (judged.error <= np.maximum(4 * judged.spacing, judged.doubt)).all() else "rounding"
+    word = (
+        "wrong"
+        if wrong.any()
+        else "right"
+        if (judged.error <= np.maximum(4 * judged.spacing, judged.doubt)).all()
+        else "rounding"
+    )
     if wrong.any():
         order = order[wrong[order]]
     worst = tuple(
-        Element(tuple(map(int, np.unravel_index(picked[k], shape))), float(c.exact[k]), float(got[k]), float(ulps[k])) for k in order[: 3 if wrong.any() else 1]
+        Element(
+            tuple(map(int, np.unravel_index(picked[k], shape))),
+            float(c.exact[k]),
+            float(got[k]),
+            float(ulps[k]),
+        )
+        for k in order[: 3 if wrong.any() else 1]
     )
     return ArgumentVerdict(
         index=i,
@@ -191,6 +234,8 @@ def _judge(case, i, name, picked, c, rows):
         examined=len(picked),
         wrong=tuple(tuple(map(int, np.unravel_index(j, shape))) for j in picked[wrong]),
         worst=worst,
-        pattern=pattern(c.exact, got, judged.limit, wrong, picked, shape, case.y.shape) if wrong.any() else "",
+        pattern=(
+            pattern(c.exact, got, judged.limit, wrong, picked, shape, case.y.shape) if wrong.any() else ""
+        ),
         note="; ".join(filter(None, (judged.note, note))),
     )

@@ -18,13 +18,21 @@ class Pair(NamedTuple):
 
 
 def gradients(grads, arrays):
-    """The backward's result, one entry per array; GradientError unless their number and shapes are the arrays'."""
+    """The backward's result, one entry per array; GradientError unless their number and shapes are the
+    arrays'.
+    """
     grads = grads if isinstance(grads, tuple | list) else (grads,)
     if len(grads) != len(arrays):
-        raise GradientError(f"backward returned {len(grads)} gradients, expected {len(arrays)}: one per array, None where there is none")
+        raise GradientError(
+            f"backward returned {len(grads)} gradients, expected {len(arrays)}: one per array, None where"
+            " there is none"
+        )
     for i, (g, a) in enumerate(zip(grads, arrays)):
         if (g is not None) != is_float(a):
-            raise GradientError(f"gradient {i} is {'None' if g is None else 'an array'}, expected {'an array' if is_float(a) else 'None'}")
+            raise GradientError(
+                f"gradient {i} is {'None' if g is None else 'an array'}, expected"
+                f" {'an array' if is_float(a) else 'None'}"
+            )
         if g is not None and np.shape(g) != a.shape:
             raise GradientError(f"gradient {i} has shape {np.shape(g)}, expected {a.shape} as the array")
     return [None if g is None else np.asarray(g) for g in grads]

@@ -8,7 +8,8 @@ import numpy as np
 def pattern(expected, got, limit, wrong, picked, shape, result):
     """A gradient's mistake in words, or "" where it looks like nothing known.
 
-    expected, got, limit, wrong: of the elements with the flat indices picked, of an array of a shape; result: the shape of y.
+    expected, got, limit, wrong: of the elements with the flat indices picked, of an array of a shape; result:
+    the shape of y.
     """
     if not np.isfinite(got[wrong]).all():
         return "NaN or infinity is among them"
@@ -37,7 +38,11 @@ def _factor(expected, got, limit, wrong, shape, result):
     if abs(factor + 1) < 1e-6:
         return "the sign is turned"
     sizes = {n: f"{n} is the length of an axis" for n in (*shape, *result)}
-    sizes |= {n: f"{n} is the number of {what}" for n, what in ((math.prod(shape), "elements"), (math.prod(result), "outputs")) if n not in sizes}
+    sizes |= {
+        n: f"{n} is the number of {what}"
+        for n, what in ((math.prod(shape), "elements"), (math.prod(result), "outputs"))
+        if n not in sizes
+    }
     for n in (2, 3, *sizes):
         why = f" ({sizes[n]}: a mean for a sum, or the reverse)" if n in sizes and n > 3 else ""
         for value, text in ((n, f"×{n}"), (1 / n, f"×1/{n}")):
@@ -62,7 +67,11 @@ def _place(wrong, shape):
     if len(wrong) == 1:
         return "the others are right" if math.prod(shape) > 1 else ""
     places = np.unravel_index(wrong, shape)
-    fixed = [f"index {place[0]} of axis {axis}" for axis, place in enumerate(places) if shape[axis] > 1 and (place == place[0]).all()]
+    fixed = [
+        f"index {place[0]} of axis {axis}"
+        for axis, place in enumerate(places)
+        if shape[axis] > 1 and (place == place[0]).all()
+    ]
     return f"all of them at {' and '.join(fixed)}" if fixed else ""
 
 
@@ -72,4 +81,8 @@ def _shift(expected, got, limit, wrong):
     if len(off) < 2:
         return ""
     shift = float(np.median(off))
-    return f"all of them {shift:+.6g}" if (abs(off - shift) <= 2 * limit[wrong] + 1e-6 * abs(shift)).all() else ""
+    return (
+        f"all of them {shift:+.6g}"
+        if (abs(off - shift) <= 2 * limit[wrong] + 1e-6 * abs(shift)).all()
+        else ""
+    )

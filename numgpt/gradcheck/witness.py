@@ -1,4 +1,6 @@
-"""Derivatives of a forward in which its backward has no part: the complex step, and central differences that know their error."""
+"""Derivatives of a forward in which its backward has no part: the complex step, and central differences that
+know their error.
+"""
 
 import warnings
 from dataclasses import dataclass
@@ -31,9 +33,9 @@ def differences(forward, arrays, directions, options, dtype=np.float64):
               + eps (|f(x + hv)| + |f(x − hv)|) / h      the values are rounded
               + eps max|x| |D| / h max|v|                so are the points
 
-    with h = eps^(1/5) times the size of the array, where both kinds of error meet; where they come out large, smaller steps
-    are tried and the best is kept. Where f has a kink at x itself its one-sided derivatives stay apart however small h is:
-    half their distance is added.
+    with h = eps^(1/5) times the size of the array, where both kinds of error meet; where they come out large,
+    smaller steps are tried and the best is kept. Where f has a kink at x itself its one-sided derivatives
+    stay apart however small h is: half their distance is added.
     Sources: Richardson 1911; Ridders 1982.
     """
     eps = float(np.finfo(dtype).eps)
@@ -41,7 +43,13 @@ def differences(forward, arrays, directions, options, dtype=np.float64):
     moving = [(a, v) for a, v in zip(arrays, directions) if v is not None]
     largest = max((float(abs(a).max(initial=0.0)) for a, _ in moving), default=0.0)
     reach = max(float(abs(v).max(initial=0.0)) for _, v in moving) or 1.0
-    size = max(max(_rms(a), float(abs(a[v != 0]).max(initial=0.0)) if np.count_nonzero(v) == 1 else 0.0) for a, v in moving) or 1.0
+    size = (
+        max(
+            max(_rms(a), float(abs(a[v != 0]).max(initial=0.0)) if np.count_nonzero(v) == 1 else 0.0)
+            for a, v in moving
+        )
+        or 1.0
+    )
 
     def value(t):
         moved = [a if v is None else (a + t * v).astype(dtype) for a, v in zip(arrays, directions)]
@@ -57,10 +65,15 @@ def differences(forward, arrays, directions, options, dtype=np.float64):
                 ahead, behind = value(t), value(-t)
                 centrals.append((ahead - behind) / (2 * t))
                 bends.append(abs(ahead - 2 * centre + behind) / (2 * t))
-                floor = eps * (abs(ahead) + abs(behind) + 2 * abs(ahead - behind)) / t + eps * largest / reach * abs(centrals[-1]) / t
+                floor = (
+                    eps * (abs(ahead) + abs(behind) + 2 * abs(ahead - behind)) / t
+                    + eps * largest / reach * abs(centrals[-1]) / t
+                )
             coarse, fine = (4 * centrals[1] - centrals[0]) / 3, (4 * centrals[2] - centrals[1]) / 3
             error = abs(fine - coarse) + floor
-            error = error + np.where(bends[2] > 0.75 * bends[0], bends[2], 0.0)  # of a smooth function it falls to a quarter
+            error = error + np.where(
+                bends[2] > 0.75 * bends[0], bends[2], 0.0
+            )  # of a smooth function it falls to a quarter
             error = np.where(np.isfinite(error), error, np.inf)
             if best is None:
                 best = fine, error
@@ -96,7 +109,9 @@ class Witness:
         return self.name if self.complex else self.name + steps
 
     def derivative(self, arrays, directions):
-        """J v and its error, both of y's shape; the complex step's own error is rounding only, and given as 0."""
+        """J v and its error, both of y's shape; the complex step's own error is rounding only, and given as
+        0.
+        """
         if not self.complex:
             return differences(self.forward, arrays, directions, self.options, self.dtype)
         with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -108,9 +123,10 @@ class Witness:
 def choose(forward, arrays, dtype, options, seed=0):
     """The best Witness that the forward allows at the arrays; dtype: the one that it surely takes.
 
-    A forward that raises on complex numbers, or returns real ones, does not take them. One that loses imaginary parts on the
-    way (np.abs, np.var, a cast) is found out by differences: where the two disagree beyond what differences may be off,
-    the differences are believed, for they are made of the function's own values.
+    A forward that raises on complex numbers, or returns real ones, does not take them. One that loses
+    imaginary parts on the way (np.abs, np.var, a cast) is found out by differences: where the two disagree
+    beyond what differences may be off, the differences are believed, for they are made of the function's own
+    values.
     """
     rng = np.random.default_rng([seed, 4])
     real = np.dtype(np.float64)
@@ -127,7 +143,10 @@ def choose(forward, arrays, dtype, options, seed=0):
             continue
         lost = True
         for _ in range(2):  # differences may agree with each other by accident, not twice in one element
-            directions = [rng.choice([-1.0, 1.0], a.shape) * max(_rms(a), 1e-3) if j == i else None for j in range(len(wide))]
+            directions = [
+                rng.choice([-1.0, 1.0], a.shape) * max(_rms(a), 1e-3) if j == i else None
+                for j in range(len(wide))
+            ]
             try:
                 with warnings.catch_warnings(), np.errstate(all="ignore"):
                     warnings.simplefilter("error", np.exceptions.ComplexWarning)
@@ -135,12 +154,27 @@ def choose(forward, arrays, dtype, options, seed=0):
                     y = np.asarray(forward(*moved, **options)[0])
             except Exception as error:
                 reason = (str(error).splitlines() or [""])[0]
-                return Witness(forward, options, False, real, f"the forward does not take complex numbers ({type(error).__name__}: {reason[:80]})")
+                return Witness(
+                    forward,
+                    options,
+                    False,
+                    real,
+                    f"the forward does not take complex numbers ({type(error).__name__}: {reason[:80]})",
+                )
             if y.dtype.kind != "c":
-                return Witness(forward, options, False, real, "the forward does not let complex numbers through: its value is real")
+                return Witness(
+                    forward,
+                    options,
+                    False,
+                    real,
+                    "the forward does not let complex numbers through: its value is real",
+                )
             step, (central, error) = y.imag / H, differences(forward, wide, directions, options)
             lost = lost & (abs(step - central) > 100 * error + 1e-5 * (abs(step) + abs(central)))
         if np.any(lost):
-            why = "the forward does not let complex numbers through: it loses imaginary parts on the way (np.abs, np.var, a cast), differences show"
+            why = (
+                "the forward does not let complex numbers through: it loses imaginary parts on the way"
+                " (np.abs, np.var, a cast), differences show"
+            )
             return Witness(forward, options, False, real, why)
     return Witness(forward, options, True, real)

@@ -1,8 +1,10 @@
-"""PyTorch's random stream on the CPU, in NumPy: what a program draws after torch.manual_seed, with no PyTorch installed.
+"""PyTorch's random stream on the CPU, in NumPy: what a program draws after torch.manual_seed, with no PyTorch
+installed.
 
-Both draw from the Mersenne twister (Matsumoto and Nishimura 1998), so the words are the same bits. What is made of them here
-follows PyTorch's documented behaviour and was compared with version 2.13: integers and uniforms are equal, normals are to a
-few units in the last place, for PyTorch's logarithm and cosine are its own.
+Both draw from the Mersenne twister (Matsumoto and Nishimura 1998), so the words are the same bits. What is
+made of them here follows PyTorch's documented behaviour and was compared with version 2.13: integers and
+uniforms are equal, normals are to a few units in the last place, for PyTorch's logarithm and cosine are its
+own.
 """
 
 import math
@@ -38,12 +40,17 @@ class Generator:
 
             r = √(−2 ln u₁)   θ = 2π u₂   r cos θ   r sin θ
 
-        16 numbers and more are made in blocks of 16 from 16 uniforms, 8 cosines, then 8 sines; what is over when the blocks are
-        full is made by doing the last 16 again. Fewer are made one by one in float64, the sine is kept for the next one.
+        16 numbers and more are made in blocks of 16 from 16 uniforms, 8 cosines, then 8 sines; what is over
+        when the blocks are full is made by doing the last 16 again. Fewer are made one by one in float64, the
+        sine is kept for the next one.
         """
         size = math.prod(_shape(shape))
         if size < 16:
-            return np.array([self._one() * std + mean for _ in range(size)], np.float64).astype(dtype).reshape(shape)
+            return (
+                np.array([self._one() * std + mean for _ in range(size)], np.float64)
+                .astype(dtype)
+                .reshape(shape)
+            )
         u = self._uniform(size, dtype)
         whole = size // 16 * 16
         u[:whole] = _box_muller(u[:whole], mean, std)
@@ -58,7 +65,10 @@ class Generator:
         """
         choices, size = high - low, math.prod(_shape(shape))
         if not 0 < choices < 2**63:
-            raise InputError(f"torch_random: randint from {low} to below {high}, expected at least one integer between them and fewer than 2⁶³")
+            raise InputError(
+                f"torch_random: randint from {low} to below {high}, expected at least one integer between"
+                " them and fewer than 2⁶³"
+            )
         words = self._double_words(size) if choices >= 2**28 else self.words(size).astype(np.uint64)
         return ((words % np.uint64(choices)).astype(np.int64) + low).reshape(shape)
 
@@ -105,5 +115,9 @@ def _box_muller(u, mean, std):
     dtype = u.dtype.type
     u = u.reshape(-1, 16)
     r = np.sqrt(dtype(-2) * np.log(1 - u[:, :8], dtype=np.float64).astype(dtype))
-    theta = dtype(2 * math.pi) * u[:, 8:]  # the product is rounded to u's type: near a zero of the cosine it shows
-    return np.concatenate([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1) * dtype(std) + dtype(mean)
+    theta = (
+        dtype(2 * math.pi) * u[:, 8:]
+    )  # the product is rounded to u's type: near a zero of the cosine it shows
+    return np.concatenate([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1) * dtype(std) + dtype(
+        mean
+    )

@@ -1,11 +1,17 @@
-"""What the twins of a block share, in training and in decoding: its parameters as kernels take them, and the activations they know."""
+"""What the twins of a block share, in training and in decoding: its parameters as kernels take them, and the
+activations they know.
+"""
 
 from ..engine.jit import kernel
 from ..ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI
 from ..ops.elementary_numba import exp, half_erfc
 
 ACTIVATIONS = ("gelu", "gelu_tanh")
-PARAMETERS = [f"{name}.{p}" for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj") for p in ("weight", "bias")]
+PARAMETERS = [
+    f"{name}.{p}"
+    for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    for p in ("weight", "bias")
+]
 
 
 @kernel
@@ -36,4 +42,6 @@ def gelu_tanh_and_slope(h, act):
 
 def parameters_of(r):
     """PARAMETERS, a bias that the model does not have is None."""
-    return tuple(r.parameter(name) if r.config.bias or name.endswith("weight") else None for name in PARAMETERS)
+    return tuple(
+        r.parameter(name) if r.config.bias or name.endswith("weight") else None for name in PARAMETERS
+    )

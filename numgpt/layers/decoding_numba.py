@@ -1,14 +1,15 @@
-"""The pre-norm block for a few rows of new positions that read those in the cache, in one launch of six phases.
+"""The pre-norm block for a few rows of new positions that read those in the cache, in one launch of six
+phases.
 
-A matrix is read by parts of its rows, in the order in which it lies in memory; whoever needs a product adds up its parts, in
-order. What takes less time than a wait between two phases, a norm or a sum of parts, each task does for itself.
+A matrix is read by parts of its rows, in the order in which it lies in memory; whoever needs a product adds
+up its parts, in order. What takes less time than a wait between two phases, a norm or a sum of parts, each
+task does for itself.
 """
 
 import math
 
 import numpy as np
 
-from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 from ..engine.jit import SUMS, kernel, launch, parallel
 from ..ops.attention_numba import exponentials
 from ..ops.elementary_numba import row_max
@@ -16,6 +17,7 @@ from ..ops.few_rows_numba import PARTS, add_products, multiply_part, padded, par
 from ..ops.few_rows_numba import suits as few_rows_suit
 from ..ops.linear_numba import rows
 from ..ops.norms_numba import normalise_rows
+from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 
 
 @kernel
@@ -64,8 +66,12 @@ def attend_position(q, keys, values, y):
 
 @parallel
 def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, stream):
-    """x (M, C), of whose rows B T are positions → stream (M, C); the keys and values are added to store (2, B, H, room, D)."""
-    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = parameters
+    """x (M, C), of whose rows B T are positions → stream (M, C); the keys and values are added to store (2,
+    B, H, room, D).
+    """
+    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = (
+        parameters
+    )
     qkv_parts, heads, o_parts, fc_parts, proj_parts = work
     M, C = x.shape
     if phase == 0:  # ln_1 and c_attn
@@ -82,7 +88,9 @@ def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, 
             for d in range(D):
                 qkv[0, t, d] *= scale
             seen = length + t + 1
-            attend_position(qkv[0, t], store[0, b, h, :seen], store[1, b, h, :seen], heads[b * T + t, h * D : (h + 1) * D])
+            attend_position(
+                qkv[0, t], store[0, b, h, :seen], store[1, b, h, :seen], heads[b * T + t, h * D : (h + 1) * D]
+            )
     elif phase == 2:  # c_proj of attention
         multiply_part(task, heads, weight_o, o_parts)
     elif phase == 3:  # the residual, ln_2 and c_fc
@@ -109,12 +117,20 @@ def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, 
 def suits(r, x):
     """Whether the block is for this file: few rows, and widths that come out even."""
     N, C, F = x[..., 0].size, r.config.n_embd, r.config.ffn_width
-    return r.config.activation in ACTIVATIONS and all(few_rows_suit(N, K, width) for K, width in ((C, 3 * C), (C, C), (C, F), (F, C)))
+    return r.config.activation in ACTIVATIONS and all(
+        few_rows_suit(N, K, width) for K, width in ((C, 3 * C), (C, C), (C, F), (F, C))
+    )
 
 
 def work_arrays(M, C, F, dtype):
     """What one phase writes for the next; rows of heads that are only there for evenness stay 0."""
-    return np.empty((PARTS, M, 3 * C), dtype), np.zeros((M, C), dtype), np.empty((PARTS, M, C), dtype), np.empty((PARTS, M, F), dtype), np.empty((PARTS, M, C), dtype)
+    return (
+        np.empty((PARTS, M, 3 * C), dtype),
+        np.zeros((M, C), dtype),
+        np.empty((PARTS, M, C), dtype),
+        np.empty((PARTS, M, F), dtype),
+        np.empty((PARTS, M, C), dtype),
+    )
 
 
 def cached_block(r, x):
@@ -125,7 +141,24 @@ def cached_block(r, x):
     work = r.cache.kept((M, x.shape), work_arrays, M, C, r.config.ffn_width, x.dtype)
     store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, C // H), x.dtype)
     store = store.reshape(2, -1, *store.shape[-3:])
-    stream, scale, tanh = np.empty_like(xs), x.dtype.type(1 / math.sqrt(C // H)), True if r.config.activation == "gelu_tanh" else None
+    stream, scale, tanh = (
+        np.empty_like(xs),
+        x.dtype.type(1 / math.sqrt(C // H)),
+        True if r.config.activation == "gelu_tanh" else None,
+    )
     phases = PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS
-    launch(block, phases, xs, T, scale, r.config.layer_norm_epsilon, tanh, parameters, store, r.cache.length, work, stream)
+    launch(
+        block,
+        phases,
+        xs,
+        T,
+        scale,
+        r.config.layer_norm_epsilon,
+        tanh,
+        parameters,
+        store,
+        r.cache.length,
+        work,
+        stream,
+    )
     return stream[: x[..., 0].size].reshape(x.shape)

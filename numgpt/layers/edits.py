@@ -14,8 +14,14 @@ H = 1e-30
 def fit(who, edited, like):
     """What an edit returned, in the dtype and with the memory layout that those expect who go on with it."""
     if engine.on_gpu(edited) != engine.on_gpu(like):
-        place, other = ("on the GPU", "in the host's memory") if engine.on_gpu(like) else ("in the host's memory", "on the GPU")
-        raise InputError(f"{who} returned an array {other}, expected one {place}: make it from the value that it is given")
+        place, other = (
+            ("on the GPU", "in the host's memory")
+            if engine.on_gpu(like)
+            else ("in the host's memory", "on the GPU")
+        )
+        raise InputError(
+            f"{who} returned an array {other}, expected one {place}: make it from the value that it is given"
+        )
     edited = edited if engine.on_gpu(edited) else np.asarray(edited)
     if edited.shape != like.shape:
         raise InputError(f"{who} returned shape {edited.shape}, expected {like.shape}")
@@ -27,9 +33,10 @@ class Edit:
     """A function of a value and how gradients pass back through it.
 
     function: the value → the value that goes on, of the same shape.
-    transpose: the gradient with respect to the edited value → that with respect to the value before, or None: then the
-    function has to act on each entry by itself (0 * a, a + direction, a patch from another run, a head set to 0), and its
-    derivative is taken by the complex step; where it does not, or differences contradict, an InputError asks for a pair.
+    transpose: the gradient with respect to the edited value → that with respect to the value before, or None:
+    then the function has to act on each entry by itself (0 * a, a + direction, a patch from another run, a
+    head set to 0), and its derivative is taken by the complex step; where it does not, or differences
+    contradict, an InputError asks for a pair.
     """
 
     function: callable
@@ -45,7 +52,9 @@ class Edit:
             return cls(edit.function, edit.transpose)
         if callable(edit):
             return cls(edit)
-        raise InputError(f"edit: {name!r} is {type(edit).__name__}, expected a function or a pair (function, transpose)")
+        raise InputError(
+            f"edit: {name!r} is {type(edit).__name__}, expected a function or a pair (function, transpose)"
+        )
 
     def forward(self, name, value):
         """The edited value, in the value's own dtype; value itself is not written to."""
@@ -61,7 +70,8 @@ class Edit:
     def slope(self, name):
         """The derivative of each entry with respect to itself.
 
-        For f(a)_i = f_i(a_i) the directional derivative along v is f_i'(a_i) v_i. Ones give the slope; a second, random
+        For f(a)_i = f_i(a_i) the directional derivative along v is f_i'(a_i) v_i. Ones give the slope; a
+        second, random
         direction tells whether f is of that form: then it gives the slope times itself.
         """
         a = self.before.astype(np.float64)
@@ -69,16 +79,27 @@ class Edit:
         h = 1e-6 * max(1.0, float(abs(a).max()) if a.size else 0.0)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a function that throws imaginary parts away: the differences tell
+                warnings.simplefilter(
+                    "ignore"
+                )  # of a function that throws imaginary parts away: the differences tell
                 slope = np.asarray(self.function(a + 1j * H), like=a).imag / H
                 along = np.asarray(self.function(a + 1j * H * v), like=a).imag / H
-                differences = (np.asarray(self.function(a + h * v), like=a) - np.asarray(self.function(a - h * v), like=a)) / (2 * h)
+                differences = (
+                    np.asarray(self.function(a + h * v), like=a)
+                    - np.asarray(self.function(a - h * v), like=a)
+                ) / (2 * h)
         except TypeError as error:
-            raise InputError(f"edit: {name!r} does not take complex numbers ({error}): give a pair (function, transpose)") from error
+            raise InputError(
+                f"edit: {name!r} does not take complex numbers ({error}): give a pair (function, transpose)"
+            ) from error
         if not np.allclose(along, slope * v, rtol=1e-9, atol=0):
-            raise InputError(f"edit: {name!r} mixes entries, so its gradient is not known: give a pair (function, transpose)")
+            raise InputError(
+                f"edit: {name!r} mixes entries, so its gradient is not known: give a pair (function,"
+                " transpose)"
+            )
         if not np.linalg.norm(differences - along) <= 1e-3 * np.linalg.norm(differences) + 1e-6:
             raise InputError(
-                f"edit: {name!r} does not let complex numbers through (abs, sign, .real), so its gradient is not known: give a pair (function, transpose)"
+                f"edit: {name!r} does not let complex numbers through (abs, sign, .real), so its gradient is"
+                " not known: give a pair (function, transpose)"
             )
         return slope

@@ -7,13 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import engine
-from .edits import Edit, fit
 from ..errors import InputError
 from ..random import stream
+from .edits import Edit, fit
 
 
 class Layer(NamedTuple):
-    """A pair that composes ops, or smaller layers, on a Record: forward(r, *inputs) → y, backward(r, dy) → dx."""
+    """A pair that composes ops, or smaller layers, on a Record: forward(r, *inputs) → y, backward(r, dy) →
+    dx.
+    """
 
     forward: callable
     backward: callable
@@ -31,12 +33,14 @@ class Entry:
 class Record:
     """Names what is computed: r(name, op, x) runs a forward and files it, r.back(name, dy) runs the backward.
 
-    A name is filed under its scope: inside r("h.3", block, x), r("mlp", ffn, x), r("act", gelu, x) is "h.3.mlp.act",
-    and its parameters "h.3.mlp.act.weight" …. Values, gradients, parameters and files share these names.
+    A name is filed under its scope: inside r("h.3", block, x), r("mlp", ffn, x), r("act", gelu, x) is
+    "h.3.mlp.act", and its parameters "h.3.mlp.act.weight" …. Values, gradients, parameters and files share
+    these names.
 
     params: mapping name -> array. config: what the layers ask for their sizes.
     grads: mapping name -> array that receives the parameters' gradients; add: onto what is there.
-    keep: hold every value and gradient, in .value and .grad; else what was saved is let go as the backward proceeds.
+    keep: hold every value and gradient, in .value and .grad; else what was saved is let go as the backward
+    proceeds.
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
     spare: nobody else looks at the values, so the backward may write over them.
@@ -45,9 +49,24 @@ class Record:
 
     cache = None  # keys and values of earlier positions, in a subclass that decodes with them
 
-    def __init__(self, params, config, *, grads=None, add=False, keep=False, edit=None, edit_grad=None, seed=0, step=None, spare=False):
+    def __init__(
+        self,
+        params,
+        config,
+        *,
+        grads=None,
+        add=False,
+        keep=False,
+        edit=None,
+        edit_grad=None,
+        seed=0,
+        step=None,
+        spare=False,
+    ):
         if keep and spare:
-            raise InputError("Record: keep and spare are both set, expected one: what may be written over is not kept")
+            raise InputError(
+                "Record: keep and spare are both set, expected one: what may be written over is not kept"
+            )
         self.spare = spare
         self.params, self.config, self.keep, self.seed, self.step = params, config, keep, seed, step
         self.edit = {name: Edit.of(name, e) for name, e in (edit or {}).items()}
@@ -79,7 +98,9 @@ class Record:
         assert full not in self._entries, f"{full} is filed twice"
         if isinstance(op, Layer):
             fused = engine.fused(op, self / name, inputs) if self.is_plain(full) else None
-            value, saved = fused.forward(self / name, *inputs) if fused else (op.forward(self / name, *inputs), None)
+            value, saved = (
+                fused.forward(self / name, *inputs) if fused else (op.forward(self / name, *inputs), None)
+            )
             entry = Entry(fused or op, saved)
         else:
             names = tuple(f"{shares or full}.{p}" for p in op.parameters)
@@ -95,7 +116,9 @@ class Record:
         return value
 
     def run(self, full, op, arrays, options):
-        """Check the arrays against the op's line, draw its mask if it drops, and run its forward on the engine."""
+        """Check the arrays against the op's line, draw its mask if it drops, and run its forward on the
+        engine.
+        """
         op.check(arrays, options)
         return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
 
@@ -104,11 +127,14 @@ class Record:
         if not op.noise or self.step is None or self.config.dropout == 0:
             return {}
         p, shape = self.config.dropout, op.noise(*arrays, **options)
-        keep = stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p  # drawn on the host, so the same on every engine
+        keep = (
+            stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
+        )  # drawn on the host, so the same on every engine
         return {"keep": engine.beside(keep, arrays[0]), "p": p}
 
     def back(self, name, dy):
-        """Run the backward of what was filed under name; add up its parameters' gradients, return those of its inputs.
+        """Run the backward of what was filed under name; add up its parameters' gradients, return those of
+        its inputs.
 
         One input: its gradient. Several: a tuple of those that have one; none: None.
         """
@@ -122,7 +148,10 @@ class Record:
             dy = self.edit[full].backward(full, dy)
         if isinstance(entry.op, Layer):
             return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))
-        backward, names = engine.backward(entry.op, dy), [n if self.grads is not None else None for n in entry.names]
+        backward, names = (
+            engine.backward(entry.op, dy),
+            [n if self.grads is not None else None for n in entry.names],
+        )
         options = {}
         if names and engine.takes(backward, "into"):
             options["into"] = [n and (self.grads[n], n in self._summed) for n in names]
@@ -139,7 +168,9 @@ class Record:
     def is_plain(self, name):
         """Whether what is under a name may run as one piece: nothing in it is kept, edited or dropped."""
         drops = self.step is not None and self.config.dropout > 0
-        return not (self.keep or drops or any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad)))
+        return not (
+            self.keep or drops or any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad))
+        )
 
     def parameter(self, name):
         """A parameter of this scope."""
@@ -161,7 +192,9 @@ class Record:
             self._summed.add(full)
 
     def _add(self, parameter, grad):
-        """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in place itself."""
+        """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in
+        place itself.
+        """
         place = self.grads[parameter]
         if grad is not place:
             if parameter in self._summed:
@@ -170,7 +203,9 @@ class Record:
                 place[...] = grad
         self._summed.add(parameter)
         if self.keep:
-            self.grad.pop(parameter, None)  # filed anew, so that .grad is in the order in which gradients became complete
+            self.grad.pop(
+                parameter, None
+            )  # filed anew, so that .grad is in the order in which gradients became complete
             self.grad[parameter] = self.grads[parameter]
 
     def finish_backward(self):
@@ -183,8 +218,12 @@ class Record:
         """Raise InputError for an edit whose name the forward did not file."""
         for name in (*self.edit, *self.edit_grad):
             if name not in self._entries and name not in self.value:
-                near = [n for n in self._entries if n.split(".")[-1] == name.split(".")[-1]] or list(self._entries)
-                raise InputError(f"edit: there is no value {name!r}, expected a name such as {', '.join(near[:4])}")
+                near = [n for n in self._entries if n.split(".")[-1] == name.split(".")[-1]] or list(
+                    self._entries
+                )
+                raise InputError(
+                    f"edit: there is no value {name!r}, expected a name such as {', '.join(near[:4])}"
+                )
 
     def saved_bytes(self):
         """Bytes of the arrays that are held for the backward, each counted once, parameters left out."""

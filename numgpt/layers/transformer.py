@@ -1,6 +1,20 @@
-"""The GPT, written out in both directions: each backward undoes its forward line by line, from the last to the first."""
+"""The GPT, written out in both directions: each backward undoes its forward line by line, from the last to
+the first.
+"""
 
-from ..ops import attention, cross_entropy, dropout, embedding, gelu, gelu_tanh, layernorm, linear, positions, relu, unembedding
+from ..ops import (
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    gelu_tanh,
+    layernorm,
+    linear,
+    positions,
+    relu,
+    unembedding,
+)
 from .record import Layer
 
 ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu}
@@ -48,7 +62,9 @@ def norm(r, name, x):
 
 
 def pre_norm_block_forward(r, x):
-    """A block of GPT-2 and GPT-3: each part reads a normalised copy, the residual stream itself is only added to."""
+    """A block of GPT-2 and GPT-3: each part reads a normalised copy, the residual stream itself is only added
+    to.
+    """
     x = x + r("attn", causal_attention, norm(r, "ln_1", x))
     return x + r("mlp", ffn, norm(r, "ln_2", x))
 

@@ -1,6 +1,8 @@
-"""Twin of the feed-forward on a GPU: the bias goes with the activation, so that what lies between the two products is read and written once.
+"""Twin of the feed-forward on a GPU: the bias goes with the activation, so that what lies between the two
+products is read and written once.
 
-Used where nothing inside the feed-forward is kept, edited or dropped. It saves what the ops do, with the bits that they give, but for
+Used where nothing inside the feed-forward is kept, edited or dropped. It saves what the ops do, with the bits
+that they give, but for
 the gradient of the first bias: that is summed by tiles of rows in double, in a fixed order.
 """
 
@@ -12,11 +14,16 @@ PARAMETERS = ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
 
 
 def suits(r, x):
-    """Whether the twin is made for this feed-forward: without a bias, or with another activation, there is nothing to put together.
+    """Whether the twin is made for this feed-forward: without a bias, or with another activation, there is
+    nothing to put together.
 
     One parameter alone may be complex, where a law asks which gradient is wrong.
     """
-    return r.config.bias and r.config.activation in TANH_FORM and all(r.parameter(name).dtype == x.dtype for name in PARAMETERS)
+    return (
+        r.config.bias
+        and r.config.activation in TANH_FORM
+        and all(r.parameter(name).dtype == x.dtype for name in PARAMETERS)
+    )
 
 
 def ffn_forward(r, x):

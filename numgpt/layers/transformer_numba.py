@@ -1,7 +1,9 @@
-"""Twin of the pre-norm block: its ops run tile by tile of rows, so that what one writes the next finds in the cache.
+"""Twin of the pre-norm block: its ops run tile by tile of rows, so that what one writes the next finds in the
+cache.
 
-Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only x̂, from which the
-gradient of the matrix that reads the norm follows too, and the activation's slope in the place of its input.
+Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only
+x̂, from which the gradient of the matrix that reads the norm follows too, and the activation's slope in the
+place of its input.
 """
 
 import contextlib
@@ -12,11 +14,11 @@ import math
 import numpy as np
 
 from ..engine.blas import gemm
-from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients
 from ..ops.linear_numba import borders, grid, rows, set_rows, tile_sums
 from ..ops.norms_numba import gradient_rows, normalise_rows
+from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
 
 TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
@@ -35,7 +37,8 @@ def span(tile, N):
     return tile * N // TILES, (tile + 1) * N // TILES
 
 
-# Where there is no bias it is None, and tanh is None for GELU's erf form: the compiler then leaves out what is not needed.
+# Where there is no bias it is None, and tanh is None for GELU's erf form: the compiler then leaves out what
+# is not needed.
 
 
 @kernel
@@ -53,7 +56,26 @@ def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
 
 
 @kernel
-def after_attention(tile, x, y, weight_o, bias_o, w, b, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat, rstd, slope, act, out):
+def after_attention(
+    tile,
+    x,
+    y,
+    weight_o,
+    bias_o,
+    w,
+    b,
+    eps,
+    weight_fc,
+    bias_fc,
+    weight_proj,
+    bias_proj,
+    tanh,
+    xhat,
+    rstd,
+    slope,
+    act,
+    out,
+):
     """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
     N, C = x.shape
     n0, n1 = span(tile, N)
@@ -88,8 +110,12 @@ def sum_with_bias(x, bias, y):
 
 
 @kernel
-def back_to_attention(tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, weight_o, dh, dmiddle, dheads, sums):
-    """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the two parts."""
+def back_to_attention(
+    tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, weight_o, dh, dmiddle, dheads, sums
+):
+    """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the
+    two parts.
+    """
     N, C = dy.shape
     n0, n1 = span(tile, N)
     dnormed, d = np.empty((n1 - n0, C), dy.dtype), dh[n0:n1]
@@ -116,13 +142,21 @@ def head(task, qkv, B, H):
     N, C = len(qkv), qkv.shape[1] // 3
     b, h, D, T = task // H, task % H, C // H, N // B
     own, columns = qkv[b * T : (b + 1) * T], slice(h * D, (h + 1) * D)
-    return slice(b * T, (b + 1) * T), columns, own[:, columns], own[:, C + h * D : C + (h + 1) * D], own[:, 2 * C + h * D : 2 * C + (h + 1) * D]
+    return (
+        slice(b * T, (b + 1) * T),
+        columns,
+        own[:, columns],
+        own[:, C + h * D : C + (h + 1) * D],
+        own[:, 2 * C + h * D : 2 * C + (h + 1) * D],
+    )
 
 
 @parallel
 def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out):
     """A block in three phases; parameters and saved as parameters_of and new_saved give them."""
-    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = parameters
+    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = (
+        parameters
+    )
     xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
     if phase == 0:
         before_attention(task, x, w1, b1, eps, weight_a, bias_a, xhat1, rstd1, qkv)
@@ -130,12 +164,33 @@ def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out
         n, c, q, k, v = head(task, qkv, B, H)
         attend_head(q, k, v, scale, merged[n, c], top[task], total[task])
     else:
-        after_attention(task, x, merged, weight_o, bias_o, w2, b2, eps, weight_fc, bias_fc, weight_proj, bias_proj, tanh, xhat2, rstd2, slope, act, out)
+        after_attention(
+            task,
+            x,
+            merged,
+            weight_o,
+            bias_o,
+            w2,
+            b2,
+            eps,
+            weight_fc,
+            bias_fc,
+            weight_proj,
+            bias_proj,
+            tanh,
+            xhat2,
+            rstd2,
+            slope,
+            act,
+            out,
+        )
 
 
 @kernel
 def bias_gradient(task, d, dbias):
-    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles; returns the task's number among those of the next."""
+    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles; returns the task's number
+    among those of the next.
+    """
     tiles = (d.shape[1] + 63) // 64
     if dbias is not None:
         if 0 <= task < tiles:
@@ -170,17 +225,21 @@ def scaled_gradient(block, blocks, x, d, w, b, dbias, into):
 
 @parallel
 def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx, sums, dbiases, blocks, into):
-    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the matrices'.
+    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the
+    matrices'.
 
-    between: the gradients within the block. For each of MATRICES dbiases has its bias's gradient, blocks the task after its last,
-    and the rows and columns that its own is divided into, into that gradient and whether to add to it.
+    between: the gradients within the block. For each of MATRICES dbiases has its bias's gradient, blocks the
+    task after its last, and the rows and columns that its own is divided into, into that gradient and whether
+    to add to it.
     """
     w1, b1, weight_a, _, weight_o, _, w2, b2, weight_fc, _, weight_proj, _ = parameters
     xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
     dh, dmiddle, dmerged, dqkv = between
     dbias_proj, dbias_fc, dbias_o, dbias_a = dbiases
     if phase == 0:
-        back_to_attention(task, dy, weight_proj, slope, weight_fc, xhat2, rstd2, w2, weight_o, dh, dmiddle, dmerged, sums[1])
+        back_to_attention(
+            task, dy, weight_proj, slope, weight_fc, xhat2, rstd2, w2, weight_o, dh, dmiddle, dmerged, sums[1]
+        )
     elif phase == 1:
         n, c, q, k, v = head(task, qkv, B, H)
         _, _, dq, dk, dv = head(task, dqkv, B, H)
@@ -219,13 +278,23 @@ def decoding():
     return decoding_numba
 
 
-MATRICES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")  # in the order in which their gradients are done
+MATRICES = (
+    "mlp.c_proj",
+    "mlp.c_fc",
+    "attn.c_proj",
+    "attn.c_attn",
+)  # in the order in which their gradients are done
 
 
 def new_saved(B, T, C, F, H, dtype):
-    """Arrays for x̂ and r of ln_1, q k v, what attention returns, its maxima and sums, x̂ and r of ln_2, the activation's slope and value."""
+    """Arrays for x̂ and r of ln_1, q k v, what attention returns, its maxima and sums, x̂ and r of ln_2, the
+    activation's slope and value.
+    """
     N = B * T
-    return tuple(np.empty(s, dtype) for s in ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F)))
+    return tuple(
+        np.empty(s, dtype)
+        for s in ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F))
+    )
 
 
 def pre_norm_block_forward(r, x):
@@ -236,7 +305,19 @@ def pre_norm_block_forward(r, x):
     (N, C), T, H = xs.shape, x.shape[-2], config.n_head
     B, scale, tanh = N // T, 1 / math.sqrt(C // H), True if config.activation == "gelu_tanh" else None
     saved, out = new_saved(B, T, C, config.ffn_width, H, x.dtype), np.empty_like(xs)
-    launch(block_forward, (TILES, B * H, TILES), xs, B, H, scale, config.layer_norm_epsilon, tanh, parameters_of(r), saved, out)
+    launch(
+        block_forward,
+        (TILES, B * H, TILES),
+        xs,
+        B,
+        H,
+        scale,
+        config.layer_norm_epsilon,
+        tanh,
+        parameters_of(r),
+        saved,
+        out,
+    )
     return out.reshape(x.shape), (B, H, scale, saved)
 
 
@@ -253,7 +334,22 @@ def pre_norm_block_backward(r, dy, saved):
         ends = itertools.accumulate(i * j for i, j in grids)
         blocks = tuple((end, *g) for end, g in zip(ends, grids))
         phases = TILES, B * H, TILES, sum(-(-width // 64) for width in widths), blocks[-1][0]
-        launch(block_backward, phases, dys, B, H, scale, parameters_of(r), arrays, between, dx, sums, dbiases, blocks, into)
+        launch(
+            block_backward,
+            phases,
+            dys,
+            B,
+            H,
+            scale,
+            parameters_of(r),
+            arrays,
+            between,
+            dx,
+            sums,
+            dbiases,
+            blocks,
+            into,
+        )
     for name, dbias in zip(MATRICES, dbiases):
         if dbias is not None:
             r.put(f"{name}.bias", dbias)

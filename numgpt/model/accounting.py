@@ -27,10 +27,11 @@ def _group(name):
 
 
 def flops_per_token(config, T=None):
-    """Part -> multiplications and additions of the forward for one token of a sequence of T (block_size unless given).
+    """Part -> multiplications and additions of the forward for one token of a sequence of T (block_size
+    unless given).
 
-    Matrix products only, two a weight. Attention is counted as T × T although half of it is masked, as is usual; the
-    backward costs twice the forward.
+    Matrix products only, two a weight. Attention is counted as T × T although half of it is masked, as is
+    usual; the backward costs twice the forward.
     """
     T = config.block_size if T is None else T
     L, C, F, V = config.n_layer, config.n_embd, config.ffn_width, config.vocab_size
@@ -51,7 +52,9 @@ def activation_bytes(config, B, T, dtype="float32", dropout=False):
     act = 0 if config.activation == "relu" else N * F  # its input; relu holds booleans
     feed_forward = N * C + act + N * F  # input of c_fc; the activation's; input of c_proj
     norms = 2 * L + (config.norm_position == "pre")
-    floats = norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N  # input of the unembedding; logits, their maxima and sums
+    floats = (
+        norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N
+    )  # input of the unembedding; logits, their maxima and sums
     ids = 8 * N * 2  # tokens and targets
     flags = L * N * F if config.activation == "relu" else 0
     if dropout:

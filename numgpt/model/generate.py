@@ -4,11 +4,11 @@ import numpy as np
 
 from .. import engine
 from ..errors import InputError
+from ..layers.record import Record
+from ..layers.transformer import gpt_forward
 from ..ops import attend, attention, positions, unembedding
 from ..ops.attention import merge_heads, split_heads
-from ..layers.record import Record
 from ..random import stream as random_stream
-from ..layers.transformer import gpt_forward
 
 
 class KeyValueCache:
@@ -18,7 +18,8 @@ class KeyValueCache:
         self.block_size, self.length, self._store, self._kept = block_size, 0, {}, {}
 
     def memory(self, name, shape, dtype, like=None):
-        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D) after the positions so far.
+        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D)
+        after the positions so far.
 
         It lies where the array like does.
         """
@@ -51,7 +52,9 @@ class KeyValueCache:
 
 
 class CachedRecord(Record):
-    """A Record whose attention reads the cache, whose positions go on from it, and whose logits are the last position's."""
+    """A Record whose attention reads the cache, whose positions go on from it, and whose logits are the last
+    position's.
+    """
 
     def __init__(self, params, config, cache):
         super().__init__(params, config)
@@ -79,11 +82,13 @@ def advance(model, tokens, cache):
 
 
 def logits_stream(model, tokens, slide=1):
-    """A generator of next-token logits (B, V): send it the chosen tokens (B,), beginning with the prompt (B, T).
+    """A generator of next-token logits (B, V): send it the chosen tokens (B,), beginning with the prompt (B,
+    T).
 
-    Past block_size the window slides: the oldest tokens leave, positions are counted anew and the cache is filled again,
-    since learned positions are part of every key. slide 1 shows the model the last block_size tokens at every step; a
-    larger one drops so many at once and is faster, for a context that is up to slide − 1 shorter.
+    Past block_size the window slides: the oldest tokens leave, positions are counted anew and the cache is
+    filled again, since learned positions are part of every key. slide 1 shows the model the last block_size
+    tokens at every step; a larger one drops so many at once and is faster, for a context that is up to slide
+    − 1 shorter.
     """
     P, cache = model.config.block_size, KeyValueCache(model.config.block_size)
     window = fresh = tokens[:, -P:]
@@ -133,14 +138,19 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
 
 def largest(x, n):
     """The places of the n largest entries, from the largest down; equal ones by place.  x (V,) → (n,)"""
-    places = np.arange(len(x)) if n >= len(x) else np.flatnonzero(x >= np.partition(x, len(x) - n)[len(x) - n])
+    places = (
+        np.arange(len(x)) if n >= len(x) else np.flatnonzero(x >= np.partition(x, len(x) - n)[len(x) - n])
+    )
     return places[np.argsort(-x[places], kind="stable")][:n]
 
 
-def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1, among=None):
+def stream(
+    model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1, among=None
+):
     """Yield the next ids (B,) of each row of tokens (B, T), max_new_tokens times.
 
-    among: how many ids, the first ones, there are to choose from; None: all, those that only pad the vocabulary with them.
+    among: how many ids, the first ones, there are to choose from; None: all, those that only pad the
+    vocabulary with them.
     A draw depends on seed, row and position: the first of eight samples is the one that would be made alone.
     """
     P = model.config.block_size
@@ -158,23 +168,36 @@ def stream(model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=
     steps = logits_stream(model, tokens, slide)
     logits = next(steps)
     for n in range(max_new_tokens):
-        draws = [random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0 for row in range(len(tokens))]
-        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(engine.home(logits)[:, :among], draws)])
+        draws = [
+            random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0
+            for row in range(len(tokens))
+        ]
+        ids = np.array(
+            [
+                choose(row, u, temperature, top_k, top_p)
+                for row, u in zip(engine.home(logits)[:, :among], draws)
+            ]
+        )
         yield ids
         if n + 1 < max_new_tokens:
             logits = steps.send(ids)
 
 
 def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse", **sampling):
-    """Yield lists of new text, one string a sample and step, that continue a prompt; the prompt is not repeated.
+    """Yield lists of new text, one string a sample and step, that continue a prompt; the prompt is not
+    repeated.
 
-    A sample ends before the first of the stop strings that it would contain. Text that could be the beginning of one is held
-    back until it is known. special: what becomes of special tokens that the prompt spells out, as in Tokenizer.encode.
+    A sample ends before the first of the stop strings that it would contain. Text that could be the beginning
+    of one is held back until it is known. special: what becomes of special tokens that the prompt spells out,
+    as in Tokenizer.encode.
     """
     tokenizer = _tokenizer(model)
     ids = tokenizer.encode(prompt, special)
     if len(ids) == 0:
-        raise InputError("generate: the prompt is empty, expected at least one token: give --prompt, for example a line break")
+        raise InputError(
+            "generate: the prompt is empty, expected at least one token: give --prompt, for example a line"
+            " break"
+        )
     tails = [_Tail(tokenizer, stop) for _ in range(samples)]
     tokens = np.tile(ids, (samples, 1))
     for ids in stream(model, tokens, max_new_tokens, among=tokenizer.vocab_size, **sampling):
@@ -185,10 +208,17 @@ def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse"
 
 
 class _Tail:
-    """The end of one sample's text: what may not be shown yet, because a stop string or a character may be in the making."""
+    """The end of one sample's text: what may not be shown yet, because a stop string or a character may be in
+    the making.
+    """
 
     def __init__(self, tokenizer, stop):
-        self.decode, self.stop, self.held, self.stopped = tokenizer.decoder(), tuple(filter(None, stop)), "", False
+        self.decode, self.stop, self.held, self.stopped = (
+            tokenizer.decoder(),
+            tuple(filter(None, stop)),
+            "",
+            False,
+        )
 
     def add(self, i):
         """The text that is certain after token i."""
@@ -216,5 +246,8 @@ class _Tail:
 
 def _tokenizer(model):
     if model.tokenizer is None:
-        raise InputError("generate: the model has no tokenizer, expected one to read the prompt: set model.tokenizer, or use model.generate on ids")
+        raise InputError(
+            "generate: the model has no tokenizer, expected one to read the prompt: set model.tokenizer, or"
+            " use model.generate on ids"
+        )
     return model.tokenizer

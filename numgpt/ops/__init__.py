@@ -12,7 +12,20 @@ from .positions import positions
 
 ALL = {
     op.name: op
-    for op in (embedding, positions, linear, layernorm, gelu, gelu_tanh, relu, attend, attention, dropout, unembedding, cross_entropy)
+    for op in (
+        embedding,
+        positions,
+        linear,
+        layernorm,
+        gelu,
+        gelu_tanh,
+        relu,
+        attend,
+        attention,
+        dropout,
+        unembedding,
+        cross_entropy,
+    )
 }
 
 __all__ = ["ALL", "Op", *ALL]

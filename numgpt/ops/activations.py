@@ -63,7 +63,9 @@ def gelu_tanh_backward(dy, saved):
 
 
 def gate(x):
-    """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u would cancel to 0."""
+    """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u would cancel to
+    0.
+    """
     z = -2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
     largest = 80.0 if x.dtype == np.float32 else 700.0  # exp would overflow beyond, and σ is 0 long before
     return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))

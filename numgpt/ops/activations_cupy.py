@@ -1,4 +1,6 @@
-"""Twins of the activations on a GPU: an element a thread, read and written once; and GELU with the bias before it, for transformer_cupy.py."""
+"""Twins of the activations on a GPU: an element a thread, read and written once; and GELU with the bias
+before it, for transformer_cupy.py.
+"""
 
 from ..engine.cuda import THREADS, blocks_of, launch, threads_for
 from .tiles_cupy import TILE, add_tiles, tiles_of
@@ -129,12 +131,24 @@ def bias_gelu(h, bias, tanh_form):
 
     a, F = cp.empty_like(h), h.shape[-1]
     threads = threads_for(F)
-    launch(ACTIVATIONS_SOURCE, "bias_gelu", h.dtype, (h.size // F, blocks_of(F, threads)), threads, h, cp.ascontiguousarray(bias), F, tanh_form, a)
+    launch(
+        ACTIVATIONS_SOURCE,
+        "bias_gelu",
+        h.dtype,
+        (h.size // F, blocks_of(F, threads)),
+        threads,
+        h,
+        cp.ascontiguousarray(bias),
+        F,
+        tanh_form,
+        a,
+    )
     return a
 
 
 def bias_gelu_backward(da, h, tanh_form, dbias, add):
-    """The gradient of h + bias, whose value h is, in da's place, and its sum over the rows: dbias ← Σ (+ dbias, if add).
+    """The gradient of h + bias, whose value h is, in da's place, and its sum over the rows: dbias ← Σ (+
+    dbias, if add).
 
         dh = da gelu'(h),  dbias = Σ dh        because h = x W + bias, and all rows share the bias
 
@@ -145,6 +159,19 @@ def bias_gelu_backward(da, h, tanh_form, dbias, add):
     F = h.shape[-1]
     N, threads = h.size // F, threads_for(F)
     sums = cp.empty((tiles_of(N), 1, F), "float64")
-    launch(ACTIVATIONS_SOURCE, "bias_gelu_gradient", h.dtype, (len(sums), blocks_of(F, threads)), threads, h, da, N, F, TILE, tanh_form, sums)
+    launch(
+        ACTIVATIONS_SOURCE,
+        "bias_gelu_gradient",
+        h.dtype,
+        (len(sums), blocks_of(F, threads)),
+        threads,
+        h,
+        da,
+        N,
+        F,
+        TILE,
+        tanh_form,
+        sums,
+    )
     add_tiles(sums, 0, dbias, add)
     return da

@@ -16,7 +16,8 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
         y = P̃ v        P̃ = P k / (1 − p) with dropout on the probabilities, else P
 
     The T queries are the last T of the S positions: query t sees keys 0 … t + S − T.
-    scale: 1/√D unless given. mask: booleans that broadcast to (..., T, S), False hides a key besides the causal rule.
+    scale: 1/√D unless given. mask: booleans that broadcast to (..., T, S), False hides a key besides the
+    causal rule.
     keep: booleans (..., T, S), the probabilities that dropout keeps.
     q (..., T, D), k and v (..., S, D), S ≥ T → y (..., T, D).  Source: Vaswani et al. 2017.
     """
@@ -39,8 +40,8 @@ def attend_backward(dy, saved):
         ds = P (dP − Δ)                     because ∂P_s/∂s_r = P_s ([s = r] − P_r)
         dq = scale ds k,  dk = scale dsᵀ q  because s = scale q kᵀ
 
-    In words: a score's gradient is how much better its key did than the mean key, times how much it was used; hidden
-    keys have P = 0 and so get exactly nothing.
+    In words: a score's gradient is how much better its key did than the mean key, times how much it was used;
+    hidden keys have P = 0 and so get exactly nothing.
     """
     q, k, v, y, top, total, scale, mask, keep, p = saved
     probs = np.exp(masked_scores(q, k, scale, mask) - top) / total
@@ -59,7 +60,9 @@ def masked_scores(q, k, scale, mask):
     if mask is not None:
         visible = visible & mask
         if not visible.any(-1).all():
-            raise InputError("attention: the mask leaves a query without a key, expected at least one: let it see itself")
+            raise InputError(
+                "attention: the mask leaves a query without a key, expected at least one: let it see itself"
+            )
     return np.where(visible, q @ k.swapaxes(-1, -2) * scale, -np.inf)
 
 
@@ -76,7 +79,12 @@ attend = Op(
     noise=lambda q, k, v: (*q.shape[:-1], k.shape[-2]),
     variants={
         "scale 1": {"scale": 1.0},
-        "mask": lambda rng, sizes: {"mask": (rng.random((sizes["T"], sizes["S"])) < 0.5) | np.eye(sizes["T"], sizes["S"], sizes["S"] - sizes["T"], dtype=bool)},
+        "mask": lambda rng, sizes: {
+            "mask": (
+                (rng.random((sizes["T"], sizes["S"])) < 0.5)
+                | np.eye(sizes["T"], sizes["S"], sizes["S"] - sizes["T"], dtype=bool)
+            )
+        },
     },
 )
 
@@ -92,7 +100,10 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     q, k, v = split_heads(qkv, n_head)
     y, (q, k, v, y, *rest) = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
     y = merge_heads(y)
-    return y, ((q, k, v, one_head_each(y, n_head), *rest), n_head)  # y by heads is a view: nothing is held twice
+    return y, (
+        (q, k, v, one_head_each(y, n_head), *rest),
+        n_head,
+    )  # y by heads is a view: nothing is held twice
 
 
 def attention_backward(dy, saved):
@@ -132,5 +143,10 @@ attention = Op(
     attention_backward,
     sizes={"n_head": "H"},
     noise=lambda qkv, n_head: (*qkv.shape[:-2], n_head, qkv.shape[-2], qkv.shape[-2]),
-    variants=attend.variants | {"mask": lambda rng, sizes: {"mask": (rng.random((sizes["T"], sizes["T"])) < 0.5) | np.eye(sizes["T"], dtype=bool)}},
+    variants=attend.variants
+    | {
+        "mask": lambda rng, sizes: {
+            "mask": (rng.random((sizes["T"], sizes["T"])) < 0.5) | np.eye(sizes["T"], dtype=bool)
+        }
+    },
 )

@@ -1,7 +1,7 @@
 """Twins of attend and attention on a GPU: blocks of queries against the keys that they see; no T × T array.
 
-The products are cuBLAS's, batched over the heads; one kernel a block of queries does what lies between them. A mask, and what
-dropout keeps, are arrays that are given; what they are applied to is a block at a time.
+The products are cuBLAS's, batched over the heads; one kernel a block of queries does what lies between them.
+A mask, and what dropout keeps, are arrays that are given; what they are applied to is a block at a time.
 """
 
 import math
@@ -11,8 +11,9 @@ from .attention import dropped, masked_scores, one_head_each, split_heads
 
 QUERIES = 128  # a block of queries
 
-# A row of scores is ⟨q_t, k_s⟩ for the keys that the last query of its block sees: row n belongs to the (n mod block)-th query,
-# which sees `fewest` keys and one more for each query before it. What it does not see becomes 0 and is not read.
+# A row of scores is ⟨q_t, k_s⟩ for the keys that the last query of its block sees: row n belongs to the (n
+# mod block)-th query, which sees `fewest` keys and one more for each query before it. What it does not see
+# becomes 0 and is not read.
 ATTENTION_SOURCE = r"""
 #define MINE (fewest + blockIdx.x % block)
 
@@ -66,7 +67,9 @@ extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real sca
 
 
 def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attend_forward. Each block of queries waits for the GPU to know that a mask leaves them a key; without one nothing waits."""
+    """Twin of ops.attention.attend_forward. Each block of queries waits for the GPU to know that a mask
+    leaves them a key; without one nothing waits.
+    """
     import cupy as cp
 
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -115,7 +118,9 @@ def attend_into(q, k, v, scale, mask, keep, p, y):
     top, total = cp.empty((*q.shape[:-1], 1), q.dtype), cp.empty((*q.shape[:-1], 1), q.dtype)
     for start, stop in blocks(T):
         seen = stop + S - T
-        scores, rest = scores_of(q[..., start:stop, :], k[..., :seen, :], scale, part_of(mask, q, S, start, stop))
+        scores, rest = scores_of(
+            q[..., start:stop, :], k[..., :seen, :], scale, part_of(mask, q, S, start, stop)
+        )
         row_by_row("softmax", scores, (scores,), rest, T, S, start, top, total)
         y[..., start:stop, :] = dropped(scores, part_of(keep, q, S, start, stop), p) @ v[..., :seen, :]
     return top, total
@@ -135,7 +140,10 @@ def attend_back_into(dy, saved, dq, dk, dv):
         dscores = cp.ascontiguousarray(dropped(dys @ v[..., :seen, :].swapaxes(-1, -2), kept, p))
         row_by_row("softmax_gradient", probs, (probs, dscores), rest, T, S, start, top, total)
         dq[..., start:stop, :] = dscores @ ks * scale
-        for place, part in ((dk, dscores.swapaxes(-1, -2) @ qs * scale), (dv, dropped(probs, kept, p).swapaxes(-1, -2) @ dys)):
+        for place, part in (
+            (dk, dscores.swapaxes(-1, -2) @ qs * scale),
+            (dv, dropped(probs, kept, p).swapaxes(-1, -2) @ dys),
+        ):
             if stop == T:
                 place[...] = part
             else:
@@ -143,7 +151,9 @@ def attend_back_into(dy, saved, dq, dk, dv):
 
 
 def scores_of(q, k, scale, mask):
-    """The scores of a block of queries, and what is left to scale them by: with a mask nothing is, for scaled is not what is −∞."""
+    """The scores of a block of queries, and what is left to scale them by: with a mask nothing is, for scaled
+    is not what is −∞.
+    """
     import cupy as cp
 
     if mask is None:
@@ -152,10 +162,16 @@ def scores_of(q, k, scale, mask):
 
 
 def part_of(mask, q, S, start, stop):
-    """Of booleans that broadcast to (..., T, S) those of a block of queries and the keys that it sees; None is none."""
+    """Of booleans that broadcast to (..., T, S) those of a block of queries and the keys that it sees; None
+    is none.
+    """
     import cupy as cp
 
-    return None if mask is None else cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, : stop + S - q.shape[-2]]
+    return (
+        None
+        if mask is None
+        else cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, : stop + S - q.shape[-2]]
+    )
 
 
 def blocks(T):
@@ -167,4 +183,19 @@ def row_by_row(name, scores, arrays, scale, T, S, start, top, total):
     """Launch a kernel over the rows of scores (..., queries, keys seen)."""
     queries, seen = scores.shape[-2:]
     fewest = start + S - T + 1
-    launch(ATTENTION_SOURCE, name, scores.dtype, (scores.size // seen,), threads_for(seen), *arrays, scale, seen, fewest, queries, T, start, top, total)
+    launch(
+        ATTENTION_SOURCE,
+        name,
+        scores.dtype,
+        (scores.size // seen,),
+        threads_for(seen),
+        *arrays,
+        scale,
+        seen,
+        fewest,
+        queries,
+        T,
+        start,
+        top,
+        total,
+    )

@@ -1,4 +1,6 @@
-"""Twins of attend and attention: blocks of queries against the keys that they see; no T × T array, no copy of q, k or v."""
+"""Twins of attend and attention: blocks of queries against the keys that they see; no T × T array, no copy of
+q, k or v.
+"""
 
 import math
 
@@ -16,7 +18,9 @@ QUERIES = 64  # a block of queries
 
 @kernel(fastmath=SUMS)
 def exponentials(s, top):
-    """s ← exp(s − top); returns its sum, taken in lanes of s's type: all terms are positive, and float64 would halve the speed."""
+    """s ← exp(s − top); returns its sum, taken in lanes of s's type: all terms are positive, and float64
+    would halve the speed.
+    """
     total = s.dtype.type(0)
     for i in range(len(s)):
         e = exp(s[i] - top)
@@ -58,9 +62,10 @@ def dot(a, b):
     return s
 
 
-# Keys that a query does not see are given the score −∞ instead of being left out: rows of one length, and a round one, are what
-# vector code likes. Each block has arrays of just its size, for the compiler knows of no slice of columns that rows are contiguous.
-# Loops that read one array and write another run over both axes of a block: before each the compiler asks whether they overlap.
+# Keys that a query does not see are given the score −∞ instead of being left out: rows of one length, and a
+# round one, are what vector code likes. Each block has arrays of just its size, for the compiler knows of no
+# slice of columns that rows are contiguous. Loops that read one array and write another run over both axes of
+# a block: before each the compiler asks whether they overlap.
 
 
 @kernel
@@ -89,7 +94,11 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
-        p, ds, deltas = np.empty((t1 - t0, seen), dy.dtype), np.empty((t1 - t0, seen), dy.dtype), np.empty(t1 - t0, dy.dtype)
+        p, ds, deltas = (
+            np.empty((t1 - t0, seen), dy.dtype),
+            np.empty((t1 - t0, seen), dy.dtype),
+            np.empty(t1 - t0, dy.dtype),
+        )
         beta = 0.0 if t0 == 0 else 1.0
         gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, p)
         gemm(False, True, 1.0, dy[t0:t1], v[:seen], 0.0, ds)
@@ -121,11 +130,15 @@ def attend_heads(task, q, k, v, scale, y, top, total):
 def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
     """The gradients of attend_heads."""
     b, h = task // q.shape[1], task % q.shape[1]
-    attend_head_gradients(dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h])
+    attend_head_gradients(
+        dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h]
+    )
 
 
 def by_batch(x):
-    """x (..., H, T, D) → (B, H, T, D), or (..., T, D) → (1, B, T, D): a view where it can be, its last axis contiguous."""
+    """x (..., H, T, D) → (B, H, T, D), or (..., T, D) → (1, B, T, D): a view where it can be, its last axis
+    contiguous.
+    """
     if x.shape[-1] > 1 and x.strides[-1] != x.itemsize:
         x = np.ascontiguousarray(x)
     return x.reshape(_batched(x))
@@ -144,7 +157,17 @@ def attend_into(q, k, v, scale, y):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
     q, k, v = map(by_batch, (q, k, v))
-    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, scale, place(y), place(top)[..., 0], place(total)[..., 0])
+    launch(
+        attend_heads,
+        q.shape[0] * q.shape[1],
+        q,
+        k,
+        v,
+        scale,
+        place(y),
+        place(top)[..., 0],
+        place(total)[..., 0],
+    )
     return top, total
 
 
@@ -172,7 +195,20 @@ def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved."""
     q, k, v, _, top, total, scale = saved[:7]
     dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
-    launch(attend_heads_gradients, q.shape[0] * q.shape[1], dy, q, k, v, top[..., 0], total[..., 0], scale, place(dq), place(dk), place(dv))
+    launch(
+        attend_heads_gradients,
+        q.shape[0] * q.shape[1],
+        dy,
+        q,
+        k,
+        v,
+        top[..., 0],
+        total[..., 0],
+        scale,
+        place(dq),
+        place(dk),
+        place(dv),
+    )
 
 
 def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):

@@ -8,8 +8,8 @@ def dropout_forward(x, *, keep=None, p=0.0):
 
         y = x k / (1 − p)        k is 1 where an entry is kept
 
-    keep: booleans of x's shape, drawn by the caller (the Record draws them from seed, step and name); None keeps all.
-    x (...) → y (...).  Source: Srivastava et al. 2014.
+    keep: booleans of x's shape, drawn by the caller (the Record draws them from seed, step and name); None
+    keeps all. x (...) → y (...).  Source: Srivastava et al. 2014.
     """
     if keep is None:
         return x, (None, p)

@@ -21,8 +21,8 @@ def embedding_backward(dy, saved):
 
         dW_v = Σ_{n: ids_n = v} dy_n        because y_n = Σ_v [ids_n = v] W_v
 
-    In words: each row collects the gradients of all places where it was used. The sum must count repeated ids, which
-    dW[ids] += dy would not: it keeps the last one only.
+    In words: each row collects the gradients of all places where it was used. The sum must count repeated
+    ids, which dW[ids] += dy would not: it keeps the last one only.
     """
     ids, weight = saved
     dweight = np.zeros_like(weight, order="C")
@@ -31,7 +31,8 @@ def embedding_backward(dy, saved):
 
 
 def add_at(array, ids, rows):
-    """array_v += Σ_{n: ids_n = v} rows_n, in a fixed order: CuPy's own np.add.at adds in the order in which threads happen to come.
+    """array_v += Σ_{n: ids_n = v} rows_n, in a fixed order: CuPy's own np.add.at adds in the order in which
+    threads happen to come.
 
     array (V, C), contiguous on the GPU; ids (...), rows (..., C).
     """

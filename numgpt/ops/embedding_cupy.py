@@ -1,12 +1,15 @@
-"""Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order, also where one token is half of the text."""
+"""Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order, also where one
+token is half of the text.
+"""
 
 from ..engine.cuda import blocks_of, launch, threads_for
 
 CHUNK = 256  # tokens of one id that one block adds up
 
-# Tokens are sorted by id, those of one id in their order; `order` is where they stood. An id's tokens are divided into chunks,
-# counted from its first. Each chunk is added up in the order of the tokens, then the chunks in theirs: an id that is used at most
-# CHUNK times gets np.add.at's bits, and of one that is used n times no term goes through more than CHUNK + n/CHUNK additions.
+# Tokens are sorted by id, those of one id in their order; `order` is where they stood. An id's tokens are
+# divided into chunks, counted from its first. Each chunk is added up in the order of the tokens, then the
+# chunks in theirs: an id that is used at most CHUNK times gets np.add.at's bits, and of one that is used n
+# times no term goes through more than CHUNK + n/CHUNK additions.
 EMBEDDING_SOURCE = r"""
 // All chunks of an id but its first. At the places [start, start + chunk) of a block one such at most begins, and it is of the id at
 // start, whose first place is first[block]: the chunk before it is full and begins before start. Where there is none, nobody reads the sum.
@@ -56,7 +59,9 @@ def embedding_backward(dy, saved, into=(None,)):
 
 
 def add_at(array, ids, rows):
-    """array_v += Σ_{n: ids_n = v} rows_n.  array (V, C) contiguous, ids (...), rows (..., C); a complex number is two real ones."""
+    """array_v += Σ_{n: ids_n = v} rows_n.  array (V, C) contiguous, ids (...), rows (..., C); a complex
+    number is two real ones.
+    """
     import cupy as cp
 
     rows = cp.ascontiguousarray(rows, array.dtype)
@@ -66,6 +71,25 @@ def add_at(array, ids, rows):
     ids = ids.reshape(-1).astype("int64", copy=False)
     order = cp.argsort(ids, kind="stable").astype("int64", copy=False)
     ids = ids[order]
-    parts, first = cp.empty((blocks_of(N, CHUNK), C), dtype), cp.searchsorted(ids, ids[::CHUNK]).astype("int64", copy=False)
-    launch(EMBEDDING_SOURCE, "chunk_sums", dtype, (len(parts),), threads_for(C), ids, order, first, rows, N, C, CHUNK, parts)
-    launch(EMBEDDING_SOURCE, "add_rows", dtype, (N,), threads_for(C), ids, order, rows, parts, N, C, CHUNK, array)
+    parts, first = (
+        cp.empty((blocks_of(N, CHUNK), C), dtype),
+        cp.searchsorted(ids, ids[::CHUNK]).astype("int64", copy=False),
+    )
+    launch(
+        EMBEDDING_SOURCE,
+        "chunk_sums",
+        dtype,
+        (len(parts),),
+        threads_for(C),
+        ids,
+        order,
+        first,
+        rows,
+        N,
+        C,
+        CHUNK,
+        parts,
+    )
+    launch(
+        EMBEDDING_SOURCE, "add_rows", dtype, (N,), threads_for(C), ids, order, rows, parts, N, C, CHUNK, array
+    )

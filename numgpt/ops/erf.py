@@ -1,8 +1,8 @@
 """The error function, which NumPy lacks, to float64 accuracy for real and complex arrays near the real axis.
 
-Three rational functions with the coefficients of W. J. Cody, "Rational Chebyshev approximations for the error function",
-Math. Comp. 23 (1969). Each is a smooth function of a complex x, so the complex step passes through; which of the three
-applies is decided by the real part.
+Three rational functions with the coefficients of W. J. Cody, "Rational Chebyshev approximations for the error
+function", Math. Comp. 23 (1969). Each is a smooth function of a complex x, so the complex step passes
+through; which of the three applies is decided by the real part.
 """
 
 import math
@@ -13,33 +13,72 @@ from .. import engine
 
 # Highest power first, as np.polyval reads them. Numerator, denominator.
 _SMALL = (
-    (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
+    (
+        1.85777706184603153e-1,
+        3.16112374387056560e0,
+        1.13864154151050156e2,
+        3.77485237685302021e2,
+        3.20937758913846947e3,
+    ),
     (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
 )
 _MIDDLE = (
-    (2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0, 6.61191906371416295e1, 2.98635138197400131e2,
-     8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3),
-    (1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
-     3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3),
+    (
+        2.15311535474403846e-8,
+        5.64188496988670089e-1,
+        8.88314979438837594e0,
+        6.61191906371416295e1,
+        2.98635138197400131e2,
+        8.81952221241769090e2,
+        1.71204761263407058e3,
+        2.05107837782607147e3,
+        1.23033935479799725e3,
+    ),
+    (
+        1.0,
+        1.57449261107098347e1,
+        1.17693950891312499e2,
+        5.37181101862009858e2,
+        1.62138957456669019e3,
+        3.29079923573345963e3,
+        4.36261909014324716e3,
+        3.43936767414372164e3,
+        1.23033935480374942e3,
+    ),
 )
 _LARGE = (
-    (1.63153871373020978e-2, 3.05326634961232344e-1, 3.60344899949804439e-1, 1.25781726111229246e-1,
-     1.60837851487422766e-2, 6.58749161529837803e-4),
-    (1.0, 2.56852019228982242e0, 1.87295284992346047e0, 5.27905102951428412e-1, 6.05183413124413191e-2,
-     2.33520497626869185e-3),
+    (
+        1.63153871373020978e-2,
+        3.05326634961232344e-1,
+        3.60344899949804439e-1,
+        1.25781726111229246e-1,
+        1.60837851487422766e-2,
+        6.58749161529837803e-4,
+    ),
+    (
+        1.0,
+        2.56852019228982242e0,
+        1.87295284992346047e0,
+        5.27905102951428412e-1,
+        6.05183413124413191e-2,
+        2.33520497626869185e-3,
+    ),
 )
 
 
 def erf(x):
     """erf(x) = (2/√π) ∫₀ˣ exp(−s²) ds.
 
-    x (...) real or complex → (...) of the same dtype. In float64 within 5e-16 of the value, erfc within 1e-15.
+    x (...) real or complex → (...) of the same dtype. In float64 within 5e-16 of the value, erfc within
+    1e-15.
     """
     return _pieces(x, _near_zero, lambda tail: 1 - tail, lambda tail: tail - 1)
 
 
 def erfc(x):
-    """erfc(x) = 1 − erf(x), without the cancellation: accurate in the right tail, where 1 − erf(x) would round to 0."""
+    """erfc(x) = 1 − erf(x), without the cancellation: accurate in the right tail, where 1 − erf(x) would
+    round to 0.
+    """
     return _pieces(x, lambda z: 1 - _near_zero(z), lambda tail: tail, lambda tail: 2 - tail)
 
 
@@ -48,7 +87,12 @@ def _pieces(x, near_zero, right, left):
     far, negative = abs(x.real) > 4.0, x.real < 0
     middle = (abs(x.real) > 0.46875) & ~far
     ranges = [middle & ~negative, far & ~negative, middle & negative, far & negative]
-    functions = [lambda z: right(_middle(z)), lambda z: right(_large(z)), lambda z: left(_middle(-z)), lambda z: left(_large(-z))]
+    functions = [
+        lambda z: right(_middle(z)),
+        lambda z: right(_large(z)),
+        lambda z: left(_middle(-z)),
+        lambda z: left(_large(-z)),
+    ]
     if not engine.on_gpu(x):
         return np.piecewise(x, ranges, [*functions, near_zero])
     y = near_zero(np.where(far | middle, 0.0, x))  # picking entries would wait for the GPU to count them

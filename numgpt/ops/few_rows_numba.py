@@ -1,7 +1,10 @@
-"""Products of a few rows with a matrix, as decoding asks for: the matrix comes from memory once, in the order in which it lies.
+"""Products of a few rows with a matrix, as decoding asks for: the matrix comes from memory once, in the order
+in which it lies.
 
-A BLAS packs a matrix before it multiplies, which pays for many rows only. A row's result does not depend on the rows beside it.
-Written in vector instructions: of loops over columns the compiler would ask in vain whether y overlaps the rows of w.
+A BLAS packs a matrix before it multiplies, which pays for many rows only. A row's result does not depend on
+the rows beside it.
+Written in vector instructions: of loops over columns the compiler would ask in vain whether y overlaps the
+rows of w.
 """
 
 import numpy as np
@@ -17,7 +20,10 @@ FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
 DEPTH = 16  # a part's rows of the matrix are a multiple of it
 WIDTH = 32  # and the matrix's columns of this
-AHEAD, ROWS_AHEAD = 4, 8  # vectors in a row, and rows of an embedding, that memory is asked for before they are read; the processor's own guess comes late
+AHEAD, ROWS_AHEAD = (
+    4,
+    8,
+)  # vectors in a row, and rows of an embedding, that memory is asked for before they are read; the processor's own guess comes late
 VECTOR = 64 if "+avx512f" in get_host_cpu_features() else 32  # bytes
 
 
@@ -39,10 +45,15 @@ def padded(x):
 
 
 def _instructions(context, builder, signature, args, dtype):
-    """(place, load, spread): the address of entry [row, column] of argument i, a vector or two from there on, a number in all lanes."""
+    """(place, load, spread): the address of entry [row, column] of argument i, a vector or two from there on,
+    a number in all lanes.
+    """
     size = dtype.bitwidth // 8
     vector = ir.VectorType(context.get_value_type(dtype), VECTOR // size)
-    undefined, first = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    undefined, first = (
+        ir.Constant(vector, ir.Undefined),
+        ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count),
+    )
 
     def place(i, row, column, kind=vector):
         array = context.make_array(signature.args[i])(context, builder, args[i])
@@ -56,7 +67,9 @@ def _instructions(context, builder, signature, args, dtype):
         return loaded
 
     def spread(pointer):
-        return builder.shuffle_vector(builder.insert_element(undefined, builder.load(pointer), ir.IntType(32)(0)), undefined, first)
+        return builder.shuffle_vector(
+            builder.insert_element(undefined, builder.load(pointer), ir.IntType(32)(0)), undefined, first
+        )
 
     return vector, place, load, spread
 
@@ -70,11 +83,16 @@ def _prefetch(builder, address):
     """Have a line of memory brought to the second cache; an address outside of all arrays does no harm."""
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, i32(0), i32(2), i32(1)])
+    builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"),
+        [address, i32(0), i32(2), i32(1)],
+    )
 
 
 def _accumulate(rows):
-    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step], for so many rows and two vectors a step."""
+    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step], for so many rows
+    and two vectors a step.
+    """
 
     @intrinsic
     def accumulate(typing, x, w, y, k, n):
@@ -88,10 +106,14 @@ def _accumulate(rows):
                 row = builder.add(k, intp(d))
                 entries = [load(place(1, row, column)) for column in both]
                 for column in both:
-                    _prefetch(builder, place(1, row, builder.add(column, intp(AHEAD * vector.count)), ir.IntType(8)))
+                    _prefetch(
+                        builder, place(1, row, builder.add(column, intp(AHEAD * vector.count)), ir.IntType(8))
+                    )
                 for i in range(rows):
                     factor = spread(place(0, intp(i), row, None))
-                    sums[2 * i : 2 * i + 2] = [_fused(builder, factor, e, s) for e, s in zip(entries, sums[2 * i : 2 * i + 2])]
+                    sums[2 * i : 2 * i + 2] = [
+                        _fused(builder, factor, e, s) for e, s in zip(entries, sums[2 * i : 2 * i + 2])
+                    ]
             for p, total in zip(places, sums):
                 builder.store(total, p).align = w.dtype.bitwidth // 8
             return context.get_dummy_value()
@@ -110,7 +132,10 @@ def _dot_products(rows, group):
             intp, v = context.get_value_type(types.intp), args[3]
             vector, place, load, _ = _instructions(context, builder, signature, args, w.dtype)
             _, K = cgutils.unpack_tuple(builder, context.make_array(w)(context, builder, args[1]).shape, 2)
-            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count)) for _ in range(rows * group)]
+            sums = [
+                cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count))
+                for _ in range(rows * group)
+            ]
             with cgutils.for_range_slice(builder, intp(0), K, intp(vector.count), intp) as (k, _):
                 entries = [load(place(1, builder.add(v, intp(j)), k)) for j in range(group)]
                 for j in range(group):
@@ -121,10 +146,16 @@ def _dot_products(rows, group):
                         s = sums[i * group + j]
                         builder.store(_fused(builder, factors, entries[j], builder.load(s)), s)
             name = f"llvm.vector.reduce.fadd.v{vector.count}f{w.dtype.bitwidth}"
-            across = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector.element, [vector.element, vector]), name)
+            across = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector.element, [vector.element, vector]), name
+            )
             for i in range(rows):
                 for j in range(group):
-                    total = builder.call(across, [ir.Constant(vector.element, 0.0), builder.load(sums[i * group + j])], fastmath=("reassoc",))
+                    total = builder.call(
+                        across,
+                        [ir.Constant(vector.element, 0.0), builder.load(sums[i * group + j])],
+                        fastmath=("reassoc",),
+                    )
                     builder.store(total, place(2, intp(i), builder.add(v, intp(j)), None))
             return context.get_dummy_value()
 

@@ -12,11 +12,15 @@ from . import few_rows_numba as few
 
 BLOCK, WIDE = 64, 192  # rows, and columns of a wide result, from which a block is worth a call of its own
 LARGE = 1 << 25  # bytes
-BLOCKS = 8  # as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the threads
+# as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the
+# threads
+BLOCKS = 8
 
 
 def grid(M, N):
-    """(rows, columns) of blocks that a result (M, N) is divided into: along the longer side, so that the BLAS packs little twice."""
+    """(rows, columns) of blocks that a result (M, N) is divided into: along the longer side, so that the BLAS
+    packs little twice.
+    """
     if N > M:
         columns = min(BLOCKS, max(1, N // WIDE))
         return min(BLOCKS // columns, max(1, M // BLOCK)), columns
@@ -44,7 +48,9 @@ def set_rows(x, c0, y, n0, n1, width):
 
 @kernel
 def borders(block, rows, columns, c):
-    """The rows and the columns (i0, i1, j0, j1) of a block of c, which is divided into rows × columns of them."""
+    """The rows and the columns (i0, i1, j0, j1) of a block of c, which is divided into rows × columns of
+    them.
+    """
     M, N = c.shape
     i, j = block // columns, block % columns
     return i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
@@ -52,13 +58,17 @@ def borders(block, rows, columns, c):
 
 @parallel
 def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
-    """A block of c ← op(a) op(b) + bias + beta c; beta 0 ignores what c held, and so does a bias; None is none."""
+    """A block of c ← op(a) op(b) + bias + beta c; beta 0 ignores what c held, and so does a bias; None is
+    none.
+    """
     i0, i1, j0, j1 = borders(block, rows, columns, c)
     scale = beta
     if bias is not None:
         set_rows(bias, j0, c, i0, i1, j1 - j0)
         scale = 1.0
-    gemm(ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1])
+    gemm(
+        ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1]
+    )
 
 
 def empty(shape, dtype):
@@ -116,7 +126,11 @@ def sum_rows(x, into=None):
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
     xs, weight = rows(x), np.ascontiguousarray(weight)
-    y = few.multiply_few(xs, weight, bias) if few.suits(len(xs), *weight.shape) else multiply(False, False, xs, weight, bias)
+    y = (
+        few.multiply_few(xs, weight, bias)
+        if few.suits(len(xs), *weight.shape)
+        else multiply(False, False, xs, weight, bias)
+    )
     return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
 
@@ -144,4 +158,6 @@ def unembedding_backward(dy, saved, into=(None,)):
     """Twin of ops.linear.unembedding_backward."""
     x, weight = saved
     dys = rows(dy)
-    return multiply(False, False, dys, weight).reshape(x.shape), multiply(True, False, dys, rows(x), into=into[0])
+    return multiply(False, False, dys, weight).reshape(x.shape), multiply(
+        True, False, dys, rows(x), into=into[0]
+    )

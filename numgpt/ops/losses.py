@@ -11,8 +11,8 @@ def cross_entropy_forward(logits, targets, *, count=None):
 
         loss = Σ_n (lse_n − logits_n[target_n]) / N        lse = m + ln Σ_v exp(logits_v − m),  m = max logits
 
-    n runs over the targets that count: a negative one does not. N is their number, or count where it is given (a micro-batch
-    divides by the number of the whole batch, so that the parts add up to the mean over all).
+    n runs over the targets that count: a negative one does not. N is their number, or count where it is given
+    (a micro-batch divides by the number of the whole batch, so that the parts add up to the mean over all).
     logits (..., V), targets (...) integers below V → loss ()
     """
     V = logits.shape[-1]

@@ -3,8 +3,9 @@
 from ..engine.cuda import THREADS, launch, threads_for
 from ..errors import InputError
 
-# Each thread carries the maximum of its entries and the sum of their exponentials below it, scaled anew when the maximum grows;
-# at the end all are scaled to the row's. An entry equal to the maximum counts 1, also where both are −∞: exp(∞ − ∞) is no number.
+# Each thread carries the maximum of its entries and the sum of their exponentials below it, scaled anew when
+# the maximum grows; at the end all are scaled to the row's. An entry equal to the maximum counts 1, also
+# where both are −∞: exp(∞ − ∞) is no number.
 LOSSES_SOURCE = r"""
 extern "C" __global__ void surprises(const real *logits, const long long *ids, long long V, real *top, real *total, double *surprise)
 {
@@ -51,7 +52,9 @@ extern "C" __global__ void surprise_gradients(const real *logits, const long lon
 
 
 def cross_entropy_forward(logits, targets, *, count=None):
-    """Twin of ops.losses.cross_entropy_forward. Where count is not given, the number of targets that count is fetched."""
+    """Twin of ops.losses.cross_entropy_forward. Where count is not given, the number of targets that count is
+    fetched.
+    """
     import cupy as cp
 
     V, dtype = logits.shape[-1], logits.dtype
@@ -60,7 +63,12 @@ def cross_entropy_forward(logits, targets, *, count=None):
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
     N = ids.size
-    top, total, surprise, loss = cp.empty((N, 1), dtype), cp.empty((N, 1), dtype), cp.empty(N, "float64"), cp.empty((), dtype)
+    top, total, surprise, loss = (
+        cp.empty((N, 1), dtype),
+        cp.empty((N, 1), dtype),
+        cp.empty(N, "float64"),
+        cp.empty((), dtype),
+    )
     launch(LOSSES_SOURCE, "surprises", dtype, (N,), threads_for(V), logits, ids, V, top, total, surprise)
     launch(LOSSES_SOURCE, "mean_surprise", dtype, (1,), THREADS, surprise, N, count, loss)
     return loss, (logits, ids, top, total, count)
@@ -75,7 +83,21 @@ def cross_entropy_backward(dy, saved, spare=False):
     logits, ids = cp.ascontiguousarray(logits), _ids(ids)
     dlogits = logits if spare else cp.empty_like(logits)
     dy = dy if isinstance(dy, cp.ndarray) else cp.full((), dy, dtype)
-    launch(LOSSES_SOURCE, "surprise_gradients", dtype, (ids.size,), threads_for(V), logits, ids, top, total, dy, count, V, dlogits)
+    launch(
+        LOSSES_SOURCE,
+        "surprise_gradients",
+        dtype,
+        (ids.size,),
+        threads_for(V),
+        logits,
+        ids,
+        top,
+        total,
+        dy,
+        count,
+        V,
+        dlogits,
+    )
     return dlogits, None
 
 

@@ -1,13 +1,15 @@
-"""Twin of layernorm on a GPU: a block a row; the parameters' gradients are added up by tiles of rows, then the tiles in order."""
+"""Twin of layernorm on a GPU: a block a row; the parameters' gradients are added up by tiles of rows, then
+the tiles in order.
+"""
 
 from ..engine.cuda import blocks_of, launch, threads_for
 from .tiles_cupy import TILE, add_tiles, tiles_of
 
-# The mean and Σ (x − mean)² are taken in one pass, in `real`: each thread follows its entries with Welford's update, and pairs of
-# threads are merged with Chan's formula in a tree. Nothing is subtracted but an entry and a mean, so a large mean costs no more
-# digits than it must: with n = ⌈C/256⌉ + 8 steps on the way of an entry, the mean errs by at most about n eps max|x|, and the
-# variance relatively by n eps (1 + |mean|/σ). Two passes find the variance better where the mean is large, but not x̂, whose error
-# is the mean's there.
+# The mean and Σ (x − mean)² are taken in one pass, in `real`: each thread follows its entries with Welford's
+# update, and pairs of threads are merged with Chan's formula in a tree. Nothing is subtracted but an entry
+# and a mean, so a large mean costs no more digits than it must: with n = ⌈C/256⌉ + 8 steps on the way of an
+# entry, the mean errs by at most about n eps max|x|, and the variance relatively by n eps (1 + |mean|/σ). Two
+# passes find the variance better where the mean is large, but not x̂, whose error is the mean's there.
 NORMS_SOURCE = r"""
 extern "C" __global__ void normalise(const real *x, const real *weight, const real *bias, long long has_bias, long long C, real eps,
                                      real *y, real *xhat, real *rstd)
@@ -88,7 +90,22 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     y, xhat, rstd = cp.empty_like(x), cp.empty_like(x), cp.empty((*x.shape[:-1], 1), x.dtype)
     weight = cp.ascontiguousarray(weight)
     biases = weight if bias is None else cp.ascontiguousarray(bias)  # not read without a bias
-    launch(NORMS_SOURCE, "normalise", x.dtype, (rstd.size,), threads_for(C), x, weight, biases, bias is not None, C, eps, y, xhat, rstd)
+    launch(
+        NORMS_SOURCE,
+        "normalise",
+        x.dtype,
+        (rstd.size,),
+        threads_for(C),
+        x,
+        weight,
+        biases,
+        bias is not None,
+        C,
+        eps,
+        y,
+        xhat,
+        rstd,
+    )
     return y, (xhat, rstd, weight, bias is not None)
 
 
@@ -103,7 +120,9 @@ def layernorm_backward(dy, saved, into=(None, None)):
     launch(NORMS_SOURCE, "input_gradient", dtype, (N,), threads_for(C), dy, xhat, rstd, weight, C, dx)
     threads, tiles = threads_for(C), tiles_of(N)
     sums = cp.empty((tiles, 2, C), "float64")
-    launch(NORMS_SOURCE, "tile_sums", dtype, (tiles, blocks_of(C, threads)), threads, dy, xhat, N, C, TILE, sums)
+    launch(
+        NORMS_SOURCE, "tile_sums", dtype, (tiles, blocks_of(C, threads)), threads, dy, xhat, N, C, TILE, sums
+    )
     grads = [dx]
     for n, place in enumerate(into if has_bias else into[:1]):  # the weight's, then the bias's
         gradient, add = place or (cp.empty_like(weight), False)

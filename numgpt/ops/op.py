@@ -1,4 +1,6 @@
-"""Op: a forward and a backward with the line that gives their shapes, from which calls are checked and tests drawn."""
+"""Op: a forward and a backward with the line that gives their shapes, from which calls are checked and tests
+drawn.
+"""
 
 import functools
 import inspect
@@ -11,7 +13,9 @@ import numpy as np
 from .. import engine
 from ..errors import InputError
 
-_ARGUMENT = re.compile(r"(?P<lead>\.\.\.)?(?P<axes>(?:[A-Z]|\(\d*[A-Z]+\))*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?")
+_ARGUMENT = re.compile(
+    r"(?P<lead>\.\.\.)?(?P<axes>(?:[A-Z]|\(\d*[A-Z]+\))*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Op:
     sizes: options whose value is the size of an axis, {"n_head": "H"}.
     at_least: axes that another bounds from below, {"S": "T"} for S ≥ T.
     noise: for an op that drops at random, the shape of its mask from its inputs and options.
-    variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the draw.
+    variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the
+    draw.
     """
 
     line: str
@@ -75,12 +80,26 @@ class Op:
     def check(self, arrays, options):
         """Raise InputError unless the arrays fit the line and lie in one place."""
         if len({engine.on_gpu(a) for a in arrays if a is not None}) > 1:
-            lies = ", ".join(f"{a.name} {'on the GPU' if engine.on_gpu(x) else 'in the host memory'}" for a, x in zip(self.arguments, arrays) if x is not None)
-            raise InputError(f"{self.name}: {lies}, expected all in one place: move what stays behind, a model by model.to")
-        _check_shapes(self, tuple(None if a is None else a.shape for a in arrays), tuple(options.get(o) for o in self.sizes))
+            lies = ", ".join(
+                f"{a.name} {'on the GPU' if engine.on_gpu(x) else 'in the host memory'}"
+                for a, x in zip(self.arguments, arrays)
+                if x is not None
+            )
+            raise InputError(
+                f"{self.name}: {lies}, expected all in one place: move what stays behind, a model by model.to"
+            )
+        _check_shapes(
+            self,
+            tuple(None if a is None else a.shape for a in arrays),
+            tuple(options.get(o) for o in self.sizes),
+        )
         for argument, array in zip(self.arguments, arrays, strict=True):
             if argument.limit and array is not None:
-                size = _bind(self, [None if a is None else a.shape for a in arrays], [options.get(o) for o in self.sizes])[argument.limit]
+                size = _bind(
+                    self,
+                    [None if a is None else a.shape for a in arrays],
+                    [options.get(o) for o in self.sizes],
+                )[argument.limit]
                 check_ids(f"{self.name}: {argument.name}", array, size, negative=argument.below == "~")
 
     def draw(self, rng, sizes, lead=(), dtype="float64"):
@@ -90,7 +109,9 @@ class Op:
         """
         arrays = []
         for argument in self.arguments:
-            shape = (lead if argument.lead else ()) + tuple(factor * math.prod(sizes[a] for a in letters) for factor, letters in argument.axes)
+            shape = (lead if argument.lead else ()) + tuple(
+                factor * math.prod(sizes[a] for a in letters) for factor, letters in argument.axes
+            )
             if argument.limit is None:
                 arrays.append(rng.standard_normal(shape).astype(dtype))
                 continue
@@ -115,7 +136,9 @@ def check_ids(who, ids, size, negative=False):
     if bad.any():
         ids = engine.home(ids)
         place = tuple(map(int, np.argwhere(engine.home(bad))[0]))
-        raise InputError(f"{who} has {ids[place]} at {place}, expected {'at most' if negative else '0 to'} {size - 1}")
+        raise InputError(
+            f"{who} has {ids[place]} at {place}, expected {'at most' if negative else '0 to'} {size - 1}"
+        )
 
 
 def _argument(name, text):
@@ -138,7 +161,10 @@ def _check_shapes(op, shapes, sizes):
     bound = _bind(op, shapes, sizes)
     for larger, smaller in op.at_least.items():
         if bound[larger] < bound[smaller]:
-            raise InputError(f"{op.name}: {smaller} = {bound[smaller]} is more than {larger} = {bound[larger]}, expected {smaller} ≤ {larger}")
+            raise InputError(
+                f"{op.name}: {smaller} = {bound[smaller]} is more than {larger} = {bound[larger]}, expected"
+                f" {smaller} ≤ {larger}"
+            )
 
 
 def _bind(op, shapes, sizes):
@@ -146,28 +172,37 @@ def _bind(op, shapes, sizes):
     bound = {letter: size for letter, size in zip(op.sizes.values(), sizes) if size is not None}
     lead = None
     for argument, shape in zip(op.arguments, shapes, strict=True):
+
         def wrong():
             names = {a for _, letters in argument.axes for a in letters}
             known = ", ".join(f"{a} = {bound[a]}" for a in sorted(names) if a in bound)
-            return InputError(f"{op.name}: {argument.name} has shape {shape}, expected ({argument.text})" + (f" with {known}" if known else ""))
+            return InputError(
+                f"{op.name}: {argument.name} has shape {shape}, expected ({argument.text})"
+                + (f" with {known}" if known else "")
+            )
 
         if shape is None:
             if not argument.optional:
-                raise InputError(f"{op.name}: {argument.name} is missing, expected an array ({argument.text})")
+                raise InputError(
+                    f"{op.name}: {argument.name} is missing, expected an array ({argument.text})"
+                )
             continue
         n = len(shape) - len(argument.axes)
         if n < 0 or (n > 0 and not argument.lead):
             raise wrong()
         if argument.lead:
             if lead is not None and shape[:n] != lead:
-                raise InputError(f"{op.name}: {argument.name} has leading axes {shape[:n]}, expected {lead} as in the arrays before it")
+                raise InputError(
+                    f"{op.name}: {argument.name} has leading axes {shape[:n]}, expected {lead} as in the"
+                    " arrays before it"
+                )
             lead = shape[:n]
         for (factor, letters), size in zip(argument.axes, shape[n:]):
             known = factor * math.prod(bound.get(a, 1) for a in letters)
             unknown = [a for a in letters if a not in bound]
-            if (size % known if unknown else size != known):
+            if size % known if unknown else size != known:
                 raise wrong()
             if unknown:
                 bound[unknown[0]] = size // known
-                bound.update({a: 1 for a in unknown[1:]})
+                bound.update(dict.fromkeys(unknown[1:], 1))
     return bound

@@ -11,11 +11,14 @@ def positions_forward(x, weight, *, start=0):
 
         y_t = x_t + W[start + t]
 
-    start is the position of the first of the T vectors.  x (..., T, C), weight (P, C) with start + T ≤ P → y (..., T, C)
+    start is the position of the first of the T vectors.  x (..., T, C), weight (P, C) with start + T ≤ P → y
+    (..., T, C)
     """
     end = start + x.shape[-2]
     if end > len(weight):
-        raise InputError(f"positions: the last position is {end}, expected at most P = {len(weight)}: shorten the text")
+        raise InputError(
+            f"positions: the last position is {end}, expected at most P = {len(weight)}: shorten the text"
+        )
     return x + weight[start:end], (weight, start)
 
 

@@ -28,4 +28,17 @@ def add_tiles(sums, which, total, add):
     """total (C) ← Σ_t sums[t, which] (+ total, if add).  sums (tiles, sets, C) in float64"""
     tiles, sets, C = sums.shape
     threads = threads_for(C)
-    launch(TILES_SOURCE, "add_tiles", total.dtype, (blocks_of(C, threads),), threads, sums, tiles, sets, C, which, add, total)
+    launch(
+        TILES_SOURCE,
+        "add_tiles",
+        total.dtype,
+        (blocks_of(C, threads),),
+        threads,
+        sums,
+        tiles,
+        sets,
+        C,
+        which,
+        add,
+        total,
+    )

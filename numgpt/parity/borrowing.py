@@ -1,4 +1,6 @@
-"""A PyTorch module borrowed for one run: in another dtype, its values and gradients seen by hooks, and left as it was."""
+"""A PyTorch module borrowed for one run: in another dtype, its values and gradients seen by hooks, and left
+as it was.
+"""
 
 import collections
 import contextlib
@@ -11,7 +13,9 @@ def torch():
     try:
         import torch
     except ImportError:
-        raise InputError("parity: PyTorch is not installed, expected it to compare with: pip install numgpt[verify]") from None
+        raise InputError(
+            "parity: PyTorch is not installed, expected it to compare with: pip install numgpt[verify]"
+        ) from None
     return torch
 
 
@@ -28,9 +32,11 @@ def gradient(tensor):
 
 @contextlib.contextmanager
 def borrowed(module, optimizer, dtype):
-    """Within it the module's numbers are copies in a dtype, all with gradients, and its optimizer's moments 0.
+    """Within it the module's numbers are copies in a dtype, all with gradients, and its optimizer's moments
+    0.
 
-    Yields its device and the parameters that were frozen. A deep copy of the module would not do: a lambda in it (minGPT has one) goes on to use the original's parts.
+    Yields its device and the parameters that were frozen. A deep copy of the module would not do: a lambda in
+    it (minGPT has one) goes on to use the original's parts.
     """
     t = torch()
     tensors = [*module.parameters(), *module.buffers()]
@@ -46,8 +52,15 @@ def borrowed(module, optimizer, dtype):
         module.eval()
         if optimizer is not None:
             optimizer.state = collections.defaultdict(dict)
-        with t.compiler.set_stance("force_eager") if hasattr(t.compiler, "set_stance") else contextlib.nullcontext():  # hooks are not seen in compiled code
-            yield tensors[0].device if tensors else "cpu", [p for p, *_, wanted in kept if isinstance(p, t.nn.Parameter) and not wanted]
+        with (
+            t.compiler.set_stance("force_eager")
+            if hasattr(t.compiler, "set_stance")
+            else contextlib.nullcontext()
+        ):  # hooks are not seen in compiled code
+            yield (
+                tensors[0].device if tensors else "cpu",
+                [p for p, *_, wanted in kept if isinstance(p, t.nn.Parameter) and not wanted],
+            )
     finally:
         for x, data, grad, wanted in kept:
             x.grad = None

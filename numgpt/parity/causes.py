@@ -1,7 +1,7 @@
 """Why two GPTs may part: each cause changes a form of A into one that should then give what B gives.
 
-A cause is a function of (form, a, b), the two Runs, that yields (what it is, the changed form). Which of them is true is found
-by running it.
+A cause is a function of (form, a, b), the two Runs, that yields (what it is, the changed form). Which of them
+is true is found by running it.
 """
 
 import dataclasses
@@ -11,57 +11,113 @@ import re
 
 import numpy as np
 
-from ..ops import Op, attention, layernorm
 from ..layers.transformer import ACTIVATIONS, post_norm_block, pre_norm_block
+from ..ops import Op, attention, layernorm
 
 KINDS = {"gelu": "GELU in its erf form", "gelu_tanh": "GELU in its tanh form", "relu": "ReLU"}
-EPSILONS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3, 1e-4, 1e-7, 1e-10)  # the usual ones first: float32 cannot tell all of them apart
+EPSILONS = (
+    1e-5,
+    1e-6,
+    1e-12,
+    1e-8,
+    1e-3,
+    1e-4,
+    1e-7,
+    1e-10,
+)  # the usual ones first: float32 cannot tell all of them apart
 
 
 def activation(form, a, b):
     """The activation of the feed-forward."""
     for other in KINDS:
         if other != form.config.activation:
-            yield f"{KINDS[form.config.activation]} in A, {KINDS[other]} in B", form.but(replaced={ACTIVATIONS[form.config.activation]: _as(ACTIVATIONS[other])})
+            yield (
+                f"{KINDS[form.config.activation]} in A, {KINDS[other]} in B",
+                form.but(replaced={ACTIVATIONS[form.config.activation]: _as(ACTIVATIONS[other])}),
+            )
 
 
 def epsilon(form, a, b):
     """What LayerNorm adds to the variance, and what it divides by."""
     for other in EPSILONS:
         if other != form.config.layer_norm_epsilon:
-            yield f"LayerNorm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B", form.but(replaced={layernorm: _as(eps=other)})
+            yield (
+                f"LayerNorm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B",
+                form.but(replaced={layernorm: _as(eps=other)}),
+            )
     if form.config.n_embd > 1:
-        yield "LayerNorm divides the variance by C in A, by C − 1 in B", form.but(replaced={layernorm: _as(UNBIASED)})
+        yield (
+            "LayerNorm divides the variance by C in A, by C − 1 in B",
+            form.but(replaced={layernorm: _as(UNBIASED)}),
+        )
 
 
 def transposed(form, a, b):
-    """Square matrices turned, which no shape tells: those that B's own parameters tell, or a kind of them in all blocks."""
-    square = [n for n, w in form.params.items() if n.startswith("h.") and w.ndim == 2 and w.shape[0] == w.shape[1]]
-    told = [n for n in square if n in b.params and np.allclose(b.params[n], form.params[n].T, rtol=1e-5, atol=0)]
+    """Square matrices turned, which no shape tells: those that B's own parameters tell, or a kind of them in
+    all blocks.
+    """
+    square = [
+        n for n, w in form.params.items() if n.startswith("h.") and w.ndim == 2 and w.shape[0] == w.shape[1]
+    ]
+    told = [
+        n for n in square if n in b.params and np.allclose(b.params[n], form.params[n].T, rtol=1e-5, atol=0)
+    ]
     if told:
-        yield f"{_some(told)}: turned, (in, out) in A and (out, in) in B", form.but(params={n: form.params[n].T for n in told})
+        yield (
+            f"{_some(told)}: turned, (in, out) in A and (out, in) in B",
+            form.but(params={n: form.params[n].T for n in told}),
+        )
     for kind in sorted({n.split(".", 2)[2] for n in square}):
         names = [n for n in square if n.endswith(f".{kind}")]
-        yield f"{_some(names)}: turned, (in, out) in A and (out, in) in B", form.but(params={n: form.params[n].T for n in names})
+        yield (
+            f"{_some(names)}: turned, (in, out) in A and (out, in) in B",
+            form.but(params={n: form.params[n].T for n in names}),
+        )
 
 
 def head(form, a, b):
-    """The unembedding: the embedding itself, a matrix of its own, or one with rows for tokens that do not exist."""
+    """The unembedding: the embedding itself, a matrix of its own, or one with rows for tokens that do not
+    exist.
+    """
     theirs, V, wte = b.params.get("lm_head.weight"), form.config.vocab_size, form.params["wte.weight"]
     if form.config.tied:
         if theirs is not None and theirs.shape == wte.shape and not np.array_equal(theirs, wte):
-            yield "the head is tied to the embedding in A, a matrix of its own in B", form.but(config={"tied": False}, params={"lm_head.weight": theirs})
-        yield "the head is tied to the embedding in A, a copy of it in B: its gradient does not reach the embedding", form.but(config={"tied": False}, params={"lm_head.weight": wte})
+            yield (
+                "the head is tied to the embedding in A, a matrix of its own in B",
+                form.but(config={"tied": False}, params={"lm_head.weight": theirs}),
+            )
+        yield (
+            (
+                "the head is tied to the embedding in A, a copy of it in B: its gradient does not reach the"
+                " embedding"
+            ),
+            form.but(config={"tied": False}, params={"lm_head.weight": wte}),
+        )
     else:
-        yield "the head is a matrix of its own in A, tied to the embedding in B", form.but(config={"tied": True}, params={"lm_head.weight": None})
-    widths = [x.shape[axis] for x, axis in ((b.values.get("lm_head"), -1), (b.params.get("wte.weight"), 0)) if x is not None]
+        yield (
+            "the head is a matrix of its own in A, tied to the embedding in B",
+            form.but(config={"tied": True}, params={"lm_head.weight": None}),
+        )
+    widths = [
+        x.shape[axis]
+        for x, axis in ((b.values.get("lm_head"), -1), (b.params.get("wte.weight"), 0))
+        if x is not None
+    ]
     wide = max(widths, default=V)
     if wide > V:
         rows = b.params.get("wte.weight", np.zeros((wide, wte.shape[1])))[V:]
         params = {"wte.weight": np.concatenate([wte, rows])}
         if not form.config.tied:
-            params["lm_head.weight"] = np.concatenate([form.params["lm_head.weight"], b.params.get("lm_head.weight", np.zeros((wide, wte.shape[1])))[V:]])
-        yield f"the head is padded from {V} tokens to {wide} in B, and the padding takes part in the softmax", form.but(config={"vocab_size": wide}, params=params)
+            params["lm_head.weight"] = np.concatenate(
+                [
+                    form.params["lm_head.weight"],
+                    b.params.get("lm_head.weight", np.zeros((wide, wte.shape[1])))[V:],
+                ]
+            )
+        yield (
+            f"the head is padded from {V} tokens to {wide} in B, and the padding takes part in the softmax",
+            form.but(config={"vocab_size": wide}, params=params),
+        )
 
 
 def scale(form, a, b):
@@ -70,15 +126,24 @@ def scale(form, a, b):
     others = {"not scaled": 1.0, "scaled by 1/√C": form.config.n_embd**-0.5, "scaled by 1/D": 1 / D}
     for what, factor in others.items():
         if not math.isclose(factor, D**-0.5):
-            yield f"attention's scores are scaled by 1/√D in A, {what} in B", form.but(replaced={attention: _as(scale=factor)})
-    yield "attention's scores are divided by the block's number too in B", form.but(replaced={attention: _by_block(D**-0.5)})
+            yield (
+                f"attention's scores are scaled by 1/√D in A, {what} in B",
+                form.but(replaced={attention: _as(scale=factor)}),
+            )
+    yield (
+        "attention's scores are divided by the block's number too in B",
+        form.but(replaced={attention: _by_block(D**-0.5)}),
+    )
 
 
 def heads(form, a, b):
     """The number of heads."""
     for other in range(1, min(form.config.n_embd, 128) + 1):
         if form.config.n_embd % other == 0 and other != form.config.n_head:
-            yield f"attention has {form.config.n_head} heads in A, {other} in B", form.but(replaced={attention: _as(n_head=other)})
+            yield (
+                f"attention has {form.config.n_head} heads in A, {other} in B",
+                form.but(replaced={attention: _as(n_head=other)}),
+            )
 
 
 def norm_position(form, a, b):
@@ -87,7 +152,10 @@ def norm_position(form, a, b):
     if form.config.norm_position == "pre":
         text = "norms stand before each part in A (pre-norm), after each sum in B (post-norm)"
         yield text, form.but(replaced=blocks)
-        yield text, form.but(config={"norm_position": "post"}, params={"ln_f.weight": None, "ln_f.bias": None})
+        yield (
+            text,
+            form.but(config={"norm_position": "post"}, params={"ln_f.weight": None, "ln_f.bias": None}),
+        )
     else:
         text = "norms stand after each sum in A (post-norm), before each part in B (pre-norm)"
         yield text, form.but(replaced=blocks)
@@ -97,13 +165,23 @@ def norm_position(form, a, b):
 
 
 def qkv_order(form, a, b):
-    """The order of queries, keys and values in what c_attn gives: in how it is split, or in the columns of its weights."""
+    """The order of queries, keys and values in what c_attn gives: in how it is split, or in the columns of
+    its weights.
+    """
     C, H = form.config.n_embd, form.config.n_head
     parts = np.arange(3 * C).reshape(3, C)
-    orders = {", ".join("qkv"[i] for i in order): parts[list(order)].reshape(-1) for order in itertools.permutations(range(3)) if order != (0, 1, 2)}
+    orders = {
+        ", ".join("qkv"[i] for i in order): parts[list(order)].reshape(-1)
+        for order in itertools.permutations(range(3))
+        if order != (0, 1, 2)
+    }
     if H > 1:
-        orders["q, k, v of each head side by side"] = np.arange(3 * C).reshape(H, 3, C // H).swapaxes(0, 1).reshape(-1)
-        orders["q, k, v in A's columns of each head"] = np.arange(3 * C).reshape(3, H, C // H).swapaxes(0, 1).reshape(-1)
+        orders["q, k, v of each head side by side"] = (
+            np.arange(3 * C).reshape(H, 3, C // H).swapaxes(0, 1).reshape(-1)
+        )
+        orders["q, k, v in A's columns of each head"] = (
+            np.arange(3 * C).reshape(3, H, C // H).swapaxes(0, 1).reshape(-1)
+        )
     names = [n for n in form.params if ".attn.c_attn." in n]
     for what, index in orders.items():
         text = f"c_attn gives q, k, v in A; in B the order is {what}"
@@ -113,15 +191,27 @@ def qkv_order(form, a, b):
 
 def targets(form, a, b):
     """Which token a position is to predict."""
-    yield "the targets are each position's own token in B, not the next: not shifted", form.but(targets=lambda tokens, targets: tokens)
-    yield "the targets are shifted once more in B: off by one, the token after the next", form.but(targets=_shifted)
+    yield (
+        "the targets are each position's own token in B, not the next: not shifted",
+        form.but(targets=lambda tokens, targets: tokens),
+    )
+    yield (
+        "the targets are shifted once more in B: off by one, the token after the next",
+        form.but(targets=_shifted),
+    )
 
 
 def reduction(form, a, b):
     """What the sum of the losses is divided by."""
     yield "the loss is the mean in A, the sum in B", form.but(count=lambda tokens, targets: 1)
-    yield "the loss is the mean over tokens in A, the sum over positions and mean over rows in B", form.but(count=lambda tokens, targets: len(tokens))
-    yield "the loss is the mean over the targets that count in A, over all in B", form.but(count=lambda tokens, targets: targets.size)
+    yield (
+        "the loss is the mean over tokens in A, the sum over positions and mean over rows in B",
+        form.but(count=lambda tokens, targets: len(tokens)),
+    )
+    yield (
+        "the loss is the mean over the targets that count in A, over all in B",
+        form.but(count=lambda tokens, targets: targets.size),
+    )
 
 
 def weight_decay(form, a, b):
@@ -129,7 +219,11 @@ def weight_decay(form, a, b):
     text = "weight decay acts on matrices in A, on all tensors in B"
     if form.optimizer is not None:
         yield text, form.but(decay_all=True)
-    norms = {n: w for n, w in form.params.items() if w.ndim == 1 and ".ln_" in f".{n}" and n.endswith("weight") and n in b.params}
+    norms = {
+        n: w
+        for n, w in form.params.items()
+        if w.ndim == 1 and ".ln_" in f".{n}" and n.endswith("weight") and n in b.params
+    }
     if norms:
         pulled = float(np.mean([np.mean(w - b.params[n]) for n, w in norms.items()]))
         if pulled > 0:
@@ -138,27 +232,63 @@ def weight_decay(form, a, b):
 
 def precision(form, a, b):
     """Parameters that went through a shorter format."""
-    yield "B's parameters are A's rounded to float16", form.but(params={n: w.astype(np.float16).astype(w.dtype) for n, w in form.params.items()})
-    yield "B's parameters are A's rounded to bfloat16", form.but(params={n: _bfloat16(w) for n, w in form.params.items()})
+    yield (
+        "B's parameters are A's rounded to float16",
+        form.but(params={n: w.astype(np.float16).astype(w.dtype) for n, w in form.params.items()}),
+    )
+    yield (
+        "B's parameters are A's rounded to bfloat16",
+        form.but(params={n: _bfloat16(w) for n, w in form.params.items()}),
+    )
 
 
-CAUSES = (activation, epsilon, transposed, head, scale, heads, norm_position, qkv_order, targets, reduction, weight_decay, precision)
+CAUSES = (
+    activation,
+    epsilon,
+    transposed,
+    head,
+    scale,
+    heads,
+    norm_position,
+    qkv_order,
+    targets,
+    reduction,
+    weight_decay,
+    precision,
+)
 MANY = (epsilon, transposed)  # of which more than one may be true
-LOCAL = (activation, epsilon, scale, heads, norm_position, qkv_order)  # of which one block may have another form than the rest
+LOCAL = (
+    activation,
+    epsilon,
+    scale,
+    heads,
+    norm_position,
+    qkv_order,
+)  # of which one block may have another form than the rest
 
 
-TOGETHER = {"heads": (scale, qkv_order), "loss": (targets, reduction)}  # the end of a name -> two that show there at once, so that neither alone moves on
+TOGETHER = {
+    "heads": (scale, qkv_order),
+    "loss": (targets, reduction),
+}  # the end of a name -> two that show there at once, so that neither alone moves on
 
 
 def local(form, a, b, name):
-    """What is tried at the value where the models part: the causes of LOCAL in its block alone, or its norm alone, and two at once."""
+    """What is tried at the value where the models part: the causes of LOCAL in its block alone, or its norm
+    alone, and two at once.
+    """
     block = re.match(r"h\.\d+|ln_f", name)
     parts = ([block[0]] if block else []) + ([name] if ".ln_" in name else [])
     for part in parts:
         for cause in LOCAL:
             for text, changed in cause(dataclasses.replace(form, replaced={}), a, b):
                 if changed.replaced:
-                    yield f"{text}, in {part} alone", form.but(replaced={op: _within(part, change) for op, change in changed.replaced.items()})
+                    yield (
+                        f"{text}, in {part} alone",
+                        form.but(
+                            replaced={op: _within(part, change) for op, change in changed.replaced.items()}
+                        ),
+                    )
     first, second = TOGETHER.get(name.rsplit(".", 1)[-1], (None, None))
     for text, one in first(form, a, b) if first else ():
         for more, both in second(one, a, b):
@@ -167,7 +297,9 @@ def local(form, a, b, name):
 
 def _within(part, change):
     """A replacement in what is called part, or begins with it, alone."""
-    return lambda name, op, options: change(name, op, options) if f"{name}.".startswith(f"{part}.") else (op, options)
+    return lambda name, op, options: (
+        change(name, op, options) if f"{name}.".startswith(f"{part}.") else (op, options)
+    )
 
 
 def _unbiased_forward(x, weight, bias=None, *, eps=1e-5):

@@ -32,12 +32,17 @@ class Row:
 
     def __str__(self):
         size = self.size or 1.0
-        return f"{self.stage:9}  {self.name:24}  {self.difference / size:10.1e}  {self.explained / size:10.1e}  {'ok' if self.agrees else 'DIFFERS'}{self.note and '  ' + self.note}"
+        return (
+            f"{self.stage:9}  {self.name:24}  {self.difference / size:10.1e}  {self.explained / size:10.1e} "
+            f" {'ok' if self.agrees else 'DIFFERS'}{self.note and '  ' + self.note}"
+        )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What compare found: titles of both sides, and a Row for each name that both have, in the order of computation."""
+    """What compare found: titles of both sides, and a Row for each name that both have, in the order of
+    computation.
+    """
 
     a: str
     b: str
@@ -52,17 +57,26 @@ class Comparison:
     def check(self):
         """Raise ParityError where something differs."""
         if self.first is not None:
-            raise ParityError(f"{self.b} parts from {self.a} at {self.first.stage} {self.first.name}: " + " ".join(str(self.first).split()[2:]))
+            raise ParityError(
+                f"{self.b} parts from {self.a} at {self.first.stage} {self.first.name}: "
+                + " ".join(str(self.first).split()[2:])
+            )
 
     def __str__(self):
-        head = f"A  {self.a}\nB  {self.b}\n\n{'what':9}  {'name':24}  difference   explained  (of A's size, root mean square, {self.dtype})"
+        head = (
+            f"A  {self.a}\nB  {self.b}\n\n{'what':9}  {'name':24}  difference   explained  (of A's size, root"
+            f" mean square, {self.dtype})"
+        )
         return "\n".join([head, *map(str, self.rows), "", self.summary])
 
     @property
     def summary(self):
         """One line a stage: how many agree."""
         stages = list(dict.fromkeys(r.stage for r in self.rows))
-        counts = [(s, sum(r.stage == s and r.agrees for r in self.rows), sum(r.stage == s for r in self.rows)) for s in stages]
+        counts = [
+            (s, sum(r.stage == s and r.agrees for r in self.rows), sum(r.stage == s for r in self.rows))
+            for s in stages
+        ]
         return ", ".join(f"{good} of {total} {stage}s agree" for stage, good, total in counts)
 
 
@@ -72,10 +86,23 @@ def first(rows):
 
 
 def rows(a, b, explained, dtype):
-    """A Row for every name that two Runs have in common. explained: what rounding.explained gave for A's form and the dtype."""
+    """A Row for every name that two Runs have in common. explained: what rounding.explained gave for A's form
+    and the dtype.
+    """
     own, theirs = a.named(), b.named()
-    params = [_row("parameter", n, x, b.params[n], rounding.TIMES * rounding.unit(dtype) * rounding.rms(x)) for n, x in a.params.items() if n in b.params]
-    return (*params, *(_row(*key, x, theirs[key], explained[key]) for key, x in own.items() if key in theirs and key in explained))
+    params = [
+        _row("parameter", n, x, b.params[n], rounding.TIMES * rounding.unit(dtype) * rounding.rms(x))
+        for n, x in a.params.items()
+        if n in b.params
+    ]
+    return (
+        *params,
+        *(
+            _row(*key, x, theirs[key], explained[key])
+            for key, x in own.items()
+            if key in theirs and key in explained
+        ),
+    )
 
 
 def _row(stage, name, a, b, explained):

@@ -19,41 +19,80 @@ from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
 SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
-ROOM = 1000  # times what rounding explains of A, or B's last digit: more than it explains of a changed form, which is measured where that is near
+# times what rounding explains of A, or B's last digit: more than it explains of a changed form, which is
+# measured where that is near
+ROOM = 1000
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
-def compare(module, model=None, tokens=None, targets=None, *, names=None, call=None, dtype="float64", seed=0, shape=(2, None)):
-    """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and gradient by name.
+@np.errstate(
+    over="ignore", invalid="ignore", divide="ignore"
+)  # what is not finite is found where it is compared
+def compare(
+    module,
+    model=None,
+    tokens=None,
+    targets=None,
+    *,
+    names=None,
+    call=None,
+    dtype="float64",
+    seed=0,
+    shape=(2, None),
+):
+    """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and
+    gradient by name.
 
     model: a GPT or a Config that says what the module should compute; read off the module unless given.
-    names: numgpt's name -> the module's path, for one that does not name its parts as nanoGPT, minGPT or transformers do.
-    call: (module, tokens, targets) -> (logits, loss), for one that takes them in another way.
-    tokens, targets (B, T) integers, targets below 0 do not count: drawn by seed unless given, in a shape (B, T), T None: 16 or
-    what the block size allows. dtype: in which both run.
-    Returns a Comparison; its check() raises ParityError where they differ by more than rounding explains.
+    names: numgpt's name -> the module's path, for one that does not name its parts as nanoGPT, minGPT or
+    transformers do.
+    call: (module, tokens, targets) -> (logits, loss), for one that takes them in another way. tokens, targets
+    (B, T) integers, targets below 0 do not count: drawn by seed unless given, in a shape (B, T), T None: 16
+    or what the block size allows. dtype: in which both run. Returns a Comparison; its check() raises
+    ParityError where they differ by more than rounding explains.
     """
     if not is_module(module):
-        raise InputError(f"compare: was given {type(module).__name__}, expected a torch.nn.Module: first_divergence takes checkpoints and files too")
+        raise InputError(
+            f"compare: was given {type(module).__name__}, expected a torch.nn.Module: first_divergence takes"
+            " checkpoints and files too"
+        )
     theirs = Theirs(module, names, call, config=_config(model))
     ours = Ours(GPT(theirs.config, params=theirs.params(), dtype="float64"), "numgpt with the weights of B")
     return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), _dtype(dtype))[0]
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what is not finite is found where it is compared
-def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, optimizers=(None, None), lr=None, dtype="float64", seed=0, shape=(2, None)):
-    """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found by trying.
+@np.errstate(
+    over="ignore", invalid="ignore", divide="ignore"
+)  # what is not finite is found where it is compared
+def first_divergence(
+    a,
+    b,
+    tokens=None,
+    targets=None,
+    *,
+    names=None,
+    call=None,
+    optimizers=(None, None),
+    lr=None,
+    dtype="float64",
+    seed=0,
+    shape=(2, None),
+):
+    """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found
+    by trying.
 
-    a, b: each a GPT, a PyTorch module, or the path of a checkpoint, of a folder of transformers or of a file of llm.c; each runs
-    with its own weights. Where one of them is numgpt's it is called A. A debug state of llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
-    optimizers: an AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then compared too; lr: of
-    numgpt's, that of PyTorch's unless given. Returns a Divergence; print it.
+    a, b: each a GPT, a PyTorch module, or the path of a checkpoint, of a folder of transformers or of a file
+    of llm.c; each runs with its own weights. Where one of them is numgpt's it is called A. A debug state of
+    llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
+    optimizers: an AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then
+    compared too; lr: of numgpt's, that of PyTorch's unless given. Returns a Divergence; print it.
     """
     sides = _opened((a, b), names, call, optimizers, lr)
     batch = _batch(sides, tokens, targets, seed, shape)
     comparison, runs, resolution = _compare(sides, batch, _dtype(dtype))
     form, left, causes, untried = sides[0].form, comparison.first, [], list(CAUSES)
-    known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)  # else no change of the form tells anything
+    known = isinstance(sides[0], Ours) or _agrees(
+        form, runs[0], batch, resolution
+    )  # else no change of the form tells anything
     while known and left is not None and len(causes) < DEPTH:
         found = _best_cause(form, runs, batch, comparison.rows, left, resolution, untried)
         if found is None:
@@ -67,9 +106,11 @@ def first_divergence(a, b, tokens=None, targets=None, *, names=None, call=None, 
 
 @dataclass(frozen=True)
 class Divergence:
-    """What first_divergence found: the comparison, its first Row that differs, the rows that agree before it, and likely causes.
+    """What first_divergence found: the comparison, its first Row that differs, the rows that agree before it,
+    and likely causes.
 
-    causes: what was found by trying, in order; each acts on top of those before it. left: the first Row that differs with all of
+    causes: what was found by trying, in order; each acts on top of those before it. left: the first Row that
+    differs with all of
     them, or None: then they explain everything.
     """
 
@@ -95,37 +136,68 @@ class Divergence:
             return "\n".join([*lines, f"no difference that rounding in {c.dtype} does not explain"])
         before = [r.name for r in self.agreeing if r.stage == first.stage]
         if before:
-            lines.append(f"agree before it: {', '.join(before) if len(before) <= 6 else ', '.join(before[:3]) + ', … ' + ', '.join(before[-2:]) + f' ({len(before)} {first.stage}s)'}")
+            lines.append(
+                "agree before it:"
+                f" {', '.join(before) if len(before) <= 6 else ', '.join(before[:3]) + ', … ' + ', '.join(before[-2:]) + f' ({len(before)} {first.stage}s)'}"
+            )
         size = first.size or 1.0
-        lines.append(f"the first that differs: {first.stage} {first.name}, by {first.difference / size:.1e} of its size, where rounding in {c.dtype} explains {first.explained / size:.1e}")
+        lines.append(
+            f"the first that differs: {first.stage} {first.name}, by {first.difference / size:.1e} of its"
+            f" size, where rounding in {c.dtype} explains {first.explained / size:.1e}"
+        )
         lines += [f"  {first.note}"] if first.note else []
         odd = [r.name for r in c.rows if r.stage == "parameter" and not r.agrees]
         if odd:
-            lines.append(f"parameters that differ: {', '.join(odd[:4])}{f' and {len(odd) - 4} more' if len(odd) > 4 else ''}")
+            lines.append(
+                "parameters that differ:"
+                f" {', '.join(odd[:4])}{f' and {len(odd) - 4} more' if len(odd) > 4 else ''}"
+            )
         lines += [f"likely cause: {text}" for text in self.causes]
         if not self.causes:
-            lines.append("no likely cause: none of those that are known makes A give what B gives" + (", and the parameters differ: trained otherwise?" if odd else ""))
+            lines.append(
+                "no likely cause: none of those that are known makes A give what B gives"
+                + (", and the parameters differ: trained otherwise?" if odd else "")
+            )
         elif self.left is None:
-            lines.append(f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, everything agrees")
+            lines.append(
+                f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, everything agrees"
+            )
         else:
-            lines.append(f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, the first that differs is {self.left.stage} {self.left.name}")
+            lines.append(
+                f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, the first that differs is"
+                f" {self.left.stage} {self.left.name}"
+            )
         return "\n".join(lines)
 
 
 def _best_cause(form, runs, batch, compared, left, dtype, causes):
-    """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves the first difference on."""
+    """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves
+    the first difference on.
+    """
     place = {(r.stage, r.name): n for n, r in enumerate(_computed(compared))}
     theirs, best = runs[1].named(), None
-    wide = {k: ROOM * max(r.explained, rounding.unit(dtype) * rounding.rms(theirs[k])) for r in _computed(compared) for k in [(r.stage, r.name)]}
+    wide = {
+        k: ROOM * max(r.explained, rounding.unit(dtype) * rounding.rms(theirs[k]))
+        for r in _computed(compared)
+        for k in [(r.stage, r.name)]
+    }
 
     def reached(row):  # by A's own order: that of the changed form may be another
         return place.get((row.stage, row.name), len(place))
 
     def first_left(run, limits):
-        return min((r for r in _computed(rows(run, runs[1], limits, dtype)) if not r.agrees), key=reached, default=None)
+        return min(
+            (r for r in _computed(rows(run, runs[1], limits, dtype)) if not r.agrees),
+            key=reached,
+            default=None,
+        )
 
     def moves_on(row):
-        return row is None or reached(row) > reached(left) or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
+        return (
+            row is None
+            or reached(row) > reached(left)
+            or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
+        )
 
     here = ((None, *tried) for tried in local(form, *runs, left.name)) if left.stage == "value" else ()
     forms = itertools.chain(((cause, *tried) for cause in causes for tried in cause(form, *runs)), here)
@@ -147,7 +219,9 @@ def _best_cause(form, runs, batch, compared, left, dtype, causes):
 
 def _agrees(form, run, batch, dtype):
     """Whether a form gives what a Run of another program holds."""
-    return first(_computed(rows(form.run(*batch), run, rounding.explained(form, *batch, dtype), dtype))) is None
+    return (
+        first(_computed(rows(form.run(*batch), run, rounding.explained(form, *batch, dtype), dtype))) is None
+    )
 
 
 def _computed(rows):
@@ -162,13 +236,20 @@ def _compare(sides, batch, dtype):
     clean = runs[0] if isinstance(sides[0], Ours) and dtype == "float64" else None
     found = rows(*runs, rounding.explained(sides[0].form, *batch, resolution, clean), resolution)
     if not _computed(found):
-        raise InputError(f"parity: {sides[0].title} and {sides[1].title} have no value in common, expected names that both know")
+        raise InputError(
+            f"parity: {sides[0].title} and {sides[1].title} have no value in common, expected names that both"
+            " know"
+        )
     return Comparison(sides[0].title, sides[1].title, resolution.name, found), runs, resolution
 
 
 def _opened(things, names, call, optimizers, lr):
     """Both sides; a debug state is read with the other's config."""
-    if not isinstance(optimizers, tuple | list) or len(optimizers) != 2 or (optimizers[0] is None) is not (optimizers[1] is None):
+    if (
+        not isinstance(optimizers, tuple | list)
+        or len(optimizers) != 2
+        or (optimizers[0] is None) is not (optimizers[1] is None)
+    ):
         raise InputError("parity: optimizers are not two, expected an AdamW of each side, or none")
     if lr is None:
         lr = next((float(o.param_groups[0]["lr"]) for o in optimizers if hasattr(o, "param_groups")), None)
@@ -181,7 +262,10 @@ def _opened(things, names, call, optimizers, lr):
         a, b = b, a
     for name in ("n_embd", "n_layer"):
         if getattr(a.config, name) != getattr(b.config, name):
-            raise InputError(f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)}, expected two models of one size")
+            raise InputError(
+                f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)},"
+                " expected two models of one size"
+            )
     return a, b
 
 
@@ -190,7 +274,9 @@ def _batch(sides, tokens, targets, seed, shape):
     own = next((s.batch for s in sides if isinstance(s, State)), None)
     if own is not None:
         if tokens is not None or targets is not None:
-            raise InputError("parity: tokens or targets came beside a debug state, expected none: it brings its own")
+            raise InputError(
+                "parity: tokens or targets came beside a debug state, expected none: it brings its own"
+            )
         return own
     V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
     if tokens is None and targets is None:
@@ -198,10 +284,16 @@ def _batch(sides, tokens, targets, seed, shape):
         drawn = stream(seed, "parity").integers(0, V, (B, T + 1))
         return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
     if tokens is None or targets is None:
-        raise InputError(f"parity: {'targets' if tokens is None else 'tokens'} came alone, expected tokens and targets, (B, T) integers")
+        raise InputError(
+            f"parity: {'targets' if tokens is None else 'tokens'} came alone, expected tokens and targets,"
+            " (B, T) integers"
+        )
     tokens, targets = _ids("tokens", tokens, V), _ids("targets", targets, V)
     if tokens.shape != targets.shape or tokens.shape[1] > longest:
-        raise InputError(f"parity: tokens have shape {tokens.shape} and targets {targets.shape}, expected (B, T) of both, T at most block_size {longest}")
+        raise InputError(
+            f"parity: tokens have shape {tokens.shape} and targets {targets.shape}, expected (B, T) of both,"
+            f" T at most block_size {longest}"
+        )
     return tokens, targets
 
 
@@ -209,8 +301,11 @@ def _shape(shape, longest):
     """(B, T) of a batch to draw."""
     B, T = shape if isinstance(shape, tuple | list) and len(shape) == 2 else (None, None)
     T = min(16, longest) if T is None else T
-    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or T > longest or B > LARGEST:
-        raise InputError(f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, B at most {LARGEST:,}, T at most block_size {longest}")
+    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or longest < T or B > LARGEST:
+        raise InputError(
+            f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, B at most {LARGEST:,}, T"
+            f" at most block_size {longest}"
+        )
     return B, T
 
 
@@ -219,7 +314,9 @@ def _ids(who, ids, V):
     try:
         ids = np.atleast_2d(np.asarray(ids))
     except (ValueError, TypeError) as error:  # rows that differ in length; a tensor of another device
-        raise InputError(f"parity: {who} are no array ({' '.join(str(error).split())}), expected (B, T) integers") from error
+        raise InputError(
+            f"parity: {who} are no array ({' '.join(str(error).split())}), expected (B, T) integers"
+        ) from error
     if ids.ndim != 2 or not ids.size:
         raise InputError(f"parity: {who} have shape {ids.shape}, expected (B, T) with at least one")
     check_ids(f"parity: {who}", ids, V, negative=who == "targets")

@@ -1,4 +1,6 @@
-"""A model of numgpt and the way in which it is run: all that two programs for the same GPT may do differently."""
+"""A model of numgpt and the way in which it is run: all that two programs for the same GPT may do
+differently.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -15,8 +17,8 @@ from ..layers.transformer import loss_backward, loss_forward
 class Run:
     """What a model gave for one batch, by numgpt's names and in the order of its computation.
 
-    params, values, grads (of values and of parameters), and updated: the parameters after a step of an optimizer. Each is a
-    mapping name -> array; what the model does not show is not in it.
+    params, values, grads (of values and of parameters), and updated: the parameters after a step of an
+    optimizer. Each is a mapping name -> array; what the model does not show is not in it.
     """
 
     params: dict = field(default_factory=dict)
@@ -34,10 +36,12 @@ class Run:
 class Form:
     """A GPT with its parameters, and what is unusual in how it is run.
 
-    replaced: an op or a layer -> a function of (full name, op, options) that gives the op and the options in their place.
+    replaced: an op or a layer -> a function of (full name, op, options) that gives the op and the options in
+    their place.
     targets: a function of (tokens, targets) that gives the targets that the loss is taken at.
     count: a function of (tokens, targets) that gives what the loss's sum is divided by.
-    optimizer: settings of AdamW with lr, whose step is part of the run; decay_all: its decay acts on norms and biases too.
+    optimizer: settings of AdamW with lr, whose step is part of the run; decay_all: its decay acts on norms
+    and biases too.
     """
 
     config: object
@@ -49,7 +53,9 @@ class Form:
     decay_all: bool = False
 
     def but(self, **changes):
-        """The same form with other fields; config and params may be given as mappings of what changes in them, None for what goes."""
+        """The same form with other fields; config and params may be given as mappings of what changes in
+        them, None for what goes.
+        """
         if isinstance(changes.get("config"), dict):
             changes["config"] = dataclasses.replace(self.config, **changes["config"])
         if isinstance(changes.get("params"), dict):
@@ -59,12 +65,16 @@ class Form:
                 flat[name] = a
             changes["params"] = flat
         if "replaced" in changes:
-            changes["replaced"] = self.replaced | {op: _after(self.replaced.get(op), new) for op, new in changes["replaced"].items()}
+            changes["replaced"] = self.replaced | {
+                op: _after(self.replaced.get(op), new) for op, new in changes["replaced"].items()
+            }
         return dataclasses.replace(self, **changes)
 
     def run(self, tokens, targets, dtype="float64", record=None):
         """Everything that one forward and backward give, and the step where there is an optimizer."""
-        params = self.params if self.params.dtype == dtype else self.params.astype(dtype)  # which a run only reads
+        params = (
+            self.params if self.params.dtype == dtype else self.params.astype(dtype)
+        )  # which a run only reads
         r = (record or FormRecord)(params, self.config, grads=params.like(), keep=True)
         r.replaced = self.replaced
         count = None if self.count is None else self.count(tokens, targets)

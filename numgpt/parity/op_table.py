@@ -19,7 +19,9 @@ def _attention(torch, qkv, n_head, **options):
 
 
 def _cross_entropy(torch, logits, targets, count=None):
-    loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-1, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-1, reduction="sum"
+    )
     return loss / ((targets >= 0).sum() if count is None else count)
 
 
@@ -27,7 +29,9 @@ TORCH = {
     "embedding": lambda torch, ids, weight: torch.nn.functional.embedding(ids, weight),
     "positions": lambda torch, x, weight, start=0: x + weight[start : start + x.shape[-2]],
     "linear": lambda torch, x, weight, bias: torch.nn.functional.linear(x, weight.T, bias),
-    "layernorm": lambda torch, x, weight, bias, eps=1e-5: torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps),
+    "layernorm": lambda torch, x, weight, bias, eps=1e-5: torch.nn.functional.layer_norm(
+        x, x.shape[-1:], weight, bias, eps
+    ),
     "gelu": lambda torch, x: torch.nn.functional.gelu(x),
     "gelu_tanh": lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh"),
     "relu": lambda torch, x: torch.relu(x),

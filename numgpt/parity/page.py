@@ -30,20 +30,34 @@ def versions():
 def page(lines, tensors, engine):
     """The HTML of all Lines, and of the Tensors with a bar for each side's error."""
     failed = sum(not line.holds for line in lines)
-    verdict = f'<p class="bad">{failed} of {len(lines)} comparisons fail.</p>' if failed else f'<p class="ok">All {len(lines)} comparisons hold.</p>'
+    verdict = (
+        f'<p class="bad">{failed} of {len(lines)} comparisons fail.</p>'
+        if failed
+        else f'<p class="ok">All {len(lines)} comparisons hold.</p>'
+    )
     rows = "".join(_line(line) for line in lines)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>numgpt verify</title>'
-        f"<style>{STYLE}</style></head><body><h1>numgpt against PyTorch</h1><p>{escape(versions())}; engine {escape(engine)}.</p>{verdict}"
-        "<p>float64: the largest difference, relative to the largest entry of its array. float32: the root mean square difference, as a share of what "
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width"><title>numgpt verify</title>'
+        f"<style>{STYLE}</style></head><body><h1>numgpt against PyTorch</h1><p>{escape(versions())}; engine"
+        f" {escape(engine)}.</p>{verdict}"
+        "<p>float64: the largest difference, relative to the largest entry of its array. float32: the root"
+        " mean square difference, as a share of what "
         "rounding explains, which follows from the unit of float32 and the lengths of the sums.</p>"
-        f'<table><tr><th>what</th><th>compared</th><th>dtype</th><th class="n">difference</th><th class="n">limit</th><th>verdict</th></tr>{rows}</table>'
+        '<table><tr><th>what</th><th>compared</th><th>dtype</th><th class="n">difference</th><th'
+        f' class="n">limit</th><th>verdict</th></tr>{rows}</table>'
         f"{_truth(tensors) if tensors else ''}</body></html>\n"
     )
 
 
 def _line(line):
-    verdict = '<td class="skip">skipped</td>' if line.limit is None else '<td class="ok">ok</td>' if line.holds else '<td class="bad">FAILS</td>'
+    verdict = (
+        '<td class="skip">skipped</td>'
+        if line.limit is None
+        else '<td class="ok">ok</td>'
+        if line.holds
+        else '<td class="bad">FAILS</td>'
+    )
     numbers = ("", "") if line.limit is None else (f"{line.difference:.1e}", f"{line.limit:g}")
     cells = "".join(f'<td class="n">{n}</td>' for n in numbers)
     what = escape(line.what + (f" ({line.detail})" if line.detail else ""))
@@ -54,13 +68,20 @@ def _truth(tensors):
     most = max(max(x.ours, x.theirs) for x in tensors) or 1.0
 
     def bars(x):
-        return "".join(f'<div class="bar {side}" style="width:{100 * error / most:.2f}%"></div>' for side, error in (("ours", x.ours), ("theirs", x.theirs)))
+        return "".join(
+            f'<div class="bar {side}" style="width:{100 * error / most:.2f}%"></div>'
+            for side, error in (("ours", x.ours), ("theirs", x.theirs))
+        )
 
     rows = "".join(
-        f'<tr><td>{x.stage}</td><td>{escape(x.name)}</td><td class="n">{x.ours:.3f}</td><td class="n">{x.theirs:.3f}</td><td style="width:45%">{bars(x)}</td></tr>' for x in tensors
+        f'<tr><td>{x.stage}</td><td>{escape(x.name)}</td><td class="n">{x.ours:.3f}</td><td'
+        f' class="n">{x.theirs:.3f}</td><td style="width:45%">{bars(x)}</td></tr>'
+        for x in tensors
     )
     return (
-        "<h2>Who is closer to the truth</h2><p>The error of each tensor of a float32 training step against long double, root mean square, in ulps (2⁻²³ of the tensor's root mean "
+        "<h2>Who is closer to the truth</h2><p>The error of each tensor of a float32 training step against"
+        " long double, root mean square, in ulps (2⁻²³ of the tensor's root mean "
         'square).<span class="key ours"></span>numgpt<span class="key theirs"></span>PyTorch</p>'
-        f'<table><tr><th></th><th>tensor</th><th class="n">numgpt</th><th class="n">PyTorch</th><th></th></tr>{rows}</table>'
+        '<table><tr><th></th><th>tensor</th><th class="n">numgpt</th><th'
+        f' class="n">PyTorch</th><th></th></tr>{rows}</table>'
     )

@@ -1,16 +1,20 @@
-"""numgpt's layers run in PyTorch: the same order of the same ops, each by PyTorch's own function, differentiated by its autograd."""
+"""numgpt's layers run in PyTorch: the same order of the same ops, each by PyTorch's own function,
+differentiated by its autograd.
+"""
 
 import numpy as np
 
-from ..ops import Op
 from ..layers.record import Record
+from ..ops import Op
 from .borrowing import torch
 from .forms import Run
 from .op_table import TORCH
 
 
 class TorchRecord(Record):
-    """A Record over tensors, which keeps every value with its gradient. Layers only add and call, so they run as they are."""
+    """A Record over tensors, which keeps every value with its gradient. Layers only add and call, so they run
+    as they are.
+    """
 
     def __call__(self, name, op, *inputs, shares=None, **options):
         value = super().__call__(name, op, *inputs, shares=shares, **options)
@@ -38,7 +42,9 @@ def leaf(array):
 
 
 def torch_run(form, layer, inputs, dtype, optimizer=None, step=None):
-    """A Run of a form's loss, as Form.run gives it, computed by PyTorch. optimizer: a function of tensors -> one of torch.optim."""
+    """A Run of a form's loss, as Form.run gives it, computed by PyTorch. optimizer: a function of tensors ->
+    one of torch.optim.
+    """
     given = form.params.astype(dtype)
     params = {name: leaf(array) for name, array in given.items()}
     r = TorchRecord(params, form.config, keep=True, step=step)

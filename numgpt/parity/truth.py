@@ -1,4 +1,6 @@
-"""Who is closer to the truth: the error of every tensor of a float32 training step against long double, numgpt's beside PyTorch's."""
+"""Who is closer to the truth: the error of every tensor of a float32 training step against long double,
+numgpt's beside PyTorch's.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,10 +9,10 @@ import numpy as np
 
 from .. import engine
 from ..architecture.config import Config
-from ..model.gpt import GPT
-from ..training.optim import AdamW, adamw
-from ..random import stream
 from ..layers.transformer import loss
+from ..model.gpt import GPT
+from ..random import stream
+from ..training.optim import AdamW, adamw
 from .borrowing import torch
 from .forms import Form
 from .rounding import rms
@@ -24,7 +26,9 @@ WARM = 10  # steps before the one that is measured, so that biases are not 0 and
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor's error in float32, root mean square over its entries and the seeds, in ulps: 2⁻²³ of its root mean square."""
+    """One tensor's error in float32, root mean square over its entries and the seeds, in ulps: 2⁻²³ of its
+    root mean square.
+    """
 
     stage: str  # value, gradient or update
     name: str
@@ -46,12 +50,14 @@ HEADER = f"{'error in ulps of':9}{'':18}  {'numgpt':>8}  {'PyTorch':>8}  {'ratio
 def measure(config=CONFIG, seeds=range(16), B=16):
     """A Tensor for each value, gradient and updated parameter.
 
-    seeds: sixteen, because the loss is one number a seed. B: rows of the batch; 16 of 32 tokens are enough for the numba engine to run a block as one piece, as in training.
+    seeds: sixteen, because the loss is one number a seed. B: rows of the batch; 16 of 32 tokens are enough
+    for the numba engine to run a block as one piece, as in training.
 
-    The exact step runs in long double on the specification, from the same float32 parameters. numgpt's parameter gradients and loss
-    are those of GPT.loss_and_grads on the engine in use; values, and gradients of values, those of a Record that keeps them. An
-    updated parameter is judged by a long double AdamW from the same side's own gradient: otherwise the first step of Adam,
-    which divides each gradient by its own size, would show which gradients are near 0, not how well it is computed.
+    The exact step runs in long double on the specification, from the same float32 parameters. numgpt's
+    parameter gradients and loss are those of GPT.loss_and_grads on the engine in use; values, and gradients
+    of values, those of a Record that keeps them. An updated parameter is judged by a long double AdamW from
+    the same side's own gradient: otherwise the first step of Adam, which divides each gradient by its own
+    size, would show which gradients are near 0, not how well it is computed.
     """
     t, squares = torch(), {}
     for seed in seeds:
@@ -104,7 +110,9 @@ def _exact_step(params, grads):
     for name in g:
         g[name] = grads[name]
     zeros = w.like().flat, w.like().flat
-    adamw(w.flat, g.flat, *zeros, w.decayed.size, STEP["betas"], STEP["eps"], STEP["weight_decay"], 1.0, LR, 1)
+    adamw(
+        w.flat, g.flat, *zeros, w.decayed.size, STEP["betas"], STEP["eps"], STEP["weight_decay"], 1.0, LR, 1
+    )
     return w
 
 

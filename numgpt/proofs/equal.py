@@ -1,6 +1,7 @@
 """Changes that are no faults: the gradient stays what it was, for a reason that stands beside them.
 
-A change that is no longer made, and one that a law catches, do not belong here; numgpt check --strength says so.
+A change that is no longer made, and one that a law catches, do not belong here; numgpt check --strength says
+so.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,9 @@ class Equal(NamedTuple):
 
 INTO = "a backward that is given no place for its gradients returns them, and _add puts them in place"
 SPARE = "what the backward may write over it need not"
-MEMORY = "only how long something is held, or whether a gradient that nobody asked for is filed, depends on it"
+MEMORY = (
+    "only how long something is held, or whether a gradient that nobody asked for is filed, depends on it"
+)
 CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
 CLIPPED = "return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
@@ -33,12 +36,37 @@ PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
 
 EQUAL = (
     Equal("positions_backward", PUSHED.format("="), (PUSHED.format("+="),), "dweight is 0 before"),
-    Equal("unembedding_backward", ROWS, (ROWS.replace("x.shape", "weight.shape"),), "weight (V, C) has as many columns as x (..., C)"),
+    Equal(
+        "unembedding_backward",
+        ROWS,
+        (ROWS.replace("x.shape", "weight.shape"),),
+        "weight (V, C) has as many columns as x (..., C)",
+    ),
     Equal("masked_scores", VISIBLE.format("q"), (VISIBLE.format("k"),), "keys lie where their queries do"),
-    Equal("cross_entropy_backward", TARGET.format(*THERE), (TARGET.format("top", *THERE[1:]),), "each row has an id and a maximum"),
-    Equal("cross_entropy_backward", TARGET.format(*THERE), (TARGET.format("ids", "top", THERE[2]),), "both lie where the logits do"),
-    Equal("cross_entropy_backward", TARGET.format(*THERE), tuple(TARGET.format("ids", "ids", at) for at in ANYWHERE), "where no target counts, nothing is taken"),
-    Equal("cross_entropy_backward", COUNTED.format("dlogits"), (COUNTED.format("dy"),), "dy has the dtype of the logits, and 0 is 0"),
+    Equal(
+        "cross_entropy_backward",
+        TARGET.format(*THERE),
+        (TARGET.format("top", *THERE[1:]),),
+        "each row has an id and a maximum",
+    ),
+    Equal(
+        "cross_entropy_backward",
+        TARGET.format(*THERE),
+        (TARGET.format("ids", "top", THERE[2]),),
+        "both lie where the logits do",
+    ),
+    Equal(
+        "cross_entropy_backward",
+        TARGET.format(*THERE),
+        tuple(TARGET.format("ids", "ids", at) for at in ANYWHERE),
+        "where no target counts, nothing is taken",
+    ),
+    Equal(
+        "cross_entropy_backward",
+        COUNTED.format("dlogits"),
+        (COUNTED.format("dy"),),
+        "dy has the dtype of the logits, and 0 is 0",
+    ),
     Equal("gate", "largest = 80.0 if x.dtype == np.float32 else 700.0", ("largest = 700.0",), CLIP),
     Equal("gate", CLIPPED, ("return 1 / (1 + np.exp(z))",), CLIP),
     Equal("gate", CLIPPED, (CLIPPED.replace(">", ">="),), "where z equals the clip both give the clip"),
@@ -53,7 +81,8 @@ EQUAL = (
         "Record.back",
         "return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))",
         ("return entry.op.backward(self / name, dy, *())",),
-        "a layer saves nothing besides what the Record files; its twin does, and is held to the laws as it is",
+        "a layer saves nothing besides what the Record files; its twin does, and is held to the laws as"
+        " it is",
     ),
     Equal("Record.back", TAKES_INTO, ("if False:",), INTO),
     Equal("Record.back", PLACES, (f"without {PLACES}",), INTO),

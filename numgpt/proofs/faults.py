@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong and who wrote it; the module and function that it goes into; the texts replaced, each found once."""
+    """What is wrong and who wrote it; the module and function that it goes into; the texts replaced, each
+    found once.
+    """
 
     seen: str
     module: str
@@ -25,142 +27,197 @@ COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dl
 
 FAULTS = (
     Fault(
-        "rows of repeated ids keep the last gradient only (harrrshall/numpygrad's negative control; HIPS/autograd #39)",
-        "numgpt.ops.embedding", "embedding_backward",
+        "rows of repeated ids keep the last gradient only (harrrshall/numpygrad's negative control;"
+        " HIPS/autograd #39)",
+        "numgpt.ops.embedding",
+        "embedding_backward",
         (("add_at(dweight, ids, dy)", "dweight[ids] += dy"),),
     ),
     Fault(
         "the tied head's gradient is computed, then dropped (Ultron09/Numpy-Transformer)",
-        "numgpt.layers.record", "Record._add",
+        "numgpt.layers.record",
+        "Record._add",
         (("place += grad", "place[...] = grad"),),
     ),
     Fault(
         "dv from the probabilities before dropout (Ultron09/Numpy-Transformer)",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         (("dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy", "dv = probs.swapaxes(-1, -2) @ dy"),),
     ),
     Fault(
         "erf GELU differentiated as its tanh form (mixed up in karpathy/nanoGPT #2, keras-bert #129)",
-        "numgpt.ops.activations", "gelu_backward",
+        "numgpt.ops.activations",
+        "gelu_backward",
         (("return (dy * (normal_cdf(x) + x * pdf),)", "return gelu_tanh_backward(dy, saved)"),),
     ),
     Fault(
         "tanh GELU differentiated as its erf form (karpathy/nanoGPT runs GPT-2's tanh weights through erf)",
-        "numgpt.ops.activations", "gelu_tanh_backward",
+        "numgpt.ops.activations",
+        "gelu_tanh_backward",
         (("return (dy * (s + 2 * x * s * (1 - s) * slope),)", "return gelu_backward(dy, saved)"),),
     ),
     Fault(
         "LayerNorm's mean taken as a constant (first of the four commonest by uesina15-max's count)",
-        "numgpt.ops.norms", "layernorm_backward",
+        "numgpt.ops.norms",
+        "layernorm_backward",
         (("(g - g.mean(-1, keepdims=True) - ", "(g - "),),
     ),
     Fault(
         "LayerNorm's variance taken as a constant (uesina15-max)",
-        "numgpt.ops.norms", "layernorm_backward",
+        "numgpt.ops.norms",
+        "layernorm_backward",
         ((" - " + VARIANCE, ""),),
     ),
     Fault(
         "C − 1 for C in the gradient of the variance (the unbiased form, which is the default of torch.var)",
-        "numgpt.ops.norms", "layernorm_backward",
+        "numgpt.ops.norms",
+        "layernorm_backward",
         ((VARIANCE, "xhat * (g * xhat).sum(-1, keepdims=True) / (C - 1)"),),
     ),
     Fault(
         "LayerNorm's weight and bias never trained (TinyTorch #1504, masked there by its own test)",
-        "numgpt.ops.norms", "layernorm_backward",
+        "numgpt.ops.norms",
+        "layernorm_backward",
         (("return dx, dweight, dbias", "return dx, 0 * dweight, 0 * dbias if has_bias else None"),),
     ),
     Fault(
         "softmax differentiated entry by entry, p (1 − p), in attention (uesina15-max)",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         ((SCORES, "dscores = probs * (1 - probs) * dprobs"),),
     ),
     Fault(
         "softmax without ⟨dy, y⟩ in attention (the term that an entry-by-entry derivation does not have)",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         ((SCORES, "dscores = probs * dprobs"),),
     ),
     Fault(
-        "softmax differentiated entry by entry in the loss: −(1/p) p (1 − p) at the target, 0 elsewhere (uesina15-max)",
-        "numgpt.ops.losses", "cross_entropy_backward",
-        ((TARGET, "dlogits = np.where(np.arange(dlogits.shape[-1]) == ids[:, None], dlogits - 1, dlogits.dtype.type(0))"),),
+        "softmax differentiated entry by entry in the loss: −(1/p) p (1 − p) at the target, 0 elsewhere"
+        " (uesina15-max)",
+        "numgpt.ops.losses",
+        "cross_entropy_backward",
+        (
+            (
+                TARGET,
+                (
+                    "dlogits = np.where(np.arange(dlogits.shape[-1]) == ids[:, None], dlogits - 1,"
+                    " dlogits.dtype.type(0))"
+                ),
+            ),
+        ),
     ),
     Fault(
         "the skip past the feed-forward lost (uesina15-max)",
-        "numgpt.layers.transformer", "pre_norm_block_backward",
+        "numgpt.layers.transformer",
+        "pre_norm_block_backward",
         (('dx = dy + r.back("ln_2", r.back("mlp", dy))', 'dx = r.back("ln_2", r.back("mlp", dy))'),),
     ),
     Fault(
         "the skip past attention lost (uesina15-max)",
-        "numgpt.layers.transformer", "pre_norm_block_backward",
+        "numgpt.layers.transformer",
+        "pre_norm_block_backward",
         (('return dx + r.back("ln_1", r.back("attn", dx))', 'return r.back("ln_1", r.back("attn", dx))'),),
     ),
     Fault(
         "dweight as a mean over the rows (uesina15-max: the batch axis ignored)",
-        "numgpt.ops.linear", "linear_backward",
+        "numgpt.ops.linear",
+        "linear_backward",
         (("dweight = rows.swapaxes(0, 1) @ drows", "dweight = rows.swapaxes(0, 1) @ drows / len(rows)"),),
     ),
     Fault(
         "dweight of the first row only (uesina15-max: the batch axis ignored)",
-        "numgpt.ops.linear", "linear_backward",
+        "numgpt.ops.linear",
+        "linear_backward",
         (("dweight = rows.swapaxes(0, 1) @ drows", "dweight = rows[:1].swapaxes(0, 1) @ drows[:1]"),),
     ),
     Fault(
         "dbias summed over the batch, but of the last position only",
-        "numgpt.ops.linear", "linear_backward",
-        (("dbias = sum_rows(drows) if has_bias", "dbias = dy[..., -1, :].reshape(-1, dy.shape[-1]).sum(0) if has_bias"),),
+        "numgpt.ops.linear",
+        "linear_backward",
+        (
+            (
+                "dbias = sum_rows(drows) if has_bias",
+                "dbias = dy[..., -1, :].reshape(-1, dy.shape[-1]).sum(0) if has_bias",
+            ),
+        ),
     ),
     Fault(
         "attention's scale forgotten in dq",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         (("dq = dscores @ k * scale", "dq = dscores @ k"),),
     ),
     Fault(
         "attention's scale forgotten in dk",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         (("dk = dscores.swapaxes(-1, -2) @ q * scale", "dk = dscores.swapaxes(-1, -2) @ q"),),
     ),
     Fault(
         "the causal mask forgotten in the backward",
-        "numgpt.ops.attention", "attend_backward",
+        "numgpt.ops.attention",
+        "attend_backward",
         (("np.exp(masked_scores(q, k, scale, mask) - top)", "np.exp(q @ k.swapaxes(-1, -2) * scale - top)"),),
     ),
     Fault(
         "targets of −1 counted in the gradient of the loss",
-        "numgpt.ops.losses", "cross_entropy_backward",
+        "numgpt.ops.losses",
+        "cross_entropy_backward",
         ((COUNTED, "dlogits = dlogits * (dy * (1 / count))"),),
     ),
     Fault(
-        "the loss's gradient divided by all B·T targets, not by those that count (huggingface/transformers #34191, huggingface/trl #7249)",
-        "numgpt.ops.losses", "cross_entropy_backward",
+        "the loss's gradient divided by all B·T targets, not by those that count (huggingface/transformers"
+        " #34191, huggingface/trl #7249)",
+        "numgpt.ops.losses",
+        "cross_entropy_backward",
         (("dy * (1 / count)", "dy * (1 / len(ids))"),),
     ),
     Fault(
         "dx too large by one part in 1e9, which central differences cannot tell",
-        "numgpt.ops.norms", "layernorm_backward",
+        "numgpt.ops.norms",
+        "layernorm_backward",
         (("return dx, dweight, dbias", "return dx * (1 + 1e-9), dweight, dbias"),),
     ),
     Fault(
-        "what the backward needs is kept on the function, so a second forward overwrites that of the first (ddbourgin/numpy-ml)",
-        "numgpt.ops.linear", "linear_backward",
+        "what the backward needs is kept on the function, so a second forward overwrites that of the first"
+        " (ddbourgin/numpy-ml)",
+        "numgpt.ops.linear",
+        "linear_backward",
         (
-            ("return y, (x, weight, bias is not None)", "linear_forward.last = x, weight, bias is not None\n    return y, None"),
+            (
+                "return y, (x, weight, bias is not None)",
+                "linear_forward.last = x, weight, bias is not None\n    return y, None",
+            ),
             ("x, weight, has_bias = saved", "x, weight, has_bias = linear_forward.last"),
         ),
         swaps_forward=True,
     ),
     Fault(
         "a NumPy scalar turns float32 into float64 (jaymody/picoGPT)",
-        "numgpt.ops.activations", "gelu_backward",
+        "numgpt.ops.activations",
+        "gelu_backward",
         (("(1 / math.sqrt(2 * math.pi))", "(1 / np.sqrt(2 * np.pi))"),),
     ),
     Fault(
         "the result is written over dy, which the caller still needs for the skip",
-        "numgpt.ops.activations", "relu_backward",
+        "numgpt.ops.activations",
+        "relu_backward",
         (("return (np.where(positive, dy, dy.dtype.type(0)),)", "dy *= positive\n    return (dy,)"),),
     ),
     Fault(
         "the probabilities are written over the logits",
-        "numgpt.ops.losses", "cross_entropy_backward",
-        ((SOFTMAX, f"rows = logits.reshape(-1, logits.shape[-1])\n    {SOFTMAX.replace('logits.reshape(-1, logits.shape[-1]) - top', 'rows - top, out=rows')}"),),
+        "numgpt.ops.losses",
+        "cross_entropy_backward",
+        (
+            (
+                SOFTMAX,
+                (
+                    "rows = logits.reshape(-1, logits.shape[-1])\n   "
+                    f" {SOFTMAX.replace('logits.reshape(-1, logits.shape[-1]) - top', 'rows - top, out=rows')}"
+                ),
+            ),
+        ),
     ),
 )

@@ -1,12 +1,29 @@
-"""Ways to get a backward wrong, a small rule each: from a node of its syntax tree to what somebody might have written instead."""
+"""Ways to get a backward wrong, a small rule each: from a node of its syntax tree to what somebody might have
+written instead.
+"""
 
 import ast
 import copy
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-CONSTANTS = {0: 1, 1: 2, 2: 1, 3: 2, 0.5: 1.0, 0.044715: 0.04}  # the key is written where the value was, or the other way
-SHAPED = {"sum", "mean", "any", "all", "reshape", "swapaxes", "concatenate"}  # calls whose integers are axes or sizes
+CONSTANTS = {
+    0: 1,
+    1: 2,
+    2: 1,
+    3: 2,
+    0.5: 1.0,
+    0.044715: 0.04,
+}  # the key is written where the value was, or the other way
+SHAPED = {
+    "sum",
+    "mean",
+    "any",
+    "all",
+    "reshape",
+    "swapaxes",
+    "concatenate",
+}  # calls whose integers are axes or sizes
 
 
 def expression(text, **nodes):
@@ -38,12 +55,18 @@ def replaced(tree, old, new):
     if not isinstance(tree, ast.AST):
         return tree
     fields = {name: replaced(value, old, new) for name, value in ast.iter_fields(tree)}
-    return tree if all(fields[name] is getattr(tree, name) for name in fields) else ast.copy_location(type(tree)(**fields), tree)
+    return (
+        tree
+        if all(fields[name] is getattr(tree, name) for name in fields)
+        else ast.copy_location(type(tree)(**fields), tree)
+    )
 
 
 @dataclass
 class Place:
-    """What the rules ask about a function: each node's parent, what it unpacks or is given, its gradients as they are bound."""
+    """What the rules ask about a function: each node's parent, what it unpacks or is given, its gradients as
+    they are bound.
+    """
 
     function: ast.FunctionDef
     parents: dict
@@ -56,9 +79,22 @@ class Place:
         parents = {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
         arguments = [a.arg for a in function.args.args]
         unpacked = [names for node in ast.walk(function) for names in _unpacked(node)]
-        given = [n.id for n in unpacked[0]] if unpacked else [] if {"self", "r", "saved"} & set(arguments) else arguments
-        bound = sorted((n for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)), key=lambda n: (n.lineno, n.col_offset))
-        gradients = [n for n in dict.fromkeys(arguments + [n.id for n in bound]) if n.startswith("d") and n not in given]
+        given = (
+            [n.id for n in unpacked[0]]
+            if unpacked
+            else []
+            if {"self", "r", "saved"} & set(arguments)
+            else arguments
+        )
+        bound = sorted(
+            (n for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)),
+            key=lambda n: (n.lineno, n.col_offset),
+        )
+        gradients = [
+            n
+            for n in dict.fromkeys(arguments + [n.id for n in bound])
+            if n.startswith("d") and n not in given
+        ]
         return cls(function, parents, given, gradients)
 
     def is_size(self, node):
@@ -77,7 +113,11 @@ class Place:
         """Whether a name has a value before the statement node."""
         arguments = {a.arg for a in self.function.args.args}
         return name in arguments or any(
-            isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store) and n.lineno < node.lineno for n in ast.walk(self.function)
+            isinstance(n, ast.Name)
+            and n.id == name
+            and isinstance(n.ctx, ast.Store)
+            and n.lineno < node.lineno
+            for n in ast.walk(self.function)
         )
 
 
@@ -120,7 +160,9 @@ def factor_lost(node, place):
 def constant_changed(node, place):
     """2 → 1, ½ → 1;  zeros → ones."""
     match node:
-        case ast.Constant(int() | float() as value) if not isinstance(value, bool) and value in CONSTANTS and not place.is_size(node):
+        case ast.Constant(int() | float() as value) if (
+            not isinstance(value, bool) and value in CONSTANTS and not place.is_size(node)
+        ):
             yield ast.Constant(CONSTANTS[value])
         case ast.Attribute(x, "zeros_like"):
             yield ast.Attribute(x, "ones_like")
@@ -143,7 +185,9 @@ def axis_changed(node, place):
             for other in {"0": [-1], "-1": [0, -2]}.get(ast.unparse(axis), []):
                 yield ast.Call(ast.Attribute(x, name), [ast.Constant(other)], keywords)
         case ast.Call(ast.Attribute(x, "swapaxes"), [a, b]) if ast.unparse(a) != "0":
-            yield ast.Call(ast.Attribute(x, "swapaxes"), [a, ast.Constant(-3 if ast.unparse(a) == "-1" else -1)], [])
+            yield ast.Call(
+                ast.Attribute(x, "swapaxes"), [a, ast.Constant(-3 if ast.unparse(a) == "-1" else -1)], []
+            )
         case ast.keyword("axis", value):
             yield ast.keyword("axis", ast.Constant(-2))
         case ast.Subscript(ast.Attribute(x, "shape"), ast.UnaryOp(ast.USub(), ast.Constant(n)), context):
@@ -164,7 +208,9 @@ def transpose_changed(node, place):
 
 
 def sum_not_added(node, place):
-    """a += b → a = b, a −= b, and the other way;  np.add.at(a, i, b) and add_at(a, i, b) → a[i] = b, a[i] += b."""
+    """a += b → a = b, a −= b, and the other way;  np.add.at(a, i, b) and add_at(a, i, b) → a[i] = b, a[i] +=
+    b.
+    """
     match node:
         case ast.AugAssign(ast.Name() as a, ast.Add() | ast.Sub(), b):
             yield statement("a[...] = b", a=a, b=b)
@@ -202,7 +248,14 @@ def wrong_variable(node, place):
 
 def comparison_turned(node, place):
     """a > b → a ≥ b, a < b;  is ↔ is not;  in ↔ not in;  and ↔ or."""
-    turned = {ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.Lt), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,)}
+    turned = {
+        ast.Gt: (ast.GtE, ast.Lt),
+        ast.GtE: (ast.Gt, ast.Lt),
+        ast.Is: (ast.IsNot,),
+        ast.IsNot: (ast.Is,),
+        ast.In: (ast.NotIn,),
+        ast.NotIn: (ast.In,),
+    }
     match node:
         case ast.Compare(a, [op], [b]):
             for other in turned.get(type(op), ()):
@@ -212,7 +265,9 @@ def comparison_turned(node, place):
 
 
 def branch_changed(node, place):
-    """The other branch, or one branch whatever the condition;  reversed(a) → a;  a slice without one of its bounds."""
+    """The other branch, or one branch whatever the condition;  reversed(a) → a;  a slice without one of its
+    bounds.
+    """
     match node:
         case ast.IfExp(test, a, b):
             yield from (ast.IfExp(test, b, a), a, b)

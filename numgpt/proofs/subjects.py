@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import engine, ops
-from ..layers import transformer
 from ..architecture.config import Config
-from ..gradcheck import Finding, GradientError, findings
 from ..architecture.parameters import Flat, shapes
+from ..gradcheck import Finding, GradientError, findings
+from ..layers import transformer
 from ..layers.record import Record
 
 MISFIT = "one gradient per array"  # the law of a backward that does not even fit its forward
@@ -20,7 +20,8 @@ MISFIT = "one gradient per array"  # the law of a backward that does not even fi
 class Subject:
     """A pair at some arrays: what findings() takes.
 
-    op: the op that it is; for a layer made: a function of (kind of Record, arrays) -> (the record, layer, the layer's inputs).
+    op: the op that it is; for a layer made: a function of (kind of Record, arrays) -> (the record, layer, the
+    layer's inputs).
     """
 
     name: str
@@ -33,7 +34,10 @@ class Subject:
 
     def __post_init__(self):
         """Have the pair run where the engine in use computes, and be given and give arrays of the host."""
-        for name, moved in (("forward", _forward_there(self.forward)), ("backward", _backward_there(self.backward))):
+        for name, moved in (
+            ("forward", _forward_there(self.forward)),
+            ("backward", _backward_there(self.backward)),
+        ):
             object.__setattr__(self, name, moved)
 
     def findings(self, seed=0):
@@ -48,7 +52,9 @@ def _forward_there(forward):
     def there(*arrays, **options):
         if not engine.is_cupy():
             return forward(*arrays, **options)
-        moved = engine.here(*arrays, *options.values())  # all or none: a mask stays with arrays of long double
+        moved = engine.here(
+            *arrays, *options.values()
+        )  # all or none: a mask stays with arrays of long double
         y, saved = forward(*moved[: len(arrays)], **dict(zip(options, moved[len(arrays) :])))
         return engine.home(y), saved
 
@@ -82,7 +88,8 @@ VARIANTS = {
 def subjects(seed=0):
     """Every op in every variant, the layers, and the model variants, at random arrays, on the engine in use.
 
-    Complex and long double arrays run on the specification, so a twin's gradient is held to the specification's derivative.
+    Complex and long double arrays run on the specification, so a twin's gradient is held to the
+    specification's derivative.
     """
     for op in ops.ALL.values():
         yield from op_subjects(op, seed)
@@ -90,13 +97,19 @@ def subjects(seed=0):
 
 
 def composed_subjects(seed=0, layers=transformer, record=Record):
-    """The layers and models in every variant; and GPT-2 with values edited, with two passes added up, and as training runs it.
+    """The layers and models in every variant; and GPT-2 with values edited, with two passes added up, and as
+    training runs it.
 
-    layers, record: what holds the layers and what keeps the books, where others than the package's own are to be checked.
+    layers, record: what holds the layers and what keeps the books, where others than the package's own are to
+    be checked.
     """
     for name, changes in VARIANTS.items():
         config = Config(**SMALL | changes)
-        for part, layer in (("attention", layers.causal_attention), ("ffn", layers.ffn), ("block", layers.BLOCKS[config.norm_position])):
+        for part, layer in (
+            ("attention", layers.causal_attention),
+            ("ffn", layers.ffn),
+            ("block", layers.BLOCKS[config.norm_position]),
+        ):
             yield layer_subject(f"{part} of {name}", layer, config, seed, record=record)
         yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
     config = Config(**SMALL)
@@ -125,7 +138,14 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
             return engine.backward(op, dy)(dy, saved)
 
     def subject(variant, arrays, more):
-        return Subject(f"{op.name} ({variant})" if variant else op.name, forward, backward, tuple(arrays), options | more, op)
+        return Subject(
+            f"{op.name} ({variant})" if variant else op.name,
+            forward,
+            backward,
+            tuple(arrays),
+            options | more,
+            op,
+        )
 
     yield subject("", arrays, {})
     for i, argument in enumerate(op.arguments):
@@ -134,7 +154,9 @@ def op_subjects(op, seed, sizes=None, lead=(2, 3)):
     for variant, more in op.variants.items():
         yield subject(variant, arrays, more(rng, sizes) if callable(more) else more)
     if op.line == "... -> ..." and not op.noise:
-        yield subject("far left", [0.1 * a - 10 for a in arrays], {})  # where an activation is all but 0, and its slope too
+        yield subject(
+            "far left", [0.1 * a - 10 for a in arrays], {}
+        )  # where an activation is all but 0, and its slope too
     if op.noise:
         yield subject("dropout", arrays, {"keep": rng.random(op.noise(*arrays, **options)) < 0.7, "p": 0.3})
 
@@ -149,14 +171,18 @@ def layer_subject(name, layer, config, seed, shape=(2, 4), record=Record):
 def inputs_subject(name, seed, record=Record):
     """Ops of two and three inputs on a Record, and one with parameters of which nobody wants the gradients.
 
-        q = x Wᵀ,  y = attend(q, k, v) W' + b'        x, W, k and v → y
+    q = x Wᵀ,  y = attend(q, k, v) W' + b'        x, W, k and v → y
     """
     rng = np.random.default_rng([seed, 5])
     weight, bias = rng.standard_normal((4, 3)), rng.standard_normal(3)
     product = dataclasses.replace(ops.unembedding, parameters=())
 
     def forward(x, w, k, v):
-        r = record({n: engine.beside(a.astype(x.dtype), x) for n, a in (("out.weight", weight), ("out.bias", bias))}, None, keep=True)
+        r = record(
+            {n: engine.beside(a.astype(x.dtype), x) for n, a in (("out.weight", weight), ("out.bias", bias))},
+            None,
+            keep=True,
+        )
         q = r("queries", product, x, w)
         return r("out", ops.linear, r("heads", ops.attend, q, k, v)), r
 
@@ -169,9 +195,10 @@ def inputs_subject(name, seed, record=Record):
 
 
 def placed_subject(name, seed, record=Record):
-    """A linear map applied twice, whose backward puts the gradients of its parameters in place itself, as twins do.
+    """A linear map applied twice, whose backward puts the gradients of its parameters in place itself, as
+    twins do.
 
-        y = (x W + b) W + b        x, W and b → y
+    y = (x W + b) W + b        x, W and b → y
     """
     rng = np.random.default_rng([seed, 6])
     placed = dataclasses.replace(ops.linear, backward=_linear_backward_in_place)
@@ -189,11 +216,19 @@ def placed_subject(name, seed, record=Record):
         r.start_backward(grads)
         return r.back("map", r.back("again", dy)), *grads.values()
 
-    return Subject(name, forward, backward, (rng.standard_normal((2, 5, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4)), {})
+    return Subject(
+        name,
+        forward,
+        backward,
+        (rng.standard_normal((2, 5, 4)), rng.standard_normal((4, 4)), rng.standard_normal(4)),
+        {},
+    )
 
 
 def _linear_backward_in_place(dy, saved, into=(None, None), spare=False):
-    """linear's, with into as twins take it: for each parameter the array for its gradient, and whether to add."""
+    """linear's, with into as twins take it: for each parameter the array for its gradient, and whether to
+    add.
+    """
     dx, *grads = ops.linear.backward(dy, saved)
     for i, place in enumerate(into):
         if place is not None:
@@ -203,10 +238,13 @@ def _linear_backward_in_place(dy, saved, into=(None, None), spare=False):
     return dx, *grads
 
 
-def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1):
+def model_subject(
+    name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record, keep=True, passes=1
+):
     """The whole model as a pair: all its parameters → its loss at random tokens, some of which do not count.
 
-    keep: hold everything, or let go what is done with, as in training. passes: run the backward so often, add up, divide.
+    keep: hold everything, or let go what is done with, as in training. passes: run the backward so often, add
+    up, divide.
     """
     rng = np.random.default_rng([seed, 3])
     return _recorded(name, layer, config, rng, _text(rng, config, shape), record, keep, passes)
@@ -215,7 +253,8 @@ def model_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, reco
 def edited_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, record=Record):
     """The model with values edited in flight: its parameters, and what is added to one value → its loss.
 
-    One edit squares, one is a pair whose transpose is twice too large where an edited gradient is halved, and one adds. All
+    One edit squares, one is a pair whose transpose is twice too large where an edited gradient is halved, and
+    one adds. All
     gradients are those that the Record files: of what is added it is that of the value.
     """
     rng = np.random.default_rng([seed, 4])
@@ -223,10 +262,16 @@ def edited_subject(name, config, seed, shape=(2, 4), layer=transformer.loss, rec
     place = f"h.{config.n_layer - 1}.mlp.act"
 
     def edits(added):
-        edit = {"h.0.mlp.act": lambda a: a * a, "h.0.attn.heads": (lambda a: 2 * a, lambda dy: 4 * dy), place: (lambda a: a + added, lambda dy: dy)}
+        edit = {
+            "h.0.mlp.act": lambda a: a * a,
+            "h.0.attn.heads": (lambda a: 2 * a, lambda dy: 4 * dy),
+            place: (lambda a: a + added, lambda dy: dy),
+        }
         return {"edit": edit, "edit_grad": {"h.0.attn.heads": lambda dy: dy / 2}}
 
-    return _recorded(name, layer, config, rng, [*_text(rng, config, shape), added], record, edits=edits, place=place)
+    return _recorded(
+        name, layer, config, rng, [*_text(rng, config, shape), added], record, edits=edits, place=place
+    )
 
 
 def _text(rng, config, shape):
@@ -241,9 +286,11 @@ SCOPES = {"loss_forward": "", "attention_forward": "h.0.attn.", "ffn_forward": "
 
 
 def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edits=None, place=None):
-    """A Subject that runs a layer on a Record. Its saved is the Record, or what makes another where backward lets it go.
+    """A Subject that runs a layer on a Record. Its saved is the Record, or what makes another where backward
+    lets it go.
 
-    edits: a function of the last input, which only they see, that gives the Record's options; place: where it is added.
+    edits: a function of the last input, which only they see, that gives the Record's options; place: where it
+    is added.
     """
     prefix = SCOPES.get(layer.forward.__name__, "h.0.")
     drawn = {n: shape for n, shape in shapes(config).items() if n.startswith((prefix, "wpe."))}
@@ -281,5 +328,8 @@ def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edi
             dinputs[-1] = r.grad[place]
         return *dinputs, *((r.grad if edits else grads)[n] for n in drawn)
 
-    params = [rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight")) for n, shape in drawn.items()]
+    params = [
+        rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight"))
+        for n, shape in drawn.items()
+    ]
     return Subject(name, forward, backward, (*inputs, *params), {}, made=made)

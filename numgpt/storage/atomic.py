@@ -10,7 +10,8 @@ NEW, OLD = ".numgpt-new", ".numgpt-old"  # endings of what is being written, and
 
 
 def replace_folder(folder, write):
-    """Put a folder that write(path) fills in the place of folder, so that a whole one is there at every moment but one.
+    """Put a folder that write(path) fills in the place of folder, so that a whole one is there at every
+    moment but one.
 
     In that moment, between two renames, the old one is beside it and settle() puts it back.
     """
@@ -34,7 +35,9 @@ def replace_folder(folder, write):
 
 
 def settle(folder):
-    """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in place."""
+    """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in
+    place.
+    """
     old = beside(Path(folder), OLD)
     if old.exists():
         if Path(folder).exists():

@@ -16,11 +16,14 @@ KINDS = {"chars": Characters, "bytes": Bytes, "bpe": BPE, "unigram": Unigram}  #
 
 
 def build(name, texts, progress=False):
-    """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", "unigram:2048", or the path of a tokenizer's file or folder.
+    """The tokenizer of a name: "chars", "bytes", "bpe:2048", "bpe:2048:cl100k", "unigram:2048", or the path
+    of a tokenizer's file or folder.
 
-    texts: the text from which a vocabulary is made, a str or an iterable of its parts. After bpe stand the size of the
-    vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given. progress: whether a
-    terminal shows a bar while byte pairs are learned. InputError for another name, and where the text or the size does not do.
+    texts: the text from which a vocabulary is made, a str or an iterable of its parts. After bpe stand the
+    size of the
+    vocabulary and the pattern: one of patterns.PATTERNS, or a regular expression; 2048 and gpt2 unless given.
+    progress: whether a terminal shows a bar while byte pairs are learned. InputError for another name, and
+    where the text or the size does not do.
     """
     kind, size, pattern = _named(name)
     if kind == "chars":
@@ -43,7 +46,10 @@ def expect_named(name, tokenizer, who):
         found = tokenizer.state()["type"]
         same, has = found == kind and (size or tokenizer.vocab_size) == tokenizer.vocab_size, found
         if found == "bpe":
-            same, has = same and tokenizer.pattern.name == pattern, f"bpe:{tokenizer.vocab_size}:{tokenizer.pattern.name}"
+            same, has = (
+                same and tokenizer.pattern.name == pattern,
+                f"bpe:{tokenizer.vocab_size}:{tokenizer.pattern.name}",
+            )
         elif found == "unigram":
             has = f"unigram:{tokenizer.vocab_size}"
     if not same:
@@ -57,13 +63,16 @@ def _named(name):
         return kind, None, None
     if kind in ("bpe", "unigram"):
         size, _, pattern = rest.partition(":")
-        if (name == kind or (size.isascii() and size.isdigit() and len(size) < 19)) and (kind == "bpe" or not pattern):
+        if (name == kind or (size.isascii() and size.isdigit() and len(size) < 19)) and (
+            kind == "bpe" or not pattern
+        ):
             return kind, int(size or 2048), pattern or "gpt2"
     if name and Path(name).exists():
         return "path", None, None
     raise InputError(
-        f"tokenizer: {name!r} is unknown, expected chars, bytes, bpe:2048, bpe:2048:cl100k (a vocabulary's size, and one of {', '.join(PATTERNS)} "
-        "or a regular expression), unigram:2048, or the path of a tokenizer's file or folder"
+        f"tokenizer: {name!r} is unknown, expected chars, bytes, bpe:2048, bpe:2048:cl100k (a vocabulary's"
+        f" size, and one of {', '.join(PATTERNS)} or a regular expression), unigram:2048, or the path of a"
+        " tokenizer's file or folder"
     )
 
 
@@ -75,7 +84,9 @@ def from_state(state):
     try:
         return KINDS[kind].from_state(state)
     except TypeError as error:
-        raise InputError(f"tokenizer: the state is not that of {kind} ({error}), expected what .state() gives") from error
+        raise InputError(
+            f"tokenizer: the state is not that of {kind} ({error}), expected what .state() gives"
+        ) from error
 
 
 def load(path, pattern=None, specials=None):
@@ -87,9 +98,10 @@ def load(path, pattern=None, specials=None):
         tiktoken's          a .tiktoken
         SentencePiece's     a .model
 
-    pattern, of patterns.PATTERNS or a regular expression, and specials, text → id: for GPT-2's and tiktoken's files, which
-    do not hold them; GPT-2's pattern and none unless given. Ids are those of the library whose file it is, where special
-    tokens are allowed and none are added; InputError names what would make them others.
+    pattern, of patterns.PATTERNS or a regular expression, and specials, text → id: for GPT-2's and tiktoken's
+    files, which do not hold them; GPT-2's pattern and none unless given. Ids are those of the library whose
+    file it is, where special tokens are allowed and none are added; InputError names what would make them
+    others.
     """
     found = files.read(path, pattern, specials)
     if isinstance(found, Tokenizer):
@@ -97,16 +109,33 @@ def load(path, pattern=None, specials=None):
     try:
         return from_state(found)
     except InputError as error:
-        raise InputError(f"{path}: is not a tokenizer of numgpt ({error}), expected one as numgpt wrote it") from error
+        raise InputError(
+            f"{path}: is not a tokenizer of numgpt ({error}), expected one as numgpt wrote it"
+        ) from error
 
 
 def export(tokenizer, path, kind):
-    """Write a tokenizer for others: as "huggingface", tokenizer.json; "gpt2", a folder with vocab.json and merges.txt; "tiktoken"; "sentencepiece"; "numgpt".
+    """Write a tokenizer for others: as "huggingface", tokenizer.json; "gpt2", a folder with vocab.json and
+    merges.txt; "tiktoken"; "sentencepiece"; "numgpt".
 
-    InputError for what a kind of file cannot say; files are written whole or not at all. Returns what is not in the file and
-    has to be given to load, for tiktoken the pattern and the special tokens:  load(path, **export(tokenizer, path, kind)).
+    InputError for what a kind of file cannot say; files are written whole or not at all. Returns what is not
+    in the file and
+    has to be given to load, for tiktoken the pattern and the special tokens:  load(path, **export(tokenizer,
+    path, kind)).
     """
     return files.write(tokenizer, path, kind)
 
 
-__all__ = ["BPE", "Bytes", "Characters", "Tokenizer", "Unigram", "build", "expect_named", "export", "from_state", "load", "train"]
+__all__ = [
+    "BPE",
+    "Bytes",
+    "Characters",
+    "Tokenizer",
+    "Unigram",
+    "build",
+    "expect_named",
+    "export",
+    "from_state",
+    "load",
+    "train",
+]

@@ -1,4 +1,6 @@
-"""Byte-level byte-pair encoding: a text's bytes, joined pair by pair in the order in which training learned the pairs."""
+"""Byte-level byte-pair encoding: a text's bytes, joined pair by pair in the order in which training learned
+the pairs.
+"""
 
 import heapq
 import operator
@@ -23,19 +25,30 @@ LONGEST_RANKED = 1024  # bytes of a token without merges, all of whose halves ar
 class BPE(Tokenizer):
     """Byte-pair encoding of the pieces that a pattern cuts a text into.
 
-    tokens: the bytes of each id, all different; None for an id that is special. merges: pairs of ids in the order in which
-    they are joined; None where that order is the order of the ids, as in tiktoken: then any two tokens may be joined whose
-    bytes together are a token. pattern: one of patterns.PATTERNS, or a regular expression. specials: text → id, in the places
-    of None or above all tokens. whole: whether a piece that is a token is taken at once, whatever the merges say, as
-    tiktoken does and Hugging Face's ignore_merges; None: if there are no merges.
+    tokens: the bytes of each id, all different; None for an id that is special. merges: pairs of ids in the
+    order in which they are joined; None where that order is the order of the ids, as in tiktoken: then any
+    two tokens may be joined whose bytes together are a token. pattern: one of patterns.PATTERNS, or a regular
+    expression. specials: text → id, in the places of None or above all tokens. whole: whether a piece that is
+    a token is taken at once, whatever the merges say, as tiktoken does and Hugging Face's ignore_merges;
+    None: if there are no merges.
 
     Source: Sennrich et al. 2016; on bytes, Radford et al. 2019.
     """
 
     def __init__(self, tokens, merges=None, pattern="gpt2", specials=None, whole=None):
-        self.tokens, self.merges, self.specials = _tokens(tokens), _merges(merges), checked_specials(specials or {})
-        if not isinstance(pattern, str) or any(0xD800 <= ord(c) < 0xE000 for c in pattern) or not isinstance(whole, bool | None):
-            raise InputError(f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false")
+        self.tokens, self.merges, self.specials = (
+            _tokens(tokens),
+            _merges(merges),
+            checked_specials(specials or {}),
+        )
+        if (
+            not isinstance(pattern, str)
+            or any(0xD800 <= ord(c) < 0xE000 for c in pattern)
+            or not isinstance(whole, bool | None)
+        ):
+            raise InputError(
+                f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false"
+            )
         self.pattern, self.whole = Pattern(pattern), merges is None if whole is None else whole
         self.pieces = _pieces(self.tokens, self.specials)
         self.ids = {token: i for i, token in enumerate(self.tokens) if token is not None}
@@ -60,18 +73,40 @@ class BPE(Tokenizer):
         names = {"type", "pattern", "whole", "specials", "tokens", "merges"}
         odd = sorted(names ^ state.keys())
         if odd:
-            raise InputError(f"tokenizer: {odd[0]!r} is {'not expected' if odd[0] in state else 'missing'}, expected {', '.join(sorted(names))}")
-        odd = next((name for name, kind in (("tokens", list), ("whole", bool), ("specials", dict)) if not isinstance(state[name], kind)), None)
+            raise InputError(
+                f"tokenizer: {odd[0]!r} is {'not expected' if odd[0] in state else 'missing'}, expected"
+                f" {', '.join(sorted(names))}"
+            )
+        odd = next(
+            (
+                name
+                for name, kind in (("tokens", list), ("whole", bool), ("specials", dict))
+                if not isinstance(state[name], kind)
+            ),
+            None,
+        )
         if odd or not all(isinstance(t, str | None) for t in state["tokens"]):
-            raise InputError(f"tokenizer: {odd or 'tokens'} are of another kind, expected tokens as texts and null, whole as true or false, specials as {{text: id}}")
+            raise InputError(
+                f"tokenizer: {odd or 'tokens'} are of another kind, expected tokens as texts and null, whole"
+                " as true or false, specials as {text: id}"
+            )
         tokens = [None if t is None else unspell(t) for t in state["tokens"]]
         return cls(tokens, state["merges"], state["pattern"], state["specials"], state["whole"])
 
     def state(self):
-        """The kind, tokens spelled as GPT-2's files spell bytes, merges as pairs of ids, pattern, specials, whole."""
+        """The kind, tokens spelled as GPT-2's files spell bytes, merges as pairs of ids, pattern, specials,
+        whole.
+        """
         tokens = [None if t is None else spell(t) for t in self.tokens]
         merges = None if self.merges is None else list(self.merges)
-        return {"type": "bpe", "pattern": self.pattern.name, "whole": self.whole, "specials": dict(self.specials), "tokens": tokens, "merges": merges}
+        return {
+            "type": "bpe",
+            "pattern": self.pattern.name,
+            "whole": self.whole,
+            "specials": dict(self.specials),
+            "tokens": tokens,
+            "merges": merges,
+        }
 
     def encode_ordinary(self, text):
         """text → (tokens,) integers."""
@@ -88,14 +123,19 @@ class BPE(Tokenizer):
             return [self.ids[data]]
         ids = self.byte_ids[np.frombuffer(data, np.uint8)]
         if (ids < 0).any():
-            raise InputError(f"text: byte 0x{data[int((ids < 0).argmax())]:02x} of {piece[:40]!r} has no token, expected one for every byte: use another tokenizer")
+            raise InputError(
+                f"text: byte 0x{data[int((ids < 0).argmax())]:02x} of {piece[:40]!r} has no token, expected"
+                " one for every byte: use another tokenizer"
+            )
         return (join if len(ids) <= SHORT else join_queued)(ids, self.ranks).tolist()
 
 
 def encode(text, tokenizer):
     """The ids of the pieces of a text, one after the other: (tokens,) integers."""
     utf8(text)  # a half of a character is named with its place in the text, not in a piece
-    return np.fromiter(chain.from_iterable(map(tokenizer.remembered.__getitem__, tokenizer.pattern.split(text))), np.int64)
+    return np.fromiter(
+        chain.from_iterable(map(tokenizer.remembered.__getitem__, tokenizer.pattern.split(text))), np.int64
+    )
 
 
 class _Remembered(dict):
@@ -114,7 +154,8 @@ class _Remembered(dict):
 
 
 def join(ids, ranks):
-    """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the leftmost.
+    """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the
+    leftmost.
 
     ids (T,) → ids.  ranks: (left, right) → (rank, id of both).
     """
@@ -128,7 +169,8 @@ def join(ids, ranks):
 
 
 def join_queued(ids, ranks):
-    """What join gives, in O(n log n) for long pieces: pairs wait in a queue by rank and place, and one that is no more there is passed over.
+    """What join gives, in O(n log n) for long pieces: pairs wait in a queue by rank and place, and one that
+    is no more there is passed over.
 
     ids (T,) → ids.  ranks as of join.
     """
@@ -136,7 +178,9 @@ def join_queued(ids, ranks):
     after, before = list(range(1, n + 1)), list(range(-1, n - 1))
 
     def known(i):
-        """(rank, id of both) of the pair that begins at i, None where it is not joined; the id of what was joined to its left is None."""
+        """(rank, id of both) of the pair that begins at i, None where it is not joined; the id of what was
+        joined to its left is None.
+        """
         return ranks.get((ids[i], ids[after[i]])) if after[i] < n else None
 
     queue = [(pair[0], i) for i in range(n) if (pair := known(i))]
@@ -169,7 +213,9 @@ def _merges(merges):
     try:
         pairs = None if merges is None else [(_index(left), _index(right)) for left, right in merges]
     except (TypeError, ValueError) as error:
-        raise InputError(f"tokenizer: the merges are no list of pairs of ids ({error}), expected one") from error
+        raise InputError(
+            f"tokenizer: the merges are no list of pairs of ids ({error}), expected one"
+        ) from error
     return pairs
 
 
@@ -180,7 +226,9 @@ def checked_specials(specials):
         for text in found:
             text.encode()
     except (AttributeError, TypeError, UnicodeError) as error:
-        raise InputError(f"tokenizer: the special tokens are no texts with ids ({error}), expected them as {{text: id}}") from error
+        raise InputError(
+            f"tokenizer: the special tokens are no texts with ids ({error}), expected them as {{text: id}}"
+        ) from error
     return found
 
 
@@ -200,14 +248,20 @@ def _pieces(tokens, specials):
     pieces = tokens + [None] * (last + 1 - len(tokens))
     for text, i in specials.items():
         if not text or i < 0 or pieces[i] is not None:
-            raise InputError(f"tokenizer: the special token {text!r} has id {i}, expected a text, and an id of its own")
+            raise InputError(
+                f"tokenizer: the special token {text!r} has id {i}, expected a text, and an id of its own"
+            )
         pieces[i] = text.encode()
     seen = {}
     for i, token in enumerate(tokens):
         if pieces[i] is None or token == b"":
-            raise InputError(f"tokenizer: id {i} stands for nothing, expected a token for each id up to {len(tokens) - 1}")
+            raise InputError(
+                f"tokenizer: id {i} stands for nothing, expected a token for each id up to {len(tokens) - 1}"
+            )
         if token is not None and seen.setdefault(token, i) != i:
-            raise InputError(f"tokenizer: ids {seen[token]} and {i} are both {token!r}, expected different tokens")
+            raise InputError(
+                f"tokenizer: ids {seen[token]} and {i} are both {token!r}, expected different tokens"
+            )
     return pieces
 
 
@@ -216,15 +270,29 @@ def _ranks(tokens, ids, merges):
     if merges is None:
         long = max(ids, key=len, default=b"")
         if len(long) > LONGEST_RANKED:
-            raise InputError(f"tokenizer: token {ids[long]} has {len(long):,} bytes, expected at most {LONGEST_RANKED:,} where there are no merges")
+            raise InputError(
+                f"tokenizer: token {ids[long]} has {len(long):,} bytes, expected at most {LONGEST_RANKED:,}"
+                " where there are no merges"
+            )
         halves = (((ids.get(t[:n]), ids.get(t[n:])), i) for t, i in ids.items() for n in range(1, len(t)))
         return {pair: (i, i) for pair, i in halves if None not in pair}
     ranks = {}
     for rank, (left, right) in enumerate(merges):
-        if not (0 <= left < len(tokens) and 0 <= right < len(tokens)) or tokens[left] is None or tokens[right] is None:
-            raise InputError(f"tokenizer: merge {rank} joins {left} and {right}, expected ids of tokens below {len(tokens)}")
+        if (
+            not (0 <= left < len(tokens) and 0 <= right < len(tokens))
+            or tokens[left] is None
+            or tokens[right] is None
+        ):
+            raise InputError(
+                f"tokenizer: merge {rank} joins {left} and {right}, expected ids of tokens below"
+                f" {len(tokens)}"
+            )
         both = tokens[left] + tokens[right]
         if both not in ids or (left, right) in ranks:
-            raise InputError(f"tokenizer: merge {rank} makes {both!r}, {'which is no token' if both not in ids else 'as an earlier one does'}, expected each pair once, and its token")
+            raise InputError(
+                f"tokenizer: merge {rank} makes {both!r},"
+                f" {'which is no token' if both not in ids else 'as an earlier one does'}, expected each pair"
+                " once, and its token"
+            )
         ranks[left, right] = (rank, ids[both])
     return ranks

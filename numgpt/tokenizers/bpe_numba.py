@@ -1,7 +1,8 @@
 """Twin of bpe.py: all pieces of a text in one kernel, which remembers the pieces that it met.
 
-A short piece is joined by looking at all its pairs again and again; a long one in O(n log n) by taking pairs from a queue, which
-is a heap of ranks, each with a list of places, because the millions of places of a long piece would make a heap of places slow.
+A short piece is joined by looking at all its pairs again and again; a long one in O(n log n) by taking pairs
+from a queue, which is a heap of ranks, each with a list of places, because the millions of places of a long
+piece would make a heap of places slow.
 """
 
 from itertools import chain
@@ -17,7 +18,11 @@ SCANNED = 40  # ids of a piece up to which all pairs are looked at each time
 NONE = 2**31 - 1  # stands for no pair: greater than any rank
 LOW = 2**32 - 1
 MIX = 0x1E3779B97F4A7C15  # odd, its bits look random: what spreads keys over a hash table
-ENTRIES, SLOTS, STORE = 2**17, 2**18, 2**20  # pieces remembered, places in the table of their hashes, bytes and ids of them in all
+ENTRIES, SLOTS, STORE = (
+    2**17,
+    2**18,
+    2**20,
+)  # pieces remembered, places in the table of their hashes, bytes and ids of them in all
 
 
 def encode(text, tokenizer):
@@ -28,7 +33,19 @@ def encode(text, tokenizer):
     pairs, made, *tables = _tables(tokenizer)
     longest = int(np.diff(places, prepend=0).max(initial=0))
     done = np.zeros(2, np.int64)
-    launch(_encode, 1, data, places, out, done, tokenizer.whole, pairs, made, *tables, *_work(longest, len(made), SCANNED))
+    launch(
+        _encode,
+        1,
+        data,
+        places,
+        out,
+        done,
+        tokenizer.whole,
+        pairs,
+        made,
+        *tables,
+        *_work(longest, len(made), SCANNED),
+    )
     count, pieces = done.tolist()
     if pieces < len(places):  # a byte of the next piece has no token: the specification says so
         start = places[pieces - 1] if pieces else 0
@@ -37,20 +54,36 @@ def encode(text, tokenizer):
 
 
 def join(ids, ranks, scanned=SCANNED):
-    """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the leftmost. ids (T,) → ids."""
+    """Join neighbours until no pair of them is in ranks: always the pair of least rank, of equals the
+    leftmost. ids (T,) → ids.
+    """
     out, left, (pairs, made) = np.array(ids, np.int32), np.zeros(1, np.int64), _pairs(ranks)
     launch(_join_one, 1, out, left, pairs, made, *_work(len(out), len(made), scanned))
     return out[: left[0]].astype(np.int64)
 
 
 def _work(longest, ranks, scanned):
-    """Room for joining pieces of up to so many ids: scanned, and values, nodes, blocks, turn, spare, queue, lists for _scan and _queue.
+    """Room for joining pieces of up to so many ids: scanned, and values, nodes, blocks, turn, spare, queue,
+    lists for _scan and _queue.
 
     Made here, because what a kernel itself makes is counted, by an atomic operation wherever it is handed on.
     """
     n, ranks = (longest, ranks) if longest > scanned else (0, 0)
-    nodes, blocks, lists = np.empty((n, 4), np.int32), np.empty((3 * n // BLOCK + min(3 * n, ranks) + 1, BLOCK + 1), np.int32), np.full((ranks, 3), -1, np.int32)
-    return scanned, np.empty(min(longest, scanned) + 1, np.int64), nodes, blocks, np.empty(3 * n, np.int32), np.empty(3 * n, np.int32), np.empty(3 * n, np.int64), lists
+    nodes, blocks, lists = (
+        np.empty((n, 4), np.int32),
+        np.empty((3 * n // BLOCK + min(3 * n, ranks) + 1, BLOCK + 1), np.int32),
+        np.full((ranks, 3), -1, np.int32),
+    )
+    return (
+        scanned,
+        np.empty(min(longest, scanned) + 1, np.int64),
+        nodes,
+        blocks,
+        np.empty(3 * n, np.int32),
+        np.empty(3 * n, np.int32),
+        np.empty(3 * n, np.int64),
+        lists,
+    )
 
 
 def _tables(tokenizer):
@@ -62,16 +95,27 @@ def _tables(tokenizer):
         slots = np.full(_room(len(tokens)) if tokenizer.whole else 2, -1, np.int32)
         if tokenizer.whole:
             launch(_enter_tokens, 1, joined, starts, slots)
-        memory = np.empty((ENTRIES, 4), np.int32), np.full(SLOTS, -1, np.int32), np.empty(STORE, np.uint8), np.empty(STORE, np.int32), np.zeros(3, np.int64)
+        memory = (
+            np.empty((ENTRIES, 4), np.int32),
+            np.full(SLOTS, -1, np.int32),
+            np.empty(STORE, np.uint8),
+            np.empty(STORE, np.int32),
+            np.zeros(3, np.int64),
+        )
         tokenizer.fast = *_pairs(tokenizer.ranks), tokenizer.byte_ids, joined, starts, slots, *memory
     return tokenizer.fast
 
 
 def _pairs(ranks):
-    """ranks as a hash table (key, rank, key, …), a key being two ids, −1 where there is none; and of each rank the id of both."""
+    """ranks as a hash table (key, rank, key, …), a key being two ids, −1 where there is none; and of each
+    rank the id of both.
+    """
     keys = np.fromiter(chain.from_iterable(ranks), np.int64, 2 * len(ranks))
     values = np.fromiter(chain.from_iterable(ranks.values()), np.int64, 2 * len(ranks))
-    pairs, made = np.full(2 * _room(len(ranks)), -1, np.int64), np.full(int(values[::2].max(initial=-1)) + 1, -1, np.int32)
+    pairs, made = (
+        np.full(2 * _room(len(ranks)), -1, np.int64),
+        np.full(int(values[::2].max(initial=-1)) + 1, -1, np.int32),
+    )
     made[values[::2]] = values[1::2]
     launch(_enter_pairs, 1, keys[::2] << 32 | keys[1::2], values[::2].copy(), pairs)
     return pairs, made
@@ -106,7 +150,9 @@ def _find(pairs, left, right):
 
 @kernel
 def _scan(ids, n, pairs, made, ranks):
-    """Join ids[:n] in place by looking at all pairs for each join; returns how many are left. ranks: room for n."""
+    """Join ids[:n] in place by looking at all pairs for each join; returns how many are left. ranks: room for
+    n.
+    """
     for i in range(n - 1):
         ranks[i] = _find(pairs, ids[i], ids[i + 1])
     while n > 1:
@@ -154,7 +200,9 @@ def _pop(heap, size):
 
 @kernel
 def _file(rank, place, current, queue, size, used, lists, blocks):
-    """Queue the pair at a place: in the list of its rank, or by itself where its rank's turn is over. Returns size, used."""
+    """Queue the pair at a place: in the list of its rank, or by itself where its rank's turn is over. Returns
+    size, used.
+    """
     if rank <= current:
         _push(queue, size, rank << 32 | place)
         return size + 1, used
@@ -174,19 +222,23 @@ def _file(rank, place, current, queue, size, used, lists, blocks):
 
 BLOCK = 15  # places in a block of a list, which with the number of the next fill a line of the cache
 FIRST, LAST, FILLED = range(3)  # of a list: its first and last block, and how many places the last holds
-ID, NEXT, BEFORE, RANK = range(4)  # of a node: its id, the places of its neighbours, the rank of the pair that begins with it
+ID, NEXT, BEFORE, RANK = range(
+    4
+)  # of a node: its id, the places of its neighbours, the rank of the pair that begins with it
 
 
 @kernel
 def _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists):
     """Join ids[:n] in place in O(n log n); returns how many are left.
 
-    The queue's keys are 2³² rank + place. Pairs are listed by rank, and the queue has one key for a list. When a rank's turn
-    comes its list is sorted and taken from left to right; what has this rank or a lower one from then on goes into the queue
-    by itself. So the least key is always next, which is the specification's order. Entries are not taken out where a pair
+    The queue's keys are 2³² rank + place. Pairs are listed by rank, and the queue has one key for a list.
+    When a rank's turn comes its list is sorted and taken from left to right; what has this rank or a lower
+    one from then on goes into the queue by itself. So the least key is always next, which is the
+    specification's order. Entries are not taken out where a pair
     changes: one whose rank is no longer the pair's is passed over.
 
-    lists: of each rank, FIRST −1 and left so. blocks: of lists. turn: the places whose turn it is. spare: room to sort them.
+    lists: of each rank, FIRST −1 and left so. blocks: of lists. turn: the places whose turn it is. spare:
+    room to sort them.
     """
     current = np.int64(-1)
     size = used = taken = length = 0
@@ -210,7 +262,12 @@ def _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists):
             continue
         gone = np.int64(nodes[place, NEXT])
         right, left = np.int64(nodes[gone, NEXT]), np.int64(nodes[place, BEFORE])
-        nodes[place, ID], nodes[place, NEXT], nodes[place, RANK], nodes[gone, RANK] = made[rank], right, NONE, NONE
+        nodes[place, ID], nodes[place, NEXT], nodes[place, RANK], nodes[gone, RANK] = (
+            made[rank],
+            right,
+            NONE,
+            NONE,
+        )
         if right < n:
             nodes[right, BEFORE] = place
             new = _find(pairs, nodes[place, ID], nodes[right, ID])
@@ -233,8 +290,8 @@ def _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists):
 def _gather(rank, lists, blocks, nodes, turn, spare):
     """Empty a list into turn, sorted, without places whose pair has changed; returns how many.
 
-    A list is some ascending runs: they are merged, two at a time. Nodes are looked at in a loop without branches, so that the
-    processor fetches many at a time, long before they are joined.
+    A list is some ascending runs: they are merged, two at a time. Nodes are looked at in a loop without
+    branches, so that the processor fetches many at a time, long before they are joined.
     """
     length, block = 0, lists[rank, FIRST]
     while True:
@@ -281,7 +338,11 @@ def _ascent(a, start, end):
 @parallel
 def _join_one(task, ids, left, pairs, made, scanned, values, nodes, blocks, turn, spare, queue, lists):
     n = len(ids)
-    left[0] = _scan(ids, n, pairs, made, values) if n <= scanned else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
+    left[0] = (
+        _scan(ids, n, pairs, made, values)
+        if n <= scanned
+        else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
+    )
 
 
 @kernel
@@ -325,11 +386,38 @@ def _token(data, start, end, h, joined, starts, slots):
 
 
 @parallel
-def _encode(task, data, ends, out, done, whole, pairs, made, byte_ids, joined, starts, slots, memory, table, pieces, known, used,
-            scanned, values, nodes, blocks, turn, spare, queue, lists):
-    """Fill out with the ids of the pieces of data that end at ends. done: how many ids, and of how many pieces; fewer than there are where a byte has no token.
+def _encode(
+    task,
+    data,
+    ends,
+    out,
+    done,
+    whole,
+    pairs,
+    made,
+    byte_ids,
+    joined,
+    starts,
+    slots,
+    memory,
+    table,
+    pieces,
+    known,
+    used,
+    scanned,
+    values,
+    nodes,
+    blocks,
+    turn,
+    spare,
+    queue,
+    lists,
+):
+    """Fill out with the ids of the pieces of data that end at ends. done: how many ids, and of how many
+    pieces; fewer than there are where a byte has no token.
 
-    memory holds a piece's start and length in pieces, and of its ids in known, and is found by the piece's hash through table;
+    memory holds a piece's start and length in pieces, and of its ids in known, and is found by the piece's
+    hash through table;
     used: how many pieces, bytes and ids there are. All are forgotten when there is no more room.
     """
     mask = len(table) - 1
@@ -341,7 +429,9 @@ def _encode(task, data, ends, out, done, whole, pairs, made, byte_ids, joined, s
         h = _hash(data, start, end)
         slot = h & mask
         if n < LONG:
-            while table[slot] >= 0 and not (memory[table[slot], 1] == n and _same(data, start, pieces, memory[table[slot], 0], n)):
+            while table[slot] >= 0 and not (
+                memory[table[slot], 1] == n and _same(data, start, pieces, memory[table[slot], 0], n)
+            ):
                 slot = (slot + 1) & mask
             if table[slot] >= 0:
                 where, m = memory[table[slot], 2], memory[table[slot], 3]
@@ -359,14 +449,23 @@ def _encode(task, data, ends, out, done, whole, pairs, made, byte_ids, joined, s
                 if out[count + i] < 0:
                     return
             ids = out[count : count + n]
-            m = _scan(ids, n, pairs, made, values) if n <= scanned else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
+            m = (
+                _scan(ids, n, pairs, made, values)
+                if n <= scanned
+                else _queue(ids, n, pairs, made, nodes, blocks, turn, spare, queue, lists)
+            )
         if n < LONG:
             if used[0] == len(memory) or used[1] + n > len(pieces) or used[2] + m > len(known):
                 table[:] = -1
                 used[:] = 0
                 slot = h & mask
             table[slot] = used[0]
-            memory[used[0], 0], memory[used[0], 1], memory[used[0], 2], memory[used[0], 3] = used[1], n, used[2], m
+            memory[used[0], 0], memory[used[0], 1], memory[used[0], 2], memory[used[0], 3] = (
+                used[1],
+                n,
+                used[2],
+                m,
+            )
             for i in range(n):
                 pieces[used[1] + i] = data[start + i]
             for i in range(m):

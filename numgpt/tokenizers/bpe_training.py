@@ -22,19 +22,22 @@ _IDS = np.argsort(np.frombuffer(b"".join(BYTES), np.uint8)).astype(np.int32)  # 
 def train(texts, vocab_size, *, pattern="gpt2", specials=(), min_frequency=2, progress=False):
     """A byte-level BPE whose merges are learned from a text.
 
-    As long as there are fewer than vocab_size tokens: count every pair of neighbours, join the most frequent one wherever it stands,
-    and let what it makes be the next token. Of pairs that are as frequent, the one of least left id is taken, and of those the one of
-    least right id. In a run "aaa" the pair "aa" counts twice, and is joined from the left. Pairs are counted within the pieces that
-    the pattern cuts the text into, so that no token reaches over a cut. The merges are those of Hugging Face's BpeTrainer with
-    the same pattern and min_frequency and initial_alphabet=ByteLevel.alphabet(), as long as no count reaches its 2³¹.
+    As long as there are fewer than vocab_size tokens: count every pair of neighbours, join the most frequent
+    one wherever it stands, and let what it makes be the next token. Of pairs that are as frequent, the one of
+    least left id is taken, and of those the one of least right id. In a run "aaa" the pair "aa" counts twice,
+    and is joined from the left. Pairs are counted within the pieces that the pattern cuts the text into, so
+    that no token reaches over a cut. The merges are those of Hugging Face's BpeTrainer with the same pattern
+    and min_frequency and initial_alphabet=ByteLevel.alphabet(), as long as no count reaches its 2³¹.
 
-    texts: a str, or an iterable of str, the parts of one text, cut anywhere. vocab_size: how many tokens, in this order: the 256
-    bytes as in GPT-2's vocabulary, what the merges make, the specials. If sooner no pair occurs min_frequency times, they are
-    fewer, as the tokenizer's vocab_size says. pattern: one of patterns.PATTERNS, or a regular expression. specials: texts of the
-    special tokens; the text is cut where one stands, and no piece holds it. progress: whether a terminal shows a bar, on stderr.
+    texts: a str, or an iterable of str, the parts of one text, cut anywhere. vocab_size: how many tokens, in
+    this order: the 256 bytes as in GPT-2's vocabulary, what the merges make, the specials. If sooner no pair
+    occurs min_frequency times, they are fewer, as the tokenizer's vocab_size says. pattern: one of
+    patterns.PATTERNS, or a regular expression. specials: texts of the special tokens; the text is cut where
+    one stands, and no piece holds it. progress: whether a terminal shows a bar, on stderr.
 
-    Memory is linear in the number of distinct pieces, not in the text; but a regular expression of one's own, of which nobody knows
-    where it surely cuts, needs the whole text between two special tokens. InputError where the text is empty, or a size or a special token cannot be.
+    Memory is linear in the number of distinct pieces, not in the text; but a regular expression of one's own,
+    of which nobody knows where it surely cuts, needs the whole text between two special tokens. InputError
+    where the text is empty, or a size or a special token cannot be.
 
     Source: Gage 1994; Sennrich et al. 2016; on bytes, Radford et al. 2019.
     """
@@ -55,9 +58,14 @@ def _checked(vocab_size, specials, min_frequency):
     for text in specials:
         if not isinstance(text, str) or not text or specials.count(text) > 1:
             what = "there twice" if text and isinstance(text, str) else "no text"
-            raise InputError(f"train: {text!r} is {what} among the special tokens, expected texts, all different")
+            raise InputError(
+                f"train: {text!r} is {what} among the special tokens, expected texts, all different"
+            )
     least = len(BYTES) + len(specials)
-    for name, value, least, why in (("vocab_size", vocab_size, least, f" for 256 bytes and {len(specials)} specials"), ("min_frequency", min_frequency, 1, "")):
+    for name, value, least, why in (
+        ("vocab_size", vocab_size, least, f" for 256 bytes and {len(specials)} specials"),
+        ("min_frequency", min_frequency, 1, ""),
+    ):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise InputError(f"train: {name} is {value!r}, expected an integer of at least {least}{why}")
     return specials
@@ -69,11 +77,15 @@ def count_pieces(texts, pattern, specials=(), progress=False):
     counts = Counter()
     with _bar(progress, "counting", total, unit="B", unit_scale=True) as bar:
         for stretch in stretches(texts, specials, pattern):
-            counts.update(pattern.split(stretch) if len(stretch) <= 2 * BLOCK else _one_by_one(stretch, pattern))
+            counts.update(
+                pattern.split(stretch) if len(stretch) <= 2 * BLOCK else _one_by_one(stretch, pattern)
+            )
             bar.update(_size(stretch) if progress else 0)
     pieces = Counter()
     for piece, count in counts.items():
-        pieces[utf8(piece)] += count  # two pieces may be the same bytes: é, and its bytes as surrogateescape shows them
+        pieces[utf8(piece)] += (
+            count  # two pieces may be the same bytes: é, and its bytes as surrogateescape shows them
+        )
     del pieces[b""]
     return pieces
 
@@ -91,9 +103,11 @@ def _size(text):
 
 
 def stretches(texts, specials, pattern):
-    """What stands between special tokens, in order, some of it in several stretches: the pieces of all are those of the whole.
+    """What stands between special tokens, in order, some of it in several stretches: the pieces of all are
+    those of the whole.
 
-    texts: parts of one text, cut anywhere. Where the Pattern is sure of no cut, what stands between two special tokens stays whole.
+    texts: parts of one text, cut anywhere. Where the Pattern is sure of no cut, what stands between two
+    special tokens stays whole.
     """
     special = finder(specials) if specials else None
     longest = max(map(len, specials), default=0)
@@ -106,7 +120,9 @@ def stretches(texts, specials, pattern):
             if size < enough:
                 continue
         text, place = "".join(waiting), 0
-        known = len(text) if last else len(text) - longest  # a special token that begins up to here has its end here too
+        known = (
+            len(text) if last else len(text) - longest
+        )  # a special token that begins up to here has its end here too
         for found in special.finditer(text) if special else ():
             if found.start() > known:
                 break
@@ -131,9 +147,14 @@ def _blocks(texts):
 
 
 def learn_merges(pieces, n, min_frequency=2, progress=False):
-    """Up to n merges, pairs of ids, of pieces (bytes → count), by the specification or its twin, whichever is sooner done."""
+    """Up to n merges, pairs of ids, of pieces (bytes → count), by the specification or its twin, whichever is
+    sooner done.
+    """
     ids = _IDS[np.frombuffer(b"".join(pieces), np.uint8)]
-    n, min_frequency = min(n, len(ids)), min(min_frequency, 2**62)  # no more joins than symbols, and no count beyond 64 bits
+    n, min_frequency = (
+        min(n, len(ids)),
+        min(min_frequency, 2**62),
+    )  # no more joins than symbols, and no count beyond 64 bits
     lengths, weights = np.fromiter(map(len, pieces), np.int64), np.fromiter(pieces.values(), np.int64)
     run = learn if len(ids) * n <= SMALL else engine.host_twin(learn)
     with _bar(progress, "merging", n, unit="merge") as bar:
@@ -146,13 +167,19 @@ def learn(ids, lengths, weights, n, min_frequency, tell):
         count(a, b) = Σ over words w of weights[w] · (how often b follows a in w)
         next merge  = argmax count, of equals the least (a, b); none if its count is below min_frequency
 
-    ids (S,): the words, one after the other. lengths, weights (W,): how many ids each word has, and how often it occurs. tell(k) is
-    called as k more merges are done. Only in words that hold the pair do counts change, so only their pairs are counted anew.
+    ids (S,): the words, one after the other. lengths, weights (W,): how many ids each word has, and how often
+    it occurs. tell(k) is called as k more merges are done. Only in words that hold the pair do counts change,
+    so only their pairs are counted anew.
 
-    What a merge makes is new: within a token no merge ever reached over its ends, so equal bytes were joined in the same steps, by one pair.
+    What a merge makes is new: within a token no merge ever reached over its ends, so equal bytes were joined
+    in the same steps, by one pair.
     """
     words, weights = [word.tolist() for word in np.split(ids, np.cumsum(lengths)[:-1])], weights.tolist()
-    counts, where, merges = Counter(), defaultdict(set), []  # where: pair → words that hold it, and some that did
+    counts, where, merges = (
+        Counter(),
+        defaultdict(set),
+        [],
+    )  # where: pair → words that hold it, and some that did
 
     def count(w, weight):
         for pair in pairwise(words[w]):
@@ -190,4 +217,11 @@ def _bar(progress, what, total, **options):
     """A bar in a terminal, on stderr."""
     from tqdm import tqdm  # late: a model needs none
 
-    return tqdm(total=total, desc=what, disable=None if progress else True, dynamic_ncols=True, file=sys.stderr, **options)
+    return tqdm(
+        total=total,
+        desc=what,
+        disable=None if progress else True,
+        dynamic_ncols=True,
+        file=sys.stderr,
+        **options,
+    )

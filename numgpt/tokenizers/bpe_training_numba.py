@@ -1,4 +1,6 @@
-"""Twin of training: a pair's places are a list, its count is kept, and a heap holds the pairs by their counts."""
+"""Twin of training: a pair's places are a list, its count is kept, and a heap holds the pairs by their
+counts.
+"""
 
 import numpy as np
 
@@ -72,7 +74,9 @@ def strike_place(i, weight, place, pair, count):
 
 @kernel
 def pair_of(a, b, new, pair, partner, state):
-    """The number of the pair a, b, one of which is new; a number of its own where it is met for the first time."""
+    """The number of the pair a, b, one of which is new; a number of its own where it is met for the first
+    time.
+    """
     side, other = (0, b) if a == new else (1, a)
     if partner[side, other] < 0:
         p = state[0]
@@ -84,7 +88,9 @@ def pair_of(a, b, new, pair, partner, state):
 
 @kernel
 def join(i, new, weight, place, pair, count, partner, state):
-    """Make the two symbols at place i and behind it one, new, and list the pairs that it has with its neighbours."""
+    """Make the two symbols at place i and behind it one, new, and list the pairs that it has with its
+    neighbours.
+    """
     symbol, left, right = place[0], place[1], place[2]
     j, h = right[i], left[i]
     k = right[j]
@@ -101,7 +107,9 @@ def join(i, new, weight, place, pair, count, partner, state):
 
 @kernel
 def push(first, heap, known, pair, count, state, least):
-    """Put the pairs from number first on into the heap. Those below the least count are left out: no pair's count grows later."""
+    """Put the pairs from number first on into the heap. Those below the least count are left out: no pair's
+    count grows later.
+    """
     for p in range(first, state[0]):
         if count[p] >= least:
             heap[state[1]], known[state[1]] = p, count[p]
@@ -146,9 +154,17 @@ def learn(ids, lengths, weights, n, min_frequency, tell):
     A join makes at most two pairs that were not there, so there are never more than 3 S of them.
     """
     kind = np.int32 if len(ids) < NEAR else np.int64
-    place = np.full((7, len(ids)), -1, kind)  # symbol; places to its left and right; word; pair that begins here; after and before it in the pair's list
-    pair, count = np.empty((3, 3 * len(ids)), kind), np.zeros(3 * len(ids), np.int64)  # left and right symbol, first place in the list
-    heap, known = np.empty(3 * len(ids), kind), np.empty(3 * len(ids), np.int64)  # pairs, and their counts when last looked at
+    place = np.full(
+        (7, len(ids)), -1, kind
+    )  # symbol; places to its left and right; word; pair that begins here; after and before it in the pair's list
+    pair, count = (
+        np.empty((3, 3 * len(ids)), kind),
+        np.zeros(3 * len(ids), np.int64),
+    )  # left and right symbol, first place in the list
+    heap, known = (
+        np.empty(3 * len(ids), kind),
+        np.empty(3 * len(ids), np.int64),
+    )  # pairs, and their counts when last looked at
     partner = np.full((2, 256 + n), -1, kind)  # symbol → its pair behind, and before, the newest one
     merges, pairs = np.empty((n, 2), kind), _begin(ids, lengths, weights, place, pair, count)
     due = np.flatnonzero(count[:pairs] >= min_frequency)
@@ -156,7 +172,21 @@ def learn(ids, lengths, weights, n, min_frequency, tell):
     heap[: len(due)], known[: len(due)] = due, count[due]
     state, made = np.array([pairs, len(due), 0]), 0  # pairs, how many of them in the heap, merges
     while made < n:
-        launch(advance, 1, min(made + STEP, n), weights, place, pair, count, heap, known, partner, merges, state, min_frequency)
+        launch(
+            advance,
+            1,
+            min(made + STEP, n),
+            weights,
+            place,
+            pair,
+            count,
+            heap,
+            known,
+            partner,
+            merges,
+            state,
+            min_frequency,
+        )
         before, made = made, int(state[2])
         tell(made - before)
         if made < before + STEP:
@@ -165,12 +195,16 @@ def learn(ids, lengths, weights, n, min_frequency, tell):
 
 
 def _begin(ids, lengths, weights, place, pair, count):
-    """Fill in the words, their pairs, and the places of each in their order; returns how many pairs there are."""
+    """Fill in the words, their pairs, and the places of each in their order; returns how many pairs there
+    are.
+    """
     symbol, left, right, word, number, after, before = place
     symbol[:], word[:] = ids, np.repeat(np.arange(len(lengths)), lengths)
     begins = np.flatnonzero(word[1:] == word[:-1])  # where a pair begins
     right[begins], left[begins + 1] = begins + 1, begins
-    keys, number[begins] = np.unique(ids[begins].astype(np.int64) * 256 + ids[begins + 1], return_inverse=True)
+    keys, number[begins] = np.unique(
+        ids[begins].astype(np.int64) * 256 + ids[begins + 1], return_inverse=True
+    )
     pair[0, : len(keys)], pair[1, : len(keys)] = np.divmod(keys, 256)
     np.add.at(count, number[begins], weights[word[begins]])
     begins = begins[np.argsort(number[begins], kind="stable")]

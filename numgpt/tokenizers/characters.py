@@ -11,11 +11,15 @@ class Characters(Tokenizer):
 
     def __init__(self, characters):
         if not isinstance(characters, str) or any(0xD800 <= ord(c) < 0xE000 for c in characters):
-            raise InputError("tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it")
+            raise InputError(
+                "tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it"
+            )
         self.characters = characters
         self._codes = _codes(characters)
         if len(characters) == 0 or (np.diff(self._codes.astype(np.int64)) <= 0).any():
-            raise InputError("tokenizer: the characters are not a sorted set, expected tokenizer.json as numgpt wrote it")
+            raise InputError(
+                "tokenizer: the characters are not a sorted set, expected tokenizer.json as numgpt wrote it"
+            )
         self.pieces = [c.encode() for c in characters]
 
     @classmethod
@@ -36,7 +40,8 @@ class Characters(Tokenizer):
             raise TextError(
                 f"text: character {c!r} (U+{ord(c):04X})",
                 int(unknown[0]),
-                f" is not in the vocabulary, expected one of its {self.vocab_size} characters: leave it out, or train with --tokenizer bytes or bpe:2048",
+                f" is not in the vocabulary, expected one of its {self.vocab_size} characters: leave it out,"
+                " or train with --tokenizer bytes or bpe:2048",
             )
         return ids
 

@@ -1,4 +1,6 @@
-"""Twin of patterns.py: the published patterns as scanners over code points, some ten times as fast as a regular expression."""
+"""Twin of patterns.py: the published patterns as scanners over code points, some ten times as fast as a
+regular expression.
+"""
 
 import functools
 
@@ -8,10 +10,19 @@ import regex
 from ..engine.jit import kernel, launch, parallel
 from . import patterns
 
-# Classes of characters, in the low four bits of a byte for each code point; in the high four, which letter of a contraction
-# it is in either case (ſ is an s). Both are asked of the regex package, so its Unicode is the twin's too.
+# Classes of characters, in the low four bits of a byte for each code point; in the high four, which letter of
+# a contraction it is in either case (ſ is an s). Both are asked of the regex package, so its Unicode is the
+# twin's too.
 OTHER, UPPER, LOWER, LETTER, MARK, NUMBER, SPACE, LINE = range(8)
-CLASSES = {UPPER: r"[\p{Lu}\p{Lt}]", LOWER: r"\p{Ll}", LETTER: r"[\p{Lm}\p{Lo}]", MARK: r"\p{M}", NUMBER: r"\p{N}", SPACE: r"\s", LINE: r"[\r\n]"}
+CLASSES = {
+    UPPER: r"[\p{Lu}\p{Lt}]",
+    LOWER: r"\p{Ll}",
+    LETTER: r"[\p{Lm}\p{Lo}]",
+    MARK: r"\p{M}",
+    NUMBER: r"\p{N}",
+    SPACE: r"\s",
+    LINE: r"[\r\n]",
+}
 S, D, M, T, L, V, E, R = range(1, 9)
 APOSTROPHE, BLANK, SLASH = 0x27, 0x20, 0x2F
 
@@ -138,7 +149,9 @@ def _word(codes, table, i):
     end = _run(codes, table, capitals, SMALL)
     if end > capitals:
         return end
-    while end > i and not (SMALL >> _kind(codes, table, end - 1)) & 1:  # gives back until a last character may be small too
+    while (
+        end > i and not (SMALL >> _kind(codes, table, end - 1)) & 1
+    ):  # gives back until a last character may be small too
         end -= 1
     return end
 
@@ -169,11 +182,15 @@ def _o200k_piece(codes, table, i):
 
 @kernel
 def _note(codes, i, end, places, count):
-    """Note in bytes where the piece codes[i:end] ends. Bytes of a code point: one for what surrogateescape puts in the place of a byte."""
+    """Note in bytes where the piece codes[i:end] ends. Bytes of a code point: one for what surrogateescape
+    puts in the place of a byte.
+    """
     place = places[count[0] - 1] if count[0] else 0
     for j in range(i, end):
         code = codes[j]
-        place += 1 if code < 0x80 or 0xDC80 <= code < 0xDD00 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
+        place += (
+            1 if code < 0x80 or 0xDC80 <= code < 0xDD00 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
+        )
     places[count[0]] = place
     count[0] += 1
     return end
@@ -200,4 +217,8 @@ def _o200k(task, codes, table, places, count):
         i = _note(codes, i, _o200k_piece(codes, table, i), places, count)
 
 
-SCANNERS = {patterns.PATTERNS["gpt2"]: _gpt2, patterns.PATTERNS["cl100k"]: _cl100k, patterns.PATTERNS["o200k"]: _o200k}
+SCANNERS = {
+    patterns.PATTERNS["gpt2"]: _gpt2,
+    patterns.PATTERNS["cl100k"]: _cl100k,
+    patterns.PATTERNS["o200k"]: _o200k,
+}

@@ -11,7 +11,8 @@ COLORS = ("auto", "always", "never")
 
 
 def wants_color(choice="auto", stream=None):
-    """Whether to write in colour: "always" and "never" say it; "auto" asks whether stream is a terminal that has it.
+    """Whether to write in colour: "always" and "never" say it; "auto" asks whether stream is a terminal that
+    has it.
 
     A terminal of TERM=dumb has none, and NO_COLOR (no-color.org) says that its owner wants none.
     """
@@ -22,10 +23,12 @@ def wants_color(choice="auto", stream=None):
 
 
 def lines(tokenizer, ids, color=False, width=80):
-    """Yield the lines that show ids: tokens and, below each, its id; a new row after width columns, and after a line break.
+    """Yield the lines that show ids: tokens and, below each, its id; a new row after width columns, and after
+    a line break.
 
-    White space is ·⏎⇥, other control characters are their pictures ␀ to ␟, what a terminal does not print is \\u200b, bytes that
-    are no whole character are \\xc3. Special tokens are in a colour of their own, or between « and ».
+    White space is ·⏎⇥, other control characters are their pictures ␀ to ␟, what a terminal does not print is
+    \\u200b, bytes that are no whole character are \\xc3. Special tokens are in a colour of their own, or
+    between « and ».
     """
     special, row, used = set(tokenizer.specials.values()), [], 0
     for n, i in enumerate(map(int, ids)):
@@ -49,7 +52,10 @@ def lines(tokenizer, ids, color=False, width=80):
 
 def _row(cells):
     """The line of tokens and the line of ids."""
-    tokens = "".join(f"{style}{text}{END if style else ''}{' ' * (columns - columns_of(text))}" for text, _, columns, style in cells)
+    tokens = "".join(
+        f"{style}{text}{END if style else ''}{' ' * (columns - columns_of(text))}"
+        for text, _, columns, style in cells
+    )
     numbers = "".join(number.ljust(columns) for _, number, columns, _ in cells)
     yield tokens.rstrip()
     yield f"{IDS}{numbers.rstrip()}{END}" if cells[0][3] else numbers.rstrip()
@@ -68,11 +74,15 @@ def _picture(c):
         return VISIBLE[c]
     if ord(c) < 32:
         return chr(0x2400 + ord(c))
-    return c if c.isprintable() or c == "\u200d" else c.encode("unicode_escape").decode()  # U+200D joins emoji to one
+    return (
+        c if c.isprintable() or c == "\u200d" else c.encode("unicode_escape").decode()
+    )  # U+200D joins emoji to one
 
 
 def columns_of(text):
-    """How many columns a terminal gives to a printable text: 2 for East Asian wide characters, 0 for what joins the one before."""
+    """How many columns a terminal gives to a printable text: 2 for East Asian wide characters, 0 for what
+    joins the one before.
+    """
     return sum(0 if _joins(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

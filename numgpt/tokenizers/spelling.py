@@ -1,11 +1,15 @@
-"""How files that hold only text spell bytes: one printable character a byte, as GPT-2's vocabulary does (Ġ is a space)."""
+"""How files that hold only text spell bytes: one printable character a byte, as GPT-2's vocabulary does (Ġ is
+a space).
+"""
 
 from ..errors import InputError
 
 # Bytes that print stand for themselves; the others, in their order, for the characters from U+0100 on.
 _PRINTING = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [b for b in range(256) if b not in _PRINTING]
-ALPHABET = "".join(chr(b if b in _PRINTING else 0x100 + _OTHERS.index(b)) for b in range(256))  # byte → character
+ALPHABET = "".join(
+    chr(b if b in _PRINTING else 0x100 + _OTHERS.index(b)) for b in range(256)
+)  # byte → character
 _BYTES = {c: b for b, c in enumerate(ALPHABET)}
 
 
@@ -19,4 +23,7 @@ def unspell(text):
     try:
         return bytes([_BYTES[c] for c in text])
     except KeyError as error:
-        raise InputError(f"tokenizer: {text!r} holds {error.args[0]!r}, expected the characters that stand for bytes in GPT-2's files") from error
+        raise InputError(
+            f"tokenizer: {text!r} holds {error.args[0]!r}, expected the characters that stand for bytes in"
+            " GPT-2's files"
+        ) from error

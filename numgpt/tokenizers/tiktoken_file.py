@@ -1,4 +1,6 @@
-"""tiktoken's files: a line a token, its bytes in base64 and its rank. Pattern and special tokens are kept elsewhere: they are given."""
+"""tiktoken's files: a line a token, its bytes in base64 and its rank. Pattern and special tokens are kept
+elsewhere: they are given.
+"""
 
 import base64
 import binascii
@@ -16,7 +18,9 @@ def is_tiktoken(data):
 
 
 def read(data, path, pattern="gpt2", specials=None):
-    """The BPE of a file's bytes: ids are ranks, any two tokens may be joined that together are one. InputError names the line."""
+    """The BPE of a file's bytes: ids are ranks, any two tokens may be joined that together are one.
+    InputError names the line.
+    """
     tokens, lines = {}, {}
     for n, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
@@ -26,12 +30,18 @@ def read(data, path, pattern="gpt2", specials=None):
             continue
         if rank in tokens or token in lines:
             other = next(m for t, m in lines.items() if t == token or t == tokens.get(rank))
-            raise InputError(f"{path}: lines {other} and {n} have one {'rank' if rank in tokens else 'token'}, expected each once: is the file damaged?")
+            raise InputError(
+                f"{path}: lines {other} and {n} have one {'rank' if rank in tokens else 'token'}, expected"
+                " each once: is the file damaged?"
+            )
         tokens[rank], lines[token] = token, n
     last, taken = max(tokens, default=-1), set(checked_specials(specials or {}).values())
     hole = next((i for i in range(last) if i not in tokens and i not in taken), None)
     if hole is not None:
-        raise InputError(f'{path}: no token has rank {hole}, expected all below {last}: is it a special token? Give specials={{"<|endoftext|>": {hole}}}')
+        raise InputError(
+            f"{path}: no token has rank {hole}, expected all below {last}: is it a special token? Give"
+            f' specials={{"<|endoftext|>": {hole}}}'
+        )
     return BPE([tokens.get(i) for i in range(last + 1)], None, pattern, specials)
 
 
@@ -43,45 +53,66 @@ def _entry(line, path, n):
             return base64.b64decode(found[1]), int(found[2])
     except binascii.Error:
         pass
-    raise InputError(f"{path}: line {n} is {line[:60]!r}, expected the base64 of a token, a space and its rank")
+    raise InputError(
+        f"{path}: line {n} is {line[:60]!r}, expected the base64 of a token, a space and its rank"
+    )
 
 
 def write(tokenizer):
-    """The bytes of a file for a BPE; InputError where ranks alone would not give its ids. Pattern and special tokens are not in it."""
+    """The bytes of a file for a BPE; InputError where ranks alone would not give its ids. Pattern and special
+    tokens are not in it.
+    """
     if tokenizer.merges is not None:
         expect_ranked(tokenizer)
-    return b"".join(b"%s %d\n" % (base64.b64encode(token), i) for i, token in enumerate(tokenizer.tokens) if token is not None)
+    return b"".join(
+        b"%s %d\n" % (base64.b64encode(token), i)
+        for i, token in enumerate(tokenizer.tokens)
+        if token is not None
+    )
 
 
 def expect_ranked(tokenizer):
-    """Raise InputError unless a BPE gives the ids that it would give without its merges, the ids taken for ranks.
+    """Raise InputError unless a BPE gives the ids that it would give without its merges, the ids taken for
+    ranks.
 
-    It does where merges make tokens in the order of their ids, and each merge is what the lesser ones leave of its token
-    (recover_merges). Then both join alike: by induction over the ranks the parts of a text are the same before each, a token's
-    bytes lie there in the same two parts as when they stand alone, since nothing was joined over their ends, and no part is
-    made after the whole. A piece that is a token is joined to it, so that taking it whole is no difference either.
+    It does where merges make tokens in the order of their ids, and each merge is what the lesser ones leave
+    of its token (recover_merges). Then both join alike: by induction over the ranks the parts of a text are
+    the same before each, a token's bytes lie there in the same two parts as when they stand alone, since
+    nothing was joined over their ends, and no part is made after the whole. A piece that is a token is joined
+    to it, so that taking it whole is no difference either.
     """
     try:
         merges = recover_merges(tokenizer)
     except InputError:
         merges = None
     if tokenizer.merges != merges:
-        raise InputError("export: the merges are not in the order of the ids, or make not every token, expected them as training does: choose the kind huggingface")
+        raise InputError(
+            "export: the merges are not in the order of the ids, or make not every token, expected them as"
+            " training does: choose the kind huggingface"
+        )
 
 
 def recover_merges(tokenizer):
-    """The merges of a BPE whose ids are ranks: for each token of several bytes the two parts that joining by lesser ranks leaves.
+    """The merges of a BPE whose ids are ranks: for each token of several bytes the two parts that joining by
+    lesser ranks leaves.
 
-    InputError where there are not two, or where a part has a greater rank: then no list of pairs gives the same ids.
+    InputError where there are not two, or where a part has a greater rank: then no list of pairs gives the
+    same ids.
     """
     ids, merges = tokenizer.ids, []
     for rank, token in enumerate(tokenizer.tokens):
         if token is None or len(token) == 1:
             continue
         parts = _join_below(token, ids, rank)
-        if len(parts) != 2 or parts[0] not in ids or parts[1] not in ids or any(len(p) > 1 and ids[p] > rank for p in parts):
+        if (
+            len(parts) != 2
+            or parts[0] not in ids
+            or parts[1] not in ids
+            or any(len(p) > 1 and ids[p] > rank for p in parts)
+        ):
             raise InputError(
-                f"export: token {rank}, {token!r}, is left in {len(parts)} parts by those of lesser rank, expected 2 that it joins: choose the kind numgpt or tiktoken"
+                f"export: token {rank}, {token!r}, is left in {len(parts)} parts by those of lesser rank,"
+                " expected 2 that it joins: choose the kind numgpt or tiktoken"
             )
         merges.append((ids[parts[0]], ids[parts[1]]))
     return merges

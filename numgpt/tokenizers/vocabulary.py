@@ -1,4 +1,6 @@
-"""A BPE as text: its tokens as GPT-2's files spell bytes, with ids, and its merges as pairs of them. Special tokens stand as they are."""
+"""A BPE as text: its tokens as GPT-2's files spell bytes, with ids, and its merges as pairs of them. Special
+tokens stand as they are.
+"""
 
 from ..errors import InputError
 from .bpe import BPE, join
@@ -21,7 +23,9 @@ def checked_vocabulary(vocab):
 
 
 def assemble(vocab, merges, specials, pattern, whole):
-    """The BPE of a vocabulary {text: id}, merges as pairs of texts, and special tokens {text: id}, which may be in the vocabulary too."""
+    """The BPE of a vocabulary {text: id}, merges as pairs of texts, and special tokens {text: id}, which may
+    be in the vocabulary too.
+    """
     both = checked_vocabulary(vocab | specials)
     ordinary = {text: i for text, i in both.items() if text not in specials}
     last, taken = max(ordinary.values(), default=-1), set(both.values())
@@ -31,29 +35,50 @@ def assemble(vocab, merges, specials, pattern, whole):
     tokens = [None] * (last + 1)
     for text, i in ordinary.items():
         tokens[i] = unspell(text)
-    unknown = next(((n, part) for n, pair in enumerate(merges) for part in pair if part not in ordinary), None)
+    unknown = next(
+        ((n, part) for n, pair in enumerate(merges) for part in pair if part not in ordinary), None
+    )
     if unknown is not None:
         n, part = unknown
-        raise InputError(f"merge {n} joins {part!r}, expected a token of the vocabulary{' that is not special' if part in specials else ''}")
-    return BPE(tokens, [(ordinary[left], ordinary[right]) for left, right in merges], pattern, specials, whole)
+        raise InputError(
+            f"merge {n} joins {part!r}, expected a token of the"
+            f" vocabulary{' that is not special' if part in specials else ''}"
+        )
+    return BPE(
+        tokens, [(ordinary[left], ordinary[right]) for left, right in merges], pattern, specials, whole
+    )
 
 
 def spelled(tokenizer):
-    """(vocabulary {text: id}, merges as pairs of texts) of a BPE; InputError where a special token looks like an ordinary one."""
+    """(vocabulary {text: id}, merges as pairs of texts) of a BPE; InputError where a special token looks like
+    an ordinary one.
+    """
     texts = [None if token is None else spell(token) for token in tokenizer.tokens]
     vocab = {text: i for i, text in enumerate(texts) if text is not None}
     both = next((text for text in tokenizer.specials if text in vocab), None)
     if both is not None:
-        raise InputError(f"export: the special token {both!r} is spelled as token {vocab[both]} is, expected another text: choose the kind numgpt")
+        raise InputError(
+            f"export: the special token {both!r} is spelled as token {vocab[both]} is, expected another text:"
+            " choose the kind numgpt"
+        )
     merges = recover_merges(tokenizer) if tokenizer.merges is None else tokenizer.merges
     vocab |= tokenizer.specials
-    return dict(sorted(vocab.items(), key=lambda item: item[1])), [(texts[left], texts[right]) for left, right in merges]
+    return dict(sorted(vocab.items(), key=lambda item: item[1])), [
+        (texts[left], texts[right]) for left, right in merges
+    ]
 
 
 def expect_reached(tokenizer):
-    """Raise InputError where a BPE takes a piece whole that its merges would not join, for a file that cannot say so."""
+    """Raise InputError where a BPE takes a piece whole that its merges would not join, for a file that cannot
+    say so.
+    """
     if not tokenizer.whole or tokenizer.merges is None:  # without merges recover_merges has looked
         return
     for token, i in tokenizer.ids.items():
-        if join([tokenizer.ids.get(token[n : n + 1], -1) for n in range(len(token))], tokenizer.ranks).tolist() != [i]:
-            raise InputError(f"export: token {i}, {token!r}, is not what merges make of its bytes, expected that: choose the kind huggingface, which can say so")
+        if join(
+            [tokenizer.ids.get(token[n : n + 1], -1) for n in range(len(token))], tokenizer.ranks
+        ).tolist() != [i]:
+            raise InputError(
+                f"export: token {i}, {token!r}, is not what merges make of its bytes, expected that: choose"
+                " the kind huggingface, which can say so"
+            )

@@ -1,1 +1,3 @@
-"""From a model and a corpus to a trained model: enter here to ask what happens in a step, and how a run resumes."""
+"""From a model and a corpus to a trained model: enter here to ask what happens in a step, and how a run
+resumes.
+"""

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from .. import engine
-from ..errors import InputError
 from ..architecture.parameters import Flat
+from ..errors import InputError
 
 
 class AdamW:
@@ -25,14 +25,22 @@ class AdamW:
     def __init__(self, model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip=1.0):
         self.params = getattr(model, "params", model)
         if not all(0 <= beta < 1 for beta in betas) or not eps > 0:
-            raise InputError(f"AdamW: betas are {betas} and eps is {eps}, expected betas from 0 to below 1 and a positive eps")
+            raise InputError(
+                f"AdamW: betas are {betas} and eps is {eps}, expected betas from 0 to below 1 and a"
+                " positive eps"
+            )
         if self.params.dtype.kind == "c":
-            raise InputError(f"AdamW: the parameters are {self.params.dtype}, expected real ones: complex models are for derivatives")
+            raise InputError(
+                f"AdamW: the parameters are {self.params.dtype}, expected real ones: complex models are for"
+                " derivatives"
+            )
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
 
     def norm(self, grads):
-        """The global norm of the gradients, on the GPU () where these lie there; not finite where one of them is not."""
+        """The global norm of the gradients, on the GPU () where these lie there; not finite where one of them
+        is not.
+        """
         g = self._flat(grads)
         return engine.twin(global_norm, g)(g)
 
@@ -46,7 +54,19 @@ class AdamW:
         clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         self.steps += 1
         w, decayed = self.params.flat, self.params.decayed.size
-        engine.twin(adamw, w)(w, g, self.m.flat, self.v.flat, decayed, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
+        engine.twin(adamw, w)(
+            w,
+            g,
+            self.m.flat,
+            self.v.flat,
+            decayed,
+            self.betas,
+            self.eps,
+            self.weight_decay,
+            clip,
+            lr,
+            self.steps,
+        )
         return norm
 
     def _flat(self, grads):
@@ -54,7 +74,10 @@ class AdamW:
             return grads.flat
         if set(grads) != set(self.params):
             odd = sorted(set(grads) ^ set(self.params))
-            raise InputError(f"AdamW: the gradients' names differ from the parameters' at {', '.join(odd[:3])}, expected the same names")
+            raise InputError(
+                f"AdamW: the gradients' names differ from the parameters' at {', '.join(odd[:3])}, expected"
+                " the same names"
+            )
         packed = self.params.like()
         for name, grad in grads.items():
             packed[name] = grad
@@ -62,16 +85,20 @@ class AdamW:
 
 
 def _factor(norm, clip, dtype):
-    """What gradients of a norm are scaled by; on the GPU where the norm lies there, so that nothing waits for it."""
+    """What gradients of a norm are scaled by; on the GPU where the norm lies there, so that nothing waits for
+    it.
+    """
     if engine.on_gpu(norm):
         return (clip / np.fmax(norm, clip)).astype(dtype)  # a norm of NaN scales nothing, as on the host
     return clip / norm if norm > clip else 1.0
 
 
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
-    """Step t = 1, 2, … of AdamW in place on w, m and v (N); the first entries, as many as decayed, are pulled to 0.
+    """Step t = 1, 2, … of AdamW in place on w, m and v (N); the first entries, as many as decayed, are pulled
+    to 0.
 
-    The equations are those of AdamW; clip is what the gradient g is scaled by, a number or, on the GPU, an array () of w's dtype.
+    The equations are those of AdamW; clip is what the gradient g is scaled by, a number or, on the GPU, an
+    array () of w's dtype.
     """
     beta1, beta2 = betas
     if engine.on_gpu(clip) or clip != 1:
@@ -95,9 +122,9 @@ def global_norm(flat):
 def learning_rate(step, training):
     """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
 
-        warm-up      lr (step + 1) / (warmup + 1)
-        after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the end, after the last step
-                     f = ½ (1 + cos πx)  or  1 − x  or  1
+    warm-up      lr (step + 1) / (warmup + 1)
+    after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the end, after the last step
+                 f = ½ (1 + cos πx)  or  1 − x  or  1
     """
     if step < training.warmup:
         return training.lr * (step + 1) / (training.warmup + 1)

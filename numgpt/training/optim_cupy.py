@@ -56,10 +56,35 @@ def global_norm(flat):
 
 
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
-    """Twin of optim.adamw in one launch, with the specification's roundings; clip is a number, or an array () of w's dtype on the device."""
+    """Twin of optim.adamw in one launch, with the specification's roundings; clip is a number, or an array ()
+    of w's dtype on the device.
+    """
     import cupy as cp
 
     beta1, beta2 = betas
     clip = clip if isinstance(clip, cp.ndarray) else cp.full((), clip, w.dtype)
-    constants = beta1, 1 - beta1, beta2, 1 - beta2, clip, 1 - lr * weight_decay, eps, 1 - beta2**t, lr / (1 - beta1**t)
-    launch(OPTIM_SOURCE, "update", w.dtype, (blocks_of(w.size),), THREADS, w, g, m, v, w.size, decayed, *constants)
+    constants = (
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        clip,
+        1 - lr * weight_decay,
+        eps,
+        1 - beta2**t,
+        lr / (1 - beta1**t),
+    )
+    launch(
+        OPTIM_SOURCE,
+        "update",
+        w.dtype,
+        (blocks_of(w.size),),
+        THREADS,
+        w,
+        g,
+        m,
+        v,
+        w.size,
+        decayed,
+        *constants,
+    )

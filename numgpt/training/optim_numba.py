@@ -29,7 +29,16 @@ def chunk_squares(chunk, x, out):
 def update(chunk, w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root):
     """AdamW over a chunk of the flat buffer, whose first entries, as many as decayed, are pulled to 0."""
     t = w.dtype.type
-    rest1, rest2, beta1, beta2, clip, eps, rate, root = t(1 - beta1), t(1 - beta2), t(beta1), t(beta2), t(clip), t(eps), t(rate), t(root)
+    rest1, rest2, beta1, beta2, clip, eps, rate, root = (
+        t(1 - beta1),
+        t(1 - beta2),
+        t(beta1),
+        t(beta2),
+        t(clip),
+        t(eps),
+        t(rate),
+        t(root),
+    )
     a, b = chunk * CHUNK, min(len(w), (chunk + 1) * CHUNK)
     c = min(max(decayed, a), b)
     for i0, i1, factor in ((a, c, t(keep)), (c, b, t(1))):
@@ -51,4 +60,19 @@ def global_norm(flat):
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
     """Twin of optim.adamw."""
     beta1, beta2 = betas
-    launch(update, -(-len(w) // CHUNK), w, g, m, v, decayed, beta1, beta2, clip, eps, 1 - lr * weight_decay, lr / (1 - beta1**t), 1 / (1 - beta2**t))
+    launch(
+        update,
+        -(-len(w) // CHUNK),
+        w,
+        g,
+        m,
+        v,
+        decayed,
+        beta1,
+        beta2,
+        clip,
+        eps,
+        1 - lr * weight_decay,
+        lr / (1 - beta1**t),
+        1 / (1 - beta2**t),
+    )

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..storage import atomic
-from ..interchange import checkpoint
 from .. import engine
 from ..data.corpus import batch, check_length
 from ..errors import InputError
+from ..interchange import checkpoint
+from ..storage import atomic
 from .optim import AdamW, learning_rate
-
 
 SHOWN = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
 
@@ -29,7 +28,8 @@ class Trainer:
     """A run: a model, its data, its settings and the folder that holds last/, best/ and log.jsonl.
 
     model: a GPT. corpus: a data.Corpus. training: a Training. out: the run's folder, or None to keep nothing.
-    Everything random depends on the seed and the step alone, so a resumed run ends with the bits of one that ran through.
+    Everything random depends on the seed and the step alone, so a resumed run ends with the bits of one that
+    ran through.
     """
 
     def __init__(self, model, corpus, training, out=None):
@@ -72,11 +72,15 @@ class Trainer:
     def step(self):
         """One update of the parameters; returns its log entry.
 
-        On the GPU its loss and norm are arrays () that lie there: nothing waits for them until they are looked at.
+        On the GPU its loss and norm are arrays () that lie there: nothing waits for them until they are
+        looked at.
         """
         t, start = self.training, time.perf_counter()
         lr, i = learning_rate(self.updates, t), self.updates
-        batches = [batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", i, n) for n in range(t.accumulate)]
+        batches = [
+            batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", i, n)
+            for n in range(t.accumulate)
+        ]
         count = sum(int((y >= 0).sum()) for _, y in batches)
         loss = 0.0
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for by name
@@ -88,27 +92,40 @@ class Trainer:
                 self._check_finite(loss, norm, batches, i)
             self.optimizer.step(self.grads, lr, norm)
         self.updates += 1
-        entry, tokens = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}, sum(x.size for x, _ in batches)
+        entry, tokens = (
+            {"step": self.updates, "loss": loss, "norm": norm, "lr": lr},
+            sum(x.size for x, _ in batches),
+        )
         if self._on_gpu():
             return entry | {"tokens": tokens, "begun": start}
         return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
 
     def evaluate(self):
-        """The mean loss on eval_iters held-out batches, the same ones each time; keeps the best model. Returns the log entry."""
+        """The mean loss on eval_iters held-out batches, the same ones each time; keeps the best model.
+        Returns the log entry.
+        """
         t, T = self.training, self.model.config.block_size
         with np.errstate(over="ignore", invalid="ignore"):
-            losses = [self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)) for n in range(t.eval_iters)]
+            losses = [
+                self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n))
+                for n in range(t.eval_iters)
+            ]
             losses = [engine.home(loss) for loss in losses]
         self.held_out = float(np.mean(losses, dtype=np.float64))
         if not np.isfinite(self.held_out):
-            raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {self._bad_parameter() or 'all parameters are finite'}: lower --lr")
+            raise NotFinite(
+                f"step {self.updates}: the held-out loss is {self.held_out},"
+                f" {self._bad_parameter() or 'all parameters are finite'}: lower --lr"
+            )
         if self.best is None or self.held_out < self.best:
             self.best = self.held_out
             self.save("best")
         return {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
 
     def save(self, name):
-        """Write the model, and as "last" all that the run needs to go on, to out/name. What is not finite is not saved."""
+        """Write the model, and as "last" all that the run needs to go on, to out/name. What is not finite is
+        not saved.
+        """
         if self.out is None:
             return
         if self._bad_parameter():
@@ -135,8 +152,9 @@ class Trainer:
         state = checkpoint.load_state(self.out / "last", self.optimizer)
         if state["digest"] != self.corpus.digest:
             raise InputError(
-                f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source} differs from it; "
-                "expected the same text and the same way to prepare it: give the run's own --data"
+                f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source}"
+                " differs from it; expected the same text and the same way to prepare it: give the run's own"
+                " --data"
             )
         self.best, self.held_out = state["best"], state["held_out"]
         self.updates = self.saved = self.optimizer.steps
@@ -145,22 +163,33 @@ class Trainer:
         return engine.on_gpu(self.model.params.flat)
 
     def _fetched(self, entries):
-        """Log entries with numbers in them, from the GPU all at once; NotFinite at the first step whose loss or norm is not finite.
+        """Log entries with numbers in them, from the GPU all at once; NotFinite at the first step whose loss
+        or norm is not finite.
 
-        The parameters have moved on by then, and what is not finite has spread in them; the checkpoint is as it was, since
-        save writes no parameter that is not finite.
+        The parameters have moved on by then, and what is not finite has spread in them; the checkpoint is as
+        it was, since save writes no parameter that is not finite.
         """
         if not entries or not self._on_gpu():
             return entries
-        numbers = engine.home(np.stack([np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]))
-        rate = sum(e["tokens"] for e in entries) / (time.perf_counter() - entries[0]["begun"])  # of them together: a step alone is only asked for
+        numbers = engine.home(
+            np.stack(
+                [np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]
+            )
+        )
+        rate = sum(e["tokens"] for e in entries) / (
+            time.perf_counter() - entries[0]["begun"]
+        )  # of them together: a step alone is only asked for
         entries = [
-            {"step": e["step"], "loss": loss, "norm": norm, "lr": e["lr"], "tokens_per_s": round(rate)} for e, (loss, norm) in zip(entries, numbers.tolist())
+            {"step": e["step"], "loss": loss, "norm": norm, "lr": e["lr"], "tokens_per_s": round(rate)}
+            for e, (loss, norm) in zip(entries, numbers.tolist())
         ]
         for e in entries:
             if not (np.isfinite(e["loss"]) and np.isfinite(e["norm"])):
                 why = self._bad_parameter() or "the parameters are finite"
-                raise NotFinite(f"step {e['step']}: the loss is {e['loss']} and the norm of the gradients {e['norm']}, by step {self.updates} {why}: lower --lr")
+                raise NotFinite(
+                    f"step {e['step']}: the loss is {e['loss']} and the norm of the gradients {e['norm']}, by"
+                    f" step {self.updates} {why}: lower --lr"
+                )
         return entries
 
     def _check_finite(self, loss, norm, batches, i):
@@ -176,9 +205,12 @@ class Trainer:
                 for name, array in arrays.items():
                     if not np.isfinite(array).all():
                         raise NotFinite(
-                            f"step {i + 1}: the {what} {name} is the first that is not finite, the loss is {loss}: lower --lr, or use --dtype float64"
+                            f"step {i + 1}: the {what} {name} is the first that is not finite, the loss is"
+                            f" {loss}: lower --lr, or use --dtype float64"
                         )
-        raise NotFinite(f"step {i + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr")
+        raise NotFinite(
+            f"step {i + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr"
+        )
 
     def _bad_parameter(self):
         bad = self.model.params.first_not_finite()
@@ -195,7 +227,9 @@ class Trainer:
         kept = []
         if self.updates and path.exists():
             for line in path.read_text("utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):  # the last line of a killed run may be half there
+                with contextlib.suppress(
+                    ValueError, TypeError, KeyError, RecursionError
+                ):  # the last line of a killed run may be half there
                     if json.loads(line)["step"] <= self.updates:
                         kept.append(line + "\n")
         atomic.write_file(path, "".join(kept).encode())
