@@ -1,4 +1,4 @@
-"""Seeded random streams that depend on what they are for, never on the order of the calls."""
+"""Random generators that depend on what they are for, never on the order of the calls."""
 
 import hashlib
 import operator
@@ -6,8 +6,8 @@ import operator
 import numpy as np
 
 
-def stream(seed, *words):
-    """A generator of its own for (seed, words), such as stream(0, "dropout", step, "h.0.mlp.dropout").
+def generator(seed, *words):
+    """A generator of its own for (seed, words), such as generator(0, "dropout", step, "h.0.mlp.dropout").
 
     Philox is counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its whole
     state is a 128-bit key and a counter. The key is a hash of the words, so that a draw can be made again

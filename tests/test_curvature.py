@@ -9,7 +9,7 @@ import pytest
 
 from numgpt import GPT, Config, calculus
 from numgpt.__main__ import main
-from numgpt.random import stream
+from numgpt.random import generator
 from numgpt.tokenizers.characters import Characters
 
 TEXT = "a small text that is long enough for some rows of a few tokens\n" * 3
@@ -44,7 +44,7 @@ def test_the_figures_are_those_of_calculus(tmp_path, dtype, capsys):
         == 0
     )
     printed = capsys.readouterr().out
-    rows = stream(0, "curvature").integers(0, 11, (3, 7))
+    rows = generator(0, "curvature").integers(0, 11, (3, 7))
     top = calculus.top_eigenvalues(model, rows[:, :-1], rows[:, 1:], 2)
     values = [float(v) for v in re.findall(r"^eigenvalue \d +(\S+) ±", printed, re.MULTILINE)]
     np.testing.assert_allclose(values, top.values, rtol=1e-5)  # six digits are printed

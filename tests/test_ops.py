@@ -211,10 +211,10 @@ def test_embedding_counts_repeated_ids():
 
 
 def test_a_mask_of_dropout_depends_on_seed_step_and_name_only():
-    from numgpt.random import stream
+    from numgpt.random import generator
 
     draws = {
-        words: stream(*words).random(8).tobytes()
+        words: generator(*words).random(8).tobytes()
         for words in [
             (0, "dropout", 1, "a"),
             (1, "dropout", 1, "a"),
@@ -223,4 +223,4 @@ def test_a_mask_of_dropout_depends_on_seed_step_and_name_only():
         ]
     }
     assert len(set(draws.values())) == 4
-    assert all(stream(*words).random(8).tobytes() == bits for words, bits in reversed(draws.items()))
+    assert all(generator(*words).random(8).tobytes() == bits for words, bits in reversed(draws.items()))

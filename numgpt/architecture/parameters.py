@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import engine
 from ..errors import InputError
-from ..random import stream
+from ..random import generator
 
 STD = 0.02
 
@@ -128,5 +128,5 @@ def initialise(config, seed, dtype):
             view[...] = name.endswith("weight")
         elif name.endswith("weight"):
             std = STD / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else STD
-            view[...] = stream(seed, "init", name).standard_normal(view.shape) * std
+            view[...] = generator(seed, "init", name).standard_normal(view.shape) * std
     return params

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..random import stream
+from ..random import generator
 
 # What a product errs by, relative to the operator: below it a vector is rounding, not a direction.
 ROUNDING = 1e-13
@@ -55,7 +55,7 @@ def lanczos(product, n, k=1, *, which="largest", steps=None, tolerance=1e-8, see
     steps = min(n, max(200, 20 * k) if steps is None else steps)
     if not 1 <= k <= steps:
         raise InputError(f"lanczos: k is {k}, expected 1 to {steps}, the number of steps")
-    rng = stream(seed, "lanczos")
+    rng = generator(seed, "lanczos")
     Q, alpha, beta, settled = np.empty((steps, n)), [], [], None
     q = _orthogonal(rng.standard_normal(n), Q[:0])
     for m in range(1, steps + 1):
@@ -115,7 +115,7 @@ def arpack(product, n, k=1, *, which="largest", steps=None, tolerance=1e-8, seed
 
     operator = LinearOperator((n, n), matvec=counted, dtype=np.float64)
     try:
-        start = stream(seed, "lanczos").standard_normal(n)
+        start = generator(seed, "lanczos").standard_normal(n)
         values, vectors = eigsh(operator, k, which=theirs, v0=start, maxiter=steps, tol=tolerance)
     except ArpackNoConvergence as error:
         found = len(error.eigenvalues)

@@ -240,9 +240,9 @@ def _rows(args, model, T):
     has no tokenizer.
     """
     from ..data import corpus as data
-    from ..random import stream
+    from ..random import generator
 
-    rng = stream(args.seed, "curvature")
+    rng = generator(args.seed, "curvature")
     if args.data is None:
         rows = rng.integers(0, model.config.vocab_size, (args.batch_size, T + 1))
         return "random tokens, for want of --data", rows[:, :-1], rows[:, 1:]

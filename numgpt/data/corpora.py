@@ -4,7 +4,7 @@ import ast
 import sysconfig
 from pathlib import Path
 
-from ..random import stream
+from ..random import generator
 
 
 def default():
@@ -42,7 +42,7 @@ def docstrings():
 
 def grammar(sentences=20000):
     """Sentences of a small grammar. The last resort, where Python carries no text at all."""
-    draw = stream(0, "grammar")
+    draw = generator(0, "grammar")
     nouns = "river mountain teacher student letter machine garden winter story engine bridge child window ocean".split()
     verbs = "sees finds follows remembers forgets builds carries opens answers teaches".split()
     adjectives = "old quiet bright small patient distant careful heavy green sudden".split()

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import tokenizers
 from ..errors import InputError
-from ..random import stream
+from ..random import generator
 from . import token_files
 from .split import Dealt
 from .text import Text
@@ -100,7 +100,7 @@ def batch(tokens, block_size, batch_size, seed, *words):
     """A batch drawn by seed and words alone: (inputs, targets), each (B, T), the targets one token further
     on.
     """
-    starts = stream(seed, "batch", *words).integers(0, len(tokens) - block_size, batch_size)
+    starts = generator(seed, "batch", *words).integers(0, len(tokens) - block_size, batch_size)
     rows = np.stack([tokens[s : s + block_size + 1] for s in starts]).astype(np.int64)  # (B, T + 1)
     return rows[:, :-1], rows[:, 1:]
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..architecture.config import LARGEST, Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
-from ..random import stream
+from ..random import generator
 from ..storage.atomic import replace_folder, write_file
 from ..storage.files import Missing, mapped, open_file
 
@@ -217,7 +217,7 @@ def save_all(folder, model, batch_size, T, seed=0):
             f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to replace:"
             " choose another name"
         )
-    ids = stream(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
+    ids = generator(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
 
     def write(new):
         save_model(new / FILES[0], model)

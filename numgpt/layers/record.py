@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import engine
 from ..errors import InputError
-from ..random import stream
+from ..random import generator
 from .edits import Edit, fit
 
 
@@ -128,7 +128,7 @@ class Record:
             return {}
         p, shape = self.config.dropout, op.noise(*arrays, **options)
         keep = (
-            stream(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
+            generator(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
         )  # drawn on the host, so the same on every engine
         return {"keep": engine.beside(keep, arrays[0]), "p": p}
 

@@ -8,7 +8,7 @@ from ..layers.record import Record
 from ..layers.transformer import gpt_forward
 from ..ops import attend, attention, positions, unembedding
 from ..ops.attention import merge_heads, split_heads
-from ..random import stream as random_stream
+from ..random import generator
 
 
 class KeyValueCache:
@@ -169,7 +169,7 @@ def stream(
     logits = next(steps)
     for n in range(max_new_tokens):
         draws = [
-            random_stream(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0
+            generator(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0
             for row in range(len(tokens))
         ]
         ids = np.array(

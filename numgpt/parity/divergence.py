@@ -10,7 +10,7 @@ from ..architecture.config import LARGEST, Config
 from ..errors import InputError
 from ..model.gpt import GPT
 from ..ops.op import check_ids
-from ..random import stream
+from ..random import generator
 from . import rounding
 from .causes import CAUSES, MANY, local
 from .comparison import Comparison, Row, first, rows
@@ -281,7 +281,7 @@ def _batch(sides, tokens, targets, seed, shape):
     V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
     if tokens is None and targets is None:
         B, T = _shape(shape, longest)
-        drawn = stream(seed, "parity").integers(0, V, (B, T + 1))
+        drawn = generator(seed, "parity").integers(0, V, (B, T + 1))
         return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
     if tokens is None or targets is None:
         raise InputError(

@@ -11,7 +11,7 @@ from .. import engine
 from ..architecture.config import Config
 from ..layers.transformer import loss
 from ..model.gpt import GPT
-from ..random import stream
+from ..random import generator
 from ..training.optim import AdamW, adamw
 from .borrowing import torch
 from .forms import Form
@@ -91,7 +91,7 @@ def geometric_mean(tensors):
 
 def _warm(config, seed, B):
     """A model after some steps on random tokens, and a batch that it has not seen."""
-    model, rng = GPT(config, seed), stream(seed, "truth")
+    model, rng = GPT(config, seed), generator(seed, "truth")
     optimizer = AdamW(model)
     for _ in range(WARM):
         tokens, targets = rng.integers(0, config.vocab_size, (2, B, config.block_size))

@@ -14,7 +14,7 @@ from ..architecture.config import Config
 from ..layers.transformer import BLOCKS, causal_attention, ffn
 from ..model.gpt import GPT
 from ..proofs.subjects import VARIANTS, layer_subject, model_subject, op_subjects
-from ..random import stream
+from ..random import generator
 from ..training.optim import AdamW
 from . import rounding, truth
 from .borrowing import torch
@@ -240,7 +240,7 @@ def steps(module, dtype, seed):
     theirs = t.optim.AdamW(
         [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}], lr=lr, **settings
     )
-    rng, losses = stream(seed, "verify"), ([], [])
+    rng, losses = generator(seed, "verify"), ([], [])
     for _ in range(STEPS):
         ids = rng.integers(0, model.config.vocab_size, (ROWS, model.config.block_size + 1))
         tokens, targets = np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:])
