@@ -33,7 +33,7 @@ def texts_of(path):
     """Name → text. path: of the prose, None for the default corpus."""
     import numpy as np
 
-    from numgpt.data.corpus import corpora
+    from numgpt.data import corpora
 
     def drawn(alphabet):
         return "".join(random.Random(SEED).choices(alphabet, k=SIZE // len(alphabet[0].encode())))

@@ -35,7 +35,7 @@ DEFAULT = ["numgpt", "numgpt-cold", "huggingface", "huggingface-lines"]  # the r
 
 def make_text(size):
     """size bytes or a little more of UTF-8."""
-    from numgpt.data.corpus import corpora
+    from numgpt.data import corpora
 
     def docstrings(root):
         for path in sorted(Path(root).rglob("*.py")):

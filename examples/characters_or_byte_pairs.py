@@ -11,7 +11,7 @@ import numpy as np
 
 import numgpt
 from numgpt import tokenizers
-from numgpt.data.corpus import corpus as data
+from numgpt.data import corpus as data
 from numgpt.evaluation.score import score
 from numgpt.model.accounting import flops_per_token
 from numgpt.training.trainer import Trainer

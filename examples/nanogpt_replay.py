@@ -13,7 +13,7 @@ import numpy as np
 
 import numgpt
 from numgpt.architecture.config import Training
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.interchange import torch_random
 from numgpt.training import optim
 

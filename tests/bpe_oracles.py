@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from numgpt import tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import BPE
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET, spell

@@ -28,7 +28,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from numgpt import InputError, tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import BPE, bpe
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import spell

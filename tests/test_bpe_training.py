@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numgpt import InputError, engine, tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import bpe_training
 from numgpt.tokenizers.bpe_training import BYTES, count_pieces, learn, learn_merges, train
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
@@ -134,7 +134,7 @@ def test_the_engine_chooses_the_twin_for_long_work_only(monkeypatch):
 def test_the_twin_is_found_where_numba_computes(monkeypatch):
     run = twin()
     assert engine.host_twin(learn) is learn
-    monkeypatch.setattr(engine, "_engine", "numba")
+    monkeypatch.setattr(engine.choice, "_engine", "numba")
     assert engine.host_twin(learn) is run
 
 

@@ -13,7 +13,7 @@ from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 
 from numgpt import GPT, AdamW, Config, InputError, Training, calculus, engine, ops
 from numgpt.__main__ import main
-from numgpt.data.corpus import corpus as data
+from numgpt.data import corpus as data
 from numgpt.model.generate import logits_stream
 from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
 from numgpt.training.trainer import NotFinite, Trainer
@@ -100,8 +100,8 @@ def test_a_step_that_looks_at_its_loss_is_found_out(cupy):
 
 
 def test_twins_are_chosen_by_where_an_array_lies(cupy, monkeypatch):
-    monkeypatch.setattr(engine, "_twin", lambda f: "numba")
-    monkeypatch.setattr(engine, "_gpu_twin", lambda f: "cupy")
+    monkeypatch.setattr(engine.choice, "_twin", lambda f: "numba")
+    monkeypatch.setattr(engine.choice, "_gpu_twin", lambda f: "cupy")
     x = np.ones(3, "float32")
     for name, host, gpu in (
         ("cupy", ops.gelu.forward, "cupy"),
@@ -110,7 +110,7 @@ def test_twins_are_chosen_by_where_an_array_lies(cupy, monkeypatch):
         engine.use(name)
         assert engine.forward(ops.gelu, (x,)) is host and engine.forward(ops.gelu, (there(x),)) is gpu
         assert engine.forward(ops.gelu, (there(x.astype("complex128")),)) is ops.gelu.forward
-    monkeypatch.setattr(engine, "_engine", "numba")
+    monkeypatch.setattr(engine.choice, "_engine", "numba")
     assert engine.forward(ops.gelu, (x,)) == "numba" and engine.forward(ops.gelu, (there(x),)) == "cupy"
 
 

@@ -100,7 +100,7 @@ def test_what_is_measured_is_a_block_in_one_piece_where_numba_runs_it_so(monkeyp
     from numgpt.layers import transformer_numba
 
     launched, launch = [], transformer_numba.launch
-    monkeypatch.setattr(engine, "_engine", "numba")
+    monkeypatch.setattr(engine.choice, "_engine", "numba")
     monkeypatch.setattr(
         transformer_numba, "launch", lambda kernel, *args: launched.append(kernel) or launch(kernel, *args)
     )

@@ -7,13 +7,12 @@ import pytest
 
 from numgpt import engine, gradcheck
 from numgpt.__main__ import main
-from numgpt.commands.proofs import strength
+from numgpt.proofs import mutants, strength
 from numgpt.proofs.equal import REASONS
 from numgpt.proofs.faults import FAULTS
 from numgpt.proofs.judge import RAISES, verdict
 from numgpt.proofs.mutants import KNOWN, Mutant, modules, plant, source, whole
 from numgpt.proofs.rules import RULES
-from numgpt.proofs.strength import mutants
 
 PLANTED = list(plant())
 
@@ -154,7 +153,7 @@ def test_a_known_fault_whose_place_is_gone_is_an_error(monkeypatch):
 
 def test_a_mutant_leaves_the_package_and_the_engine_as_they_are(monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setattr(engine, "_engine", None)
+    monkeypatch.setattr(engine.choice, "_engine", None)
     engine.use("numba")
     before = dict(sys.modules)
     functions = {m: dict(vars(sys.modules[m])) for m in modules()}

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, tokenizers
-from numgpt.data.corpus import corpora, split, text
-from numgpt.data.corpus import corpus as data
+from numgpt.data import corpora, split, text
+from numgpt.data import corpus as data
 from numgpt.tokenizers import Bytes, Characters
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError
-from numgpt.data.corpus import corpus as data
-from numgpt.data.corpus import split, text, token_files
+from numgpt.data import corpus as data
+from numgpt.data import split, text, token_files
 from numgpt.tokenizers import Bytes, Characters, Tokenizer
 
 LONG = "a paragraph that is longer than forty characters, and which comes twice"
@@ -311,7 +311,7 @@ def test_bytes_are_counted_without_being_made():
 # A subprocess, since the peak is that of a process's life.
 PEAK = """
 import json, resource, sys, tqdm, regex, hashlib, tempfile
-from numgpt.data.corpus import corpus as data
+from numgpt.data import corpus as data
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
 corpus = data.prepare([sys.argv[1]], tokenizer=sys.argv[2], folder=sys.argv[3])

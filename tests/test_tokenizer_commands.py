@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from numgpt import GPT, Config, tokenizers
 from numgpt.__main__ import main
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import BPE, Bytes, Characters
 from numgpt.tokenizers.show import columns_of, lines, visible, wants_color
 from numgpt.tokenizers.spelling import ALPHABET, unspell

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizer_samples import BYTE, SPECIALS, TEXT, content, cut_by_huggingface, learned, lines, split, token
 
 from numgpt import InputError, tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import BPE, Bytes, huggingface_file, tiktoken_file
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET

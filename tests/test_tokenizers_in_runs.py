@@ -10,8 +10,8 @@ import pytest
 
 from numgpt import GPT, tokenizers
 from numgpt.__main__ import main
-from numgpt.data.corpus import corpus as data
-from numgpt.data.corpus import split, text
+from numgpt.data import corpus as data
+from numgpt.data import split, text
 from numgpt.evaluation import score as evaluate
 from numgpt.interchange import checkpoint, llmc
 from numgpt.tokenizers import BPE

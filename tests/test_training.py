@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from numgpt import GPT, Config, InputError, Training
-from numgpt.data.corpus import corpus as data
+from numgpt.data import corpus as data
 from numgpt.training.trainer import NotFinite, Trainer
 
 CONFIG = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "bias": False}

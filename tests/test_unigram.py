@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numgpt import InputError, tokenizers
-from numgpt.data.corpus import corpora
+from numgpt.data import corpora
 from numgpt.tokenizers import Unigram, unigram
 
 sentencepiece = pytest.importorskip(

@@ -184,7 +184,7 @@ def diff(args):
 
 def curvature(args):
     """numgpt curvature."""
-    from ..calculus import products as calculus
+    from .. import calculus
     from ..model.gpt import GPT
 
     model = GPT.load(args.checkpoint)

@@ -9,6 +9,7 @@ import glob
 import importlib.metadata
 import os
 import sys
+import threading
 
 import llvmlite.binding
 import numpy as np
@@ -19,6 +20,8 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
+_LOCK = threading.Lock()
+_entered, _before = 0, None  # how many are within one_thread, and the threads that there were outside
 
 
 def _mkl():
@@ -67,16 +70,27 @@ def available():
 
 @contextlib.contextmanager
 def one_thread():
-    """Within it a BLAS call uses the calling thread only."""
+    """Within it a BLAS call uses the calling thread only.
+
+    The setting is the library's, so that Python threads share it: the first who enters sets it, the last who
+    leaves restores it.
+    """
+    global _entered, _before
     if _set_threads is None:
         yield
         return
-    before = _get_threads()
-    _set_threads(1)
+    with _LOCK:
+        if _entered == 0:
+            _before = _get_threads()
+            _set_threads(1)
+        _entered += 1
     try:
         yield
     finally:
-        _set_threads(before)
+        with _LOCK:
+            _entered -= 1
+            if _entered == 0:
+                _set_threads(_before)
 
 
 def _register():

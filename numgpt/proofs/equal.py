@@ -27,6 +27,7 @@ TAKES_INTO = "if names and engine.takes(backward, 'into'):"
 PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
 TAKES_SPARE = "if self.spare and engine.takes(backward, 'spare'):"
 ROWS = "rows, drows = (x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))"
+ADD = "twin = engine.gpu_twin(add_at) if engine.on_gpu(array) else np.add.at"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), {}.dtype.type(0))"
 VISIBLE = "visible = np.tri(T, S, S - T, dtype=bool, like={})"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
@@ -94,6 +95,15 @@ EQUAL = (
         "self.grad.pop(parameter, None)",
         ("without self.grad.pop(parameter, None)",),
         "only the order of the names in record.grad depends on it",
+    ),
+    Equal(
+        "add_at",
+        ADD,
+        (
+            ADD.replace("engine.gpu_twin(add_at) if engine.on_gpu(array) else ", ""),
+            ADD.replace("on_gpu(array)", "on_gpu(ids)"),
+        ),
+        "ids lie where array does; there np.add.at and its twin add the same terms, only the twin in a fixed order",
     ),
 )
 REASONS = {(e.function, e.before, after): e.reason for e in EQUAL for after in e.after}
