@@ -196,7 +196,7 @@ def damaged_arrays(draw, data):
                 bits = (
                     (values.view("<u4") >> 16).astype("<u2")
                     if kind == "BF16"
-                    else values.astype(files.KINDS[kind])
+                    else values.astype(files.DTYPES[kind])
                 )
             arrays[n][1:] = [kind, shape, bits.tobytes()]
         elif action == "name":
@@ -571,7 +571,7 @@ def careless(folder):
     n = int.from_bytes(data[:8], "little")
     for entry in json.loads(data[8 : 8 + n]).values():
         begin, end = entry["data_offsets"]
-        np.frombuffer(data[8 + n + begin : 8 + n + end], files.KINDS[entry["dtype"]]).reshape(entry["shape"])
+        np.frombuffer(data[8 + n + begin : 8 + n + end], files.DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def trusting(folder):

@@ -215,7 +215,7 @@ def test_an_array_that_the_header_names_twice_is_refused(folder):
     name, entry = "transformer.wpe.weight", json.loads(text)["transformer.ln_f.bias"]
     text = text[:-1] + f', "{name}": {json.dumps(entry)}'.encode() + b"}"
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + n :])
-    with pytest.raises(InputError, match=f"'{name}' is there twice"):
+    with pytest.raises(InputError, match=f"'{name}' occurs twice"):
         GPT.load(folder)
 
 

@@ -200,7 +200,7 @@ spaced = st.lists(pieces, max_size=40).map("".join)
 
 
 class InParts:
-    """A text as Dealt takes it, cut into given parts."""
+    """A text as Split takes it, cut into given parts."""
 
     def __init__(self, parts):
         self._parts = parts
@@ -230,7 +230,7 @@ def test_a_text_in_parts_is_dealt_as_the_whole_is(text, places, held, kind, dedu
     with mock.patch.object(split, "BLOCKS", blocks):
         whole = split.without_repeats(text) if dedup else text
         expected = split.split_blocks(whole, held) if kind == "blocks" else split.split_tail(whole, held)
-        dealt = split.Dealt(InParts(cut(text, places)), held, kind, dedup)
+        dealt = split.Split(InParts(cut(text, places)), held, kind, dedup)
         for _ in range(2):
             assert tuple(map("".join, zip(("", ""), *dealt))) == expected
         assert dealt.size == len(whole)
@@ -239,7 +239,7 @@ def test_a_text_in_parts_is_dealt_as_the_whole_is(text, places, held, kind, dedu
 def test_a_repeat_that_is_not_seen_is_noticed_by_the_law_above():
     text = "\n\n".join([LONGER, "b", LONGER])
     with mock.patch.object(split, "repeats", lambda parts: np.zeros(3, bool)):
-        train, held = map("".join, zip(*split.Dealt(InParts([text]), 0.1)))
+        train, held = map("".join, zip(*split.Split(InParts([text]), 0.1)))
     assert train + held != "".join(split.split_blocks(split.without_repeats(text), 0.1))
 
 

@@ -1,1 +1,1 @@
-"""From files to batches of tokens: enter here to ask what is trained on, and what is held out."""
+"""From text files to batches of tokens: enter here to ask what a run trains on, and what it holds out."""

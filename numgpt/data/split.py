@@ -1,194 +1,216 @@
-"""What is trained on and what is held out: repeats dropped, blocks dealt. First the specification, then the
-same of a text in parts.
+"""What is trained on and what is held out: repeats are dropped, then blocks of paragraphs are set aside.
 
-A text in pieces (paragraphs, lines) that comes in parts is a sequence of lists: between two neighbours in a
-list one piece ends and the next begins; the last of a list goes on in the first of the next. So no piece has
-to fit in memory.
+First comes the specification, for a whole text; then the same for a text in parts, which need not fit in
+memory. There a text's segments (paragraphs or lines) are a stream of lists: between two neighbours in a list
+one segment ends and the next begins, while the last segment of a list continues in the first of the next.
+So a segment may be longer than a part.
 """
+
+from __future__ import annotations
 
 import functools
 import hashlib
 import math
 import re
 from array import array
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
+from .text import Text
 
 SPLITS = ("blocks", "tail")
-BLOCKS = 50
-LONG = 40  # characters of a paragraph's words; no longer ones may repeat: they are headings, not copies
+BLOCKS = 50  # at least that many blocks, from which those to hold out are spread evenly
+HEADING = 40  # characters: shorter paragraphs may repeat, as headings do
 _BLANK = re.compile(r"\n\s*\n")
 
 
-def without_repeats(text):
-    """text without the paragraphs of more than LONG characters that came before in it, whatever their white
-    space.
+def without_repeats(text: str) -> str:
+    """The text without paragraphs of more than HEADING characters that occurred before.
+
+    Two paragraphs are the same if they differ in white space only.
     """
-    seen, kept = set(), []
+    seen: set[str] = set()
+    paragraphs = []
     for paragraph in _BLANK.split(text):
         words = " ".join(paragraph.split())
-        if len(words) > LONG and words in seen:
+        if len(words) > HEADING and words in seen:
             continue
         seen.add(words)
-        kept.append(paragraph)
-    return "\n\n".join(kept)
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
 
 
-def split_blocks(text, held_out):
-    """(train, held out): the text in some 50 blocks of whole paragraphs, every so-many-th of which is held
-    out.
+def split_blocks(text: str, held_out: float) -> tuple[str, str]:
+    """(train, held out): blocks of whole paragraphs, held out at even distances over the whole text.
 
-    Dealt out of the whole text, so that both parts are of the same kind; in blocks, so that few contexts are
-    cut. Text without paragraphs is divided at line ends, or failing those anywhere.
+    Both parts are thus of the same kind, and few contexts are cut. A text with too few paragraphs is divided
+    at line ends, and one with too few lines anywhere.
     """
     blocks = _blocks(held_out)
-    pieces, glue = _BLANK.split(text), "\n\n"
-    if len(pieces) < blocks:
-        pieces, glue = text.split("\n"), "\n"
-    if len(pieces) < blocks:
+    segments, glue = _BLANK.split(text), "\n\n"
+    if len(segments) < blocks:
+        segments, glue = text.split("\n"), "\n"
+    if len(segments) < blocks:
         size = max(1, len(text) // blocks)
-        pieces, glue = [text[i : i + size] for i in range(0, len(text), size)], ""
-    parts, done = ([], []), 0
-    for piece in pieces:
-        parts[_is_held(done, len(text), blocks, held_out)].append(piece)
-        done += len(piece) + len(glue)
-    return glue.join(parts[0]), glue.join(parts[1])
+        segments, glue = [text[i : i + size] for i in range(0, len(text), size)], ""
+    train: list[str] = []
+    held: list[str] = []
+    done = 0
+    for segment in segments:
+        side = held if _is_held_out(done, len(text), blocks, held_out) else train
+        side.append(segment)
+        done += len(segment) + len(glue)
+    return glue.join(train), glue.join(held)
 
 
-def split_tail(text, held_out):
+def split_tail(text: str, held_out: float) -> tuple[str, str]:
     """(train, held out): the first 1 − held_out of the characters, and the rest, as nanoGPT splits."""
     at = int(len(text) * (1 - held_out))
     return text[:at], text[at:]
 
 
-def _blocks(held_out):
+def _blocks(held_out: float) -> int:
     return max(BLOCKS, math.ceil(5 / held_out))
 
 
-def _is_held(done, size, blocks, held_out):
-    """Whether a piece is held out that begins after so many of a text's characters."""
+def _is_held_out(done: int, size: int, blocks: int, held_out: float) -> bool:
+    """Whether the segment that begins after `done` of a text's `size` characters is held out."""
     block = done * blocks // max(1, size)
     return int((block + 1) * held_out) > int(block * held_out)
 
 
-class Dealt:
-    """The same of a text in parts: iterating gives pairs of parts, (train, held out), as often as it is asked
-    for.
+class Split:
+    """The same for a text in parts: iterating yields (train, held out) pairs of parts, as often as needed.
 
-    text: a text.Text. dedup: whether repeats are dropped. Passes through the text: one to find the repeats,
-    of which 16 bytes a long paragraph are kept, one to count; then one each time.
+    dedup: whether to drop repeats. The first use makes two extra passes through the text: one to find the
+    repeats, for which 16 bytes a long paragraph are kept in memory, and one to count.
     """
 
-    def __init__(self, text, held_out, split="blocks", dedup=True):
+    def __init__(self, text: Text, held_out: float, split: str = "blocks", dedup: bool = True) -> None:
         if not 1e-6 <= held_out <= 0.5:
             raise InputError(f"data: held_out is {held_out}, expected a share from 1e-6 to 0.5")
         if split not in SPLITS:
             raise InputError(f"data: split is {split!r}, expected one of {', '.join(SPLITS)}")
-        self.text, self.held_out, self.split, self.dedup = text, held_out, split, dedup
+        self.text = text
+        self.held_out = held_out
+        self.split = split
+        self.dedup = dedup
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[str, str]]:
         return self.parts()
 
-    def parts(self, doing=None):
+    def parts(self, doing: str | None = None) -> Iterator[tuple[str, str]]:
         """The pairs; doing as in Text.parts."""
-        kept = self._kept(doing)
+        parts = self._text(doing)
         if self.split == "tail":
-            return _cut(kept, int(self.size * (1 - self.held_out)))
+            return _cut(parts, int(self.size * (1 - self.held_out)))
+
         blocks = _blocks(self.held_out)
+        segments: Iterator[list[str]]
         if self._counts[1] >= blocks:
-            pieces, glue = paragraphs(kept), "\n\n"
+            segments, glue = paragraphs(parts), "\n\n"
         elif self._counts[2] >= blocks:
-            pieces, glue = (part.split("\n") for part in kept), "\n"
+            segments, glue = (part.split("\n") for part in parts), "\n"
         else:
-            pieces, glue = _of_size(kept, max(1, self.size // blocks)), ""
-        return _deal(pieces, glue, lambda done: _is_held(done, self.size, blocks, self.held_out))
+            segments, glue = _of_size(parts, max(1, self.size // blocks)), ""
+        return _deal(segments, glue, lambda done: _is_held_out(done, self.size, blocks, self.held_out))
 
     @property
-    def size(self):
-        """Characters without the repeats."""
+    def size(self) -> int:
+        """Characters of the text without repeats."""
         return self._counts[0]
 
     @functools.cached_property
-    def _counts(self):
-        """(characters, paragraphs, lines) without the repeats."""
-        counts = [0, 1, 1]
+    def _counts(self) -> tuple[int, int, int]:
+        """(characters, paragraphs, lines) of the text without repeats."""
+        characters, breaks, lines = 0, 0, 1
 
-        def passing():
-            for part in self._kept("measuring the text"):
-                counts[0] += len(part)
-                counts[2] += part.count("\n")
+        def counted() -> Iterator[str]:
+            nonlocal characters, lines
+            for part in self._text("measuring the text"):
+                characters += len(part)
+                lines += part.count("\n")
                 yield part
 
-        for pieces in paragraphs(passing()):
-            counts[1] += len(pieces) - 1
-        return tuple(counts)
+        for segments in paragraphs(counted()):
+            breaks += len(segments) - 1
+        return characters, breaks + 1, lines
 
     @functools.cached_property
-    def _repeated(self):
+    def _repeated(self) -> NDArray[Any]:
         return repeats(self.text.parts("looking for repeats"))
 
-    def _kept(self, doing):
+    def _text(self, doing: str | None) -> Iterator[str]:
+        """The parts of the text, without repeats where they are to be dropped."""
         parts = self.text.parts(doing)
         return drop(parts, self._repeated) if self.dedup else parts
 
 
-def paragraphs(parts):
-    """A text in parts → the pieces between its blank lines."""
-    run = []  # white space from a line's end on: whether it is blank lines is known when it ends
+def paragraphs(parts: Iterable[str]) -> Iterator[list[str]]:
+    """A text in parts → its paragraphs as segments."""
+    # White space from the end of a line on. Whether it holds a blank line shows only where it ends.
+    space: list[str] = []
     for part in parts:
         body = part.rstrip()
         if not body:
-            if run or "\n" in part:
-                at = 0 if run else part.index("\n")
+            if space or "\n" in part:
+                at = 0 if space else part.index("\n")
                 yield [part[:at]]
-                run.append(part[at:])
+                space.append(part[at:])
             else:
                 yield [part]
             continue
         at = part.find("\n", len(body))
-        at = len(part) if at < 0 else at
-        yield _BLANK.split("".join(run) + part[:at])
-        run = [part[at:]] if at < len(part) else []
-    yield _BLANK.split("".join(run))
+        if at < 0:
+            at = len(part)
+        yield _BLANK.split("".join(space) + part[:at])
+        space = [part[at:]] if at < len(part) else []
+    yield _BLANK.split("".join(space))
 
 
-def repeats(parts):
-    """For each paragraph of a text in parts, whether it is one that without_repeats drops.  → (paragraphs,)
-    bool
+def repeats(parts: Iterable[str]) -> NDArray[Any]:
+    """Whether without_repeats drops it, for each paragraph of a text in parts.  → (paragraphs,) bool
 
-    Paragraphs are compared by 16 bytes of BLAKE2b.
+    Paragraphs are compared by a BLAKE2b hash of 16 bytes.
     """
-    digests, places, n, current = bytearray(), array("q"), 0, _Words()
-    for pieces in paragraphs(parts):
-        current.add(pieces[0])
-        for piece in pieces[1:]:
-            if current.length > LONG:
-                digests += current.hash.digest()
-                places.append(n)
-            n, current = n + 1, _Words()
-            current.add(piece)
-    if current.length > LONG:
-        digests += current.hash.digest()
-        places.append(n)
-    repeated, numbers = np.zeros(n + 1, bool), np.frombuffer(digests, np.uint64).reshape(-1, 2)
-    order = np.lexsort(numbers.T)  # stable: of equal ones the first comes first
-    same = (numbers[order[1:]] == numbers[order[:-1]]).all(axis=1)
+    digests, places = bytearray(), array("q")  # of each long paragraph: its hash, its number
+    n, current = 0, _Words()
+
+    def note() -> None:
+        if current.length > HEADING:
+            digests.extend(current.hash.digest())
+            places.append(n)
+
+    for segments in paragraphs(parts):
+        current.add(segments[0])
+        for segment in segments[1:]:
+            note()
+            n += 1
+            current = _Words()
+            current.add(segment)
+    note()
+    repeated = np.zeros(n + 1, bool)
+    hashes = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    order = np.lexsort(hashes.T)  # stable: the first of equal paragraphs stays first
+    same = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
     repeated[np.array(places, np.int64)[order[1:][same]]] = True
     return repeated
 
 
 class _Words:
-    """The length and the hash of a paragraph's words with a space between them, of a paragraph that comes in
-    parts.
-    """
+    """The words of a paragraph that comes in parts, joined by single spaces: their length and their hash."""
 
-    def __init__(self):
-        self.length, self.hash, self.space = 0, hashlib.blake2b(digest_size=16), False
+    def __init__(self) -> None:
+        self.length = 0
+        self.hash = hashlib.blake2b(digest_size=16)
+        self.space = False  # whether the last part ended in white space
 
-    def add(self, part):
-        """The next part of the paragraph."""
+    def add(self, part: str) -> None:
+        """Take the next part of the paragraph."""
         words = " ".join(part.split())
         if not words:
             self.space = self.space or bool(part)
@@ -200,47 +222,51 @@ class _Words:
         self.space = part[-1].isspace()
 
 
-def drop(parts, repeated):
-    """A text in parts without the paragraphs that are repeated, a blank line between the others:
-    without_repeats in parts.
-    """
+def drop(parts: Iterable[str], repeated: NDArray[Any]) -> Iterator[str]:
+    """A text in parts, without its repeated paragraphs: without_repeats in parts."""
     n = 0
-    for pieces in paragraphs(parts):
-        kept = ["" if repeated[n] else pieces[0]]
-        kept += [piece for i, piece in enumerate(pieces[1:], n + 1) if not repeated[i]]
-        n += len(pieces) - 1
-        yield "\n\n".join(kept)
+    for segments in paragraphs(parts):
+        first = "" if repeated[n] else segments[0]
+        rest = [segment for i, segment in enumerate(segments[1:], n + 1) if not repeated[i]]
+        n += len(segments) - 1
+        yield "\n\n".join([first, *rest])
 
 
-def _of_size(parts, size):
-    """A text in parts → pieces of so many characters."""
-    full = 0
+def _of_size(parts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """A text in parts → segments of `size` characters."""
+    full = 0  # characters of the segment that has begun
     for part in parts:
-        pieces = [part[: size - full], *(part[i : i + size] for i in range(size - full, len(part), size))]
-        full = len(pieces[-1]) + (full if len(pieces) == 1 else 0)
-        yield pieces
+        segments = [part[: size - full], *(part[i : i + size] for i in range(size - full, len(part), size))]
+        if len(segments) > 1:
+            full = 0
+        full += len(segments[-1])
+        yield segments
 
 
-def _deal(pieces, glue, is_held):
-    """Pieces → pairs of parts, each side's pieces glued together. is_held(done): the side of a piece after so
-    many characters.
+def _deal(
+    stream: Iterable[list[str]], glue: str, is_held_out: Callable[[int], bool]
+) -> Iterator[tuple[str, str]]:
+    """Segments → (train, held out) pairs of parts, the segments of each side joined by glue.
+
+    is_held_out(done): the side of a segment that begins after `done` characters.
     """
-    done, side, begun = 0, False, [True, False]
-    for together in pieces:
-        sides = ([], [])
-        sides[side].append(together[0])
-        done += len(together[0])
-        for piece in together[1:]:
+    done, side = 0, False
+    begun = [True, False]  # whether a side has a segment already, so that glue precedes the next one
+    for segments in stream:
+        sides: tuple[list[str], list[str]] = ([], [])
+        sides[side].append(segments[0])
+        done += len(segments[0])
+        for segment in segments[1:]:
             done += len(glue)
-            side = is_held(done)
-            sides[side].append(glue + piece if begun[side] else piece)
+            side = is_held_out(done)
+            sides[side].append(glue + segment if begun[side] else segment)
             begun[side] = True
-            done += len(piece)
+            done += len(segment)
         yield "".join(sides[0]), "".join(sides[1])
 
 
-def _cut(parts, at):
-    """A text in parts → pairs of parts: what is before a place, and the rest."""
+def _cut(parts: Iterable[str], at: int) -> Iterator[tuple[str, str]]:
+    """A text in parts → pairs of parts: what lies before a place, and the rest."""
     for part in parts:
         yield part[: max(0, at)], part[max(0, at) :]
         at -= len(part)

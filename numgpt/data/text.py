@@ -1,4 +1,6 @@
-"""Text in parts: files of any size, read some megabytes at a time, as often as somebody goes through them."""
+"""Text in parts: files of any size, read a megabyte at a time, in as many passes as needed."""
+
+from __future__ import annotations
 
 import codecs
 import os
@@ -6,29 +8,33 @@ import shutil
 import stat
 import tempfile
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from ..errors import InputError
+from ..storage.atomic import StrPath
 from ..storage.files import open_file
 from . import corpora
 
 PART = 2**20  # bytes that are read at once
-SUFFIXES = (".txt", ".md")
-CHANGED = "has changed while it was read, expected it to rest: try once more"
+SUFFIXES = (".txt", ".md")  # of the files that a folder stands for
 
 
 class Text:
-    """The text of files and folders, joined by blank lines, or the default text; no more of it than a part is
-    in memory.
+    """The text of files and folders, joined by blank lines, or the default text; read in parts.
 
-    A folder stands for its .txt and .md files at any depth, sorted. Iterating gives the text's parts, cut
-    anywhere, with \\n for \\r\\n and without a byte order mark; every pass gives the same text, or is an
-    InputError. source: what it is, to be printed.
-    size: bytes, for a bar.
+    A folder stands for its .txt and .md files at any depth, sorted. Iterating yields the text's parts, cut
+    anywhere, with \\n for \\r\\n and without a byte order mark. Every pass yields the same text; a file that
+    has changed in between raises InputError.
+
+    source: what the text is, to be printed. size: its bytes, for a progress bar.
     """
 
-    def __init__(self, paths=None):
-        self._files, self._seen, self._default = [], {}, None
+    def __init__(self, paths: Sequence[StrPath] | None = None) -> None:
+        self._files: list[tuple[Path, IO[bytes] | None]] = []
+        self._stats: dict[Path, tuple[int, int]] = {}  # path → (size, time of its last change)
+        self._default: str | None = None
         if not paths:
             self.source, self._default = corpora.default()
             self.size = len(self._default)
@@ -40,18 +46,20 @@ class Text:
                     f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the"
                     " files themselves"
                 )
-            self._files += [(p, _spooled(p, self)) for p in inside]
+            self._files += [(file, _spooled(file, self)) for file in inside]
         self.source = ", ".join(map(str, paths))
         self.size = sum(
-            os.stat(p).st_size if spool is None else spool.seek(0, os.SEEK_END) for p, spool in self._files
+            os.stat(path).st_size if spool is None else spool.seek(0, os.SEEK_END)
+            for path, spool in self._files
         )
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return self.parts()
 
-    def parts(self, doing=None):
-        """One pass through the text. doing: what is done in it, for a bar, which a pass of more than a second
-        shows.
+    def parts(self, doing: str | None = None) -> Iterator[str]:
+        """One pass through the text.
+
+        doing: what the pass is for, the title of a progress bar, which appears after a second. None: no bar.
         """
         if doing is None:
             yield from self._parts(lambda n: None)
@@ -63,7 +71,7 @@ class Text:
         ) as bar:
             yield from self._parts(bar.update)
 
-    def _parts(self, update):
+    def _parts(self, update: Callable[[int], object]) -> Iterator[str]:
         if self._default is not None:
             for i in range(0, len(self._default), PART):
                 yield self._default[i : i + PART]
@@ -71,71 +79,69 @@ class Text:
         for n, (path, spool) in enumerate(self._files):
             if n:
                 yield "\n\n"
-            if spool is None:
-                with _opened(path) as file:
-                    self._expect_unchanged(path, file)
-                    yield from _decoded(path, file, update)
-                    self._expect_unchanged(path, file)
-            else:
+            if spool is not None:
                 spool.seek(0)
-                yield from _decoded(path, spool, update)
+                yield from _normalised(path, spool, update)
+                continue
+            with _opened(path) as file:
+                self._expect_unchanged(path, file)
+                yield from _normalised(path, file, update)
+                self._expect_unchanged(path, file)
 
-    def _expect_unchanged(self, path, file):
-        """Raise InputError where a file is not what it was when it was first opened: passes would not be of
-        one text.
-        """
-        found = os.fstat(file.fileno())
-        if self._seen.setdefault(path, (found.st_size, found.st_mtime_ns)) != (
-            found.st_size,
-            found.st_mtime_ns,
-        ):
-            raise InputError(f"{path}: {CHANGED}")
+    def _expect_unchanged(self, path: Path, file: IO[bytes]) -> None:
+        """Raise InputError if a file has changed since it was first opened: passes would yield two texts."""
+        status = os.fstat(file.fileno())
+        current = status.st_size, status.st_mtime_ns
+        if self._stats.setdefault(path, current) != current:
+            raise InputError(f"{path}: has changed while it was read, expected no change: try again")
 
 
-def read(paths):
-    """The whole of a Text, in memory."""
+def read(paths: Sequence[StrPath]) -> str:
+    """The whole text of files and folders, in memory."""
     return "".join(Text(paths))
 
 
-def _texts_in(folder):
-    """Its text files at any depth, hidden ones left out; a folder that cannot be read is an error, not
-    skipped.
-    """
+def _texts_in(folder: Path) -> Iterator[Path]:
+    """The text files in a folder at any depth, but for hidden ones. An unreadable folder is an error."""
 
-    def fail(error):
+    def fail(error: OSError) -> None:
         raise error
 
     for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        yield from (Path(place) / n for n in names if n.endswith(SUFFIXES) and not n.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(place) / name
 
 
-def _spooled(path, owner):
-    """What a pipe says, in a temporary file as long as there is an owner, since a pipe is read once; None for
-    a file.
+def _spooled(path: Path, owner: Text) -> IO[bytes] | None:
+    """A pipe's bytes in a temporary file that lives as long as its owner; None for a regular file.
+
+    A pipe can be read only once, a text is read several times.
     """
-    with _opened(path) as file:  # what cannot be opened is said before work begins
+    with _opened(path) as file:  # a file that cannot be opened is reported before any work begins
         if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             return None
-        spool = tempfile.TemporaryFile()
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 closed with its owner
         weakref.finalize(owner, spool.close)
         shutil.copyfileobj(file, spool, PART)
     return spool
 
 
-def _opened(path):
+def _opened(path: Path) -> IO[bytes]:
     return open_file(path, "a text file or a folder of them", pipes=True)
 
 
-def _decoded(path, file, update):
-    """The parts of an open file's text."""
-    begun, blank, kept = False, True, ""
+def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) -> Iterator[str]:
+    """The parts of an open file's text, with \\n for \\r\\n and without a byte order mark."""
+    begun, blank, waiting = False, True, ""
     for text, last in decoded(path, file, update):
-        text = kept + text
+        text = waiting + text
         if not begun and text:
-            text, begun = text.removeprefix("\ufeff"), True
-        kept = "\r" if text.endswith("\r") and not last else ""  # its \n may be in the next part
-        text = text[: len(text) - len(kept)].replace("\r\n", "\n")
+            text = text.removeprefix("\ufeff")
+            begun = True
+        waiting = "\r" if text.endswith("\r") and not last else ""  # its \n may be in the next part
+        text = text[: len(text) - len(waiting)].replace("\r\n", "\n")
         blank = blank and not text.strip()
         if text:
             yield text
@@ -143,21 +149,32 @@ def _decoded(path, file, update):
         raise InputError(f"{path}: is empty, expected text to train on")
 
 
-def decoded(path, file, update, do="convert it, for example with iconv"):
-    """(text, whether it is the last) of the parts of an open file, as they stand there; InputError says where
-    it is not UTF-8 and what to do.
+def decoded(
+    path: StrPath,
+    file: IO[bytes],
+    update: Callable[[int], object],
+    advice: str = "convert it, for example with iconv",
+) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is the last) of each part of an open UTF-8 file, unchanged.
+
+    update: is called with the number of bytes after each part. advice: what to do about a file that is not
+    UTF-8, for the error.
     """
-    decoder, read, data = codecs.getincrementaldecoder("utf-8")(), 0, True
-    while data:
-        data = file.read(PART)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    data = file.read(PART)
+    while True:
         read += len(data)
         try:
             text = decoder.decode(data, not data)
-        except UnicodeDecodeError as error:  # its object begins with what the decoder held back
-            at = read - len(error.object) + error.start
+        except UnicodeDecodeError as error:
+            at = read - len(error.object) + error.start  # error.object begins with bytes of the part before
             byte = error.object[error.start]
             raise InputError(
-                f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: {do}"
+                f"{path}: is not UTF-8 (byte 0x{byte:02x} at {at}), expected UTF-8 text: {advice}"
             ) from error
         yield text, not data
         update(len(data))
+        if not data:
+            return
+        data = file.read(PART)

@@ -1,66 +1,134 @@
-"""How well a model predicts a text: loss, perplexity and bits per byte, with the protocol that they depend
-on.
+"""How well a model predicts a text: loss, perplexity, bits per byte, and the protocol that they depend on.
+
+A model gives each token a probability p, from the tokens before it.
+
+    loss            −⟨ln p⟩ over the predicted tokens, in nats: the mean surprise
+    perplexity      exp(loss): a model that guesses among so many equally likely tokens has this loss
+    bits per byte   −Σ log₂ p over the bytes that the predicted tokens stand for
+
+Loss and perplexity are per token, so they compare models with the same tokenizer only; bits per byte compare
+any two models on the same text.
+
+The protocol: a model sees at most block_size tokens, so a longer text is scored in windows of that length.
+Each window ends `stride` tokens after the one before it, and each token is predicted once, in the first
+window that holds it. So all but the tokens of the first window are predicted from block_size − stride tokens
+or more. A smaller stride gives more context and a lower loss, and takes longer: a loss without its stride says
+little.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..model.gpt import GPT
+
+Window = tuple[NDArray[Any], NDArray[Any]]  # inputs (T,), targets (T,)
 
 
 @dataclass(frozen=True)
 class Score:
-    """The mean surprise of a text's tokens but the first, which nothing predicts."""
+    """The loss of a text, with what it is a mean of and the protocol by which it was measured.
 
-    loss: float  # nats a token
-    tokens: int  # predicted
-    bytes: int  # of the predicted tokens
+    loss: nats a token, over all tokens but the first, which nothing predicts. tokens: how many those are.
+    bytes: what they stand for. block_size, stride: the length of the windows, and from one to the next.
+    """
+
+    loss: float
+    tokens: int
+    bytes: int
     block_size: int
     stride: int
 
     @property
-    def perplexity(self):
-        """exp(loss), of tokens; infinite where it overflows."""
+    def perplexity(self) -> float:
+        """exp(loss); infinite if that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
-    def bits_per_byte(self):
-        """The surprise of the whole text in bits, over its bytes: comparable between tokenizers."""
+    def bits_per_byte(self) -> float:
+        """The surprise of all predicted tokens in bits, over their bytes; comparable between tokenizers."""
         return self.loss * self.tokens / math.log(2) / self.bytes
 
 
-def score(model, ids, stride=None, batch_size=8, progress=None):
-    """Score ids (N,) in windows of block_size that advance by stride; each token is predicted once.
+def score(
+    model: GPT,
+    ids: NDArray[Any],
+    stride: int | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int], object] | None = None,
+) -> Score:
+    """Score a text's tokens, each predicted once, in windows of block_size that advance by stride.
 
-    A window after the first counts its last stride tokens only: they see at least block_size − stride tokens.
-    stride block_size (the default is half of it) is fastest and gives the tokens at a window's start the
-    least context. ids may lie in a mapped file, of which windows are read as they are scored. A special token
-    counts with the bytes of its text.
+    Parameters
+    ----------
+    model
+        The GPT. Its tokenizer counts the bytes; without one, each token counts as a byte.
+    ids
+        The text's tokens (N,), at least two. They may lie in a memory-mapped file, which is read window by
+        window.
+    stride
+        Tokens from one window to the next: 1 to block_size, half of block_size by default. block_size is
+        fastest, and predicts the tokens at the start of a window from the least context.
+    batch_size
+        Windows that the model sees at a time.
+    progress
+        Called with the number of tokens predicted after each batch.
+
+    Returns
+    -------
+    Score
+        The loss, perplexity and bits per byte, and the protocol. A special token counts with the bytes of
+        its text.
+
+    Raises
+    ------
+    InputError
+        If stride is out of range, or if there are fewer than two tokens.
+
+    Examples
+    --------
+    A model with equal probabilities for all four characters needs two bits for each:
+
+    >>> import numgpt
+    >>> from numgpt.evaluation.score import score
+    >>> from numgpt.tokenizers import Characters
+    >>> config = numgpt.Config(vocab_size=4, block_size=8, n_layer=1, n_head=1, n_embd=4)
+    >>> model = numgpt.GPT(config, tokenizer=Characters("abcd"))
+    >>> model.params.flat[:] = 0
+    >>> result = score(model, model.tokenizer.encode("abcdabcdabcd"))
+    >>> f"{result.perplexity:.4f} {result.bits_per_byte:.4f} {result.tokens} {result.stride}"
+    '4.0000 2.0000 11 4'
     """
     T = model.config.block_size
-    stride = max(1, T // 2) if stride is None else stride
+    if stride is None:
+        stride = max(1, T // 2)
     if not 1 <= stride <= T:
         raise InputError(f"eval: stride is {stride}, expected 1 to block_size {T}")
     if len(ids) < 2:
         raise InputError(
             f"eval: the text has {len(ids)} tokens, expected at least 2: one to predict the other"
         )
-    total, counted = 0.0, 0
+    surprise, predicted = 0.0, 0
     for windows in _batches(_windows(ids, T, stride), batch_size):
         x, y = (np.stack(rows) for rows in zip(*windows))
         n = int((y >= 0).sum())
-        total += float(model.loss(x, y)) * n
-        counted += n
+        surprise += float(model.loss(x, y)) * n
+        predicted += n
         if progress:
             progress(n)
-    size = model.tokenizer.count_bytes(ids[1:]) if model.tokenizer else counted
-    return Score(total / counted, counted, size, T, stride)
+    size = model.tokenizer.count_bytes(ids[1:]) if model.tokenizer else predicted
+    return Score(surprise / predicted, predicted, size, T, stride)
 
 
-def _windows(ids, T, stride):
-    """(inputs, targets) of each window, −1 for a target that an earlier window counted."""
+def _windows(ids: NDArray[Any], T: int, stride: int) -> Iterator[Window]:
+    """(inputs, targets) of each window; −1 for a target that an earlier window has predicted."""
     last = len(ids) - 1
     end = min(T, last)
     yield ids[:end].astype(np.int64), ids[1 : end + 1].astype(np.int64)
@@ -72,12 +140,12 @@ def _windows(ids, T, stride):
         yield ids[start:end].astype(np.int64), targets
 
 
-def _batches(windows, size):
+def _batches(windows: Iterable[Window], size: int) -> Iterator[list[Window]]:
     """Lists of up to size windows of one length."""
-    held = []
+    batch: list[Window] = []
     for window in windows:
-        if held and (len(held) == size or len(held[0][0]) != len(window[0])):
-            yield held
-            held = []
-        held.append(window)
-    yield held
+        if batch and (len(batch) == size or len(batch[0][0]) != len(window[0])):
+            yield batch
+            batch = []
+        batch.append(window)
+    yield batch

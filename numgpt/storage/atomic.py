@@ -1,21 +1,28 @@
-"""Writes that are whole or not at all: made beside their place, flushed to disk and renamed."""
+"""Atomic writes: a file or folder is made under a hidden name, flushed to disk, then renamed to its place."""
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-NEW, OLD = ".numgpt-new", ".numgpt-old"  # endings of what is being written, and of what is being replaced
+StrPath = str | os.PathLike[str]
+
+# Endings of the hidden names of what is being written, and of what is being replaced.
+NEW, OLD = ".numgpt-new", ".numgpt-old"
 
 
-def replace_folder(folder, write):
-    """Put a folder that write(path) fills in the place of folder, so that a whole one is there at every
-    moment but one.
+def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
+    """Replace a folder, or make it; write(path) fills the new one.
 
-    In that moment, between two renames, the old one is beside it and settle() puts it back.
+    A whole folder is in place at every moment but one: between the two renames the old one lies beside its
+    place, under its hidden name. If the process is killed there, settle() puts it back.
     """
-    folder = Path(os.path.realpath(folder))  # a link's target is replaced, not the link
+    folder = Path(os.path.realpath(folder))  # replace what a link points to, not the link
     new, old = beside(folder, NEW), beside(folder, OLD)
     settle(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -34,21 +41,23 @@ def replace_folder(folder, write):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle(folder):
-    """Undo what a killed replace_folder left: put the old folder back, or remove it where the new one is in
-    place.
+def settle(folder: StrPath) -> None:
+    """Clean up after a replace_folder that was killed.
+
+    The old folder goes back to its place, or is removed if the new one is there.
     """
-    old = beside(Path(folder), OLD)
-    if old.exists():
-        if Path(folder).exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, folder)
+    old = beside(folder, OLD)
+    if not old.exists():
+        return
+    if Path(folder).exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(old, folder)
 
 
-def write_file(path, data):
-    """Write bytes to a file beside its place, flush and rename."""
-    new = beside(Path(path), NEW)
+def write_file(path: StrPath, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    new = beside(path, NEW)
     try:
         with open(new, "wb") as file:
             file.write(data)
@@ -62,22 +71,23 @@ def write_file(path, data):
     _flush(Path(path).parent)
 
 
-def write_json(path, content):
+def write_json(path: StrPath, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_file(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def beside(path, ending):
-    """The hidden name beside a path that what is being written, or replaced, has."""
+def beside(path: StrPath, ending: str) -> Path:
+    """The hidden name beside a path, for what is being written or replaced there."""
     path = Path(os.path.abspath(path))
     return path.with_name(f".{path.name}{ending}") if path.name else path / ending
 
 
-def _flush(folder):
-    """Make a folder's entries last through a power cut; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _flush(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut. Windows has no such call."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
