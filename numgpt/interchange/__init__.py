@@ -1,3 +1,1 @@
-"""Models in the files and random numbers of others: enter here to ask how a model is saved, and how theirs is
-read.
-"""
+"""Models and random numbers to and from files of other programs: enter here to ask how a model is saved or read."""

@@ -1,95 +1,123 @@
-"""Checkpoints: a folder of safetensors and JSON, written beside its place, flushed to disk and renamed: never
-half there.
-"""
+"""Checkpoints: folders of safetensors and JSON, replaced as a whole, so that one is never half written."""
+
+from __future__ import annotations
 
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._version import __version__
 from ..architecture.config import LONGEST, Config, from_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
-from ..storage.atomic import OLD, beside, replace_folder, write_json
+from ..storage.atomic import OLD, StrPath, beside, replace_folder, write_json
 from ..storage.files import Missing, read_json, tensors
+from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
 
-MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "state.json",
-)
-DTYPES = ("float32", "float64")
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+OPTIMIZER = "optimizer.safetensors"  # this and the next are there only in a run's checkpoint
+STATE = "state.json"
+
+DTYPES = {"float32": "F32", "float64": "F64"}  # of the parameters → as safetensors spells it
+ATTEMPTS = 8  # to read a folder that a run may be replacing
+
+# The entries of state.json, with their types.
+STATE_TYPES: dict[str, Any] = {
+    "updates": int,
+    "best": float | None,
+    "held_out": float | None,
+    "source": str,
+    "recipe": dict,
+    "digest": str,
+    "training": dict,
+}
 
 
-def save(folder, model, optimizer=None, state=None):
-    """Write a model, and for a run that goes on its optimizer's moments and a dict of its state, to a folder.
+class Model(Protocol):
+    """What is saved of a GPT."""
 
-    What the folder held before is whole until the new one is, whenever the process is killed or the disk
-    fills up.
+    config: Config
+    seed: int
+    tokenizer: Tokenizer | None
+    params: Flat
+
+
+class Optimizer(Protocol):
+    """What is saved of AdamW: its moments, and how many steps it has taken."""
+
+    m: Flat
+    v: Flat
+    steps: int
+
+
+def save(
+    folder: StrPath, model: Model, optimizer: Optimizer | None = None, state: dict[str, Any] | None = None
+) -> None:
+    """Write a checkpoint: a model and, for a run to resume from, an optimizer's moments and the run's state.
+
+    A checkpoint that was in the folder stays whole until the new one is, even if the process is killed or the
+    disk fills up.
     """
     folder = Path(folder)
-    if model.params.dtype.name not in DTYPES:
+    dtype = model.params.dtype.name
+    if dtype not in DTYPES:
         raise InputError(
-            f"save: a {model.params.dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}:"
-            " use model.astype('float64')"
+            f"save: a {dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}: use"
+            " model.astype('float64')"
         )
-    if folder.exists() and not _ours(folder):
+    if folder.exists() and not _may_replace(folder):
         raise InputError(
             f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to"
             " replace: choose another name"
         )
+    config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": vars(model.config)}
 
-    params = model.params.to("reference")
-
-    def write(new):
-        config = {
-            "numgpt": __version__,
-            "dtype": model.params.dtype.name,
-            "seed": model.seed,
-            "config": vars(model.config),
-        }
+    def write(new: Path) -> None:
         write_json(new / CONFIG, config)
-        write_tensors(new / MODEL, params)
+        write_tensors(new / MODEL, model.params.to("reference"))
         if model.tokenizer is not None:
             write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
-            write_tensors(
-                new / OPTIMIZER,
-                {f"{k}.{n}": a for k in "mv" for n, a in getattr(optimizer, k).to("reference").items()},
-            )
+            m, v = optimizer.m.to("reference"), optimizer.v.to("reference")
+            moments = {f"m.{name}": m[name] for name in m} | {f"v.{name}": v[name] for name in v}
+            write_tensors(new / OPTIMIZER, moments)
         if state is not None:
-            write_json(new / STATE, state | ({"updates": optimizer.steps} if optimizer else {}))
+            updates = {"updates": optimizer.steps} if optimizer is not None else {}
+            write_json(new / STATE, state | updates)
 
     replace_folder(folder, write)
 
 
-def load(folder):
-    """The arguments of GPT from a checkpoint's folder, every name, shape, dtype and value checked."""
-    for attempt in range(8):  # a run that saves in this moment swaps the folder while it is read
+def load(folder: StrPath) -> dict[str, Any]:
+    """The arguments of GPT from a checkpoint; every name, shape, dtype and value is checked."""
+    for attempt in range(ATTEMPTS):  # a run that saves at this moment swaps the folder while it is read
         if attempt:
-            time.sleep(0.001 * 2**attempt)  # at no rhythm that another may have
+            time.sleep(0.001 * 2**attempt)  # ever longer, so as not to keep step with the run
         place = find(folder)
         try:
             before = os.stat(place).st_ino
-            found = _load(place)
+            arguments = _load(place)
             if os.stat(place).st_ino == before:
-                return found
+                return arguments
         except (Missing, FileNotFoundError):
-            if attempt == 7:
+            if attempt == ATTEMPTS - 1:
                 raise
     raise InputError(
-        f"{folder}: was replaced again and again while it was read, expected it to rest: try once more"
+        f"{folder}: was replaced again and again while it was read, expected it to stay: try again later"
     )
 
 
-def _load(folder):
+def _load(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / CONFIG)
     if not _is_config(stored):
         raise InputError(
@@ -100,90 +128,101 @@ def _load(folder):
         config = from_dict(Config, stored["config"])
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-    wanted = shapes(config)
-    arrays = read_tensors(
-        folder / MODEL, wanted, stored["dtype"]
-    )  # before there is room for what the config says
-    params = Flat(wanted, stored["dtype"])
-    for name, array in arrays.items():
-        params[name] = array
-    _expect_finite(folder / MODEL, params)
-    tokenizer = load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).exists() else None
-    if (
-        tokenizer is not None and tokenizer.vocab_size > config.vocab_size
-    ):  # it may have fewer: vocabularies are padded to round numbers
-        raise InputError(
-            f"{folder / TOKENIZER}: has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}"
-            f" as in {CONFIG}"
-        )
+    params = _load_parameters(folder / MODEL, config, stored["dtype"])
     return {
         "config": config,
         "seed": stored["seed"],
         "dtype": params.dtype,
-        "tokenizer": tokenizer,
+        "tokenizer": _load_tokenizer(folder / TOKENIZER, config),
         "params": params,
     }
 
 
-def load_state(folder, optimizer):
-    """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it."""
-    folder, state = find(folder), read_state(folder)
-    path, m, v = folder / OPTIMIZER, optimizer.m, optimizer.v
-    arrays = read_tensors(
-        path, {f"{k}.{n}": shape for k in "mv" for n, shape in m.shapes.items()}, m.dtype.name
-    )
+def _load_parameters(path: Path, config: Config, dtype: str) -> Flat:
+    expected = shapes(config)
+    arrays = read_tensors(path, expected, dtype)  # before memory is taken for what the config claims
+    params = Flat(expected, dtype)
+    for name, array in arrays.items():
+        params[name] = array
+    _expect_finite(path, params)
+    return params
+
+
+def _load_tokenizer(path: Path, config: Config) -> Tokenizer | None:
+    if not path.exists():
+        return None
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > config.vocab_size:  # fewer are fine: models are padded to round numbers
+        raise InputError(
+            f"{path}: has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size} as in {CONFIG}"
+        )
+    return tokenizer
+
+
+def load_state(folder: StrPath, optimizer: Optimizer) -> dict[str, Any]:
+    """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it.
+
+    If anything is refused, the optimizer stays as it was.
+    """
+    folder = find(folder)
+    state = read_state(folder)
+    path = folder / OPTIMIZER
+    m, v = optimizer.m, optimizer.v
+    expected = {f"{moment}.{name}": shape for moment in "mv" for name, shape in m.shapes.items()}
+    arrays = read_tensors(path, expected, m.dtype.name)
     _expect_finite(path, arrays)
-    negative = next((f"v.{n}" for n in v if (arrays[f"v.{n}"] < 0).any()), None)
+    negative = next((f"v.{name}" for name in v if (arrays[f"v.{name}"] < 0).any()), None)
     if negative:
         raise InputError(
             f"{path}: {negative} holds a negative number, expected means of squares: use an earlier"
             " checkpoint"
         )
     for name in m:
-        m[name], v[name] = arrays[f"m.{name}"], arrays[f"v.{name}"]
+        m[name] = arrays[f"m.{name}"]
+        v[name] = arrays[f"v.{name}"]
     optimizer.steps = state["updates"]
     return state
 
 
-def read_state(folder):
-    """The state that was saved with a run's checkpoint, its entries checked."""
+def read_state(folder: StrPath) -> dict[str, Any]:
+    """The state of a run that was saved with its checkpoint, its entries checked."""
     path = find(folder) / STATE
     if not path.exists():
         raise InputError(
-            f"{path.parent}: holds a model but no run that could go on, expected {STATE} and {OPTIMIZER}"
+            f"{path.parent}: holds a model but no run to resume, expected {STATE} and {OPTIMIZER}"
         )
     state = read_json(path)
-    kinds = {
-        "updates": int,
-        "best": float | None,
-        "held_out": float | None,
-        "source": str,
-        "recipe": dict,
-        "digest": str,
-        "training": dict,
-    }
-    for name, kind in kinds.items():
-        value = state.get(name, ...) if isinstance(state, dict) else ...
-        odd = isinstance(value, bool) or (
-            name == "updates" and isinstance(value, int) and not 0 <= value <= LONGEST
+    for name, kind in STATE_TYPES.items():
+        if not isinstance(state, dict) or name not in state:
+            problem = f"no {name}"
+        elif not _fits(name, state[name], kind):
+            problem = f"{name} {state[name]!r}"
+        else:
+            continue
+        raise InputError(
+            f"{path}: has {problem}, expected the file as numgpt wrote it: use another checkpoint"
         )
-        if not isinstance(value, kind) or odd or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(
-                f"{path}: has {'no ' + name if value is ... else f'{name} {value!r}'}, expected the file as"
-                " numgpt wrote it: use another checkpoint"
-            )
     return state
 
 
-def is_checkpoint(folder):
+def _fits(name: str, value: Any, kind: Any) -> bool:
+    """Whether an entry of a state has its type and a possible value."""
+    if isinstance(value, bool) or not isinstance(value, kind):  # a bool counts as an int for isinstance
+        return False
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return name != "updates" or 0 <= value <= LONGEST
+
+
+def is_checkpoint(folder: StrPath) -> bool:
     """Whether a folder holds a model of numgpt."""
     return (Path(folder) / CONFIG).is_file()
 
 
-def find(folder):
-    """The checkpoint at a path: the folder itself, or a run's best, else its last one.
+def find(folder: StrPath) -> Path:
+    """The checkpoint at a path: the folder itself, or a run's best, or else its last.
 
-    Where a killed save left the folder beside its place, that one; nothing is moved by looking.
+    If a killed save left the old folder beside its place, that one is taken; nothing is moved.
     """
     folder = Path(folder)
     for candidate in (folder, folder / "best", folder / "last"):
@@ -191,34 +230,46 @@ def find(folder):
             if is_checkpoint(place):
                 return place
     if not folder.exists():
-        raise InputError(f"{folder}: does not exist, expected a checkpoint's folder: numgpt train makes one")
+        raise InputError(
+            f"{folder}: does not exist, expected a checkpoint's folder, such as numgpt train writes"
+        )
     raise InputError(
         f"{folder}: holds no checkpoint, expected a folder with {CONFIG} and {MODEL}, or a run with best or"
         " last in it"
     )
 
 
-def read_tensors(path, wanted, dtype):
-    """The arrays of a safetensors file, mapped; InputError unless names, shapes and dtypes are those of
-    wanted, name → shape.
+def read_tensors(
+    path: StrPath, expected: Mapping[str, tuple[int, ...]], dtype: str
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a safetensors file, memory-mapped.
+
+    InputError unless their names and shapes are the expected ones and their dtypes are dtype.
     """
-    found, kind = tensors(path), {"float32": "F32", "float64": "F64"}.get(dtype, dtype)
-    odd = sorted(set(found) ^ set(wanted))
-    if odd:
-        raise InputError(
-            f"{path}: {odd[0]} is {'not expected' if odd[0] in found else 'missing'}, expected the"
-            f" {len(wanted)} arrays of its config"
-        )
-    for name, shape in wanted.items():
-        stored, array = found[name]
+    stored = tensors(path)
+    expect_names(path, stored, expected)
+    spelled = DTYPES.get(dtype, dtype)
+    for name, shape in expected.items():
+        stored_dtype, array = stored[name]
         if array.shape != shape:
             raise InputError(f"{path}: {name} has shape {array.shape}, expected {shape} from {CONFIG}")
-        if stored != kind:
-            raise InputError(f"{path}: {name} has dtype {stored}, expected {kind} from {CONFIG}")
-    return {name: found[name][1] for name in wanted}
+        if stored_dtype != spelled:
+            raise InputError(f"{path}: {name} has dtype {stored_dtype}, expected {spelled} from {CONFIG}")
+    return {name: stored[name][1] for name in expected}
 
 
-def _expect_finite(path, arrays):
+def expect_names(path: StrPath, actual: Iterable[str], expected: Iterable[str]) -> None:
+    """Raise InputError unless the names of arrays are the expected ones."""
+    actual, expected = set(actual), set(expected)
+    different = sorted(actual ^ expected)
+    if different:
+        problem = "not expected" if different[0] in actual else "missing"
+        raise InputError(
+            f"{path}: {different[0]} is {problem}, expected the {len(expected)} arrays of its {CONFIG}"
+        )
+
+
+def _expect_finite(path: StrPath, arrays: Mapping[str, NDArray[Any]]) -> None:
     bad = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
     if bad:
         raise InputError(
@@ -226,36 +277,33 @@ def _expect_finite(path, arrays):
         )
 
 
-def _ours(folder):
-    """Whether a folder is empty, or holds a checkpoint of numgpt and nothing else: only then may it be
-    replaced.
-    """
+def _may_replace(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a checkpoint of numgpt and nothing else."""
     if not folder.is_dir():
         return False
-    names = {p.name for p in folder.iterdir()}
-    return not names or (
-        CONFIG in names
-        and names <= {MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE}
-        and _is_config(read_json(folder / CONFIG))
-    )
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    ours = names <= {MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE}
+    return ours and CONFIG in names and _is_config(read_json(folder / CONFIG))
 
 
-def _is_config(stored):
+def _is_config(stored: Any) -> bool:
     return (
         isinstance(stored, dict)
-        and stored.get("dtype") in DTYPES
+        and stored.get("dtype") in list(DTYPES)  # a list, as the file may hold what a dict cannot look up
         and isinstance(stored.get("config"), dict)
         and isinstance(stored.get("seed"), int)
     )
 
 
-def write_tensors(path, arrays):
-    """Write a mapping of arrays as safetensors beside a folder's config.json."""
+def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as a safetensors file beside a folder's config.json."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     try:
-        save_file({name: array for name, array in arrays.items()}, path, metadata={"format": "pt"})
+        save_file(dict(arrays), path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: could not be written ({error})") from error
     shutil.copymode(path.with_name(CONFIG), path)  # safetensors makes it private, whatever the umask
