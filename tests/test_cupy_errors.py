@@ -113,8 +113,8 @@ def test_an_array_of_the_gpu_given_to_what_takes_the_hosts_is_one_line(tmp_path,
         *TRAIN,
     )
     assert (
-        line == "numgpt: an array on the GPU was given to what takes arrays of the host, expected a copy:"
-        " array.get(), or model.to('reference')"
+        line == "numgpt: got an array on the GPU where one in the host's memory is needed: copy it with"
+        " array.get(), or use model.to('reference')"
     )
 
 

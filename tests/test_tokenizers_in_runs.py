@@ -123,7 +123,7 @@ def test_a_text_with_fewer_pairs_than_asked_for_makes_a_run_that_says_so_and_res
         str(tmp_path / "run"),
     ]
     assert main([*flags, "--steps=1", "--split=tail"]) == 0
-    assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair comes twice" in " ".join(
+    assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair occurs twice" in " ".join(
         capfd.readouterr().err.split()
     )
     for steps in (2, 3):  # the name is kept for the next time

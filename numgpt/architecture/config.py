@@ -28,7 +28,7 @@ class Config:
     n_layer: int = setting(12, "L, the number of blocks")
     n_head: int = setting(12, "H, the number of attention heads")
     n_embd: int = setting(768, "C, the number of channels")
-    n_inner: int | None = setting(None, "width of the feed-forward; 4 C unless given")
+    n_inner: int | None = setting(None, "width of the feed-forward (default: 4 C)")
     bias: bool = setting(True, "biases in linear maps and norms")
     tied: bool = setting(True, "one matrix for embedding and unembedding")
     activation: str = setting(
@@ -79,7 +79,7 @@ class Training:
     accumulate: int = setting(1, "batches a step, weighted by their counted tokens")
     steps: int = setting(2000, "updates of the parameters")
     lr: float = setting(1e-3, "the highest learning rate")
-    min_lr: float | None = setting(None, "the learning rate at the end; a tenth of lr unless given")
+    min_lr: float | None = setting(None, "the learning rate at the end (default: a tenth of lr)")
     warmup: int = setting(100, "steps in which the learning rate rises")
     schedule: str = setting(
         "cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant")

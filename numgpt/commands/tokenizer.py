@@ -1,333 +1,254 @@
-"""The commands of numgpt tokenizer: train, encode, decode, show."""
+"""numgpt tokenizer: train a tokenizer, encode, decode, and show how a text is cut."""
 
-import io
-import re
+from __future__ import annotations
+
+import argparse
 import shutil
 import sys
-import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import tokenizers
-from ..data import text, token_files
+from ..data import token_files
 from ..errors import InputError
-from ..storage.files import open_file
-from ..tokenizers.patterns import Pattern
-from ..tokenizers.show import lines, wants_color
+from ..tokenizers.show import COLORS, lines, wants_color
+from ..tokenizers.tokenizer import ERRORS
+from . import flags, tokenizer_training
+from . import tokenizer_files as files
+from .printing import bytes_and_tokens, plural
 
-ARRAYS = (".npy", ".bin")  # endings of files of ids; any other holds them as text
+HELP = "Train a tokenizer, encode, decode, and show how a text is cut into tokens."
+EXAMPLE = "numgpt tokenizer show bytes 'naïve café'"
 
 
-def tokenizer(args):
-    """numgpt tokenizer: one of ACTIONS, or the help."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The actions of numgpt tokenizer, each with its own flags."""
+    parser.set_defaults(print_help=parser.print_help, engine=None, threads=None, tf32=False)
+    parsers = parser.add_subparsers(
+        title="actions",
+        dest="action",
+        parser_class=_ActionParser,
+        metavar="ACTION",
+        help="numgpt tokenizer ACTION --help lists its flags, with an example",
+    )
+    for name, action in ACTIONS.items():
+        command = parsers.add_parser(name, help=action.help)
+        action.add_flags(command)
+        flags.add_engine(command, tf32=False)
+        flags.describe(command, action.help, f"numgpt tokenizer {name} {action.example}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action, or print the help where there is none."""
     if args.action is None:
         args.print_help()
         return 0
-    return ACTIONS[args.action](args)
+    return ACTIONS[args.action].run(args)
 
 
-def train(args):
-    """numgpt tokenizer train."""
-    out = Path(args.out)
-    _expect_place(out, args.format)
-    if args.kind == "unigram":
-        odd = [
-            flag
-            for flag, given in (
-                ("--pattern", args.pattern),
-                ("--min-frequency", args.min_frequency),
-                ("--format", args.format != "numgpt"),
-            )
-            if given
-        ]
-        if odd:
-            raise InputError(
-                f"tokenizer train: {odd[0]} stands beside --kind unigram, expected it for bpe alone: leave"
-                " it out"
-            )
-    else:
-        pattern = Pattern("gpt2" if args.pattern is None else args.pattern).name  # before the text is read
-        with tempfile.TemporaryDirectory() as place:  # as is what the format cannot say
-            specials = (
-                {t: i for i, t in enumerate(args.special_token, 256)} if args.format != "numgpt" else {}
-            )
-            tokenizers.export(
-                tokenizers.BPE(tokenizers.Bytes.pieces, [], pattern, specials),
-                Path(place) / "new",
-                args.format,
-            )
-    corpus = text.Text(args.files)
-    if args.kind == "unigram":
-        _say("training with sentencepiece, which says nothing until it is done")
-        made = tokenizers.unigram.train(corpus, args.vocab_size, specials=args.special_token)
-    else:
-        made = tokenizers.train(
-            corpus,
-            args.vocab_size,
-            pattern=pattern,
-            specials=args.special_token,
-            min_frequency=args.min_frequency or 2,
-            progress=True,
-        )
-    if args.format == "numgpt":
-        made.save(out)
-    else:
-        told = tokenizers.export(made, out, args.format)
-        if told:
-            _say(
-                f"numgpt: {out} does not say"
-                f" {' and '.join(f'{name} {value!r}' for name, value in told.items() if value)}: name them"
-                " when you load it"
-            )
-    sizes = []
-    tokens = sum(map(len, made.encode_parts(_measured(corpus.parts("encoding"), sizes), special="allow")))
-    print(f"{out}: {made.vocab_size:,} tokens, {_ratio(sum(sizes), tokens)} of {corpus.source}")
-    if made.vocab_size < args.vocab_size:
-        _say(
-            f"numgpt: {made.vocab_size:,} of the {args.vocab_size:,} tokens were found: no other pair is"
-            " frequent enough; --min-frequency 1, or more text, gives more"
-        )
-    return 0
+class _ActionParser(flags.Parser):
+    """Takes its last positional after flags too, as in: show TOKENIZER --color never TEXT."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse up to Python 3.12 wants an optional positional right behind the one before it."""
+        namespace, rest = super().parse_known_args(args, namespace)
+        last = [action for action in self._actions if not action.option_strings][-1]
+        if not rest or getattr(namespace, last.dest) or (rest[0].startswith("-") and rest[0] != "--"):
+            return namespace, rest
+        words = rest[1:] if rest[0] == "--" else rest
+        if last.nargs == "*":
+            setattr(namespace, last.dest, words)
+            return namespace, []
+        if len(words) == 1:
+            setattr(namespace, last.dest, words[0])
+            return namespace, []
+        return namespace, rest
 
 
-def encode(args):
-    """numgpt tokenizer encode."""
-    if args.out and Path(args.out).suffix not in ARRAYS:
-        raise InputError(
-            f"tokenizer encode: --out is {args.out}, expected a name that ends in {' or '.join(ARRAYS)}: for"
-            " text redirect the output"
-        )
-    if args.out:
-        _expect_place(Path(args.out))
-    parts, sizes = [_text(args)] if args.tokenizer == "chars" else _parts(args), []
-    found = _load(args, parts[0] if args.tokenizer == "chars" else None)
-    dtype = token_files.dtype(found.vocab_size)
-    ids = np.concatenate(
-        [part.astype(dtype) for part in found.encode_parts(_measured(parts, sizes), special=args.special)]
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """The tokenizer that an action uses."""
+    flags.add(
+        parser,
+        "tokenizer",
+        metavar="TOKENIZER",
+        help=(
+            "a tokenizer's file or folder (numgpt's, transformers', GPT-2's, tiktoken's or SentencePiece's),"
+            " a checkpoint, a run, bytes, or chars"
+        ),
     )
+    flags.add(
+        parser,
+        "--pattern",
+        metavar="NAME",
+        help=f"how text is cut, for files of GPT-2 and tiktoken, which do not hold it: {files.PATTERN_NAMES}",
+        shown=files.PATTERN,
+    )
+    flags.add(
+        parser,
+        "--special-token",
+        action="append",
+        metavar="TEXT=ID",
+        help="a special token, for the same files, such as '<|endoftext|>=50256'; may be repeated",
+    )
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    """The text that an action reads."""
+    flags.add(
+        parser, "text", nargs="?", metavar="TEXT", help="the text, unless --file is given", shown="stdin"
+    )
+    flags.add(
+        parser,
+        "--file",
+        metavar="FILE",
+        help="read the text from a file, with its line breaks as they are; - is stdin",
+    )
+    flags.add(
+        parser, "--bytes", action="store_true", help="accept any bytes, where otherwise UTF-8 is required"
+    )
+    flags.add_special(parser, "the text")
+
+
+def _add_encode_flags(parser: argparse.ArgumentParser) -> None:
+    _add_tokenizer(parser)
+    _add_text(parser)
+    flags.add(parser, "--count", action="store_true", help="print only the numbers of bytes and tokens")
+    flags.add(
+        parser,
+        "--out",
+        metavar="FILE",
+        help="write the ids to a .npy, or to a .bin: 2 bytes an id, or 4 with more than 65,536 tokens",
+    )
+
+
+def _encode(args: argparse.Namespace) -> int:
+    """Print or write the ids of a text."""
     if args.out:
-        _write_ids(Path(args.out), ids)
+        out = Path(args.out)
+        if out.suffix not in files.ARRAYS:
+            raise InputError(
+                f"tokenizer encode: --out is {out}, expected a name that ends in {' or '.join(files.ARRAYS)}:"
+                " for text redirect the output"
+            )
+        files.expect_place(out)
+    parts: Iterable[str | bytes] = files.parts(args)
+    sample = None
+    if args.tokenizer == "chars":  # whose vocabulary is made from the whole text
+        sample = files.text(args)
+        parts = [sample]
+    tokenizer = files.load(args, sample)
+    dtype = token_files.dtype(tokenizer.vocab_size)
+    sizes: list[int] = []
+    encoded = tokenizer.encode_parts(files.measured(parts, sizes), special=args.special)
+    ids = np.concatenate([part.astype(dtype) for part in encoded])
+    if args.out:
+        files.write_ids(out, ids)
     if args.count:
-        print(_ratio(sum(sizes), len(ids)))
+        print(bytes_and_tokens(sum(sizes), len(ids)))
     elif args.out:
-        print(f"{args.out}: {len(ids):,} tokens as {dtype}")
+        print(f"{out}: {len(ids):,} tokens as {dtype}")
     else:
         print(*ids.tolist())
     return 0
 
 
-def decode(args):
-    """numgpt tokenizer decode."""
-    found = _load(args)
-    ids = _ids(args, found)
+def _add_decode_flags(parser: argparse.ArgumentParser) -> None:
+    _add_tokenizer(parser)
+    flags.add(parser, "ids", nargs="*", metavar="ID", help="integers, unless --file is given", shown="stdin")
+    flags.add(
+        parser,
+        "--file",
+        metavar="FILE",
+        help="read the ids from a file: as text, or a .npy or .bin that encode --out wrote; - is stdin",
+    )
+    flags.add(
+        parser,
+        "--errors",
+        choices=ERRORS,
+        metavar="NAME",
+        help=f"what to do where bytes are not UTF-8, as in bytes.decode: {', '.join(ERRORS)}",
+        default="replace",
+    )
+    flags.add(parser, "--bytes", action="store_true", help="write the bytes as they are, UTF-8 or not")
+
+
+def _decode(args: argparse.Namespace) -> int:
+    """Write the text of ids."""
+    tokenizer = files.load(args)
+    ids = files.ids(args, tokenizer)
     if args.bytes or args.errors == "surrogateescape":
         sys.stdout.flush()
-        sys.stdout.buffer.write(found.decode_bytes(ids))
+        sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
         sys.stdout.buffer.flush()
         return 0
-    text = found.decode(ids, args.errors)
-    print(text, end="\n" if sys.stdout.isatty() and not text.endswith("\n") else "")
+    text = tokenizer.decode(ids, args.errors)
+    needs_line_break = sys.stdout.isatty() and not text.endswith("\n")
+    print(text, end="\n" if needs_line_break else "")
     return 0
 
 
-def show(args):
-    """numgpt tokenizer show."""
-    whole = _text(args)
-    found = _load(args, whole)
-    ids = found.encode(whole, special=args.special)
-    for line in lines(found, ids, wants_color(args.color), args.width or shutil.get_terminal_size().columns):
-        print(line)
-    characters = whole.decode("utf-8", "replace") if isinstance(whole, bytes) else whole
-    print(f"{_plural(len(characters), 'character')}, {_ratio(_size(whole), len(ids))}")
-    return 0
-
-
-def _measured(parts, sizes):
-    """The parts of a text; the bytes of each are added to the list sizes as it goes by."""
-    for part in parts:
-        sizes.append(_size(part))
-        yield part
-
-
-def _size(part):
-    """The bytes of a part of a text."""
-    return len(part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape"))
-
-
-def _ratio(size, tokens):
-    """Bytes and tokens, and the bytes a token."""
-    return f"{_plural(size, 'byte')}, {_plural(tokens, 'token')}" + (
-        f", {size / tokens:.2f} bytes per token" if tokens else ""
+def _add_show_flags(parser: argparse.ArgumentParser) -> None:
+    _add_tokenizer(parser)
+    _add_text(parser)
+    flags.add(
+        parser,
+        "--color",
+        choices=COLORS,
+        help="auto: in a terminal, unless NO_COLOR or TERM=dumb is set",
+        default="auto",
+    )
+    flags.add(
+        parser, "--width", type=flags.positive, metavar="N", help="columns a line", shown="the terminal's"
     )
 
 
-def _plural(n, what):
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def _show(args: argparse.Namespace) -> int:
+    """Print a text's tokens with their ids, and how many there are."""
+    text = files.text(args)
+    tokenizer = files.load(args, text)
+    ids = tokenizer.encode(text, special=args.special)
+    width = args.width or shutil.get_terminal_size().columns
+    for line in lines(tokenizer, ids, wants_color(args.color), width):
+        print(line)
+    characters = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    print(f"{plural(len(characters), 'character')}, {bytes_and_tokens(files.size(text), len(ids))}")
+    return 0
 
 
-def _load(args, text=None):
-    """The tokenizer that an argument names: chars (those of the text), bytes, a file, a folder, a checkpoint
-    or a run.
-    """
-    name = args.tokenizer
-    if name == "chars":
-        if not text:
-            raise InputError(
-                "tokenizer: chars has a vocabulary only where there is a text, expected bytes, or a"
-                " tokenizer's file, a checkpoint or a run"
-            )
-        return tokenizers.Characters.build(
-            text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
-        )
-    if name == "bytes":
-        return tokenizers.Bytes()
-    path = _in_run(Path(name))
-    return tokenizers.load(path, args.pattern, _special_tokens(args.special_token))
+class Action(NamedTuple):
+    """One action of numgpt tokenizer."""
+
+    help: str
+    example: str  # what follows numgpt tokenizer NAME
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
-def _special_tokens(given):
-    """{text: id} of TEXT=ID, or None where none is given."""
-    found = [re.fullmatch(r"(.+)=([0-9]{1,18})", one, re.DOTALL | re.ASCII) for one in given or ()]
-    if None in found:
-        raise InputError(
-            f"--special-token is {given[found.index(None)]!r}, expected a text and its id, such as"
-            " '<|endoftext|>=50256'"
-        )
-    return {m[1]: int(m[2]) for m in found} or None
-
-
-def _in_run(path):
-    """The tokenizer's file of a checkpoint, or of a run's best or last one; else the path itself."""
-    from ..interchange.checkpoint import TOKENIZER, find, is_checkpoint
-
-    if not path.exists() and not path.is_symlink():
-        raise InputError(
-            f"{path}: does not exist, expected a tokenizer's file or folder, a checkpoint or a run, or bytes:"
-            " numgpt tokenizer train makes one"
-        )
-    if (path / TOKENIZER).is_file():
-        return path / TOKENIZER
-    if (
-        any(is_checkpoint(p) for p in (path, path / "best", path / "last"))
-        and not (path / "vocab.json").is_file()
-    ):
-        path = find(path)
-        if not (path / TOKENIZER).is_file():
-            raise InputError(
-                f"{path}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a"
-                " tokenizer's own file"
-            )
-        return path / TOKENIZER
-    return path
-
-
-def _text(args):
-    """The text that a command was given: its argument, --file, or what comes in. With --bytes, bytes as they
-    are.
-    """
-    return (b"" if args.bytes else "").join(_parts(args))
-
-
-def _parts(args):
-    """_text, a part after the other."""
-    from tqdm import tqdm
-
-    if args.text is not None and args.file is not None:
-        raise InputError("tokenizer: a text and --file stand side by side, expected one of them")
-    if args.text is None:
-        file, source = _opened(args.file)
-    else:
-        file, source = io.BytesIO(args.text.encode("utf-8", "surrogateescape")), "the text"
-    with file, tqdm(desc="reading", unit="B", unit_scale=True, disable=None, leave=False, delay=1) as bar:
-        if args.bytes:
-            while part := file.read(text.PART):
-                yield part
-                bar.update(len(part))
-        else:
-            yield from (
-                part
-                for part, _ in text.decoded(
-                    source, file, bar.update, "convert it, or take the bytes as they are with --bytes"
-                )
-            )
-
-
-def _opened(name):
-    """(a file, what it is called), of stdin where there is no name or it is -."""
-    if name is None or name == "-":
-        if sys.stdin is None:  # closed by the shell: <&-
-            raise InputError("stdin: is closed, expected a text: give it as an argument or with --file")
-        return sys.stdin.buffer, "stdin"
-    return open_file(name, pipes=True), name
-
-
-def _ids(args, found):
-    """The ids that decode was given: its arguments, --file, or what comes in."""
-    if args.ids and args.file is not None:
-        raise InputError("tokenizer decode: ids and --file stand side by side, expected one of them")
-    if args.ids:
-        return _integers(" ".join(args.ids), "decode")
-    file, source = _opened(args.file)
-    with file:
-        data = file.read()
-    ending = Path(source).suffix if args.file else ""
-    if ending == ".npy":
-        try:
-            ids = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise InputError(
-                f"{source}: is not an array of NumPy ({error}), expected ids as encode --out writes them"
-            ) from error
-        if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu":
-            raise InputError(f"{source}: holds no integers, expected ids as encode --out writes them")
-        return ids
-    if ending == ".bin":
-        dtype = token_files.dtype(found.vocab_size)
-        if len(data) % dtype.itemsize:
-            raise InputError(
-                f"{source}: has {len(data):,} bytes, expected a multiple of {dtype.itemsize}, ids as {dtype},"
-                f" which a vocabulary of {found.vocab_size:,} has"
-            )
-        return np.frombuffer(data, dtype)
-    return _integers(data.decode("utf-8", "replace"), source)
-
-
-def _integers(text, source):
-    """The integers of a text, between white space, commas and brackets."""
-    words = re.split(r"[\s,\[\]()]+", text)
-    for word in words:
-        if word and not re.fullmatch(r"[+-]?[0-9]{1,18}", word, re.ASCII):
-            raise InputError(f"{source}: {word[:40]!r} is no id, expected integers such as 15496 995")
-    return np.array([int(word) for word in words if word], np.int64)
-
-
-def _write_ids(path, ids):
-    from ..storage.atomic import write_file
-
-    if path.suffix == ".bin":
-        return write_file(path, ids.tobytes())
-    buffer = io.BytesIO()
-    np.save(buffer, ids)
-    write_file(path, buffer.getvalue())
-
-
-def _expect_place(path, kind="numgpt"):
-    """Raise InputError where a file, for GPT-2's files a folder, cannot be written: before the work, not
-    after it.
-    """
-    if kind != "gpt2" and path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a file to write: choose another --out")
-    if kind == "gpt2" and path.exists() and not path.is_dir():
-        raise InputError(
-            f"{path}: is a file, expected a folder for vocab.json and merges.txt: choose another --out"
-        )
-    if kind != "gpt2" and not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist, expected one: make it, or choose another --out")
-
-
-def _say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-ACTIONS = {"train": train, "encode": encode, "decode": decode, "show": show}
+ACTIONS = {
+    "train": Action(
+        "Learn a vocabulary from text.",
+        "FILE --vocab-size 2048 --out tok.json",
+        tokenizer_training.add_flags,
+        tokenizer_training.run,
+    ),
+    "encode": Action(
+        "Print the ids of a text, on one line.",
+        "tok.json 'Hello world'",
+        _add_encode_flags,
+        _encode,
+    ),
+    "decode": Action(
+        "Print the text of ids, exactly: a line break is added in a terminal only.",
+        "tok.json 15496 995",
+        _add_decode_flags,
+        _decode,
+    ),
+    "show": Action(
+        "Show how a text is cut: each token, its id below it, and bytes per token.",
+        "tok.json 'Hello world'",
+        _add_show_flags,
+        _show,
+    ),
+}

@@ -1,0 +1,50 @@
+"""numgpt convert: a model in another layout or precision."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import InputError
+from . import flags
+from .printing import one_line, say
+
+HELP = "Convert a model between numgpt and transformers, or to another precision."
+EXAMPLE = "numgpt convert runs/1 exported --to hf"
+
+WRITTEN = {"numgpt": "a checkpoint of numgpt", "hf": "as transformers reads them"}  # --to → what is written
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of numgpt convert."""
+    flags.add(parser, "source", metavar="SOURCE", help=flags.MODEL)
+    flags.add(parser, "destination", metavar="FOLDER", help="the folder to write")
+    flags.add(
+        parser,
+        "--to",
+        choices=tuple(WRITTEN),
+        help="numgpt's checkpoint, or a folder that transformers reads as GPT-2",
+        default="numgpt",
+    )
+    flags.add(
+        parser, "--dtype", choices=flags.DTYPES, help="precision of the parameters", shown="the source's"
+    )
+    flags.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the model, and its tokenizer where the layout has a place for it."""
+    from ..interchange import huggingface
+    from ..model.gpt import GPT
+
+    model = GPT.load(args.source)
+    if args.dtype:
+        model = model.astype(args.dtype)
+    model.save(args.destination, args.to)
+    print(f"{args.destination}: {model.n_params:,} parameters, {model.params.dtype}, {WRITTEN[args.to]}")
+    if args.to == "hf" and not (Path(args.destination) / huggingface.TOKENIZER[0]).exists():
+        try:
+            huggingface.tokenizer_files(model)
+        except InputError as error:
+            say(f"numgpt: the tokenizer is not converted ({one_line(error)})")
+    return 0

@@ -1,0 +1,83 @@
+"""numgpt eval: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from . import flags, runs
+
+if TYPE_CHECKING:
+    from ..model.gpt import GPT
+
+HELP = "Measure loss, perplexity and bits per byte of a text under a model."
+EXAMPLE = "numgpt eval runs/1 --data FILE --stride 32"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of numgpt eval."""
+    flags.add_checkpoint(parser)
+    flags.add_data(parser, "what the run held out of its own text")
+    flags.add_special(parser, "the text of --data")
+    flags.add(
+        parser,
+        "--stride",
+        type=int,
+        metavar="N",
+        help="tokens from one window to the next; fewer gives each token more context, and is slower",
+        shown="half the context length",
+    )
+    flags.add(parser, "--batch-size", type=flags.positive, metavar="N", help="windows at once", default=8)
+    flags.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the score, and the protocol that it depends on."""
+    from tqdm import tqdm
+
+    from ..data.corpus import encode
+    from ..evaluation.score import score
+    from ..model.gpt import GPT
+
+    folder = Path(runs.checkpoint(args))
+    model = GPT.load(folder)
+    if model.tokenizer is None:
+        raise InputError("eval: the checkpoint has no tokenizer, expected one to read the text")
+    if args.data:
+        source, ids = encode(args.data, model.tokenizer, args.special)
+    else:
+        source, ids = _held_out(folder, model)
+    with tqdm(total=len(ids) - 1, unit="tok", disable=None, leave=False) as bar:
+        result = score(model, ids, args.stride, args.batch_size, bar.update)
+    print(f"text           {source}")
+    print(f"loss           {result.loss:.4f} nats a token")
+    print(f"perplexity     {result.perplexity:.4f}")
+    print(f"bits per byte  {result.bits_per_byte:.4f}")
+    print(
+        f"protocol       {result.tokens:,} tokens ({result.bytes:,} bytes) after the first, context"
+        f" {result.block_size}, stride {result.stride}"
+    )
+    return 0
+
+
+def _held_out(folder: Path, model: GPT) -> tuple[str, Any]:
+    """(description, ids) of the part of a run's own text that it was not trained on."""
+    from ..data import token_files
+    from ..interchange.checkpoint import STATE, read_state
+
+    folder = folder.resolve()
+    places = (folder / "last", folder.parent / "last", folder)
+    last = next((place for place in places if (place / STATE).is_file()), None)
+    if last is None:
+        raise InputError(f"eval: {folder} is not in a run, expected --data with a text to evaluate on")
+    state = read_state(last)
+    tokens = last.parent / "tokens"  # read where it has them; evaluating leaves nothing new in a run's folder
+    has_tokens = token_files.find(tokens, state["digest"], model.config.vocab_size) is not None
+    corpus = runs.corpus({"folder": tokens if has_tokens else None} | state["recipe"], model)
+    if corpus.digest != state["digest"]:
+        raise InputError(
+            f"eval: {state['source']} has changed since the run, expected the same text: name one by --data"
+        )
+    return f"the held-out part of {corpus.source}", corpus.held_out

@@ -1,0 +1,61 @@
+"""The table of subcommands, from which both the parser and the dispatch are made."""
+
+from __future__ import annotations
+
+import argparse
+from types import ModuleType
+
+from .._version import __version__
+from . import (
+    check,
+    convert,
+    curvature,
+    diff,
+    evaluate,
+    export,
+    info,
+    sample,
+    tokenizer,
+    train,
+    verify,
+)
+from .flags import HelpFormatter, Parser, describe
+
+# The name on the command line → the module with its HELP, EXAMPLE, add_flags(parser) and run(args), in the
+# order of numgpt --help. What is heavy these modules import inside run: whoever asks for help waits for none.
+COMMANDS: dict[str, ModuleType] = {
+    "train": train,
+    "sample": sample,
+    "eval": evaluate,
+    "check": check,
+    "verify": verify,
+    "diff": diff,
+    "curvature": curvature,
+    "tokenizer": tokenizer,
+    "convert": convert,
+    "export": export,
+    "info": info,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; its result has run, the function to call with it."""
+    whole = Parser(
+        prog="numgpt",
+        description="A GPT in pure NumPy: train, sample, evaluate, and check every gradient.",
+        formatter_class=HelpFormatter,
+    )
+    whole.add_argument("--version", action="version", version=f"numgpt {__version__}")
+    parsers = whole.add_subparsers(
+        title="commands",
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+        help="numgpt COMMAND --help lists its flags, with an example",
+    )
+    for name, module in COMMANDS.items():
+        command = parsers.add_parser(name, help=module.HELP)
+        command.set_defaults(run=module.run)
+        module.add_flags(command)
+        describe(command, module.HELP, module.EXAMPLE)
+    return whole

@@ -1,0 +1,173 @@
+"""numgpt tokenizer train: learn a vocabulary from text."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..tokenizers.patterns import Pattern
+from . import flags
+from . import tokenizer_files as files
+from .printing import bytes_and_tokens, say
+
+if TYPE_CHECKING:
+    from ..data.text import Text
+    from ..tokenizers import Tokenizer
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of numgpt tokenizer train."""
+    flags.add(
+        parser,
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="UTF-8 text files, or folders of .txt and .md files",
+        shown="Python's language reference",
+    )
+    flags.add(
+        parser,
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="the file to write, or for gpt2 the folder; it replaces what is there",
+    )
+    flags.add(
+        parser,
+        "--vocab-size",
+        type=flags.positive,
+        metavar="V",
+        help="tokens in all: bytes, merges and special tokens",
+        default=8192,
+    )
+    flags.add(
+        parser,
+        "--kind",
+        choices=("bpe", "unigram"),
+        help="byte-pair encoding, or SentencePiece's unigram model, which needs the sentencepiece package",
+        default="bpe",
+    )
+    flags.add(
+        parser,
+        "--pattern",
+        metavar="NAME",
+        help=f"how text is cut before pairs are counted; no token crosses a cut: {files.PATTERN_NAMES}",
+        shown=files.PATTERN,
+    )
+    flags.add(
+        parser,
+        "--special-token",
+        action="append",
+        metavar="TEXT",
+        help="a special token, such as '<|endoftext|>'; ordinary text never encodes to it; may be repeated",
+    )
+    flags.add(
+        parser,
+        "--min-frequency",
+        type=flags.positive,
+        metavar="N",
+        help="how often a pair must occur to be merged",
+        shown="2",
+    )
+    flags.add(
+        parser,
+        "--format",
+        choices=("numgpt", "huggingface", "gpt2", "tiktoken"),
+        help=(
+            "numgpt's own; tokenizer.json of Hugging Face; a folder with GPT-2's vocab.json and merges.txt;"
+            " or a .tiktoken"
+        ),
+        default="numgpt",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Learn a vocabulary from text, and write it."""
+    from ..data.text import Text
+
+    out = Path(args.out)
+    files.expect_place(out, args.format)
+    if args.kind == "unigram":
+        _expect_no_flags_of_pairs(args)
+    else:
+        _expect_writable(args)
+    corpus = Text(args.files)
+    tokenizer = _trained(args, corpus)
+    _write(tokenizer, out, args.format)
+    sizes: list[int] = []
+    parts = files.measured(corpus.parts("encoding"), sizes)
+    tokens = sum(map(len, tokenizer.encode_parts(parts, special="allow")))
+    print(
+        f"{out}: {tokenizer.vocab_size:,} tokens, {bytes_and_tokens(sum(sizes), tokens)} of {corpus.source}"
+    )
+    if tokenizer.vocab_size < args.vocab_size:
+        say(
+            f"numgpt: found {tokenizer.vocab_size:,} of the {args.vocab_size:,} tokens, as no other pair is"
+            " frequent enough; --min-frequency 1, or more text, gives more"
+        )
+    return 0
+
+
+def _expect_no_flags_of_pairs(args: argparse.Namespace) -> None:
+    """Raise InputError for a flag that says nothing to a unigram model."""
+    given = {
+        "--pattern": args.pattern,
+        "--min-frequency": args.min_frequency,
+        "--format": args.format != "numgpt",
+    }
+    for flag, value in given.items():
+        if value:
+            raise InputError(f"tokenizer train: {flag} is for --kind bpe only: leave it out")
+
+
+def _expect_writable(args: argparse.Namespace) -> None:
+    """Raise InputError where the format cannot hold the pattern or the special tokens: before the work.
+
+    To find out, a tokenizer that has learned nothing yet is written to a folder that is thrown away.
+    """
+    from .. import tokenizers
+
+    specials = {}
+    if args.format != "numgpt":
+        specials = {text: i for i, text in enumerate(args.special_token or (), 256)}
+    untrained = tokenizers.BPE(tokenizers.Bytes.pieces, [], _pattern(args), specials)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizers.export(untrained, Path(folder) / "new", args.format)
+
+
+def _pattern(args: argparse.Namespace) -> str:
+    """The pattern's name, or the expression; InputError where it does not compile."""
+    return Pattern(files.PATTERN if args.pattern is None else args.pattern).name
+
+
+def _trained(args: argparse.Namespace, corpus: Text) -> Tokenizer:
+    from .. import tokenizers
+
+    specials = args.special_token or []
+    if args.kind == "unigram":
+        say("training with sentencepiece, which prints nothing until it is done")
+        return tokenizers.unigram.train(corpus, args.vocab_size, specials=specials)
+    return tokenizers.train(
+        corpus,
+        args.vocab_size,
+        pattern=_pattern(args),
+        specials=specials,
+        min_frequency=args.min_frequency or 2,
+        progress=True,
+    )
+
+
+def _write(tokenizer: Tokenizer, out: Path, format: str) -> None:
+    """Write a tokenizer, and say what its file does not hold."""
+    from .. import tokenizers
+
+    if format == "numgpt":
+        tokenizer.save(out)
+        return
+    left_out = tokenizers.export(tokenizer, out, format)
+    if left_out:
+        names = " and ".join(f"{name} {value!r}" for name, value in left_out.items() if value)
+        say(f"numgpt: {out} does not hold {names}: name them when you load it")

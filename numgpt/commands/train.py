@@ -1,0 +1,294 @@
+"""numgpt train: begin a run or resume one, train, and write some text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..architecture import presets
+from ..architecture.config import Config, Training, from_dict
+from ..data.split import SPLITS
+from ..errors import InputError
+from . import flags, runs
+from .printing import default_prompt, print_texts, say
+
+if TYPE_CHECKING:
+    from ..data.corpus import Corpus
+    from ..model.gpt import GPT
+    from ..training.trainer import Trainer
+
+HELP = "Train a GPT, and write some text with it."
+EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
+
+TOKENIZER = "chars"
+TEMPERATURE = 0.8  # of the sample at the end
+MAY_BE_THERE = (
+    "best",
+    "log.jsonl",
+    "tokens",
+)  # what a run leaves that was killed before its first checkpoint
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of numgpt train. Most have no default here: a resumed run keeps its own."""
+    flags.add_data(parser, "Python's language reference")
+    flags.add(
+        parser,
+        "--preset",
+        metavar="NAME",
+        help=f"a named model: {', '.join(presets.MODELS)}",
+        shown=presets.DEFAULT,
+    )
+    flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
+    flags.add(
+        parser,
+        "--resume",
+        action="store_true",
+        help="continue the run in --out, or the newest run under runs/; it keeps its settings",
+    )
+    flags.add(
+        parser,
+        "--tokenizer",
+        metavar="NAME",
+        help=(
+            "chars; bytes; bpe:2048 or bpe:2048:cl100k: byte pairs learned from the training text, with the"
+            " size of the vocabulary and the pattern that cuts the text; unigram:2048: SentencePiece's model;"
+            " or a tokenizer's file or folder"
+        ),
+        shown=TOKENIZER,
+    )
+    flags.add_special(parser, "the text", default=None)
+    flags.add(
+        parser,
+        "--token-folder",
+        metavar="DIR",
+        help="keep the tokens of a large text here, where several runs can share them",
+        shown="in the run's folder",
+    )
+    flags.add(
+        parser,
+        "--dtype",
+        choices=flags.DTYPES,
+        help="precision of parameters and computation",
+        shown="float32",
+    )
+    flags.add(
+        parser,
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="share of the text to hold out from training",
+        shown="0.1",
+    )
+    flags.add(
+        parser,
+        "--split",
+        choices=SPLITS,
+        help="what to hold out: blocks from all over the text, or its tail",
+        shown="blocks",
+    )
+    flags.add(
+        parser,
+        "--dedup",
+        action=argparse.BooleanOptionalAction,
+        help="drop paragraphs that repeat earlier ones",
+        shown="yes",
+    )
+    flags.add(
+        parser,
+        "--sample-tokens",
+        type=flags.count,
+        metavar="N",
+        help="how many tokens of text to write at the end",
+        default=300,
+    )
+    config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
+    flags.add_fields(parser, config, presets.DEFAULT, vocab_size="the tokenizer's")
+    flags.add_fields(parser, training, presets.DEFAULT)
+    flags.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
+    from ..training.progress import Progress
+    from ..training.trainer import NotFinite
+
+    out, begun = find_run(args)
+    trainer = resume(args, out) if begun else begin(args, out)
+    announce(trainer, begun)
+    with Progress(trainer.training.steps, trainer.updates) as progress:
+        try:
+            trainer.run(progress)
+        except NotFinite as error:
+            progress.close()
+            say(f"numgpt: {error}; the run's last checkpoint is {out / 'last'}")
+            return 1
+    return report(trainer, out, args.sample_tokens)
+
+
+def find_run(args: argparse.Namespace) -> tuple[Path, bool]:
+    """The run's folder, and whether there is a run in it that goes on."""
+    from ..interchange.checkpoint import is_checkpoint
+    from ..storage import atomic
+
+    named = Path(args.out) if args.out else None
+    out = named or (runs.newest() if args.resume else runs.new())
+    if out is None:
+        raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
+    if args.resume:
+        atomic.settle(out / "last")
+    begun = is_checkpoint(out / "last")
+    if begun and not args.resume:
+        raise InputError(
+            f"{out}: holds another run, expected a new folder: continue that run with --resume, or choose"
+            " another --out"
+        )
+    if not begun and out.exists() and not all(_may_be_there(path) for path in out.iterdir()):
+        raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
+    return out, begun
+
+
+def _may_be_there(path: Path) -> bool:
+    return path.name in MAY_BE_THERE or path.name.startswith(".")
+
+
+def begin(args: argparse.Namespace, out: Path) -> Trainer:
+    """A new run: the corpus, the model that fits its vocabulary, and a folder."""
+    from ..data.corpus import prepare
+    from ..model.gpt import GPT
+    from ..training.trainer import Trainer
+
+    preset = args.preset or presets.DEFAULT
+    training = presets.preset_training(preset, **flags.fields(args, Training))
+    tokenizer = TOKENIZER if args.tokenizer is None else args.tokenizer
+    corpus = prepare(tokenizer=tokenizer, **{"folder": out / "tokens"} | _recipe(args))
+    changes = flags.fields(args, Config)
+    V = corpus.tokenizer.vocab_size
+    if changes.setdefault("vocab_size", V) != V:
+        raise InputError(
+            f"train: --vocab-size is {changes['vocab_size']}, expected {V}, the tokenizer's: leave it out"
+        )
+    model = GPT(presets.preset(preset, **changes), training.seed, args.dtype or "float32", corpus.tokenizer)
+    _keep_token_folder(corpus, args)
+    trainer = Trainer(model, corpus, training, out)
+    out.mkdir(parents=True, exist_ok=True)
+    return trainer
+
+
+def resume(args: argparse.Namespace, out: Path) -> Trainer:
+    """The run in a folder, at its last checkpoint; flags may change its training, not its model."""
+    from ..interchange.checkpoint import read_state
+    from ..model.gpt import GPT
+    from ..training.trainer import Trainer
+
+    model = GPT.load(out / "last")
+    state = read_state(out / "last")
+    begun_with = state["recipe"]
+    _expect_same_model(out, model, args)
+    _expect_same_tokenizer(out, model, args, begun_with.get("tokenizer"))
+    training = from_dict(Training, state["training"] | flags.fields(args, Training))
+    corpus = runs.corpus({"folder": out / "tokens"} | begun_with | _recipe(args), model)
+    # This corpus was made with the model's own tokenizer; the next --resume needs the names of the beginning.
+    for name in ("tokenizer", "folder"):
+        if isinstance(begun_with.get(name), str):
+            corpus.recipe[name] = begun_with[name]
+    _keep_token_folder(corpus, args)
+    trainer = Trainer(model, corpus, training, out)
+    trainer.resume()
+    return trainer
+
+
+def _recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of prepare() that flags gave."""
+    recipe = {
+        "paths": args.data,
+        "held_out": args.held_out,
+        "split": args.split,
+        "dedup": args.dedup,
+        "special": args.special,
+        "folder": args.token_folder,
+    }
+    return {name: value for name, value in recipe.items() if value is not None}
+
+
+def _keep_token_folder(corpus: Corpus, args: argparse.Namespace) -> None:
+    """Note --token-folder in the run's state, so that --resume looks there too."""
+    if args.token_folder:
+        corpus.recipe["folder"] = str(Path(args.token_folder).resolve())
+
+
+def _expect_same_model(out: Path, model: GPT, args: argparse.Namespace) -> None:
+    """Raise InputError where a flag asks a resumed run for another model."""
+    wanted = flags.fields(args, Config)
+    if args.preset:
+        preset = vars(presets.preset(args.preset)) | {"vocab_size": model.config.vocab_size}
+        wanted = preset | wanted
+    if hasattr(args, "seed"):
+        wanted["seed"] = args.seed
+    for name, value in wanted.items():
+        actual = model.seed if name == "seed" else getattr(model.config, name)
+        if actual != value:
+            raise InputError(
+                f"{out}: the run's model has {name} {actual}, expected {value} by the flags: leave them out,"
+                " or choose another --out"
+            )
+    if args.dtype and args.dtype != model.params.dtype.name:
+        raise InputError(
+            f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out,"
+            " or choose another --out"
+        )
+
+
+def _expect_same_tokenizer(out: Path, model: GPT, args: argparse.Namespace, begun_with: str | None) -> None:
+    """Raise InputError where --tokenizer asks a resumed run for another than it was begun with."""
+    from ..tokenizers import expect_named
+
+    if model.tokenizer is None:
+        raise InputError(f"{out}: the run's tokenizer.json is missing, expected a whole checkpoint")
+    if args.tokenizer is not None and args.tokenizer != begun_with:
+        expect_named(args.tokenizer, model.tokenizer, f"{out}: the run's")
+
+
+def announce(trainer: Trainer, resumed: bool) -> None:
+    """Say what is about to be trained, on what, and where."""
+    corpus, model = trainer.corpus, trainer.model
+    say(
+        f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held"
+        f" out, vocabulary {_vocabulary(corpus)}"
+    )
+    at = f", resumed at step {trainer.updates}" if resumed else ""
+    say(
+        f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {trainer.training.seed};"
+        f" run in {trainer.out}{at}"
+    )
+
+
+def _vocabulary(corpus: Corpus) -> str:
+    """The vocabulary's size, and why it is smaller than what was asked for."""
+    name = corpus.recipe.get("tokenizer", "")
+    size = str(corpus.tokenizer.vocab_size)
+    if name.startswith("bpe:") and name.split(":")[1].lstrip("0") != size:
+        return f"{size}, fewer than {name} asks for: no other pair occurs twice"
+    return size
+
+
+def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
+    """Say how the run ended and how to go on, and write some text with the model."""
+    from ..model.gpt import GPT
+
+    training = trainer.training
+    if trainer.stopped and trainer.updates < training.steps:
+        say(
+            f"stopped at step {trainer.updates} of {training.steps}, saved; go on with: numgpt train --resume"
+            f" --out {out}"
+        )
+        return 130
+    if sample_tokens:
+        say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}:")
+        model = GPT.load(out)
+        prompt = default_prompt(model.tokenizer)
+        print_texts(model, prompt, sample_tokens, temperature=TEMPERATURE, seed=training.seed)
+    say(f"\nheld-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best")
+    say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
+    return 0

@@ -1,0 +1,127 @@
+"""The table of subcommands: whoever adds one is told which place is missing; and what --help shows of them."""
+
+import argparse
+import importlib
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import numgpt
+from numgpt import commands
+from numgpt.__main__ import main
+from numgpt.commands.table import COMMANDS, parser
+from numgpt.commands.tokenizer import ACTIONS
+
+FOLDER = Path(commands.__file__).parent
+PARTS = {"HELP": str, "EXAMPLE": str, "add_flags": callable, "run": callable}
+PAGES = [[], *([name] for name in COMMANDS), *(["tokenizer", name] for name in ACTIONS)]
+
+
+def files():
+    """File → module, of everything in commands/."""
+    names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+    return {f"commands/{name}.py": importlib.import_module(f"numgpt.commands.{name}") for name in names}
+
+
+def forgotten(files, table, actions):
+    """What is missing where, of files with commands and of the table that lists them."""
+    runs = [getattr(one, "run", None) for one in (*table.values(), *actions.values())]
+    for file, module in files.items():
+        if any(hasattr(module, part) for part in PARTS) and getattr(module, "run", None) not in runs:
+            yield f"commands/table.py has no line for {file}"
+    for name, module in table.items():
+        file = next((file for file in files if files[file] is module), "?")
+        for part in PARTS:
+            if not hasattr(module, part):
+                yield f"{file} has no {part}, which the table's {name} needs"
+
+
+def flags_of(page):
+    """The actions of argparse that a page of help lists."""
+    here = parser()
+    for name in page:
+        (subparsers,) = [a for a in here._actions if isinstance(a, argparse._SubParsersAction)]
+        here = subparsers.choices[name]
+    return here._actions
+
+
+def help_of(page, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        main([*page, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_nothing_is_forgotten():
+    assert list(forgotten(files(), COMMANDS, ACTIONS)) == []
+
+
+def test_what_is_forgotten_is_named():
+    whole = SimpleNamespace(HELP="", EXAMPLE="", add_flags=print, run=lambda args: 0)
+    part = SimpleNamespace(HELP="", add_flags=print, run=lambda args: 0)
+    assert list(forgotten({"commands/fly.py": whole}, {}, {})) == [
+        "commands/table.py has no line for commands/fly.py"
+    ]
+    assert list(forgotten({"commands/fly.py": part}, {"fly": part}, {})) == [
+        "commands/fly.py has no EXAMPLE, which the table's fly needs"
+    ]
+    assert list(forgotten({"commands/fly.py": whole}, {"fly": whole}, {})) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_example_is_parsed_and_runs_it(name):
+    words = shlex.split(COMMANDS[name].EXAMPLE)
+    assert words[:2] == ["numgpt", name]
+    args = parser().parse_args(words[1:])
+    assert args.command == name
+    assert args.run is COMMANDS[name].run
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_an_actions_example_is_parsed(name):
+    args = parser().parse_args(["tokenizer", name, *shlex.split(ACTIONS[name].example)])
+    assert args.action == name
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=" ".join)
+def test_help_fits_its_columns_and_ends_with_an_example(page, capsys, monkeypatch):
+    *lines, example = help_of(page, capsys, monkeypatch).splitlines()
+    assert all(len(line) <= 100 for line in lines)
+    assert example.startswith(f"example: numgpt {' '.join(page)}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_every_flag_is_explained_and_says_its_default(page):
+    for flag in flags_of(page):
+        assert flag.help, flag.dest
+        assert "unless given" not in flag.help, flag.dest
+        if flag.default not in (None, False, argparse.SUPPRESS):
+            assert f"(default: {flag.default})" in flag.help, flag.dest
+
+
+def test_every_field_of_a_config_is_a_flag_of_train_with_its_presets_default():
+    flags = {flag.dest: flag for flag in flags_of(["train"])}
+    for settings in (numgpt.preset("gpt-micro"), numgpt.preset_training("gpt-micro")):
+        for name, value in vars(settings).items():
+            assert flags[name].option_strings[0] == "--" + name.replace("_", "-")
+            shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+            if value is not None and name != "vocab_size":
+                assert flags[name].help.endswith(f"(default: {shown})")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from numgpt.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numba", "safetensors", "tqdm", "regex", "torch", "scipy"}
+    modules = done.stdout.splitlines()[-1].split()
+    assert "numgpt.commands.train" in modules
+    assert not [m for m in modules if m in heavy or m.endswith("_numba")]
