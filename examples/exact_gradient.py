@@ -1,4 +1,4 @@
-"""How exact is the gradient? Compare it with the complex step and with finite differences, in one direction."""
+"""How exact is the gradient? The complex step and finite differences answer along one direction."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ ours = grads.flat @ direction
 
 
 def loss_at(dtype, shift):
-    """The loss with all parameters moved along the direction by shift."""
+    """The loss with all parameters moved by shift along the direction."""
     moved = model.astype(dtype)
     moved.params.flat += shift * direction
     return moved.loss(tokens, targets)
@@ -29,4 +29,4 @@ print(f"complex step        {complex_step:.16f}   relative difference {abs(ours 
 print(f"finite differences  {differences:.16f}   relative difference {abs(ours / differences - 1):.1e}")
 assert abs(ours / complex_step - 1) < 1e-12
 assert 1e-13 < abs(ours / differences - 1) < 1e-5
-print("The gradient is exact to rounding; finite differences are what errs.")
+print("The gradient is exact to rounding; it is the finite differences that err.")

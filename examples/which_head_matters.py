@@ -1,6 +1,4 @@
-"""Which attention head matters most? Switch each off in flight, and ask the gradient for its own estimate of
-the same.
-"""
+"""Which attention head matters most? Each is switched off in flight, and the gradient is asked the same."""
 
 import numpy as np
 
@@ -13,10 +11,11 @@ optimizer = numgpt.AdamW(model, weight_decay=0.0)
 
 
 def batch(seed, size):
+    """Tokens and targets, of which those in the first half do not count: nobody could know them."""
     half = np.random.default_rng(seed).integers(0, 8, (size, 9))
     text = np.concatenate([half, half], axis=1)[:, :17]
     targets = text[:, 1:].copy()
-    targets[:, :8] = -1  # the first half cannot be known
+    targets[:, :8] = -1
     return text[:, :-1], targets
 
 
@@ -26,11 +25,13 @@ for step in range(600):
 
 tokens, targets = batch(10**6, 64)
 plain = model.record(tokens, targets)
-print(f"loss after training {plain.value['loss']:.4f}, of a guess {np.log(8):.4f}")
-D, effects = config.n_embd // config.n_head, {}
+print(f"loss after training {plain.value['loss']:.4f}, of a blind guess {np.log(8):.4f}")
+D = config.n_embd // config.n_head
+effects = {}
 for layer in range(config.n_layer):
     for head in range(config.n_head):
-        name, mine = f"h.{layer}.attn.heads", np.zeros(config.n_embd, "float32")
+        name = f"h.{layer}.attn.heads"
+        mine = np.zeros(config.n_embd, "float32")
         mine[head * D : (head + 1) * D] = 1
         off = model.record(tokens, targets, edit={name: lambda a, mine=mine: a * (1 - mine)})
         effects[layer, head] = off.value["loss"] - plain.value["loss"]
@@ -42,6 +43,6 @@ for layer in range(config.n_layer):
 most = max(effects, key=effects.get)
 assert plain.value["loss"] < 0.5 < effects[most]
 print(
-    f"Head {most[1]} of block {most[0]} matters most. The first-order estimates are near 0: at a minimum the"
-    " gradient cannot tell."
+    f"Head {most[1]} of block {most[0]} matters most. The first-order estimates are all near 0: at a minimum"
+    " the gradient cannot tell."
 )

@@ -1,6 +1,4 @@
-"""Autograd functions of PyTorch and JAX are held to the same laws, and a wrong one is found out, in float32
-and float64.
-"""
+"""Autograd functions of PyTorch and JAX keep the same laws; a wrong one is caught in both precisions."""
 
 import sys
 
@@ -58,9 +56,10 @@ TORCH = [
 @pytest.mark.parametrize("name", TORCH)
 def test_functions_of_torch_are_right_or_rounding_and_keep_the_laws(torch, name, dtype):
     function, *arrays = torch_functions(torch)[name]
-    said = verdict(*from_torch(function), *arrays, dtype=dtype)
-    assert not said.wrong, str(said)
-    assert said.dtype == dtype and said.known < 1e-7
+    judged = verdict(*from_torch(function), *arrays, dtype=dtype)
+    assert not judged.wrong, str(judged)
+    assert judged.dtype == dtype
+    assert judged.known < 1e-7
     if name == "logsumexp at 1e4":
         # in float64 it errs by 1e4 eps: the law of the transpose, with its limit for arrays of ordinary size,
         # is not for that
@@ -72,8 +71,9 @@ def test_functions_of_torch_are_right_or_rounding_and_keep_the_laws(torch, name,
 
 def test_the_witness_is_the_complex_step_where_torch_takes_complex_numbers(torch):
     assert verdict(*from_torch(torch.sin), X).witness.complex
-    said = verdict(*from_torch(torch.nn.functional.gelu), X)
-    assert not said.witness.complex and "does not take complex numbers" in str(said)
+    judged = verdict(*from_torch(torch.nn.functional.gelu), X)
+    assert not judged.witness.complex
+    assert "does not take complex numbers" in str(judged)
     assert {f.law for f in check(*from_torch(torch.sin), X)} == set(gradcheck.LIMITS)
     assert gradcheck.TRANSPOSE not in {f.law for f in check(*from_torch(torch.nn.functional.gelu), X)}
 
@@ -104,14 +104,15 @@ def scaled_exponential(torch, mistake=None):
 
 @both
 def test_a_custom_autograd_function_that_is_right_passes(torch, dtype):
-    said = verdict(*from_torch(scaled_exponential(torch)), X, W, dtype=dtype)
-    assert not said.wrong and said["weight"].index == 1
+    judged = verdict(*from_torch(scaled_exponential(torch)), X, W, dtype=dtype)
+    assert not judged.wrong
+    assert judged["weight"].index == 1
     check(*from_torch(scaled_exponential(torch)), X, W)
 
 
 @both
 @pytest.mark.parametrize(
-    "mistake, name, words",
+    ("mistake", "name", "words"),
     [
         ("sign", "x", "sign is turned"),
         ("mean", "weight", "×1/3"),
@@ -123,9 +124,10 @@ def test_a_custom_autograd_function_that_is_wrong_is_wrong_in_the_argument_at_fa
     torch, mistake, name, words, dtype
 ):
     pair = from_torch(scaled_exponential(torch, mistake))
-    said = verdict(*pair, X, W, dtype=dtype)
-    assert [a.name for a in said.wrong] == [name] and words in said[name].pattern, str(said)
-    with pytest.raises(GradientError, match=rf"argument \d \({name}\) is wrong: .* ulps off"):
+    judged = verdict(*pair, X, W, dtype=dtype)
+    assert [a.name for a in judged.wrong] == [name], str(judged)
+    assert words in judged[name].pattern
+    with pytest.raises(GradientError, match=rf"{name}: wrong in .* ulps off"):
         check(*pair, X, W)
 
 
@@ -147,7 +149,7 @@ def test_a_wrong_function_without_complex_numbers_is_rejected_too(torch, dtype):
                 return torch.autograd.grad(torch.nn.functional.gelu(x, approximate="tanh"), x, dy)[0]
 
     assert [a.name for a in verdict(*from_torch(Gelu.apply), X, dtype=dtype).wrong] == ["x"]
-    with pytest.raises(GradientError, match=r"central differences: residual .* argument 0 \(x\) is wrong"):
+    with pytest.raises(GradientError, match=r"central differences: residual .* x: wrong in"):
         check(*from_torch(Gelu.apply), X)
 
 
@@ -157,9 +159,10 @@ def test_the_parameters_of_a_module_are_arguments_by_their_names(torch, dtype):
     module = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2))
     before = {n: t.clone() for n, t in module.state_dict().items()}
     forward, backward, *arrays = from_module(module, X.astype(dtype))
-    said = verdict(forward, backward, *arrays)
-    assert not said.wrong and said.dtype == dtype, str(said)
-    assert [a.name for a in said.arguments] == ["input", *dict(module.named_parameters())]
+    judged = verdict(forward, backward, *arrays)
+    assert not judged.wrong, str(judged)
+    assert judged.dtype == dtype
+    assert [a.name for a in judged.arguments] == ["input", *dict(module.named_parameters())]
     assert all(torch.equal(t, before[n]) for n, t in module.state_dict().items())
 
 
@@ -174,18 +177,18 @@ def test_a_parameter_with_a_wrong_gradient_is_called_by_its_name(torch):
 
     wrong = scaled_exponential(torch, "mean")
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), Scale())
-    said = verdict(*from_module(module, X.astype(np.float32)))
-    assert [a.name for a in said.wrong] == ["1.weight"]
-    with pytest.raises(GradientError, match=r"\(1.weight\) is wrong"):
+    judged = verdict(*from_module(module, X.astype(np.float32)))
+    assert [a.name for a in judged.wrong] == ["1.weight"]
+    with pytest.raises(GradientError, match=r"1\.weight: wrong in"):
         check(*from_module(module, X))
 
 
 def test_what_the_adapters_of_torch_cannot_take_is_an_error(torch):
     with pytest.raises(
-        InputError, match="from_torch: Linear is an nn.Module, expected a function of tensors: from_module"
+        InputError, match=r"from_torch: Linear is an nn\.Module, expected a function of tensors: from_module"
     ):
         from_torch(torch.nn.Linear(2, 2))
-    with pytest.raises(InputError, match="from_module: a function is no nn.Module"):
+    with pytest.raises(InputError, match=r"from_module: a function is not an nn\.Module"):
         from_module(lambda x: x, X)
     with pytest.raises(InputError, match="returned a tuple of 2, expected one tensor"):
         verdict(*from_torch(lambda x: (x, x)), X)
@@ -194,7 +197,8 @@ def test_what_the_adapters_of_torch_cannot_take_is_an_error(torch):
 def test_arrays_pass_through_torch_as_they_are(torch):
     for dtype in (np.float32, np.float64, np.complex64, np.complex128):
         y, _ = from_torch(lambda x, ids: x[ids] * 2).forward(X.astype(dtype), np.array([1, 0]))
-        assert y.dtype == dtype and np.array_equal(y, 2 * X.astype(dtype)[[1, 0]])
+        assert y.dtype == dtype
+        assert np.array_equal(y, 2 * X.astype(dtype)[[1, 0]])
     y, saved = (
         pair := from_torch(lambda x, bias, scale=1.0: x * scale if bias is None else x + bias)
     ).forward(X, None, scale=3.0)
@@ -217,8 +221,9 @@ def test_functions_of_jax_are_right_or_rounding_and_keep_the_laws(jax, dtype):
         "rows": (lambda ids, x: x[ids] ** 2, np.array([0, 2, 0]), X),
     }
     for name, (function, *arrays) in functions.items():
-        said = verdict(*from_jax(function), *arrays, dtype=dtype)
-        assert not said.wrong and said.dtype == dtype, f"{name}: {said}"
+        judged = verdict(*from_jax(function), *arrays, dtype=dtype)
+        assert not judged.wrong, f"{name}: {judged}"
+        assert judged.dtype == dtype, name
         if dtype == np.float64:
             check(*from_jax(function), *arrays)
     assert jax.config.jax_enable_x64 == state
@@ -235,9 +240,8 @@ def test_jax_computes_in_64_bits_only_where_the_arrays_have_them(jax):
             assert pair.backward(np.ones(X.shape, dtype), saved)[0].dtype == dtype
     with pytest.raises(ZeroDivisionError):
         from_jax(lambda x: 1 / 0).forward(X)
-    assert jax.config.jax_enable_x64 == state and jax.numpy.asarray(X).dtype == (
-        np.float64 if state else np.float32
-    )
+    assert jax.config.jax_enable_x64 == state
+    assert jax.numpy.asarray(X).dtype == (np.float64 if state else np.float32)
 
 
 @both
@@ -251,9 +255,9 @@ def test_a_custom_vjp_of_jax_that_is_wrong_is_rejected(jax, dtype):
         lambda saved, dy: (2 * dy * saved[0] * saved[1], (dy * saved[0]).sum()),
     )
     pair = from_jax(scaled_square)
-    said = verdict(*pair, X, np.array(3.0), dtype=dtype)
-    assert [a.name for a in said.wrong] == ["scale"], str(said)
-    with pytest.raises(GradientError, match=r"argument 1 \(scale\) is wrong: 1 of 1 element beyond rounding"):
+    judged = verdict(*pair, X, np.array(3.0), dtype=dtype)
+    assert [a.name for a in judged.wrong] == ["scale"], str(judged)
+    with pytest.raises(GradientError, match="scale: wrong in 1 of 1 element "):
         check(*pair, X, np.array(3.0))
 
 
@@ -263,7 +267,7 @@ def test_more_than_one_output_of_jax_is_an_error(jax):
 
 
 @pytest.mark.parametrize(
-    "adapter, package, advice",
+    ("adapter", "package", "advice"),
     [
         (from_torch, "torch", r"numgpt\[verify\]"),
         (from_module, "torch", r"numgpt\[verify\]"),

@@ -1,24 +1,48 @@
-"""Autograd functions of PyTorch and JAX as pairs: their backward is then held to the laws like one written by
-hand.
-"""
+"""Autograd functions of PyTorch and JAX as pairs, held to the laws like a backward written by hand."""
+
+from __future__ import annotations
 
 import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from .pair import Pair, argument_names, is_float
 
 
-def from_torch(function):
-    """An autograd function of PyTorch as a Pair: f(*tensors, **options) → one tensor, such as a
-    torch.autograd.Function's apply.
+def from_torch(function: Callable[..., Any]) -> Pair:
+    """An autograd function of PyTorch as a Pair.
 
         forward(*arrays, **options) → f of the arrays as tensors
         backward(dy, saved) → torch.autograd.grad of it
 
     float32 and float64 arrays pass through as they are, complex ones without a gradient, for the complex
-    step; integers and None as they are. An nn.Module has parameters too: from_module makes them arguments.
+    step; integers and None as they are.
+
+    Parameters
+    ----------
+    function : callable
+        f(*tensors, **options) → one tensor, such as the apply of a torch.autograd.Function. An nn.Module has
+        parameters too: from_module makes them arguments.
+
+    Returns
+    -------
+    Pair
+
+    Raises
+    ------
+    InputError
+        PyTorch is not installed, the function is an nn.Module, or it returns something else than one tensor.
+
+    Examples
+    --------
+    >>> import numpy, torch                                             # doctest: +SKIP
+    >>> verdict(*from_torch(torch.sin), numpy.arange(3.0)).word         # doctest: +SKIP
+    'right'
     """
     torch = _torch("from_torch")
     if isinstance(function, torch.nn.Module):
@@ -28,7 +52,7 @@ def from_torch(function):
             " *arrays) makes its parameters arguments"
         )
 
-    def forward(*arrays, **options):
+    def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
         differentiated = not any(_is_complex(a) for a in arrays)
         tensors = [_tensor(torch, a, differentiated) for a in _one_kind(arrays)]
         with torch.enable_grad() if differentiated else torch.no_grad():
@@ -40,51 +64,70 @@ def from_torch(function):
             )
         return y.detach().numpy().copy(), (y, tensors)
 
-    def backward(dy, saved):
+    def backward(dy: Any, saved: Any) -> tuple[Any, ...]:
         y, tensors = saved
         moving = [t for t in tensors if t is not None and t.requires_grad]
-        grads = iter([None] * len(moving))
+        grads: Iterator[Any] = iter([None] * len(moving))
         if y.requires_grad:
-            grads = iter(
-                torch.autograd.grad(
-                    y, moving, torch.tensor(dy, dtype=y.dtype), retain_graph=True, allow_unused=True
-                )
-            )
-
-        def gradient(t):
-            g = next(grads)
-            return (
-                np.zeros(tuple(t.shape), t.detach().numpy().dtype) if g is None else g.detach().numpy().copy()
-            )
-
-        return tuple(gradient(t) if t is not None and t.requires_grad else None for t in tensors)
+            upstream = torch.tensor(dy, dtype=y.dtype)
+            grads = iter(torch.autograd.grad(y, moving, upstream, retain_graph=True, allow_unused=True))
+        return tuple(
+            _gradient(next(grads), t) if t is not None and t.requires_grad else None for t in tensors
+        )
 
     return _named(_torch_names(torch, function), Pair(forward, backward))
 
 
-def from_module(module, *arrays):
-    """(forward, backward, *arrays) of an nn.Module at its inputs and its own parameters:
-    check(*from_module(module, x)).
+def _gradient(grad: Any, tensor: Any) -> Any:
+    """A gradient as an array of its own memory; 0 where autograd has none."""
+    if grad is None:
+        return np.zeros(tuple(tensor.shape), tensor.detach().numpy().dtype)
+    return grad.detach().numpy().copy()
 
-    Parameters come after the inputs, and are called by their names. They and the buffers are taken in the
-    inputs' dtype; the module itself is not changed. Switch off what draws at random: module.eval().
+
+def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
+    """An nn.Module as what check takes, its own parameters as arguments: check(*from_module(module, x)).
+
+    Parameters come after the inputs, and keep their names. They and the buffers are taken in the inputs'
+    dtype; the module itself is not changed. Switch off what draws at random: module.eval().
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Its forward takes the arrays as tensors.
+    *arrays : array_like or None
+        Its inputs.
+
+    Returns
+    -------
+    forward, backward, *arrays
+        The pair, the inputs, and the module's parameters as arrays.
+
+    Raises
+    ------
+    InputError
+        PyTorch is not installed, or the module is something else.
+
+    Examples
+    --------
+    >>> import numpy, torch                                                                 # doctest: +SKIP
+    >>> verdict(*from_module(torch.nn.Linear(3, 2), numpy.ones((4, 3))))["weight"].shape    # doctest: +SKIP
+    (2, 3)
     """
     torch = _torch("from_module")
     if not isinstance(module, torch.nn.Module):
         raise InputError(
-            f"from_module: {_what(module)} is no nn.Module, expected one: from_torch takes functions"
+            f"from_module: {_what(module)} is not an nn.Module, expected one: from_torch takes functions"
         )
     names, inputs = [name for name, _ in module.named_parameters()], len(arrays)
     buffers = dict(module.named_buffers())
 
-    def function(*tensors, **options):
-        dtype = next(
-            (t.dtype for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())), None
-        )
+    def function(*tensors: Any, **options: Any) -> Any:
+        numbers = [t for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())]
+        dtype = numbers[0].dtype if numbers else None
         state = {n: b.clone().to(dtype) if b.is_floating_point() else b.clone() for n, b in buffers.items()}
-        return torch.func.functional_call(
-            module, state | dict(zip(names, tensors[inputs:])), tensors[:inputs], options
-        )
+        state |= dict(zip(names, tensors[inputs:]))
+        return torch.func.functional_call(module, state, tensors[:inputs], options)
 
     pair = _named([*argument_names(module.forward, inputs), *names], from_torch(function))
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
@@ -94,14 +137,34 @@ def from_module(module, *arrays):
     return (*pair, *arrays, *parameters)
 
 
-def from_jax(function):
-    """A function of JAX as a Pair: f(*arrays, **options) → one array, differentiated by jax.vjp.
+def from_jax(function: Callable[..., Any]) -> Pair:
+    """A function of JAX as a Pair, differentiated by jax.vjp.
 
-        forward(*arrays, **options) → f of the arrays; of a custom_vjp the function itself, not its forward rule
+        forward(*arrays, **options) → f of the arrays; of a custom_vjp the function, not its forward rule
         backward(dy, saved) → jax.vjp of it at dy
 
     float64 and complex128 arrays are computed in 64 bits, in the scope of each call: jax_enable_x64 stays
     what it is. Others run as they would in JAX. Integers and None have no gradient.
+
+    Parameters
+    ----------
+    function : callable
+        f(*arrays, **options) → one array.
+
+    Returns
+    -------
+    Pair
+
+    Raises
+    ------
+    InputError
+        JAX is not installed, or the function returns something else than one array.
+
+    Examples
+    --------
+    >>> import jax, numpy                                               # doctest: +SKIP
+    >>> verdict(*from_jax(jax.numpy.sin), numpy.arange(3.0)).word       # doctest: +SKIP
+    'right'
     """
     try:
         import jax
@@ -110,7 +173,7 @@ def from_jax(function):
             "from_jax: JAX is not installed, expected it to differentiate its functions: pip install jax"
         ) from None
 
-    def value(arrays, options):
+    def value(arrays: Sequence[Any], options: dict[str, Any]) -> Any:
         y = function(*[None if a is None else jax.numpy.asarray(a) for a in arrays], **options)
         if isinstance(y, tuple | list | dict):
             raise InputError(
@@ -119,40 +182,38 @@ def from_jax(function):
             )
         return y
 
-    def forward(*arrays, **options):
-        arrays = _one_kind(arrays)
+    def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        arrays = tuple(_one_kind(arrays))
         _refuse_longdouble("JAX", arrays)
         with _x64(jax, arrays):
             return np.array(value(arrays, options)), (arrays, options)
 
-    def backward(dy, saved):
+    def backward(dy: Any, saved: Any) -> tuple[Any, ...]:
         arrays, options = saved
         places = [i for i, a in enumerate(arrays) if is_float(a)]
 
-        def of_floats(*floats):
+        def of_floats(*floats: Any) -> Any:
             given = dict(zip(places, floats))
             return value([given.get(i, a) for i, a in enumerate(arrays)], options)
 
         with _x64(jax, arrays):
             _, back = jax.vjp(of_floats, *[jax.numpy.asarray(arrays[i]) for i in places])
-            given = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy)))))
-        return tuple(given.get(i) for i in range(len(arrays)))
+            grads = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy)))))
+        return tuple(grads.get(i) for i in range(len(arrays)))
 
     return _named(_names(function), Pair(forward, backward))
 
 
-def _x64(jax, arrays):
+def _x64(jax: Any, arrays: Sequence[Any]) -> Any:
     """A scope with 64 bits where the arrays have them, else with whatever JAX is set to."""
     if not any(a is not None and np.asarray(a).dtype in (np.float64, np.complex128) for a in arrays):
         return contextlib.nullcontext()
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64  # JAX before 0.8
-
-    return enable_x64(True)
+    return importlib.import_module("jax.experimental").enable_x64(True)  # JAX before 0.8
 
 
-def _torch(who):
+def _torch(who: str) -> Any:
     try:
         import torch
     except ImportError:
@@ -163,7 +224,7 @@ def _torch(who):
     return torch
 
 
-def _tensor(torch, array, differentiated):
+def _tensor(torch: Any, array: Any, differentiated: bool) -> Any:
     """An array as a tensor of its own memory."""
     if array is None:
         return None
@@ -172,23 +233,22 @@ def _tensor(torch, array, differentiated):
     return tensor.requires_grad_() if differentiated and is_float(array) else tensor
 
 
-def _torch_names(torch, function):
-    """The names of the arguments: those of the function, or of an autograd.Function's forward without its
-    ctx.
-    """
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+def _torch_names(torch: Any, function: Any) -> list[str]:
+    """The names of a function's arguments; of an autograd.Function those of its forward, without ctx."""
+    owner: Any = getattr(function, "__self__", None)
+    is_autograd_function = isinstance(owner, type) and issubclass(owner, torch.autograd.Function)
+    if is_autograd_function:
         takes_ctx = owner.setup_context is torch.autograd.Function.setup_context
         return _names(owner.forward)[1 if takes_ctx else 0 :]
     return _names(function)
 
 
-def _names(function):
+def _names(function: Any) -> list[str]:
     """All names that a function gives to its arguments."""
     return [name for name in argument_names(function, 64) if name]
 
 
-def _one_kind(arrays):
+def _one_kind(arrays: Sequence[Any]) -> list[Any]:
     """Floats as complex numbers where any array is complex: a product of both kinds is an error elsewhere."""
     if any(map(_is_complex, arrays)):
         dtype = np.result_type(*[a for a in arrays if _is_complex(a)])
@@ -196,21 +256,23 @@ def _one_kind(arrays):
     return list(arrays)
 
 
-def _is_complex(array):
+def _is_complex(array: Any) -> bool:
     return array is not None and np.asarray(array).dtype.kind == "c"
 
 
-def _refuse_longdouble(who, arrays):
-    """Neither has them."""
+def _refuse_longdouble(library: str, arrays: Sequence[Any]) -> None:
+    """Raise TypeError for an array of a dtype that neither PyTorch nor JAX has."""
     if any(a is not None and np.asarray(a).dtype.char in "gG" for a in arrays):
-        raise TypeError(f"{who} has no longdouble")
+        raise TypeError(f"{library} has no longdouble")
 
 
-def _named(names, pair):
+def _named(names: Sequence[str | None], pair: Pair) -> Pair:
     """The pair, with the arguments' names where argument_names looks for them."""
-    pair.forward.argument_names = names
+    pair.forward.argument_names = names  # type: ignore[attr-defined]
     return pair
 
 
-def _what(value):
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list) else "")
+def _what(value: Any) -> str:
+    """What a function gave instead of one array: "a tuple of 2"."""
+    count = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+    return f"a {type(value).__name__}{count}"

@@ -1,9 +1,17 @@
-"""What a pair is: forward(*arrays, **options) → (y, saved) and backward(dy, saved) → one gradient per array."""
+"""A pair: forward(*arrays, **options) → (y, saved), backward(dy, saved) → one gradient per array."""
+
+from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+Forward = Callable[..., tuple[Any, Any]]
+Backward = Callable[[Any, Any], Any]
 
 
 class GradientError(AssertionError):
@@ -11,50 +19,77 @@ class GradientError(AssertionError):
 
 
 class Pair(NamedTuple):
-    """A forward and its backward; check(*pair, *arrays) takes it apart."""
+    """A forward and its backward; check(*pair, *arrays) takes it apart.
 
-    forward: callable
-    backward: callable
+    Parameters
+    ----------
+    forward : callable
+        forward(*arrays, **options) → (y, saved).
+    backward : callable
+        backward(dy, saved) → one gradient per array, None where there is none.
 
-
-def gradients(grads, arrays):
-    """The backward's result, one entry per array; GradientError unless their number and shapes are the
-    arrays'.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numgpt.gradcheck import Pair, check
+    >>> square = Pair(lambda x: (x * x, x), lambda dy, x: (2 * x * dy,))
+    >>> all(finding.holds for finding in check(*square, np.arange(3.0)))
+    True
     """
+
+    forward: Forward
+    backward: Backward
+
+
+def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
+    """What a backward returned, one entry per array; GradientError where number or shapes do not fit."""
     grads = grads if isinstance(grads, tuple | list) else (grads,)
     if len(grads) != len(arrays):
         raise GradientError(
             f"backward returned {len(grads)} gradients, expected {len(arrays)}: one per array, None where"
             " there is none"
         )
-    for i, (g, a) in enumerate(zip(grads, arrays)):
-        if (g is not None) != is_float(a):
+    for i, (grad, array) in enumerate(zip(grads, arrays)):
+        differentiated = is_float(array)
+        if (grad is not None) != differentiated:
+            actual = "None" if grad is None else "an array"
+            expected = "an array" if differentiated else "None"
+            raise GradientError(f"gradient {i} is {actual}, expected {expected}")
+        if differentiated and np.shape(grad) != array.shape:
             raise GradientError(
-                f"gradient {i} is {'None' if g is None else 'an array'}, expected"
-                f" {'an array' if is_float(a) else 'None'}"
+                f"gradient {i} has shape {np.shape(grad)}, expected {array.shape}, that of the array"
             )
-        if g is not None and np.shape(g) != a.shape:
-            raise GradientError(f"gradient {i} has shape {np.shape(g)}, expected {a.shape} as the array")
-    return [None if g is None else np.asarray(g) for g in grads]
+    return [None if grad is None else np.asarray(grad) for grad in grads]
 
 
-def is_float(array):
+def is_float(array: Any) -> TypeGuard[Array]:
     """Whether an argument is differentiated by: integers and None are not."""
     return array is not None and np.asarray(array).dtype.kind == "f"
 
 
-def as_dtype(arrays, dtype):
-    """Copies, those of floats in the dtype."""
-    return [None if a is None else np.array(a, dtype) if is_float(a) else np.array(a) for a in arrays]
+def as_dtype(arrays: Iterable[Any], dtype: DTypeLike) -> list[Array | None]:
+    """Copies of the arrays, floats in the dtype, integers and None as they are."""
+
+    def copied(array: Any) -> Array | None:
+        if array is None:
+            return None
+        return np.array(array, dtype) if is_float(array) else np.array(array)
+
+    return [copied(array) for array in arrays]
 
 
-def argument_names(forward, count):
-    """What the forward calls its first count arguments, None where it does not say (*args, a builtin)."""
+def argument_names(forward: Any, count: int) -> list[str | None]:
+    """The names of the forward's first count arguments, None where it has none (*args, a builtin)."""
     names = getattr(forward, "argument_names", None)
     if names is None:
         try:
-            parameters = inspect.signature(forward).parameters.values()
+            parameters = list(inspect.signature(forward).parameters.values())
         except (TypeError, ValueError):  # a builtin
-            parameters = ()
+            parameters = []
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [*names[:count], *[None] * (count - len(names))]
+
+
+def title(index: int, name: str | None) -> str:
+    """What a report calls an argument: its name, or its number where it has none."""
+    return name or f"argument {index}"
