@@ -164,7 +164,7 @@ def test_a_config_that_does_not_fit_is_named(folder, changes, message):
     [
         (lambda a: a.pop("transformer.ln_f.weight"), "ln_f.weight is missing"),
         (lambda a: a.update(extra=np.zeros(3, np.float32)), "extra is not expected"),
-        (lambda a: a.update({"wte.weight": a["transformer.wte.weight"]}), "is there twice"),
+        (lambda a: a.update({"wte.weight": a["transformer.wte.weight"]}), "occurs twice"),
         (lambda a: a.update({"transformer.ln_f.bias": np.zeros(8, np.int64)}), "has dtype I64"),
         (lambda a: a.update({"transformer.ln_f.bias": np.full(8, np.nan, np.float32)}), "holds NaN"),
         (

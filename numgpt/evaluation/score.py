@@ -11,9 +11,9 @@ any two models on the same text.
 
 The protocol: a model sees at most block_size tokens, so a longer text is scored in windows of that length.
 Each window ends `stride` tokens after the one before it, and each token is predicted once, in the first
-window that holds it. So all but the tokens of the first window are predicted from block_size − stride tokens
-or more. A smaller stride gives more context and a lower loss, and takes longer: a loss without its stride says
-little.
+window that holds it. So all but the tokens of the first window are predicted from block_size − stride
+tokens or more. A smaller stride gives more context and a lower loss, and takes longer: a loss without its
+stride says little.
 """
 
 from __future__ import annotations

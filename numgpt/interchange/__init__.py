@@ -1,1 +1,1 @@
-"""Models and random numbers to and from files of other programs: enter here to ask how a model is saved or read."""
+"""Models in files, numgpt's and those of others: enter here to ask how one is saved, and what can be read."""

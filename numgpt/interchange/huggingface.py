@@ -1,102 +1,116 @@
-"""GPT-2 as transformers keeps it, read and written without PyTorch: config.json and model.safetensors, whole
-or in shards.
+"""GPT-2 in the format of transformers, read and written without PyTorch: config.json and model.safetensors.
+
+The weights may also come in shards.
 """
 
+from __future__ import annotations
+
+import contextlib
 import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import tokenizers
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
-from ..storage import atomic
+from ..storage.atomic import StrPath, replace_folder, write_file, write_json
 from ..storage.files import Missing, read_json, tensors
-from ..tokenizers import gpt2_files
+from ..tokenizers import Tokenizer, gpt2_files
 from ..tokenizers.files import as_bpe, huggingface_bytes
 from . import checkpoint
 
-CONFIG, MODEL, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of shards: array → file
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float32",
-    "BF16": "float32",
-}  # of a file → of the parameters
-SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
-MASKS = re.compile(
-    r"h\.\d+\.attn\.(bias|masked_bias)"
-)  # buffers that older files carry beside the parameters
+# A dtype in a file → of the parameters. float32 holds the halves exactly.
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}
+SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)  # a name without a folder
+MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers in older files, which are no parameters
+PREFIX = "transformer."  # of all names but lm_head's; older files lack it
+# A field of Config → of transformers' config.json.
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "block_size": "n_positions",
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "n_inner": "n_inner",
+    "tied": "tie_word_embeddings",
+    "layer_norm_epsilon": "layer_norm_epsilon",
+}
+DROPOUTS = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
+# Settings of attention that would make it another function than GPT-2's.
+ATTENTION = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+END = "<|endoftext|>"
 
 
-def find(place):
-    """The folder of a GPT-2 of transformers: place itself, or for "hf:" and a name what the hub gives; None
-    for any other.
+class Entry(NamedTuple):
+    """An array of a safetensors file, memory-mapped."""
+
+    file: Path
+    name: str  # as the file spells it
+    dtype: str
+    array: NDArray[Any]
+
+
+def find(place: StrPath) -> Path | None:
+    """The folder of a GPT-2 of transformers: the place itself, or a download for "hf:" and a name.
+
+    None if there is no such model.
     """
     if str(place).startswith("hf:"):
         return download(str(place)[3:])
     path = Path(place) / CONFIG
     try:
         return Path(place) if path.is_file() and is_model(read_json(path)) else None
-    except Missing:  # a run that saves in this moment swaps the folder: it is none of transformers'
+    except Missing:  # a run of numgpt saves at this moment and swaps its folder
         return None
 
 
-def is_model(config):
-    """Whether what a config.json holds is that of a GPT-2 of transformers."""
+def is_model(config: Any) -> bool:
+    """Whether the content of a config.json is that of a GPT-2 of transformers."""
     return isinstance(config, dict) and config.get("model_type") == "gpt2"
 
 
-def load(folder):
-    """The arguments of GPT from a folder, every name, shape, dtype and value checked.
+def load(folder: StrPath) -> dict[str, Any]:
+    """The arguments of GPT from a folder; every name, shape, dtype and value is checked.
 
-    float16 and bfloat16 become float32, which holds them exactly. Names with and without "transformer." are
-    known.
+    float16 and bfloat16 become float32, which holds them exactly. Names may come with "transformer." or
+    without.
     """
     folder = Path(folder)
-    stored = read_json(folder / CONFIG)
-    config = config_from(stored, folder / CONFIG)
-    files = _files(folder)
-    entries = {}
-    for file in files:
-        for name, (dtype, array) in tensors(file).items():
-            short = name.removeprefix("transformer.")
-            if short in entries:
-                raise InputError(f"{file}: {name} is there twice, expected each array once")
-            if not MASKS.fullmatch(short):
-                entries[short] = (file, dtype, array)
-    for name, (file, dtype, _) in entries.items():
-        if dtype not in DTYPES:
-            raise InputError(f"{file}: {name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
-    wanted = shapes(config)
+    config = config_from(read_json(folder / CONFIG), folder / CONFIG)
+    entries = _entries(folder)
+    for entry in entries.values():
+        if entry.dtype not in DTYPES:
+            raise InputError(
+                f"{entry.file}: {entry.name} has dtype {entry.dtype}, expected one of {', '.join(DTYPES)}"
+            )
+    # Some files repeat the embedding as lm_head.
     head = entries.pop("lm_head.weight", None) if config.tied else None
-    odd = sorted(set(entries) ^ set(wanted))
-    if odd:
-        raise InputError(
-            f"{folder}: {odd[0]} is {'not expected' if odd[0] in entries else 'missing'}, expected the"
-            f" {len(wanted)} arrays of its {CONFIG}"
-        )
-    for name, (file, _, array) in entries.items():
-        if array.shape != wanted[name]:
-            raise InputError(f"{file}: {name} has shape {array.shape}, expected {wanted[name]} from {CONFIG}")
-    params = Flat(wanted, "float64" if any(dtype == "F64" for _, dtype, _ in entries.values()) else "float32")
-    with np.errstate(invalid="ignore"):  # a NaN that signals, which is found below, where its dtype changes
-        for name, (_, dtype, array) in entries.items():
-            params[name] = _numbers(dtype, array)
-        bad = params.first_not_finite()
-        if bad:
-            raise InputError(f"{folder}: {bad} holds NaN or infinity, expected finite numbers")
-        same = head is None or np.array_equal(_numbers(*head[1:]), params["wte.weight"])
-    if not same:
-        raise InputError(
-            f"{folder}: lm_head.weight is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings"
-            " to false there"
-        )
+    expected = shapes(config)
+    checkpoint.expect_names(folder, entries, expected)
+    for name, entry in entries.items():
+        if entry.array.shape != expected[name]:
+            raise InputError(
+                f"{entry.file}: {entry.name} has shape {entry.array.shape}, expected {expected[name]} from"
+                f" {CONFIG}"
+            )
+    params = _parameters(folder, entries, expected)
+    if head is not None:
+        _expect_tied(folder, head, params)
     return {
         "config": config,
         "seed": 0,
@@ -106,9 +120,77 @@ def load(folder):
     }
 
 
-def _tokenizer(folder, config):
-    """The tokenizer beside a model. Where numgpt cannot read it, None and a warning: the model can be used
-    without it.
+def _entries(folder: Path) -> dict[str, Entry]:
+    """Name of a parameter → its entry, from all files of a folder."""
+    entries: dict[str, Entry] = {}
+    for file in _files(folder):
+        for name, (dtype, array) in tensors(file).items():
+            parameter = name.removeprefix(PREFIX)
+            if parameter in entries:
+                raise InputError(f"{file}: {name} occurs twice, expected each array once")
+            if not MASKS.fullmatch(parameter):
+                entries[parameter] = Entry(file, name, dtype, array)
+    return entries
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder; shards must lie in it."""
+    if (folder / MODEL).exists():
+        return [folder / MODEL]
+    if not (folder / INDEX).exists():
+        hint = ""
+        if any(folder.glob("*.bin")):
+            hint = ": the weights are pickled, which numgpt never opens; save them with safe_serialization"
+        raise Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
+    index = read_json(folder / INDEX)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):
+        raise InputError(f"{folder / INDEX}: has no weight_map from arrays to files, expected one")
+    names = sorted(set(shards.values()))
+    outside = next((name for name in names if not SHARD.fullmatch(name)), None)
+    if outside is not None:
+        raise InputError(
+            f"{folder / INDEX}: names the file {outside!r}, expected safetensors files in the same folder"
+        )
+    absent = next((name for name in names if not (folder / name).exists()), None)
+    if absent is not None:
+        raise Missing(f"{folder / absent}: is missing, expected all files that {INDEX} names")
+    return [folder / name for name in names]
+
+
+def _parameters(folder: Path, entries: dict[str, Entry], expected: dict[str, tuple[int, ...]]) -> Flat:
+    """The parameters from their entries, in float64 if any of them is; InputError unless all are finite."""
+    double = any(entry.dtype == "F64" for entry in entries.values())
+    params = Flat(expected, "float64" if double else "float32")
+    with np.errstate(invalid="ignore"):  # a signalling NaN raises the flag when it changes its dtype
+        for name, entry in entries.items():
+            params[name] = _numbers(entry)
+        bad = params.first_not_finite()
+    if bad:
+        raise InputError(f"{folder}: {bad} holds NaN or infinity, expected finite numbers")
+    return params
+
+
+def _expect_tied(folder: Path, head: Entry, params: Flat) -> None:
+    """Raise InputError unless the matrix of the head, stored a second time, is the embedding's."""
+    with np.errstate(invalid="ignore"):  # as above
+        same = np.array_equal(_numbers(head), params["wte.weight"])
+    if not same:
+        raise InputError(
+            f"{folder}: lm_head.weight is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings"
+            " to false there"
+        )
+
+
+def _numbers(entry: Entry) -> NDArray[Any]:
+    """The numbers of an entry; bfloat16 is the upper half of a float32."""
+    if entry.dtype == "BF16":
+        return (entry.array.astype("<u4") << 16).view("<f4")
+    return entry.array
+
+
+def _tokenizer(folder: Path, config: Config) -> Tokenizer | None:
+    """The tokenizer beside a model, or None, with a warning if there is one that numgpt cannot read.
 
     It may have fewer tokens than the model, whose vocabulary is often padded to a round number.
     """
@@ -127,17 +209,14 @@ def _tokenizer(folder, config):
         return None
 
 
-def config_from(stored, path):
-    """The Config that a config.json of transformers describes; InputError for a form of GPT-2 that numgpt
-    does not compute.
+def config_from(stored: Any, path: StrPath) -> Config:
+    """The Config for the content of a config.json of transformers.
+
+    InputError for a variant of GPT-2 that numgpt does not compute. path: the file's name, for errors.
     """
     if not is_model(stored):
         raise InputError(f"{path}: is not a GPT-2's, expected model_type gpt2")
-    for name, expected in (
-        ("scale_attn_weights", True),
-        ("scale_attn_by_inverse_layer_idx", False),
-        ("add_cross_attention", False),
-    ):
+    for name, expected in ATTENTION.items():
         if stored.get(name, expected) != expected:
             raise InputError(
                 f"{path}: {name} is {stored[name]}, expected {str(expected).lower()}: that form of attention"
@@ -148,96 +227,113 @@ def config_from(stored, path):
         raise InputError(
             f"{path}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}"
         )
-    rates = set()
-    for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop"):
-        rate = stored.get(name, 0.1)
-        if not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise InputError(f"{path}: {name} is {rate!r}, expected a number of 0 to below 1")
-        rates.add(float(rate))
-    fields = {
-        "vocab_size": "vocab_size",
-        "block_size": "n_positions",
-        "n_layer": "n_layer",
-        "n_head": "n_head",
-        "n_embd": "n_embd",
-        "n_inner": "n_inner",
-    }
-    fields |= {"tied": "tie_word_embeddings", "layer_norm_epsilon": "layer_norm_epsilon"}
-    values = {ours: stored[theirs] for ours, theirs in fields.items() if theirs in stored}
+    values = {ours: stored[theirs] for ours, theirs in FIELDS.items() if theirs in stored}
+    values["activation"] = ACTIVATIONS[activation]
+    values["dropout"] = _dropout(stored, path)
     try:
-        # One rate for all dropout here. Where they differ none is used: that is how a model is read, not
-        # trained.
-        return Config(
-            **values, activation=ACTIVATIONS[activation], dropout=rates.pop() if len(rates) == 1 else 0.0
-        )
+        return Config(**values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def save(folder, model):
-    """Write a model so that transformers' from_pretrained reads it, and its tokenizer where transformers has
-    one that gives the same ids.
+def _dropout(stored: dict[str, Any], path: StrPath) -> float:
+    """The one rate of dropout here; 0 if transformers' three differ, for models are read to be used."""
+    rates = set()
+    for name in DROPOUTS:
+        rate = stored.get(name, 0.1)
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise InputError(f"{path}: {name} is {rate!r}, expected a number of 0 to below 1")
+        rates.add(float(rate))
+    return rates.pop() if len(rates) == 1 else 0.0
 
-    Biases that the model does not have are written as 0.
+
+def save(folder: StrPath, model: checkpoint.Model) -> None:
+    """Write a model so that from_pretrained of transformers reads it.
+
+    Its tokenizer is written if transformers has one that gives the same ids. Biases that the model lacks are
+    written as 0.
     """
-    c, folder = model.config, Path(folder)
+    folder = Path(folder)
+    _check(model)
+    if folder.exists() and not _may_replace(folder):
+        raise InputError(
+            f"{folder}: exists and is not just {CONFIG}, {MODEL} and tokenizer of a GPT-2, expected a new"
+            " folder or one to replace: choose another name"
+        )
+    try:
+        files = tokenizer_files(model)
+    except InputError:  # transformers has none, for characters, say; the command convert reports it
+        files = {}
+
+    def write(new: Path) -> None:
+        write_json(new / CONFIG, _config(model))
+        checkpoint.write_tensors(new / MODEL, _arrays(model))
+        for name, data in files.items():
+            write_file(new / name, data)
+
+    replace_folder(folder, write)
+
+
+def _check(model: checkpoint.Model) -> None:
+    """Raise InputError for a model that is no GPT-2, or whose dtype the format lacks."""
+    c, dtype = model.config, model.params.dtype.name
     if c.norm_position != "pre":
         raise InputError(
             "save: a model with norms after each sum is no GPT-2, expected norm_position pre: save it as"
             " numgpt's own checkpoint"
         )
-    if model.params.dtype.name not in checkpoint.DTYPES:
+    if dtype not in checkpoint.DTYPES:
         raise InputError(
-            f"save: a {model.params.dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use"
+            f"save: a {dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use"
             " model.astype('float64')"
         )
-    if folder.exists() and not _ours(folder):
-        raise InputError(
-            f"{folder}: exists and is not just {CONFIG}, {MODEL} and tokenizer of a GPT-2, expected a new"
-            " folder or one to replace: choose another name"
-        )
+
+
+def _config(model: checkpoint.Model) -> dict[str, Any]:
+    """The content of config.json."""
+    c, dtype = model.config, model.params.dtype.name
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the name of dtype in older versions
+        "vocab_size": c.vocab_size,
+        "n_positions": c.block_size,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "n_inner": c.n_inner,
+        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation),
+        "layer_norm_epsilon": c.layer_norm_epsilon,
+        "tie_word_embeddings": c.tied,
+        **dict.fromkeys(DROPOUTS, c.dropout),
+    }
+    end = None if model.tokenizer is None else model.tokenizer.specials.get(END)
+    if end is not None or c.vocab_size <= 50256:  # else transformers' default is right: 50256, as in GPT-2
+        config |= {"bos_token_id": end, "eos_token_id": end}
+    return config
+
+
+def _arrays(model: checkpoint.Model) -> dict[str, NDArray[Any]]:
+    """Name → array as transformers calls them, with all biases."""
     arrays = {
-        f"transformer.{name}" if name != "lm_head.weight" else name: array
+        name if name == "lm_head.weight" else PREFIX + name: array
         for name, array in model.params.to("reference").items()
     }
-    if not c.bias:
-        arrays |= {
-            name.replace(".weight", ".bias"): np.zeros_like(a, shape=a.shape[-1:])
-            for name, a in arrays.items()
-            if ".ln_" in name or ".c_" in name
-        }
-    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation)
-    config = {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "dtype": model.params.dtype.name, "torch_dtype": model.params.dtype.name,
-        "vocab_size": c.vocab_size, "n_positions": c.block_size, "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "n_inner": c.n_inner,
-        "activation_function": activation, "layer_norm_epsilon": c.layer_norm_epsilon, "tie_word_embeddings": c.tied,
-        "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "resid_pdrop": c.dropout,
-    }  # fmt: skip
-    end = model.tokenizer.specials.get("<|endoftext|>") if model.tokenizer is not None else None
-    if (
-        end is not None or c.vocab_size <= 50256
-    ):  # transformers' default ids for the ends of texts are those of GPT-2's vocabulary
-        config |= {"bos_token_id": end, "eos_token_id": end}
-    try:
-        beside = tokenizer_files(model)
-    except InputError:  # for characters, say, there is no such file: convert says so
-        beside = {}
-
-    def write(new):
-        atomic.write_json(new / CONFIG, config)
-        checkpoint.write_tensors(new / MODEL, arrays)
-        for name, data in beside.items():
-            atomic.write_file(new / name, data)
-
-    atomic.replace_folder(folder, write)
+    if model.config.bias:
+        return arrays
+    return arrays | {
+        name.replace(".weight", ".bias"): np.zeros_like(array, shape=array.shape[-1:])
+        for name, array in arrays.items()
+        if ".ln_" in name or ".c_" in name
+    }
 
 
-def tokenizer_files(model):
-    """Name → bytes of the files by which transformers' AutoTokenizer gives the ids of a model's tokenizer;
-    InputError where it cannot.
+def tokenizer_files(model: checkpoint.Model) -> dict[str, bytes]:
+    """Name → bytes of the files by which AutoTokenizer of transformers gives a tokenizer's ids.
 
-    vocab.json and merges.txt, for programs that know only these, are left out where they would give other
-    ids.
+    InputError if it cannot give them. vocab.json and merges.txt, for programs that know only these, are left
+    out if they would give other ids.
     """
     if model.tokenizer is None:
         return {}
@@ -247,23 +343,19 @@ def tokenizer_files(model):
         "model_max_length": model.config.block_size,
         "clean_up_tokenization_spaces": False,
     }
-    if "<|endoftext|>" in tokenizer.specials:
-        config |= dict.fromkeys(("bos_token", "eos_token"), "<|endoftext|>")
-    found = {
+    if END in tokenizer.specials:
+        config |= {"bos_token": END, "eos_token": END}
+    files = {
         "tokenizer.json": huggingface_bytes(tokenizer),
         "tokenizer_config.json": (json.dumps(config, indent=1) + "\n").encode(),
     }
-    try:
-        found["vocab.json"], found["merges.txt"] = gpt2_files.write(tokenizer)
-    except InputError:
-        pass
-    return found
+    with contextlib.suppress(InputError):
+        files["vocab.json"], files["merges.txt"] = gpt2_files.write(tokenizer)
+    return files
 
 
-def download(name):
-    """The folder of a model that the Hugging Face hub knows by this name, from huggingface_hub's cache or the
-    network.
-    """
+def download(name: str) -> Path:
+    """The folder of a model on the Hugging Face hub, from its cache on this machine or from the network."""
     try:
         import huggingface_hub
     except ImportError:
@@ -271,13 +363,10 @@ def download(name):
             f"hf:{name}: huggingface_hub is not installed, expected it for a name on the hub: pip install"
             " numgpt[hub]"
         ) from None
+    patterns = [CONFIG, "model*.safetensors", INDEX, *TOKENIZER, "added_tokens.json"]
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, allow_patterns=[CONFIG, "model*.safetensors", INDEX, *TOKENIZER, "added_tokens.json"]
-            )
-        )
-    except Exception as error:  # of many kinds, from many libraries
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # of many types, from many libraries
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"hf:{name}: the Hugging Face hub did not give it ({reason}), expected a model's name and a"
@@ -285,42 +374,12 @@ def download(name):
         ) from error
 
 
-def _files(folder):
-    """The safetensors files of a folder, each of them inside of it."""
-    if (folder / MODEL).exists():
-        return [folder / MODEL]
-    if not (folder / INDEX).exists():
-        hint = (
-            ": it has only pickled weights, which numgpt does not open; save it with safe_serialization"
-            if any(folder.glob("*.bin"))
-            else ""
-        )
-        raise Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
-    index = read_json(folder / INDEX)
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
-        raise InputError(f"{folder / INDEX}: has no weight_map from arrays to files, expected one")
-    outside = next((n for n in names.values() if not SHARD.fullmatch(n)), None)
-    if outside is not None:
-        raise InputError(
-            f"{folder / INDEX}: names the file {outside!r}, expected safetensors files in the same folder"
-        )
-    absent = next((n for n in names.values() if not (folder / n).exists()), None)
-    if absent is not None:
-        raise Missing(f"{folder / absent}: is missing, expected all files that {INDEX} names")
-    return [folder / n for n in sorted(set(names.values()))]
-
-
-def _numbers(dtype, array):
-    """The numbers of an array of a file; bfloat16 is the upper half of a float32."""
-    return (array.astype("<u4") << 16).view("<f4") if dtype == "BF16" else array
-
-
-def _ours(folder):
-    """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else: only then may it be
-    replaced.
-    """
-    names = {p.name for p in folder.iterdir()} if folder.is_dir() else {None}
-    return not names or (
-        {CONFIG, MODEL} <= names <= {CONFIG, MODEL, *TOKENIZER} and is_model(read_json(folder / CONFIG))
-    )
+def _may_replace(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    theirs = {CONFIG, MODEL} <= names <= {CONFIG, MODEL, *TOKENIZER}
+    return theirs and is_model(read_json(folder / CONFIG))
