@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
+from ..ops.activations import ACTIVATIONS
+from ..ops.norms import NORMS
+from ..ops.positions import POSITIONS
 
 LARGEST = 2**24  # of any size: far beyond all models, and small enough to count with
 LONGEST = 2**53  # steps: what a float can count
 DEEPEST = 2**12  # blocks: each has a dozen parameters, whose names are made before a file is looked at
 
 
-def setting(default, help, choices=None):
-    """A field with the sentence that --help prints for it."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def setting(default, help, choices=None, late=False):
+    """A field with the sentence that --help prints for it, and what it may be, a collection of names.
+
+    late: it came after files were written, so a file is as before where the field has its default.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "late": late})
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,14 @@ class Config:
     n_inner: int | None = setting(None, "width of the feed-forward (default: 4 C)")
     bias: bool = setting(True, "biases in linear maps and norms")
     tied: bool = setting(True, "one matrix for embedding and unembedding")
-    activation: str = setting(
-        "gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ("gelu", "gelu_tanh", "relu")
-    )
+    activation: str = setting("gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ACTIVATIONS)
     norm_position: str = setting(
         "pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post")
     )
     dropout: float = setting(0.0, "the probability of forgetting, in training")
     layer_norm_epsilon: float = setting(1e-5, "what LayerNorm adds to the variance")
+    norm: str = setting("layernorm", "which norm", NORMS, late=True)
+    positions: str = setting("learned", "how a model knows where a token stands", POSITIONS, late=True)
 
     def __post_init__(self):
         check_fields(self)
@@ -133,6 +139,13 @@ def check_fields(settings):
         choices = f.metadata["choices"]
         if choices and value not in choices:
             raise InputError(f"config: {f.name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def to_dict(settings):
+    """What a file holds of settings; from_dict reads it."""
+    late = {f.name: f.default for f in dataclasses.fields(settings) if f.metadata["late"]}
+    values = vars(settings).items()
+    return {name: value for name, value in values if name not in late or value != late[name]}
 
 
 def from_dict(cls, values):

@@ -2,38 +2,75 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import engine
 from ..errors import InputError
+from ..ops.norms import NORMS
+from ..ops.positions import POSITIONS
 from ..random import generator
 
 STD = 0.02
 
 
+class Part(NamedTuple):
+    """What holds parameters: its name, its kind, the shape of its weight (None for a norm) and whether it has a bias.
+
+    onto_residual: whether what it gives is added to the residual stream.
+    """
+
+    name: str
+    kind: str
+    shape: tuple
+    bias: bool = False
+    onto_residual: bool = False
+
+
+def parts(config):
+    """Every Part of a model, in the order of the flat buffer: what is asked of a name is read from here."""
+    C, F, V = config.n_embd, config.ffn_width, config.vocab_size
+    yield Part("wte", "token embedding", (V, C))
+    yield Part("wpe", "positions", (config.block_size, C))
+    for i in range(config.n_layer):
+        yield Part(f"h.{i}.ln_1", "norms", (C,), config.bias)
+        yield Part(f"h.{i}.attn.c_attn", "attention", (C, 3 * C), config.bias)
+        yield Part(f"h.{i}.attn.c_proj", "attention", (C, C), config.bias, onto_residual=True)
+        yield Part(f"h.{i}.ln_2", "norms", (C,), config.bias)
+        yield Part(f"h.{i}.mlp.c_fc", "feed-forward", (C, F), config.bias)
+        yield Part(f"h.{i}.mlp.c_proj", "feed-forward", (F, C), config.bias, onto_residual=True)
+    if config.norm_position == "pre":
+        yield Part("ln_f", "norms", (C,), config.bias)
+    if not config.tied:
+        yield Part("lm_head", "unembedding", (V, C))
+
+
 def shapes(config):
     """Name -> shape of every parameter, named and laid out as in GPT-2's published checkpoints."""
-    C, F, V = config.n_embd, config.ffn_width, config.vocab_size
-    found = {"wte.weight": (V, C), "wpe.weight": (config.block_size, C)}
-
-    def with_bias(name, *shape):
-        found[f"{name}.weight"] = shape
-        if config.bias:
-            found[f"{name}.bias"] = shape[-1:]
-
-    for i in range(config.n_layer):
-        with_bias(f"h.{i}.ln_1", C)
-        with_bias(f"h.{i}.attn.c_attn", C, 3 * C)
-        with_bias(f"h.{i}.attn.c_proj", C, C)
-        with_bias(f"h.{i}.ln_2", C)
-        with_bias(f"h.{i}.mlp.c_fc", C, F)
-        with_bias(f"h.{i}.mlp.c_proj", F, C)
-    if config.norm_position == "pre":
-        with_bias("ln_f", C)
-    if not config.tied:
-        found["lm_head.weight"] = (V, C)
+    found = {}
+    for part in parts(config):
+        learned = _learned(config, part)
+        if "weight" in learned:
+            found[f"{part.name}.weight"] = part.shape
+        if part.bias and "bias" in learned:
+            found[f"{part.name}.bias"] = part.shape[-1:]
     return found
+
+
+def _learned(config, part):
+    """What the op of a part learns: a norm may have no bias, positions that are computed have no weight."""
+    if part.kind == "norms":
+        return NORMS[config.norm].parameters
+    if part.kind == "positions":
+        return POSITIONS[config.positions].parameters
+    return ("weight", "bias")
+
+
+def kinds(config):
+    """Name -> kind of the Part that a parameter belongs to."""
+    by_part = {part.name: part.kind for part in parts(config)}
+    return {name: by_part[name.rpartition(".")[0]] for name in shapes(config)}
 
 
 class Flat(Mapping):
@@ -123,10 +160,13 @@ def initialise(config, seed, dtype):
     point.
     """
     params = Flat(shapes(config), dtype)
-    for name, view in params.items():
-        if name.split(".")[-2].startswith("ln_"):
-            view[...] = name.endswith("weight")
-        elif name.endswith("weight"):
-            std = STD / math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else STD
-            view[...] = generator(seed, "init", name).standard_normal(view.shape) * std
+    for part in parts(config):
+        name = f"{part.name}.weight"
+        if name not in params:
+            continue
+        if part.kind == "norms":
+            params[name][...] = 1
+            continue
+        std = STD / math.sqrt(2 * config.n_layer) if part.onto_residual else STD
+        params[name][...] = generator(seed, "init", name).standard_normal(part.shape) * std
     return params

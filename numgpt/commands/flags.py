@@ -124,6 +124,8 @@ def add_fields(
     for field in dataclasses.fields(defaults):
         types = typing.get_args(field.type) or (field.type,)
         choices = field.metadata["choices"]
+        if choices is not None and len(choices) == 1:
+            continue  # what can be chosen in one way only is no flag
         options: dict[str, Any] = {"type": types[0], "choices": choices}
         if types[0] is bool:
             options = {"action": argparse.BooleanOptionalAction}

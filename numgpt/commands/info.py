@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from ..architecture import presets
-from ..architecture.config import Config
+from ..architecture.config import Config, to_dict
 from ..errors import InputError
 from . import flags
 from .printing import human_size
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     groups = accounting.parameter_groups(config)
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
     flops = accounting.flops_per_token(config, T)
-    print(f"{args.model}: " + ", ".join(f"{k} {v}" for k, v in vars(config).items()))
+    print(f"{args.model}: " + ", ".join(f"{k} {v}" for k, v in to_dict(config).items()))
     print("\nparameters")
     for name, n in (groups | {"total": sum(groups.values())}).items():
         print(_row(name, n))

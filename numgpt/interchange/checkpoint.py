@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._version import __version__
-from ..architecture.config import LONGEST, Config, from_dict
+from ..architecture.config import LONGEST, Config, from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..storage.atomic import OLD, StrPath, beside, replace_folder, write_json
@@ -80,7 +80,7 @@ def save(
             f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to"
             " replace: choose another name"
         )
-    config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": vars(model.config)}
+    config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": to_dict(model.config)}
 
     def write(new: Path) -> None:
         write_json(new / CONFIG, config)

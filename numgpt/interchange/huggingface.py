@@ -6,6 +6,7 @@ The weights may also come in shards.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import warnings
@@ -19,6 +20,7 @@ from .. import tokenizers
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
+from ..ops.activations import ACTIVATIONS
 from ..storage.atomic import StrPath, replace_folder, write_file, write_json
 from ..storage.files import Missing, read_json, tensors
 from ..tokenizers import Tokenizer, gpt2_files
@@ -29,7 +31,7 @@ CONFIG = "config.json"
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of shards: array → file
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+OURS = {theirs: ours for ours, row in ACTIVATIONS.items() for theirs in row.transformers}  # activations
 # A dtype in a file → of the parameters. float32 holds the halves exactly.
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float32", "BF16": "float32"}
 SHARD = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)  # a name without a folder
@@ -223,12 +225,10 @@ def config_from(stored: Any, path: StrPath) -> Config:
                 " is not computed here"
             )
     activation = stored.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise InputError(
-            f"{path}: activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-        )
+    if not isinstance(activation, str) or activation not in OURS:
+        raise InputError(f"{path}: activation_function is {activation!r}, expected one of {', '.join(OURS)}")
     values = {ours: stored[theirs] for ours, theirs in FIELDS.items() if theirs in stored}
-    values["activation"] = ACTIVATIONS[activation]
+    values["activation"] = OURS[activation]
     values["dropout"] = _dropout(stored, path)
     try:
         return Config(**values)
@@ -277,6 +277,17 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
 def _check(model: checkpoint.Model) -> None:
     """Raise InputError for a model that is no GPT-2, or whose dtype the format lacks."""
     c, dtype = model.config, model.params.dtype.name
+    if not ACTIVATIONS[c.activation].transformers:
+        raise InputError(
+            f"save: transformers has no name for the activation {c.activation}, expected one of"
+            f" {', '.join(dict.fromkeys(OURS.values()))}: save it as numgpt's own checkpoint"
+        )
+    for name in ("norm", "positions"):
+        if getattr(c, name) != getattr(Config, name):
+            raise InputError(
+                f"save: the model has {name} {getattr(c, name)}, expected {getattr(Config, name)} in a GPT-2:"
+                " save it as numgpt's own checkpoint"
+            )
     if c.norm_position != "pre":
         raise InputError(
             "save: a model with norms after each sum is no GPT-2, expected norm_position pre: save it as"
@@ -303,7 +314,7 @@ def _config(model: checkpoint.Model) -> dict[str, Any]:
         "n_head": c.n_head,
         "n_embd": c.n_embd,
         "n_inner": c.n_inner,
-        "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation),
+        "activation_function": ACTIVATIONS[c.activation].transformers[0],
         "layer_norm_epsilon": c.layer_norm_epsilon,
         "tie_word_embeddings": c.tied,
         **dict.fromkeys(DROPOUTS, c.dropout),
@@ -322,11 +333,9 @@ def _arrays(model: checkpoint.Model) -> dict[str, NDArray[Any]]:
     }
     if model.config.bias:
         return arrays
-    return arrays | {
-        name.replace(".weight", ".bias"): np.zeros_like(array, shape=array.shape[-1:])
-        for name, array in arrays.items()
-        if ".ln_" in name or ".c_" in name
-    }
+    complete = shapes(dataclasses.replace(model.config, bias=True))
+    biases = {name: shape for name, shape in complete.items() if name not in model.params}
+    return arrays | {PREFIX + name: np.zeros(shape, model.params.dtype) for name, shape in biases.items()}
 
 
 def tokenizer_files(model: checkpoint.Model) -> dict[str, bytes]:

@@ -243,7 +243,8 @@ def _end_of_text(tokenizer, V):
 
 def _check(config, what):
     """Raise InputError for a form of GPT that llm.c has no file for."""
-    forms = {"tied": True, "activation": "gelu_tanh", "norm_position": "pre", "layer_norm_epsilon": 1e-5}
+    names = ("tied", "activation", "norm", "norm_position", "positions", "layer_norm_epsilon")
+    forms = {name: getattr(Config, name) for name in names}
     for name, expected in forms.items():
         if getattr(config, name) != expected:
             raise InputError(

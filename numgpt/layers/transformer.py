@@ -2,22 +2,11 @@
 the first.
 """
 
-from ..ops import (
-    attention,
-    cross_entropy,
-    dropout,
-    embedding,
-    gelu,
-    gelu_tanh,
-    layernorm,
-    linear,
-    positions,
-    relu,
-    unembedding,
-)
+from ..ops import attention, cross_entropy, dropout, embedding, linear, unembedding
+from ..ops.activations import ACTIVATIONS
+from ..ops.norms import NORMS
+from ..ops.positions import POSITIONS
 from .record import Layer
-
-ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu}
 
 
 def attention_forward(r, x):
@@ -39,7 +28,7 @@ def attention_backward(r, dy):
 def ffn_forward(r, x):
     """Think about what was read, each position by itself.  x (..., C) → (..., C)"""
     h = r("c_fc", linear, x)
-    a = r("act", ACTIVATIONS[r.config.activation], h)
+    a = r("act", ACTIVATIONS[r.config.activation].op, h)
     y = r("c_proj", linear, a)
     return r("dropout", dropout, y)
 
@@ -57,8 +46,8 @@ ffn = Layer(ffn_forward, ffn_backward)
 
 
 def norm(r, name, x):
-    """LayerNorm with the model's ε; undone by r.back(name, dy)."""
-    return r(name, layernorm, x, eps=r.config.layer_norm_epsilon)
+    """The model's norm with its ε; undone by r.back(name, dy)."""
+    return r(name, NORMS[r.config.norm], x, eps=r.config.layer_norm_epsilon)
 
 
 def pre_norm_block_forward(r, x):
@@ -96,7 +85,7 @@ BLOCKS = {"pre": pre_norm_block, "post": post_norm_block}
 def gpt_forward(r, tokens):
     """From tokens to the logits of each next token.  tokens (..., T) → logits (..., T, V)"""
     x = r("wte", embedding, tokens)
-    x = r("wpe", positions, x)
+    x = r("wpe", POSITIONS[r.config.positions], x)
     x = r("drop", dropout, x)
     for i in range(r.config.n_layer):
         x = r(f"h.{i}", BLOCKS[r.config.norm_position], x)

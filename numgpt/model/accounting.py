@@ -5,25 +5,16 @@ from collections import Counter
 
 import numpy as np
 
-from ..architecture.parameters import shapes
+from ..architecture.parameters import kinds, shapes
+from ..ops.activations import ACTIVATIONS
 
 
 def parameter_groups(config):
     """Group -> number of parameters; their sum is all of them."""
-    groups = Counter()
+    groups, kind_of = Counter(), kinds(config)
     for name, shape in shapes(config).items():
-        groups[_group(name)] += math.prod(shape)
+        groups[kind_of[name]] += math.prod(shape)
     return dict(groups)
-
-
-def _group(name):
-    if name.startswith("wte"):
-        return "token embedding"
-    if name.startswith("wpe"):
-        return "positions"
-    if name.startswith("lm_head"):
-        return "unembedding"
-    return "norms" if "ln_" in name else "attention" if ".attn." in name else "feed-forward"
 
 
 def flops_per_token(config, T=None):
@@ -49,17 +40,20 @@ def activation_bytes(config, B, T, dtype="float32", dropout=False):
     N, itemsize = B * T, np.dtype(dtype).itemsize
     norm = N * C + N  # x̂ and 1/σ
     attention = N * C + 3 * N * C + 2 * N * H + N * C  # input of c_attn; q, k, v; maxima and sums; result
-    act = 0 if config.activation == "relu" else N * F  # its input; relu holds booleans
-    feed_forward = N * C + act + N * F  # input of c_fc; the activation's; input of c_proj
+    feed_forward = N * C + N * F  # input of c_fc; input of c_proj
     norms = 2 * L + (config.norm_position == "pre")
-    floats = (
-        norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N
-    )  # input of the unembedding; logits, their maxima and sums
+    # At the end the input of the unembedding, the logits, their maxima and sums.
+    floats = norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N
+    activations = L * N * F * _saved_bytes(ACTIVATIONS[config.activation].op, dtype)
     ids = 8 * N * 2  # tokens and targets
-    flags = L * N * F if config.activation == "relu" else 0
-    if dropout:
-        flags += N * C + L * (2 * N * C + B * H * T * T)
-    return floats * itemsize + ids + flags
+    flags = N * C + L * (2 * N * C + B * H * T * T) if dropout else 0
+    return floats * itemsize + activations + ids + flags
+
+
+def _saved_bytes(op, dtype):
+    """What an op of one array saves for each of its entries, asked of the op itself."""
+    _, saved = op.forward(np.zeros(1, dtype))
+    return sum(array.nbytes for array in saved)
 
 
 def training_bytes(config, B, T, dtype="float32"):

@@ -1,31 +1,34 @@
-"""Pairs: forward and backward functions over arrays, a family a file. ALL is the table of them."""
+"""Pairs of forward and backward, a family a file: enter here to ask for a derivation. ALL is the table of them."""
 
-from .activations import gelu, gelu_tanh, relu
+from .activations import ACTIVATIONS, gelu, gelu_tanh, relu
 from .attention import attend, attention
 from .dropout import dropout
 from .embedding import embedding
 from .linear import linear, unembedding
 from .losses import cross_entropy
-from .norms import layernorm
+from .norms import NORMS, layernorm
 from .op import Op
-from .positions import positions
+from .positions import POSITIONS, positions
 
+_CHOSEN = (*POSITIONS.values(), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
     op.name: op
-    for op in (
-        embedding,
-        positions,
-        linear,
-        layernorm,
-        gelu,
-        gelu_tanh,
-        relu,
-        attend,
-        attention,
-        dropout,
-        unembedding,
-        cross_entropy,
-    )
+    for op in (embedding, linear, attend, attention, dropout, unembedding, cross_entropy, *_CHOSEN)
 }
 
-__all__ = ["ALL", "Op", *ALL]
+__all__ = [
+    "ALL",
+    "Op",
+    "attend",
+    "attention",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "gelu",
+    "gelu_tanh",
+    "layernorm",
+    "linear",
+    "positions",
+    "relu",
+    "unembedding",
+]

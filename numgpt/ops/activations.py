@@ -1,6 +1,10 @@
-"""What makes a feed-forward more than a product of matrices: GELU in its two forms, and ReLU."""
+"""What makes a feed-forward more than a product of matrices: GELU in its two forms, and ReLU.
+
+ACTIVATIONS, at the end, is the table from which settings, layers, files and comparisons read what there is.
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,3 +101,29 @@ def relu_backward(dy, saved):
 
 
 relu = Op("... -> ...", relu_forward, relu_backward)
+
+
+class Activation(NamedTuple):
+    """One that a feed-forward may have.
+
+    title: its name in a sentence. transformers: its names in a config.json of transformers, of which the first is
+    written; none where transformers has no such activation. torch: the classes of PyTorch modules that compute it,
+    torch.nn.GELU with its approximate behind it.
+    """
+
+    op: Op
+    title: str
+    transformers: tuple = ()
+    torch: tuple = ()
+
+
+ACTIVATIONS = {
+    "gelu": Activation(gelu, "GELU in its erf form", ("gelu",), ("GELU none",)),
+    "gelu_tanh": Activation(
+        gelu_tanh,
+        "GELU in its tanh form",
+        ("gelu_new", "gelu_pytorch_tanh"),
+        ("GELU tanh", "NewGELU", "NewGELUActivation"),
+    ),
+    "relu": Activation(relu, "ReLU", ("relu",), ("ReLU",)),
+}

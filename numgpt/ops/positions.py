@@ -45,3 +45,5 @@ positions = Op(
     at_least={"P": "T"},
     variants={"from the end": lambda rng, sizes: {"start": sizes["P"] - sizes["T"]}},
 )
+
+POSITIONS = {"learned": positions}  # what Config.positions may be

@@ -11,10 +11,11 @@ import re
 
 import numpy as np
 
-from ..layers.transformer import ACTIVATIONS, post_norm_block, pre_norm_block
+from ..architecture.parameters import kinds, parts
+from ..layers.transformer import post_norm_block, pre_norm_block
 from ..ops import Op, attention, layernorm
+from ..ops.activations import ACTIVATIONS
 
-KINDS = {"gelu": "GELU in its erf form", "gelu_tanh": "GELU in its tanh form", "relu": "ReLU"}
 EPSILONS = (
     1e-5,
     1e-6,
@@ -29,12 +30,10 @@ EPSILONS = (
 
 def activation(form, a, b):
     """The activation of the feed-forward."""
-    for other in KINDS:
-        if other != form.config.activation:
-            yield (
-                f"{KINDS[form.config.activation]} in A, {KINDS[other]} in B",
-                form.but(replaced={ACTIVATIONS[form.config.activation]: _as(ACTIVATIONS[other])}),
-            )
+    own = ACTIVATIONS[form.config.activation]
+    for name, other in ACTIVATIONS.items():
+        if name != form.config.activation:
+            yield f"{own.title} in A, {other.title} in B", form.but(replaced={own.op: _as(other.op)})
 
 
 def epsilon(form, a, b):
@@ -219,10 +218,11 @@ def weight_decay(form, a, b):
     text = "weight decay acts on matrices in A, on all tensors in B"
     if form.optimizer is not None:
         yield text, form.but(decay_all=True)
+    kind_of = kinds(form.config)
     norms = {
         n: w
         for n, w in form.params.items()
-        if w.ndim == 1 and ".ln_" in f".{n}" and n.endswith("weight") and n in b.params
+        if kind_of[n] == "norms" and n.endswith("weight") and n in b.params
     }
     if norms:
         pulled = float(np.mean([np.mean(w - b.params[n]) for n, w in norms.items()]))
@@ -278,8 +278,8 @@ def local(form, a, b, name):
     alone, and two at once.
     """
     block = re.match(r"h\.\d+|ln_f", name)
-    parts = ([block[0]] if block else []) + ([name] if ".ln_" in name else [])
-    for part in parts:
+    places = ([block[0]] if block else []) + ([name] if name in _norms(form.config) else [])
+    for part in places:
         for cause in LOCAL:
             for text, changed in cause(dataclasses.replace(form, replaced={}), a, b):
                 if changed.replaced:
@@ -293,6 +293,11 @@ def local(form, a, b, name):
     for text, one in first(form, a, b) if first else ():
         for more, both in second(one, a, b):
             yield f"{text}; {more}", both
+
+
+def _norms(config):
+    """The names of a model's norms."""
+    return [part.name for part in parts(config) if part.kind == "norms"]
 
 
 def _within(part, change):

@@ -15,6 +15,7 @@ import numpy as np
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
+from ..ops.activations import ACTIVATIONS
 from ..user_code import RAISED
 from .borrowing import as_numpy, borrowed, gradient, hooks, torch
 from .forms import Run
@@ -235,23 +236,23 @@ def config_of(module, side, other=None):
 
 
 def _activation(module, config):
-    """The feed-forward's activation, from the config's name for it or the part that computes it; else
-    GPT-2's.
-    """
-    from ..interchange.huggingface import ACTIVATIONS
-
+    """The feed-forward's activation, from the config's name for it or the part that computes it; else GPT-2's."""
     named = getattr(config, "activation_function", None)
-    if named in ACTIVATIONS:
-        return ACTIVATIONS[named]
-    for part in module.modules():
-        kind = type(part).__name__
-        if kind == "GELU":
-            return "gelu_tanh" if getattr(part, "approximate", "none") == "tanh" else "gelu"
-        if kind in ("NewGELU", "NewGELUActivation"):
-            return "gelu_tanh"
-        if kind == "ReLU":
-            return "relu"
-    return "gelu_tanh"
+    classes = [_class_of(part) for part in module.modules()]
+    for name, row in ACTIVATIONS.items():
+        if named in row.transformers:
+            return name
+    for kind in classes:
+        for name, row in ACTIVATIONS.items():
+            if kind in row.torch:
+                return name
+    return Config.activation
+
+
+def _class_of(part):
+    """The class of a module as Activation.torch has it."""
+    kind = type(part).__name__
+    return f"GELU {getattr(part, 'approximate', 'none')}" if kind == "GELU" else kind
 
 
 def _epsilon(module, config):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import engine, ops
 from ..architecture.config import Config
-from ..architecture.parameters import Flat, shapes
+from ..architecture.parameters import Flat, kinds, shapes
 from ..gradcheck import Finding, GradientError, findings
 from ..layers import transformer
 from ..layers.record import Record
@@ -328,8 +328,9 @@ def _recorded(name, layer, config, rng, inputs, record, keep=True, passes=1, edi
             dinputs[-1] = r.grad[place]
         return *dinputs, *((r.grad if edits else grads)[n] for n in drawn)
 
+    kind_of = kinds(config)
     params = [
-        rng.standard_normal(shape) * 0.5 + (n.split(".")[-2].startswith("ln_") and n.endswith("weight"))
+        rng.standard_normal(shape) * 0.5 + (kind_of[n] == "norms" and n.endswith("weight"))
         for n, shape in drawn.items()
     ]
     return Subject(name, forward, backward, (*inputs, *params), {}, made=made)
