@@ -128,9 +128,17 @@ def test_biases_that_a_model_lacks_are_written_as_zero(tmp_path):
     assert np.allclose(GPT.load(tmp_path / "m.bin")(tokens), model(tokens), rtol=0, atol=1e-6)
 
 
+def test_a_state_of_a_model_without_biases_is_read_again(tmp_path):
+    model = model_of(bias=False)
+    llmc.save_state(tmp_path / "s.bin", model, [[1, 2]], [[2, 3]])
+    state = llmc.load_state(tmp_path / "s.bin", model.config)
+    _, grads = model.loss_and_grads([[1, 2]], [[2, 3]])
+    assert state["grads"].flat.tobytes() == grads.flat.tobytes()
+
+
 def readers(config):
     return {
-        "model.bin": GPT.load,
+        "model.bin": llmc.load,
         "debug_state.bin": lambda path: llmc.load_state(path, config),
         "tokens.bin": llmc.load_tokens,
         "tokenizer.bin": llmc.load_tokenizer,

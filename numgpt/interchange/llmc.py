@@ -1,34 +1,52 @@
-"""The files of llm.c: model, debug state, tokens and tokenizer, so that a port in another language can be
-held to ours.
+"""The files of llm.c: model, debug state, tokens and tokenizer, to hold a port in another language to ours.
 
-Each file begins with 256 little-endian int32, of which the first is a magic number and the second a version.
+Each file begins with 256 little-endian int32. The first is a magic number, which says what the file holds,
+the second a version, and those after it depend on the kind of file.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..architecture.config import LARGEST, Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..random import generator
-from ..storage.atomic import replace_folder, write_file
+from ..storage.atomic import StrPath, replace_folder, write_file
 from ..storage.files import Missing, mapped, open_file
+from ..tokenizers import Tokenizer
+from .checkpoint import Model
 
+FILES = ("model.bin", "tokens.bin", "debug_state.bin", "tokenizer.bin")  # of a set, by save_all
 HEADER = 1024  # bytes
-FILES = ("model.bin", "tokens.bin", "debug_state.bin", "tokenizer.bin")
-MODEL, STATE, TOKENIZER, TOKENS = 20240326, 20240327, 20240328, 20240520
-FLOAT32, BFLOAT16 = 3, 5  # versions of a model's file
-LAYER = (
+
+MODEL_MAGIC = 20240326
+STATE_MAGIC = 20240327
+TOKENIZER_MAGIC = 20240328
+TOKENS_MAGIC = 20240520
+KINDS = {
+    MODEL_MAGIC: "model",
+    STATE_MAGIC: "debug state",
+    TOKENIZER_MAGIC: "tokenizer",
+    TOKENS_MAGIC: "token file",
+}
+
+FLOAT32, BFLOAT16 = 3, 5  # versions of a model's file: the dtype of its numbers
+# The arrays of a block, in the file's order. Each is there for all blocks before the next one comes.
+BLOCK = (
     "ln_1.weight",
     "ln_1.bias",
     "attn.c_attn.weight",
     "attn.c_attn.bias",
     "attn.c_proj.weight",
     "attn.c_proj.bias",
-)
-LAYER += (
     "ln_2.weight",
     "ln_2.bias",
     "mlp.c_fc.weight",
@@ -38,41 +56,45 @@ LAYER += (
 )
 
 
-def kind_of(path):
-    """The magic number that a file begins with: MODEL, STATE, TOKENS or TOKENIZER; InputError for any other."""
+class Differentiable(Model, Protocol):
+    """A GPT as its debug state needs it."""
+
+    def __call__(self, tokens: Any, /) -> NDArray[Any]: ...
+
+    def loss_and_grads(self, tokens: Any, targets: Any, /) -> tuple[Any, Flat]: ...
+
+    def to(self, name: str, /) -> Differentiable: ...
+
+
+def kind_of(path: StrPath) -> int:
+    """The magic number of a file; InputError if it is none of llm.c's."""
     with open_file(path) as file:
         magic = int.from_bytes(file.read(4), "little")
-    if magic not in (MODEL, STATE, TOKENIZER, TOKENS):
+    if magic not in KINDS:
         raise InputError(
-            f"{path}: begins with {magic}, expected a file of llm.c: {MODEL} for a model, {STATE} for a debug"
-            " state"
+            f"{path}: begins with {magic}, expected a file of llm.c: {MODEL_MAGIC} for a model, {STATE_MAGIC}"
+            " for a debug state"
         )
     return magic
 
 
-def save_model(path, model):
-    """Write a model as llm.c reads it, in float32: matrices (out, in), each kind for all layers together, the
-    vocabulary padded.
+def save_model(path: StrPath, model: Model) -> None:
+    """Write a model as llm.c reads it, in float32.
+
+    Matrices are (out, in), arrays of one kind lie together for all blocks, and the vocabulary is padded to a
+    multiple of 128.
     """
     c = model.config
     _check(c, "save")
-    header = (
-        MODEL,
-        FLOAT32,
-        c.block_size,
-        c.vocab_size,
-        c.n_layer,
-        c.n_head,
-        c.n_embd,
-        _padded(c.vocab_size),
-    )
-    write_file(path, b"".join([_header(*header), *_parameters(model.params.to("reference"), c)]))
+    sizes = (c.block_size, c.vocab_size, c.n_layer, c.n_head, c.n_embd, _padded(c.vocab_size))
+    params = _parameters(model.params.to("reference"), c)
+    write_file(path, b"".join([_header(MODEL_MAGIC, FLOAT32, *sizes), *params]))
 
 
-def load(path):
-    """The arguments of GPT from a model's file, float32 or bfloat16; its parameters become float32."""
-    h, data = _read(path, MODEL, (FLOAT32, BFLOAT16))
-    block_size, V, L, H, C, padded = map(int, h[2:8])
+def load(path: StrPath) -> dict[str, Any]:
+    """The arguments of GPT from a model's file, in float32 or bfloat16; the parameters become float32."""
+    version, sizes, data = _read(path, MODEL_MAGIC, (FLOAT32, BFLOAT16))
+    block_size, V, L, H, C, padded = sizes[:6]
     try:
         config = Config(vocab_size=V, block_size=block_size, n_layer=L, n_head=H, n_embd=C)
     except InputError as error:
@@ -81,36 +103,33 @@ def load(path):
         raise InputError(
             f"{path}: the padded vocabulary is {padded}, expected at least the vocabulary of {V}"
         )
-    size = 4 if h[1] == FLOAT32 else 2
-    _expect_size(path, data, size * _count(config, padded))
-    return {
-        "config": config,
-        "params": _unpack(path, data.view("<f4" if size == 4 else "<u2"), config, padded),
-    }
+    dtype = np.dtype("<f4" if version == FLOAT32 else "<u2")
+    _expect_size(path, data, dtype.itemsize * _count(config, padded))
+    return {"config": config, "params": _unpack(path, data.view(dtype), config, padded)}
 
 
-def save_state(path, model, tokens, targets):
-    """Write what one forward and backward of a model gives: tokens, targets, logits, loss and all gradients,
-    in float32.
-    """
+def save_state(path: StrPath, model: Differentiable, tokens: ArrayLike, targets: ArrayLike) -> None:
+    """Write a forward and a backward: tokens, targets, logits, loss and all gradients, in float32."""
     _check(model.config, "save")
     tokens, targets = np.atleast_2d(tokens), np.atleast_2d(targets)
     model = model.to("reference")
     loss, grads = model.loss_and_grads(tokens, targets)
     ids = [np.ascontiguousarray(a, "<i4").tobytes() for a in (tokens, targets)]
     floats = [np.ascontiguousarray(a, "<f4").tobytes() for a in (model(tokens), loss)]
-    write_file(
-        path, b"".join([_header(STATE, 2, *tokens.shape), *ids, *floats, *_parameters(grads, model.config)])
-    )
+    header = _header(STATE_MAGIC, 2, *tokens.shape)
+    write_file(path, b"".join([header, *ids, *floats, *_parameters(grads, model.config)]))
 
 
-def load_state(path, config):
-    """{"tokens", "targets", "logits", "loss", "grads"} of a debug state that a model of this Config has made;
-    grads is a Flat.
+def load_state(path: StrPath, config: Config) -> dict[str, Any]:
+    """A debug state of a model with this Config, by name: "tokens", "targets", "logits", "loss", "grads".
+
+    tokens and targets are (B, T), logits (B, T, V), loss a float, and grads a Flat with the names of the
+    parameters.
     """
     _check(config, "load")
-    h, data = _read(path, STATE, (2,))
-    (B, T), V, padded = map(int, h[2:4]), config.vocab_size, _padded(config.vocab_size)
+    _, sizes, data = _read(path, STATE_MAGIC, (2,))
+    B, T = sizes[:2]
+    V, padded = config.vocab_size, _padded(config.vocab_size)
     if not (B > 0 and 0 < T <= config.block_size):
         raise InputError(
             f"{path}: has B {B} and T {T}, expected some texts of 1 to {config.block_size} tokens"
@@ -118,52 +137,44 @@ def load_state(path, config):
     n = B * T
     _expect_size(path, data, 4 * (2 * n + n * V + 1 + _count(config, padded)))
     ids, floats = data[: 8 * n].view("<i4").reshape(2, B, T), data[8 * n :].view("<f4")
-    if ids[0].min() < 0 or ids.max() >= V:  # a target below 0 does not count
+    if ids[0].min() < 0 or ids.max() >= V:  # a target below 0 is allowed: it does not count
         raise InputError(f"{path}: holds tokens of {ids[0].min()} to {ids.max()}, expected 0 to {V - 1}")
     try:
-        (tokens, targets), logits = ids.astype(np.int64), np.array(floats[: n * V]).reshape(B, T, V)
+        tokens, targets = ids.astype(np.int64)
+        logits = np.array(floats[: n * V]).reshape(B, T, V)
     except MemoryError as error:
         raise InputError(
             f"{path}: logits of {n:,} tokens do not fit in memory ({error}), expected fewer"
         ) from error
-    if not (np.isfinite(logits).all() and np.isfinite(floats[n * V])):
+    loss = floats[n * V]
+    if not (np.isfinite(logits).all() and np.isfinite(loss)):
         raise InputError(f"{path}: logits or loss hold NaN or infinity, expected finite numbers")
     grads = _unpack(path, floats[n * V + 1 :], config, padded)
-    return {
-        "tokens": tokens,
-        "targets": targets,
-        "logits": logits,
-        "loss": float(floats[n * V]),
-        "grads": grads,
-    }
+    return {"tokens": tokens, "targets": targets, "logits": logits, "loss": float(loss), "grads": grads}
 
 
-def save_tokens(path, ids):
+def save_tokens(path: StrPath, ids: ArrayLike) -> None:
     """Write ids (N) below 65,536 as training data."""
     ids = np.asarray(ids)
-    if (
-        ids.ndim != 1
-        or ids.dtype.kind not in "iu"
-        or (ids.size and not 0 <= ids.min() <= ids.max() < 2**16)
-        or ids.size >= 2**31
-    ):
+    are_integers = ids.ndim == 1 and ids.dtype.kind in "iu" and ids.size < 2**31
+    if not are_integers or (ids.size and not 0 <= ids.min() <= ids.max() < 2**16):
         raise InputError(
             f"save: ids of shape {ids.shape} and dtype {ids.dtype}, expected (N) integers of 0 to 65,535,"
             " fewer than 2³¹ of them"
         )
-    write_file(path, _header(TOKENS, 1, len(ids)) + ids.astype("<u2").tobytes())
+    write_file(path, _header(TOKENS_MAGIC, 1, len(ids)) + ids.astype("<u2").tobytes())
 
 
-def load_tokens(path):
-    """The ids of a file of training data, mapped.  → (N,) uint16"""
-    h, data = _read(path, TOKENS, (1,))
-    _expect_size(path, data, 2 * int(h[2]))
+def load_tokens(path: StrPath) -> NDArray[Any]:
+    """The ids of a file of training data, memory-mapped.  → (N,) uint16"""
+    _, sizes, data = _read(path, TOKENS_MAGIC, (1,))
+    _expect_size(path, data, 2 * sizes[0])
     return data.view("<u2")
 
 
-def save_tokenizer(path, pieces, end_of_text):
-    """Write the bytes of every token, of at most 255 each, and the id that ends a text."""
-    long = next((i for i, p in enumerate(pieces) if len(p) > 255), None)
+def save_tokenizer(path: StrPath, pieces: Sequence[bytes], end_of_text: int) -> None:
+    """Write the bytes of every token, at most 255 each, and the id that ends a text."""
+    long = next((i for i, piece in enumerate(pieces) if len(piece) > 255), None)
     if long is not None:
         raise InputError(
             f"save: token {long} has {len(pieces[long])} bytes, expected at most 255: the format has one byte"
@@ -171,185 +182,177 @@ def save_tokenizer(path, pieces, end_of_text):
         )
     if not 0 <= end_of_text < len(pieces):
         raise InputError(f"save: end_of_text is {end_of_text}, expected one of the {len(pieces)} ids")
-    write_file(
-        path,
-        _header(TOKENIZER, 2, len(pieces), end_of_text)
-        + b"".join(bytes([len(p)]) + bytes(p) for p in pieces),
-    )
+    header = _header(TOKENIZER_MAGIC, 2, len(pieces), end_of_text)
+    write_file(path, header + b"".join(bytes([len(piece)]) + bytes(piece) for piece in pieces))
 
 
-def load_tokenizer(path):
-    """(pieces, end_of_text) of a tokenizer's file; end_of_text is None in version 1."""
-    h, data = _read(path, TOKENIZER, (1, 2))
-    n, place, pieces = int(h[2]), 0, []
+def load_tokenizer(path: StrPath) -> tuple[list[bytes], int | None]:
+    """(pieces, end_of_text) of a tokenizer's file; version 1 has no end_of_text: None."""
+    version, sizes, data = _read(path, TOKENIZER_MAGIC, (1, 2))
+    n, end_of_text = sizes[:2]
     if not 0 < n <= LARGEST or not n <= len(data) <= 256 * n:
         raise InputError(
             f"{path}: has {len(data):,} bytes for {n:,} tokens, expected 1 to {LARGEST:,} tokens of 1 to 256"
             " bytes each"
         )
-    data = memoryview(data)
-    while place < len(data) and len(pieces) < n:
-        pieces.append(bytes(data[place + 1 : place + 1 + data[place]]))
-        place += 1 + data[place]
-    if place != len(data) or len(pieces) != n:
+    rest = data.data
+    place = 0
+    pieces: list[bytes] = []
+    while place < len(rest) and len(pieces) < n:
+        begin, size = place + 1, rest[place]
+        pieces.append(bytes(rest[begin : begin + size]))
+        place = begin + size
+    if place != len(rest) or len(pieces) != n:
         raise InputError(
-            f"{path}: holds {len(pieces)} whole tokens or goes on after them, expected the {n} that its"
-            " header says"
+            f"{path}: does not end after the {n} tokens of its header, expected a whole file of llm.c"
         )
-    if h[1] == 2 and not 0 <= h[3] < n:
-        raise InputError(f"{path}: end of text is {h[3]}, expected one of the {n} ids")
-    return pieces, int(h[3]) if h[1] == 2 else None
+    if version == 1:
+        return pieces, None
+    if not 0 <= end_of_text < n:
+        raise InputError(f"{path}: end_of_text is {end_of_text}, expected one of the {n} ids")
+    return pieces, end_of_text
 
 
-def save_all(folder, model, batch_size, T, seed=0):
-    """Write a set of files that belong together: model.bin, tokens.bin, debug_state.bin on the first of them,
-    and tokenizer.bin.
+def save_all(folder: StrPath, model: Differentiable, batch_size: int, T: int, seed: int = 0) -> list[Path]:
+    """Write a set of files that belong together; returns their paths.
 
-    The tokens are drawn by the seed. tokenizer.bin is left out where the model has no tokenizer. Returns the
-    paths.
+    model.bin; tokens.bin, drawn by the seed; debug_state.bin, of the first batch of these tokens; and
+    tokenizer.bin, if the model has a tokenizer.
     """
     V, folder = model.config.vocab_size, Path(folder)
     if not 1 <= T <= model.config.block_size:
         raise InputError(f"export: {T} tokens a sequence, expected 1 to block_size {model.config.block_size}")
     _check(model.config, "export")
-    if folder.exists() and not (folder.is_dir() and {p.name for p in folder.iterdir()} <= set(FILES)):
+    if folder.exists() and not _may_replace(folder):
         raise InputError(
             f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to replace:"
             " choose another name"
         )
     ids = generator(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
+    inputs, targets = ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T)
 
-    def write(new):
-        save_model(new / FILES[0], model)
-        save_tokens(new / FILES[1], ids)
-        save_state(new / FILES[2], model, ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T))
+    def write(new: Path) -> None:
+        save_model(new / "model.bin", model)
+        save_tokens(new / "tokens.bin", ids)
+        save_state(new / "debug_state.bin", model, inputs, targets)
         if model.tokenizer is not None:
-            pieces = [
-                piece or b"" for piece in model.tokenizer.pieces
-            ]  # an id that stands for nothing has no bytes
-            save_tokenizer(
-                new / FILES[3], pieces + [b""] * (V - len(pieces)), _end_of_text(model.tokenizer, V)
-            )
+            pieces = [piece or b"" for piece in model.tokenizer.pieces]  # an unused id has no bytes
+            pieces += [b""] * (V - len(pieces))
+            save_tokenizer(new / "tokenizer.bin", pieces, _end_of_text(model.tokenizer, V))
 
     replace_folder(folder, write)
     return [folder / name for name in FILES if (folder / name).exists()]
 
 
-def _end_of_text(tokenizer, V):
-    """The id that ends a text, a special token; the last of all for a tokenizer that has none."""
+def _may_replace(folder: Path) -> bool:
+    """Whether a folder holds nothing but files that save_all writes."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(FILES)
+
+
+def _end_of_text(tokenizer: Tokenizer, V: int) -> int:
+    """The id that ends a text: a special token's, or the last of all if there is none."""
     specials = tokenizer.specials
     return specials.get("<|endoftext|>", next(iter(specials.values()), V - 1))
 
 
-def _check(config, what):
-    """Raise InputError for a form of GPT that llm.c has no file for."""
+def _check(config: Config, action: str) -> None:
+    """Raise InputError for a variant of GPT for which llm.c has no file."""
     names = ("tied", "activation", "norm", "norm_position", "positions", "layer_norm_epsilon")
-    forms = {name: getattr(Config, name) for name in names}
+    forms = {name: getattr(Config, name) for name in names}  # the defaults are GPT-2's
     for name, expected in forms.items():
         if getattr(config, name) != expected:
             raise InputError(
-                f"{what}: the model has {name} {getattr(config, name)}, expected {expected} in a file of"
+                f"{action}: the model has {name} {getattr(config, name)}, expected {expected} in a file of"
                 " llm.c"
             )
     if config.ffn_width != 4 * config.n_embd:
         raise InputError(
-            f"{what}: the model has n_inner {config.ffn_width}, expected 4 n_embd = {4 * config.n_embd} in a"
-            " file of llm.c"
+            f"{action}: the model has n_inner {config.ffn_width}, expected 4 n_embd = {4 * config.n_embd} in"
+            " a file of llm.c"
         )
 
 
-def _padded(V):
+def _padded(V: int) -> int:
     return -(-V // 128) * 128
 
 
-def _count(config, padded):
-    """The numbers in a file of parameters or gradients."""
-    C, L = config.n_embd, config.n_layer
-    return padded * C + config.block_size * C + L * (12 * C * C + 13 * C) + 2 * C
+def _layout(config: Config, padded: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape in the file) of every parameter, in the file's order; biases are always there."""
+    sizes = shapes(dataclasses.replace(config, bias=True))
+    yield "wte.weight", (padded, config.n_embd)
+    yield "wpe.weight", sizes["wpe.weight"]
+    for name in BLOCK:
+        for i in range(config.n_layer):
+            parameter = f"h.{i}.{name}"
+            yield parameter, sizes[parameter][::-1] if _is_turned(name) else sizes[parameter]
+    yield "ln_f.weight", sizes["ln_f.weight"]
+    yield "ln_f.bias", sizes["ln_f.bias"]
 
 
-def _parameters(values, config):
-    """The bytes of all parameters or gradients in llm.c's order; a bias that the model does not have is 0."""
-    C = config.n_embd
-    sizes = shapes(Config(**vars(config) | {"bias": True}))
-
-    def of(name):
-        array = values[name] if name in values else np.zeros(sizes[name], values.dtype)
-        return array.T if array.ndim == 2 and ".c_" in name else array
-
-    rest = np.zeros((_padded(config.vocab_size) - config.vocab_size, C))
-    names = [f"h.{i}.{name}" for name in LAYER for i in range(config.n_layer)]
-    for array in (
-        values["wte.weight"],
-        rest,
-        values["wpe.weight"],
-        *map(of, names),
-        of("ln_f.weight"),
-        of("ln_f.bias"),
-    ):
-        yield np.ascontiguousarray(array, "<f4").tobytes()
+def _is_turned(name: str) -> bool:
+    """Whether a parameter is the matrix of a linear map, (in, out) here and (out, in) in the file."""
+    return ".c_" in name and name.endswith(".weight")
 
 
-def _unpack(path, flat, config, padded):
-    """The Flat of numbers in llm.c's order, float32 or the bits of bfloat16; InputError unless they are
-    finite.
-    """
-    found, place = Flat(shapes(config), np.float32), 0
+def _count(config: Config, padded: int) -> int:
+    """How many numbers the parameters, or their gradients, are in a file."""
+    return sum(math.prod(shape) for _, shape in _layout(config, padded))
 
-    def take(name, *shape):
-        nonlocal place
-        size = math.prod(shape)
-        array = flat[place : place + size].reshape(shape)
-        if array.dtype == np.uint16:
+
+def _parameters(values: Mapping[str, NDArray[Any]], config: Config) -> Iterator[bytes]:
+    """The bytes of parameters or gradients in the file's order; a bias that the model lacks is 0."""
+    for name, shape in _layout(config, _padded(config.vocab_size)):
+        array = np.zeros(shape, "<f4")
+        if name in values:
+            value = values[name].T if _is_turned(name) else values[name]
+            array[: len(value)] = value  # the rows that pad the vocabulary stay 0
+        yield array.tobytes()
+
+
+def _unpack(path: StrPath, numbers: NDArray[Any], config: Config, padded: int) -> Flat:
+    """The parameters from the numbers of a file, float32 or bfloat16's bits; InputError unless finite."""
+    params = Flat(shapes(config), np.float32)
+    place = 0
+    for name, shape in _layout(config, padded):
+        array = numbers[place : place + math.prod(shape)].reshape(shape)
+        place += array.size
+        if name not in params:  # a bias that the model lacks
+            continue
+        if array.dtype == np.uint16:  # bfloat16: the upper half of a float32
             array = (array.astype("<u4") << 16).view("<f4")
-        found[name] = (
-            array[: config.vocab_size]
-            if name == "wte.weight"
-            else array.T
-            if len(shape) == 2 and ".c_" in name
-            else array
-        )
-        place += size
-
-    take("wte.weight", padded, config.n_embd)
-    for name in [
-        "wpe.weight",
-        *(f"h.{i}.{name}" for name in LAYER for i in range(config.n_layer)),
-        "ln_f.weight",
-        "ln_f.bias",
-    ]:
-        shape = found.shapes[name]
-        take(name, *(shape[::-1] if ".c_" in name else shape))
-    bad = found.first_not_finite()
+        if name == "wte.weight":
+            array = array[: config.vocab_size]
+        params[name] = array.T if _is_turned(name) else array
+    bad = params.first_not_finite()
     if bad:
         raise InputError(f"{path}: {bad} holds NaN or infinity, expected finite numbers")
-    return found
+    return params
 
 
-def _header(*fields):
+def _header(*fields: int) -> bytes:
     header = np.zeros(HEADER // 4, "<i4")
     header[: len(fields)] = fields
     return header.tobytes()
 
 
-def _read(path, magic, versions):
-    """The 256 integers that a file begins with, and the bytes after them, mapped."""
+def _read(path: StrPath, magic: int, versions: Sequence[int]) -> tuple[int, list[int], NDArray[Any]]:
+    """(version, the integers after it, the bytes after the header, mapped) of a file of one kind."""
     try:
         with open_file(path) as file:
             data = mapped(file)
     except Missing as error:
-        raise InputError(f"{path}: does not exist, expected a file of llm.c") from error
-    header = data[:HEADER].view("<i4") if len(data) >= HEADER else np.zeros(1, np.int32)
-    if header[0] != magic:
-        raise InputError(f"{path}: does not begin with {magic}, expected another kind of llm.c's files")
-    if header[1] not in versions:
-        raise InputError(f"{path}: has version {header[1]}, expected {' or '.join(map(str, versions))}")
-    return header, data[HEADER:]
+        raise InputError(f"{path}: does not exist, expected a {KINDS[magic]} of llm.c") from error
+    actual, version, *fields = [0, 0] if len(data) < HEADER else data[:HEADER].view("<i4").tolist()
+    if actual != magic:
+        raise InputError(f"{path}: does not begin with {magic}, expected a {KINDS[magic]} of llm.c")
+    if version not in versions:
+        raise InputError(f"{path}: has version {version}, expected {' or '.join(map(str, versions))}")
+    return version, fields, data[HEADER:]
 
 
-def _expect_size(path, data, size):
+def _expect_size(path: StrPath, data: NDArray[Any], size: int) -> None:
     if len(data) != size:
         raise InputError(
             f"{path}: has {HEADER + len(data):,} bytes, expected {HEADER + size:,} from its header: it is cut"
-            " short, or of another model"
+            " short, or belongs to another model"
         )

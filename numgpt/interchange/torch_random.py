@@ -1,56 +1,71 @@
-"""PyTorch's random stream on the CPU, in NumPy: what a program draws after torch.manual_seed, with no PyTorch
-installed.
+"""PyTorch's random stream on the CPU, in NumPy: the numbers that a program draws after torch.manual_seed.
 
-Both draw from the Mersenne twister (Matsumoto and Nishimura 1998), so the words are the same bits. What is
-made of them here follows PyTorch's documented behaviour and was compared with version 2.13: integers and
-uniforms are equal, normals are to a few units in the last place, for PyTorch's logarithm and cosine are its
-own.
+PyTorch is not needed. Both libraries draw from the Mersenne twister (Matsumoto and Nishimura 1998), so the
+words are the same bits. What is made of the words follows PyTorch's documented behaviour and was compared
+with version 2.13: integers and uniforms are equal; normals agree to a few units in the last place, since
+PyTorch has its own logarithm and cosine.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from ..errors import InputError
 
+Shape = int | Sequence[int]
+
 
 class Generator:
-    """The state after torch.manual_seed(seed); draws advance it as PyTorch's do, in their order."""
+    """The generator after torch.manual_seed(seed); each draw advances it as PyTorch's does.
 
-    def __init__(self, seed):
+    Examples
+    --------
+    >>> from numgpt import torch_random
+    >>> torch_random.Generator(0).randint(10, 5)
+    array([4, 9, 3, 0, 3])
+    """
+
+    def __init__(self, seed: int) -> None:
         if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise InputError(f"torch_random: the seed is {seed!r}, expected an integer of 0 or more")
-        self._twister, self._spare = np.random.RandomState(int(seed) % 2**32), None
+        self._twister = np.random.RandomState(int(seed) % 2**32)
+        self._spare: float | None = None  # the second of a pair of normals, for the next draw
 
-    def words(self, n):
+    def words(self, n: int) -> NDArray[Any]:
         """The next n words of 32 bits.  → (n,) uint32"""
         return self._twister.randint(0, 2**32, size=n, dtype=np.uint32)
 
-    def skip(self, n):
-        """Pass over n words, as a draw does whose values nobody uses."""
+    def skip(self, n: int) -> None:
+        """Skip n words, as if they had been drawn."""
         for start in range(0, n, 1 << 20):
             self.words(min(1 << 20, n - start))
 
-    def uniform(self, shape=(), low=0.0, high=1.0, dtype="float32"):
+    def uniform(
+        self, shape: Shape = (), low: float = 0.0, high: float = 1.0, dtype: DTypeLike = "float32"
+    ) -> NDArray[Any]:
         """Tensor.uniform_(low, high): numbers from low to below high; one word each, two in float64."""
         return self._uniform(math.prod(_shape(shape)), dtype, low, high).reshape(shape)
 
-    def normal(self, shape=(), mean=0.0, std=1.0, dtype="float32"):
+    def normal(
+        self, shape: Shape = (), mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "float32"
+    ) -> NDArray[Any]:
         """Tensor.normal_(mean, std) of a contiguous tensor, by the method of Box and Muller (1958).
 
             r = √(−2 ln u₁)   θ = 2π u₂   r cos θ   r sin θ
 
-        16 numbers and more are made in blocks of 16 from 16 uniforms, 8 cosines, then 8 sines; what is over
-        when the blocks are full is made by doing the last 16 again. Fewer are made one by one in float64, the
-        sine is kept for the next one.
+        From 16 numbers on they are made in blocks of 16, from 16 uniforms: 8 cosines, then 8 sines. If the
+        last block is not full, the last 16 numbers are drawn again. Fewer than 16 are made one by one in
+        float64; the sine is kept for the next one.
         """
         size = math.prod(_shape(shape))
         if size < 16:
-            return (
-                np.array([self._one() * std + mean for _ in range(size)], np.float64)
-                .astype(dtype)
-                .reshape(shape)
-            )
+            values = np.array([self._one() * std + mean for _ in range(size)], np.float64)
+            return values.astype(dtype).reshape(shape)
         u = self._uniform(size, dtype)
         whole = size // 16 * 16
         u[:whole] = _box_muller(u[:whole], mean, std)
@@ -58,10 +73,10 @@ class Generator:
             u[-16:] = _box_muller(self._uniform(16, dtype), mean, std)
         return u.reshape(shape)
 
-    def randint(self, high, shape=(), low=0):
+    def randint(self, high: int, shape: Shape = (), low: int = 0) -> NDArray[Any]:
         """torch.randint(low, high, shape): integers from low to below high.  → int64
 
-        The remainder of a word by the number of choices; of two words where that is 2²⁸ or more.
+        The remainder of a word modulo the number of choices; of two words if there are 2²⁸ choices or more.
         """
         choices, size = high - low, math.prod(_shape(shape))
         if not 0 < choices < 2**63:
@@ -72,30 +87,31 @@ class Generator:
         words = self._double_words(size) if choices >= 2**28 else self.words(size).astype(np.uint64)
         return ((words % np.uint64(choices)).astype(np.int64) + low).reshape(shape)
 
-    def permutation(self, n):
-        """torch.randperm(n): the numbers 0 … n − 1 in an order by chance.  → (n,) int64"""
-        order, words = np.arange(n), self.words(max(0, n - 1))
-        for i, word in enumerate(words):
+    def permutation(self, n: int) -> NDArray[Any]:
+        """torch.randperm(n): the numbers 0 … n − 1 in random order.  → (n,) int64"""
+        order = np.arange(n)
+        for i, word in enumerate(self.words(max(0, n - 1))):
             j = i + int(word) % (n - i)
             order[i], order[j] = order[j], order[i]
         return order
 
-    def _double_words(self, n):
-        """Words of 64 bits, the first of two drawn is the upper half."""
+    def _double_words(self, n: int) -> NDArray[Any]:
+        """Words of 64 bits; the first of two words drawn is the upper half."""
         pairs = self.words(2 * n).reshape(n, 2).astype(np.uint64)
         return pairs[:, 0] << np.uint64(32) | pairs[:, 1]
 
-    def _uniform(self, n, dtype, low=0.0, high=1.0):
+    def _uniform(self, n: int, dtype: DTypeLike, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
         dtype = np.dtype(dtype)
+        u: NDArray[Any]
         if dtype == np.float32:
             u = (self.words(n) & np.uint32(2**24 - 1)).astype(np.float32) * np.float32(2**-24)
         elif dtype == np.float64:
             u = (self._double_words(n) & np.uint64(2**53 - 1)) * 2.0**-53
         else:
-            raise InputError(f"torch_random: dtype {dtype} is not drawn here, expected float32 or float64")
+            raise InputError(f"torch_random: cannot draw {dtype}, expected float32 or float64")
         return u * dtype.type(high - low) + dtype.type(low)
 
-    def _one(self):
+    def _one(self) -> float:
         """One standard normal number in float64."""
         if self._spare is not None:
             value, self._spare = self._spare, None
@@ -106,18 +122,16 @@ class Generator:
         return r * math.cos(theta)
 
 
-def _shape(shape):
-    return (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+def _shape(shape: Shape) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(shape)
 
 
-def _box_muller(u, mean, std):
+def _box_muller(u: NDArray[Any], mean: float, std: float) -> NDArray[Any]:
     """Normal numbers (n,) from uniforms (n,), n a multiple of 16."""
-    dtype = u.dtype.type
+    dtype: Any = u.dtype.type
     u = u.reshape(-1, 16)
     r = np.sqrt(dtype(-2) * np.log(1 - u[:, :8], dtype=np.float64).astype(dtype))
-    theta = (
-        dtype(2 * math.pi) * u[:, 8:]
-    )  # the product is rounded to u's type: near a zero of the cosine it shows
-    return np.concatenate([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1) * dtype(std) + dtype(
-        mean
-    )
+    # The product is rounded to u's dtype, as PyTorch does: near a zero of the cosine it shows.
+    theta = dtype(2 * math.pi) * u[:, 8:]
+    normals = np.concatenate([r * np.cos(theta), r * np.sin(theta)], axis=1).reshape(-1)
+    return normals * dtype(std) + dtype(mean)

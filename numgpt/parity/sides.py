@@ -71,7 +71,9 @@ class State:
 def is_state(thing):
     """Whether something is the path of a debug state of llm.c."""
     return (
-        isinstance(thing, str | os.PathLike) and Path(thing).is_file() and llmc.kind_of(thing) == llmc.STATE
+        isinstance(thing, str | os.PathLike)
+        and Path(thing).is_file()
+        and llmc.kind_of(thing) == llmc.STATE_MAGIC
     )
 
 
