@@ -20,7 +20,7 @@ def batch(rows):
 
 
 optimizer = numgpt.AdamW(model, weight_decay=0.0)
-for step in range(60):
+for _step in range(60):
     loss, grads = model.loss_and_grads(*batch(16))
     optimizer.step(grads, lr=3e-3)
 
@@ -48,7 +48,8 @@ print(
     " formed"
 )
 flat = calculus.gauss_newton(model, tokens, targets, v).flat
-assert least.values[0] < 0 < v @ flat and least.values[0] <= bend <= top.values[0]
+assert least.values[0] < 0 < v @ flat
+assert least.values[0] <= bend <= top.values[0]
 
 noise = calculus.gradient_noise_scale(model, tokens, targets)
 print(
@@ -62,7 +63,7 @@ try:
     from torch.nn.functional import cross_entropy, gelu, layer_norm, scaled_dot_product_attention
 except ModuleNotFoundError:
     print("PyTorch is not installed: the comparison with its double backward is skipped.")
-    raise SystemExit
+    raise SystemExit from None
 
 
 def written_out(q, k, v):
@@ -121,8 +122,9 @@ assert difference < 1e-13
 try:
     torch_hvp(fused, direction)
 except RuntimeError as error:
-    print(f"PyTorch {torch.__version__}, fused attention: RuntimeError: {str(error).splitlines()[0]}")
-    assert "is not implemented" in str(error)
+    reason = str(error).splitlines()[0]
+    assert "is not implemented" in reason
+    print(f"PyTorch {torch.__version__}, fused attention: RuntimeError: {reason}")
     print(
         "Where attention is fused, PyTorch has no second derivative (pytorch #116350); ours is the backward"
         " at a complex number."

@@ -1,26 +1,25 @@
 """numgpt: a GPT in pure NumPy whose every gradient is written by hand and checked to machine precision."""
 
+from __future__ import annotations
+
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import calculus, gradcheck, ops
 from ._version import __version__
 from .architecture.config import Config, Training
 from .architecture.presets import preset, preset_training
 from .engine import set_threads, use
-from .errors import InputError
+from .errors import InputError, near
 from .layers.record import Layer, Record
 from .model.gpt import GPT
 from .training.optim import AdamW, learning_rate
 
-# What is imported when it is first asked for: name → (module, name in it, or None for the module itself).
-_LATE = {
-    "Trainer": ("training.trainer", "Trainer"),
-    "llmc": ("interchange.llmc", None),
-    "parity": ("parity", None),
-    "prepare": ("data.corpus", "prepare"),
-    "tokenizers": ("tokenizers", None),
-    "torch_random": ("interchange.torch_random", None),
-}
+if TYPE_CHECKING:
+    from . import parity, tokenizers
+    from .data.corpus import prepare
+    from .interchange import llmc, torch_random
+    from .training.trainer import Trainer
 
 __all__ = [
     "GPT",
@@ -47,19 +46,30 @@ __all__ = [
     "use",
 ]
 
+# What is imported when it is first asked for: name → (module, name in it, or None for the module itself).
+_LATE = {
+    "Trainer": ("training.trainer", "Trainer"),
+    "llmc": ("interchange.llmc", None),
+    "parity": ("parity", None),
+    "prepare": ("data.corpus", "prepare"),
+    "tokenizers": ("tokenizers", None),
+    "torch_random": ("interchange.torch_random", None),
+}
 
-def __getattr__(name):
+
+def __getattr__(name: str) -> Any:
     """What is imported late."""
     if name not in _LATE:
+        names = near(name, __all__) or __all__
         raise AttributeError(
-            f"module 'numgpt' has no attribute {name!r}, expected one of {', '.join(__all__)}"
+            f"module 'numgpt' has no attribute {name!r}, expected a name such as {', '.join(names)}"
         )
-    module, inside = _LATE[name]
-    found = importlib.import_module(f".{module}", __name__)
-    globals()[name] = found if inside is None else getattr(found, inside)
+    place, inside = _LATE[name]
+    module = importlib.import_module(f".{place}", __name__)
+    globals()[name] = module if inside is None else getattr(module, inside)
     return globals()[name]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     """The public face."""
     return list(__all__)

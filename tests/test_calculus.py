@@ -29,7 +29,7 @@ every_product = pytest.mark.parametrize(
 
 
 def case(changes, seed, sizes=SMALL, rows=2):
-    """A model well away from its first values, tokens, targets of which some do not count, and a generator."""
+    """A model well away from its first values, tokens, targets (some do not count) and a generator."""
     rng = np.random.default_rng(seed)
     model = GPT(Config(**sizes | changes), seed=0, dtype="float64")
     model.params.flat[:] += 0.3 * rng.standard_normal(model.n_params)
@@ -168,7 +168,8 @@ def test_what_nothing_used_has_no_curvature():
     v["wpe.weight"][4:] = 1  # positions beyond the four that the tokens have
     assert not calculus.hvp(model, tokens, targets, v).flat.any()
     hv = calculus.hvp(model, tokens, targets, rng.standard_normal(model.n_params))
-    assert not hv["wpe.weight"][4:].any() and hv["wpe.weight"][:4].all()
+    assert not hv["wpe.weight"][4:].any()
+    assert hv["wpe.weight"][:4].all()
 
 
 @pytest.mark.parametrize("names", [["lm_head.weight"], ["ln_f.weight", "ln_f.bias"]], ids=str)
@@ -285,7 +286,8 @@ def test_the_noise_scale_of_gradients_whose_truth_is_known():
     found = calculus.noise_scale(1 + 3 * rng.standard_normal((512, 64)))
     assert found.trace == pytest.approx(9 * 64, rel=0.05)
     assert found.squared_norm == pytest.approx(64, rel=0.09)
-    assert found.scale == found.trace / found.squared_norm and found.examples == 512
+    assert found.scale == found.trace / found.squared_norm
+    assert found.examples == 512
 
 
 def test_the_noise_scale_keeps_its_digits_where_the_noise_is_small():
@@ -325,7 +327,8 @@ def test_eigenvalues_are_those_of_the_dense_matrix(changes, operator):
         assert (abs(found.values - expected[:3]) <= found.bounds + rounding).all()
         for value, bound, y in zip(found.values, found.bounds, found.vectors):
             assert abs(np.linalg.norm(matrix @ y.flat - value * y.flat) - bound) <= 10 * rounding
-            assert abs(y.flat @ y.flat - 1) < LIMIT and list(y) == list(model.params)
+            assert abs(y.flat @ y.flat - 1) < LIMIT
+            assert list(y) == list(model.params)
 
 
 def test_all_eigenvalues_add_up_to_the_trace():
@@ -334,7 +337,8 @@ def test_all_eigenvalues_add_up_to_the_trace():
     P = model.n_params
     found = calculus.top_eigenvalues(model, tokens, targets, k=P, steps=P)
     agree(found.values.sum(), np.trace(H), abs(found.values).sum())
-    assert found.products == P and (np.diff(found.values) <= 0).all()
+    assert found.products == P
+    assert (np.diff(found.values) <= 0).all()
 
 
 def test_scipys_solver_finds_the_same_eigenvalues():
@@ -367,9 +371,11 @@ def test_a_float32_model_is_taken_at_its_parameters_exactly():
     v = rng.standard_normal(model.n_params)
     for product in (calculus.hvp, calculus.gauss_newton, calculus.empirical_fisher):
         ours = product(narrow, tokens, targets, v)
-        assert ours.dtype == np.float64 and np.array_equal(ours.flat, product(wide, tokens, targets, v).flat)
+        assert ours.dtype == np.float64
+        assert np.array_equal(ours.flat, product(wide, tokens, targets, v).flat)
     assert calculus.jvp(narrow, tokens, v).dtype == np.float64
-    assert narrow.params.dtype == np.float32 and np.array_equal(narrow.params.flat, wide.params.flat)
+    assert narrow.params.dtype == np.float32
+    assert np.array_equal(narrow.params.flat, wide.params.flat)
 
 
 @every_variant
@@ -429,7 +435,7 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (
             lambda: calculus.hvp(MODEL, TOKENS, TARGETS, V[1:]),
@@ -519,4 +525,5 @@ def test_what_cannot_be_used_is_named(call, message):
 
 def test_a_row_without_a_target_has_a_share_of_zero():
     first, second = calculus.per_example_gradients(MODEL, TOKENS, [[-1] * 4, [1] * 4], share=True)
-    assert not first.flat.any() and second.flat.any()
+    assert not first.flat.any()
+    assert second.flat.any()

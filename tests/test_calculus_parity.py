@@ -88,7 +88,7 @@ def agree(ours, theirs):
 
 def test_the_comparison_rejects_a_difference_of_1e_12():
     x = np.arange(1.0, 5.0)
-    with pytest.raises(AssertionError, match="differ by 1.0e-12"):
+    with pytest.raises(AssertionError, match=r"differ by 1.0e-12"):
         agree({"x": x * (1 + 1e-12)}, {"x": torch.from_numpy(x)})
 
 
@@ -142,7 +142,7 @@ def test_per_example_gradients_agree_with_vmap_of_grad(seed):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_fused_attention_in_pytorch_has_no_second_derivative(dtype):
-    """pytorch #116350. Should a release mend it, the example second_derivatives.py has to tell another story."""
+    """pytorch #116350. When a release mends it, examples/second_derivatives.py has another story to tell."""
     q, k, v = torch.randn(
         3, 2, 2, 5, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)
     ).requires_grad_()
@@ -150,6 +150,6 @@ def test_fused_attention_in_pytorch_has_no_second_derivative(dtype):
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     (dq,) = torch.autograd.grad((y**3).sum(), q, create_graph=True)
     with pytest.raises(
-        RuntimeError, match="derivative for aten::_scaled_dot_product_.*_backward is not implemented"
+        RuntimeError, match=r"derivative for aten::_scaled_dot_product_.*_backward is not implemented"
     ):
         torch.autograd.grad((dq * dq).sum(), q)

@@ -60,7 +60,8 @@ def test_greedy_decoding_is_the_argmax_of_the_full_forward():
 def test_generate_keeps_prompt_shape_and_seed():
     model = make()
     ids = model.generate(PROMPT, max_new_tokens=20, seed=3)
-    assert ids.shape == (3, 22) and np.array_equal(ids[:, :2], PROMPT)
+    assert ids.shape == (3, 22)
+    assert np.array_equal(ids[:, :2], PROMPT)
     assert np.array_equal(ids, model.generate(PROMPT, max_new_tokens=20, seed=3))
     assert not np.array_equal(ids, model.generate(PROMPT, max_new_tokens=20, seed=4))
     assert np.array_equal(model.generate(PROMPT[0], max_new_tokens=20, seed=3), ids[0])
@@ -82,7 +83,7 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 
 
 @pytest.mark.parametrize(
-    "options, expected",
+    ("options", "expected"),
     [
         ({}, [0.1, 0.4, 0.05, 0.25, 0.2]),
         ({"top_k": 2}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
@@ -124,11 +125,9 @@ def test_an_id_is_chosen_as_if_all_were_sorted(data):
     kept = probs[: 1 + np.searchsorted(np.cumsum(probs), (top_p or 1) * probs.sum())] if top_p else probs
     share = np.cumsum(kept) / kept.sum()
     found = int(np.flatnonzero(order == choose(logits, draw, temperature, top_k, top_p))[0])
-    assert (
-        found < len(kept) + 1
-        and share[min(found, len(kept) - 1)] > draw - 1e-9
-        and (found == 0 or share[found - 1] <= draw + 1e-9)
-    )
+    assert found < len(kept) + 1
+    assert share[min(found, len(kept) - 1)] > draw - 1e-9
+    assert found == 0 or share[found - 1] <= draw + 1e-9
 
 
 def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_range():
@@ -148,7 +147,7 @@ def test_logits_that_are_not_finite_are_an_error():
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"temperature": -1}, "temperature is -1, expected 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
@@ -184,7 +183,7 @@ class Scripted:
 
 
 @pytest.mark.parametrize(
-    "stop, expected",
+    ("stop", "expected"),
     [
         ((), "abcabd efg"),
         (("abd",), "abc"),
@@ -203,13 +202,15 @@ def test_text_ends_before_a_stop_string_and_never_shows_a_part_of_it(monkeypatch
 
 def test_a_character_of_several_bytes_is_shown_when_it_is_whole(monkeypatch):
     text, parts = Scripted(monkeypatch, "é€", Bytes()).say()
-    assert text == "é€" and parts == ["", "é", "", "", "€", ""]
+    assert text == "é€"
+    assert parts == ["", "é", "", "", "€", ""]
 
 
 def test_several_samples_are_made_at_once():
     model = make()
     columns = list(zip(*texts(model, "ab", 12, samples=3, seed=2)))
-    assert len(columns) == 3 and len({"".join(c) for c in columns}) == 3
+    assert len(columns) == 3
+    assert len({"".join(c) for c in columns}) == 3
     alone = "".join(p[0] for p in texts(model, "ab", 12, seed=2))
     assert "".join(columns[0]) == alone
 

@@ -1,5 +1,6 @@
 """AdamW, clipping and schedules."""
 
+import itertools
 import math
 
 import numpy as np
@@ -67,8 +68,9 @@ def test_gradients_are_not_written_to_and_any_mapping_will_do(model):
     before = grads.flat.copy()
     AdamW(model, clip=0.1).step(grads, lr=0.1)
     AdamW(twin, clip=0.1).step({n: g.copy() for n, g in grads.items()}, lr=0.1)
-    assert np.array_equal(grads.flat, before) and np.array_equal(model.params.flat, twin.params.flat)
-    with pytest.raises(InputError, match="names differ from the parameters' at h.0.attn"):
+    assert np.array_equal(grads.flat, before)
+    assert np.array_equal(model.params.flat, twin.params.flat)
+    with pytest.raises(InputError, match=r"names differ from the parameters' at h.0.attn"):
         AdamW(model).step({n: g for n, g in grads.items() if "h.0.attn.c_attn.bias" not in n}, lr=0.1)
 
 
@@ -87,9 +89,18 @@ def test_the_norm_is_accurate_for_float32_buffers_of_any_length(seed, n):
 def test_the_learning_rate_rises_then_falls_to_its_end(schedule):
     t = Training(steps=50, warmup=10, lr=1.0, min_lr=0.1, schedule=schedule)
     rates = [learning_rate(i, t) for i in range(51)]
-    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
-    assert all(a < b for a, b in zip(rates[:10], rates[1:11]))
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10] == 1.0
+    assert all(a < b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates))
     assert rates[50] == pytest.approx(1.0 if schedule == "constant" else 0.1)
     if schedule != "constant":
         assert rates[30] == pytest.approx(0.55)  # half-way is the mean of both ends, for cosine too
+
+
+def test_a_repr_says_where_it_is_and_what_decays(model):
+    optimizer = AdamW(model, clip=None)
+    optimizer.step(gradients(model), lr=0.1)
+    first, second = repr(optimizer).splitlines()
+    assert first == "AdamW: step 1, betas (0.9, 0.99), eps 1e-08, weight_decay 0.1, clip None"
+    assert second == f"  {model.n_params:,} parameters, {model.params.decayed.size:,} of them decayed"

@@ -1,7 +1,9 @@
 """Names, first values, the flat buffer, presets and what they cost."""
 
+import copy
 import json
 import math
+import pickle
 import subprocess
 import sys
 
@@ -24,9 +26,12 @@ def total(config):
 def test_names_and_layouts_are_those_of_gpt2s_checkpoints():
     names = shapes(presets.preset("gpt2"))
     assert len(names) == 4 + 12 * 12
-    assert names["wte.weight"] == (50257, 768) and names["wpe.weight"] == (1024, 768)
-    assert names["h.11.attn.c_attn.weight"] == (768, 2304) and names["h.11.attn.c_attn.bias"] == (2304,)
-    assert names["h.0.mlp.c_fc.weight"] == (768, 3072) and names["h.0.mlp.c_proj.weight"] == (3072, 768)
+    assert names["wte.weight"] == (50257, 768)
+    assert names["wpe.weight"] == (1024, 768)
+    assert names["h.11.attn.c_attn.weight"] == (768, 2304)
+    assert names["h.11.attn.c_attn.bias"] == (2304,)
+    assert names["h.0.mlp.c_fc.weight"] == (768, 3072)
+    assert names["h.0.mlp.c_proj.weight"] == (3072, 768)
     assert "lm_head.weight" not in names
 
 
@@ -68,7 +73,8 @@ def test_nanogpt_without_biases_has_its_published_count():
 
 def test_every_preset_has_training_settings_and_valid_fields():
     for name in presets.MODELS:
-        assert presets.preset(name).n_layer and presets.preset_training(name).steps
+        assert presets.preset(name).n_layer
+        assert presets.preset_training(name).steps
 
 
 def test_flops_of_gpt2_are_the_published_ones():
@@ -143,7 +149,8 @@ def test_the_first_loss_is_that_of_a_uniform_guess():
 def test_the_matrices_come_first_in_the_flat_buffer():
     params = initialise(Config(**SMALL), 0, "float32")
     matrices = sum(v.size for v in params.values() if v.ndim > 1)
-    assert params.decayed.size == matrices and np.shares_memory(params.decayed, params.flat)
+    assert params.decayed.size == matrices
+    assert np.shares_memory(params.decayed, params.flat)
     assert all(np.shares_memory(v, params.decayed) == (v.ndim > 1) for v in params.values())
     assert params.flat.flags["C_CONTIGUOUS"]
 
@@ -153,6 +160,40 @@ def test_first_not_finite_names_it():
     assert params.first_not_finite() is None
     params["b.bias"][1] = np.inf
     assert params.first_not_finite() == "b.bias"
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda flat: pickle.loads(pickle.dumps(flat))]
+)
+def test_a_copy_is_views_of_one_buffer_too(duplicate):
+    params = duplicate(Flat({"a.weight": (2, 2), "b.bias": (3,)}, "float32"))
+    params.flat[:] = 1
+    assert all((view == 1).all() for view in params.values())
+    assert (params.decayed == 1).all()
+
+
+def test_a_missing_name_is_a_key_error_that_suggests_near_ones():
+    params = initialise(Config(**SMALL), 0, "float32")
+    with pytest.raises(KeyError, match=r"no 'h.0.attn.c_atn.weight', expected .* h.0.attn.c_attn.weight"):
+        params["h.0.attn.c_atn.weight"]
+    with pytest.raises(KeyError, match=r"no 'w', expected a name such as wte.weight, wpe.weight"):
+        params["w"] = 0
+    assert "h.9" not in params
+    assert params.get("h.9") is None
+
+
+def test_a_repr_is_a_table_shortened_in_the_middle():
+    assert repr(Flat({"a.weight": (2, 2), "bias": (3,)}, "float32")).splitlines() == [
+        "Flat: 2 arrays, 7 numbers of float32",
+        "  a.weight  (2, 2)",
+        "  bias      (3,)",
+    ]
+    config = presets.preset("gpt-micro")
+    rows = repr(Flat(shapes(config), "float32")).splitlines()
+    assert len(rows) == 12
+    assert rows[6] == f"  … {len(shapes(config)) - 10} more"
+    assert rows[1].split() == ["wte.weight", "(128,", "128)"]
+    assert rows[-1].split()[0] == "ln_f.weight"
 
 
 def test_presets_are_data():

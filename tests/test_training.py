@@ -64,7 +64,8 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
             run = Trainer(run.model, run.corpus, TRAINING, tmp_path / "stopped")
             run.resume()
         run.run(StopAt(stop))
-        assert run.stopped == (stop is not None) and run.updates == (stop or TRAINING.steps)
+        assert run.stopped == (stop is not None)
+        assert run.updates == (stop or TRAINING.steps)
     assert bits(tmp_path / "through" / "last") == bits(tmp_path / "stopped" / "last")
     assert (tmp_path / "through/best/model.safetensors").read_bytes() == (
         tmp_path / "stopped/best/model.safetensors"
@@ -106,7 +107,7 @@ def test_training_learns_text_with_a_pattern(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "corrupt, message",
+    ("corrupt", "message"),
     [
         (
             lambda m: m.params["h.0.mlp.c_fc.weight"][0].fill(3e38),
@@ -122,8 +123,7 @@ def test_what_is_not_finite_is_named(text, corrupt, message):
     run = trainer(text, dropout=0.0)
     corrupt(run.model)
     with pytest.raises(NotFinite, match=message):
-        for _ in range(20):
-            run.step()
+        run.step()
 
 
 def test_a_gradient_that_is_not_finite_is_named(text):
@@ -133,14 +133,14 @@ def test_a_gradient_that_is_not_finite_is_named(text):
     run.model.record = lambda *a, **k: record(*a, edit_grad={"h.0.attn": lambda g: g * np.inf}, **k)
     with (
         np.errstate(invalid="ignore"),
-        pytest.raises(NotFinite, match="the gradient of h.0.attn is the first that is not finite"),
+        pytest.raises(NotFinite, match=r"the gradient of h.0.attn is the first that is not finite"),
     ):
         run.step()
 
 
 def test_text_that_is_too_short_is_an_error(tmp_path):
     (tmp_path / "text.txt").write_text("abcdefghij")
-    with pytest.raises(InputError, match="the held-out part has [01] tokens, expected at least block_size"):
+    with pytest.raises(InputError, match=r"the held-out part has [01] tokens, expected at least block_size"):
         trainer(tmp_path / "text.txt")
 
 
@@ -246,7 +246,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(text, tmp_path):
 
 def test_a_run_that_diverged_is_not_saved_and_says_so(text, tmp_path):
     run = trainer(text, tmp_path / "run", Training(steps=3, lr=1e39, warmup=0, eval_iters=1, save_interval=1))
-    with pytest.raises(NotFinite, match="step 1: .* is not finite|step 2: "):
+    with pytest.raises(NotFinite, match=r"step 1: .* is not finite|step 2: "):
         run.run()
     assert np.isfinite(GPT.load(tmp_path / "run" / "last").params.flat).all()
     assert all(

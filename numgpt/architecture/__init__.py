@@ -1,1 +1,1 @@
-"""What a model is, as data: enter here to ask which settings there are, and what its parameters are called."""
+"""What a model is, as data: enter here to ask which settings there are and what parameters are called."""

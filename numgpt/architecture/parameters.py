@@ -1,34 +1,39 @@
 """Parameters: their names, shapes and first values, and the one flat buffer of which they are views."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
-from ..errors import InputError
+from ..errors import InputError, near
 from ..ops.norms import NORMS
 from ..ops.positions import POSITIONS
 from ..random import generator
+from .config import Config
 
-STD = 0.02
+STD = 0.02  # of GPT-2's first weights
+SHOWN = 10  # names that a repr shows; more are left out in the middle
 
 
 class Part(NamedTuple):
-    """What holds parameters: its name, its kind, the shape of its weight (None for a norm) and whether it has a bias.
+    """What holds parameters: its name, its kind, the shape of its weight, and whether it has a bias.
 
-    onto_residual: whether what it gives is added to the residual stream.
+    onto_residual: whether its result is added to the residual stream.
     """
 
     name: str
     kind: str
-    shape: tuple
+    shape: tuple[int, ...]
     bias: bool = False
     onto_residual: bool = False
 
 
-def parts(config):
+def parts(config: Config) -> Iterator[Part]:
     """Every Part of a model, in the order of the flat buffer: what is asked of a name is read from here."""
     C, F, V = config.n_embd, config.ffn_width, config.vocab_size
     yield Part("wte", "token embedding", (V, C))
@@ -46,19 +51,24 @@ def parts(config):
         yield Part("lm_head", "unembedding", (V, C))
 
 
-def shapes(config):
-    """Name -> shape of every parameter, named and laid out as in GPT-2's published checkpoints."""
-    found = {}
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, named and laid out as in GPT-2's published checkpoints.
+
+    >>> from numgpt import Config
+    >>> shapes(Config(vocab_size=5, block_size=4, n_layer=0, n_head=1, n_embd=2))
+    {'wte.weight': (5, 2), 'wpe.weight': (4, 2), 'ln_f.weight': (2,), 'ln_f.bias': (2,)}
+    """
+    named: dict[str, tuple[int, ...]] = {}
     for part in parts(config):
         learned = _learned(config, part)
         if "weight" in learned:
-            found[f"{part.name}.weight"] = part.shape
+            named[f"{part.name}.weight"] = part.shape
         if part.bias and "bias" in learned:
-            found[f"{part.name}.bias"] = part.shape[-1:]
-    return found
+            named[f"{part.name}.bias"] = part.shape[-1:]
+    return named
 
 
-def _learned(config, part):
+def _learned(config: Config, part: Part) -> tuple[str, ...]:
     """What the op of a part learns: a norm may have no bias, positions that are computed have no weight."""
     if part.kind == "norms":
         return NORMS[config.norm].parameters
@@ -67,24 +77,56 @@ def _learned(config, part):
     return ("weight", "bias")
 
 
-def kinds(config):
+def kinds(config: Config) -> dict[str, str]:
     """Name -> kind of the Part that a parameter belongs to."""
     by_part = {part.name: part.kind for part in parts(config)}
     return {name: by_part[name.rpartition(".")[0]] for name in shapes(config)}
 
 
-class Flat(Mapping):
-    """Named views of one contiguous array: .flat is all of it, .decayed the part that holds the matrices.
+class Flat(Mapping[str, NDArray[Any]]):
+    """Named arrays that are views of one contiguous buffer: parameters, gradients, moments.
 
     Matrices come first, so that the optimizer's decay acts on one slice.
-    flat: the array; a new one of zeros unless given, which lies where the array like does.
+
+    Parameters
+    ----------
+    shapes : mapping of name -> shape
+    dtype : the dtype of the buffer
+    flat : array, optional
+        The buffer; zeros unless given.
+    like : array, optional
+        A new buffer lies where this array does, in the host's memory or on the GPU.
+
+    Attributes
+    ----------
+    flat : array (N,)
+        All numbers.
+    decayed : array
+        The part of flat that holds the matrices.
+
+    Examples
+    --------
+    >>> params = Flat({"h.weight": (2, 3), "h.bias": (3,)}, "float32")
+    >>> params["h.bias"] += 1
+    >>> params.flat
+    array([0., 0., 0., 0., 0., 0., 1., 1., 1.], dtype=float32)
+    >>> params
+    Flat: 2 arrays, 9 numbers of float32
+      h.weight  (2, 3)
+      h.bias    (3,)
     """
 
-    def __init__(self, shapes, dtype, flat=None, like=None):
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: DTypeLike,
+        flat: NDArray[Any] | None = None,
+        like: NDArray[Any] | None = None,
+    ) -> None:
         self.shapes = dict(shapes)
         size = sum(map(math.prod, self.shapes.values()))
         try:
-            self.flat = np.zeros(size, dtype, like=like) if flat is None else flat
+            self.flat: NDArray[Any] = np.zeros(size, dtype, like=like) if flat is None else flat
         except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
             raise InputError(
                 f"parameters: {size:,} numbers do not fit in memory ({engine.out_of_memory(error)}), expected"
@@ -92,42 +134,63 @@ class Flat(Mapping):
             ) from error
         if self.flat.shape != (size,):
             raise InputError(f"parameters: the flat buffer has shape {self.flat.shape}, expected ({size},)")
-        self._views, offset = {}, 0
-        matrices = [n for n, s in self.shapes.items() if len(s) > 1]
-        vectors = [n for n, s in self.shapes.items() if len(s) <= 1]
+        self._views: dict[str, NDArray[Any]] = {}
+        offset = 0
+        matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]
+        vectors = [name for name, shape in self.shapes.items() if len(shape) <= 1]
         for name in matrices + vectors:
             shape = self.shapes[name]
             self._views[name] = self.flat[offset : offset + math.prod(shape)].reshape(shape)
             offset += math.prod(shape)
-        self.decayed = self.flat[: sum(math.prod(self.shapes[n]) for n in matrices)]
+        self.decayed = self.flat[: sum(math.prod(self.shapes[name]) for name in matrices)]
 
-    def __getitem__(self, name):
-        return self._views[name]
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        try:
+            return self._views[name]
+        except KeyError:
+            raise KeyError(self._no_such(name)) from None
 
-    def __setitem__(self, name, value):
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
         """Copy value into the view, wherever either lies; a shape that does not fit is an error."""
-        if np.shape(value) != self.shapes[name]:
-            raise InputError(
-                f"parameters: {name} was given shape {np.shape(value)}, expected {self.shapes[name]}"
-            )
-        self._views[name][...] = engine.beside(value, self.flat)
+        view = self[name]
+        if np.shape(value) != view.shape:
+            raise InputError(f"parameters: {name} was given shape {np.shape(value)}, expected {view.shape}")
+        view[...] = engine.beside(value, self.flat)
 
-    def __iter__(self):
+    def __contains__(self, name: object) -> bool:
+        return name in self._views  # Mapping's own would make a KeyError's message for each missing bias
+
+    def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.shapes)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles rebuild the views: copied one by one, they would lose their buffer."""
+        return type(self), (self.shapes, self.dtype, self.flat)
+
+    def __repr__(self) -> str:
+        """A table of names and shapes, shortened in the middle."""
+        place = " on the GPU" if engine.on_gpu(self.flat) else ""
+        title = f"Flat: {len(self):,} arrays, {self.flat.size:,} numbers of {self.dtype}{place}"
+        width = max(map(len, self), default=0)
+        rows = [f"  {name:{width}}  {shape}" for name, shape in self.shapes.items()]
+        if len(rows) > SHOWN:
+            half = SHOWN // 2
+            rows[half:-half] = [f"  … {len(rows) - 2 * half:,} more"]
+        return "\n".join([title, *rows])
+
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """The dtype of the buffer."""
         return self.flat.dtype
 
-    def like(self):
+    def like(self) -> Flat:
         """The same names and shapes over a buffer of zeros: gradients, moments."""
         return Flat(self.shapes, self.dtype, like=self.flat)
 
-    def astype(self, dtype):
+    def astype(self, dtype: DTypeLike) -> Flat:
         """A copy in another dtype, where this one lies."""
         if engine.on_gpu(self.flat) and np.dtype(dtype) not in engine.ON_GPU:
             raise InputError(
@@ -136,28 +199,29 @@ class Flat(Mapping):
             )
         return Flat(self.shapes, dtype, self.flat.astype(dtype))
 
-    def to(self, name):
-        """The same where the engine of a name computes: itself if it lies there, else a copy on the GPU or in
-        the host's memory.
-        """
+    def to(self, name: str) -> Flat:
+        """The same where the named engine computes: itself if it lies there, else a copy."""
         flat = engine.move(self.flat, name)
         return self if flat is self.flat else Flat(self.shapes, self.dtype, flat)
 
-    def first_not_finite(self):
+    def first_not_finite(self) -> str | None:
         """The name of the first array that holds NaN or infinity, or None."""
-        if (
-            engine.on_gpu(self.flat) and np.isfinite(self.flat).all()
-        ):  # one answer to wait for instead of one a name
+        # On the GPU one answer to wait for, where all is well, instead of one for each name.
+        if engine.on_gpu(self.flat) and np.isfinite(self.flat).all():
             return None
         return next((name for name, view in self.items() if not np.isfinite(view).all()), None)
 
+    def _no_such(self, name: object) -> str:
+        names = near(str(name), self) or list(self)[:3]
+        return f"there is no {name!r}, expected a name such as {', '.join(names)}"
 
-def initialise(config, seed, dtype):
+
+def initialise(config: Config, seed: int, dtype: DTypeLike) -> Flat:
     """GPT-2's initialisation, drawn by seed and name.
 
-    Normal with standard deviation 0.02; the two projections onto the residual stream by 1/√(2L) smaller,
-    because 2L of them are added up; norms 1, biases 0. Drawn in float64, so that all dtypes start at the same
-    point.
+    Weights are normal with standard deviation 0.02. Those of the two projections onto the residual stream
+    are smaller by 1/√(2L), because 2L of them are added up. Norms start at 1, biases at 0. All is drawn in
+    float64, so that every dtype starts at the same point.
     """
     params = Flat(shapes(config), dtype)
     for part in parts(config):

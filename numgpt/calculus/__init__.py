@@ -1,17 +1,17 @@
-"""Derivatives beyond the gradient, exact: enter here to ask how a loss bends, how examples differ, and what
-the curvature's extremes are.
+"""Derivatives beyond the gradient, exact: enter here to ask how a loss bends and how examples differ.
 
 θ is a model's parameters, z its logits, L the mean surprise at the N targets that count, in nats. What is
-linear in the direction v
-comes from the complex step: a function that accepts complex numbers, and both the forward and the backward
-do, has Im f(θ + ihv)/h for its derivative along v, to rounding, because nothing is subtracted (Squire and
-Trapp 1998).
+linear in a direction v comes from the complex step: for a function that accepts complex numbers,
+Im f(θ + ihv)/h is the derivative along v to rounding, because nothing is subtracted (Squire and Trapp 1998).
+Both the forward and the hand-written backward accept them.
 
-Everything is computed at the parameters widened to float64 or complex128, which is exact for a float32 model,
-and returned as float64; dropout never acts. A vector in parameter space is a mapping name -> array, as
-model.params and its gradients are, or their flat array of model.n_params numbers in the order of
-model.params.flat, in the host's memory as all results are, wherever the model lies and computes. What has θ's
-shape is returned as such a mapping, views of one buffer .flat.
+Everything is computed at the parameters widened to float64 or complex128, which is exact for a float32
+model, and returned as float64. Dropout never acts.
+
+A vector in parameter space is a mapping name -> array, as model.params and its gradients are, or a flat array
+of model.n_params numbers in the order of model.params.flat. It lies in the host's memory, as all results do,
+wherever the model lies and computes. What has θ's shape is returned as such a mapping, whose arrays are views
+of one buffer, .flat.
 """
 
 from .eigenvalues import OPERATORS, top_eigenvalues

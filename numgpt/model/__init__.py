@@ -1,1 +1,1 @@
-"""The GPT as one object: enter here to ask what can be done with a model, how it writes, and what it costs."""
+"""The GPT as one object: enter here to ask what a model can do, how it writes, and what it costs."""

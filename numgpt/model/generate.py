@@ -1,66 +1,102 @@
-"""Decoding: one token after the other with a key/value cache, and the choice of each token from the logits."""
+"""Decoding: one token after the other with a key/value cache, and how each is chosen from the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from .. import engine
+from ..architecture.config import Config
+from ..architecture.parameters import Flat
 from ..errors import InputError
 from ..layers.record import Record
 from ..layers.transformer import gpt_forward
-from ..ops import attend, attention, positions, unembedding
-from ..ops.attention import merge_heads, split_heads
+from ..ops.attention import attend, attention, merge_heads, split_heads
+from ..ops.linear import unembedding
+from ..ops.positions import positions
 from ..random import generator
+from ..tokenizers import Tokenizer
+
+Array = NDArray[Any]
+FIRST_ROOM = 64  # positions for which a cache has room at first
+FIRST_SORTED = 256  # ids that are sorted at first where no top_k says how many
+
+
+class Model(Protocol):
+    """What decoding asks of a model; a GPT has it."""
+
+    config: Config
+    params: Flat
+    tokenizer: Tokenizer | None
 
 
 class KeyValueCache:
     """The keys and values of all positions so far, by the name of the attention that made them."""
 
-    def __init__(self, block_size):
-        self.block_size, self.length, self._store, self._kept = block_size, 0, {}, {}
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.length = 0
+        self._store: dict[str, Array] = {}
+        self._constants: dict[Any, Any] = {}
 
-    def memory(self, name, shape, dtype, like=None):
-        """The memory (2, ..., H, room, D) of a name, keys and values, with room for shape (..., H, T, D)
-        after the positions so far.
+    def memory(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, like: Array | None = None) -> Array:
+        """The memory (2, ..., H, room, D) of a name, for its keys and its values, which lies where like does.
 
-        It lies where the array like does.
+        It has room for shape (..., H, T, D) after the positions so far.
         """
-        end, store = self.length + shape[-2], self._store.get(name)
-        held = 0 if store is None else store.shape[-2]
-        if end > held:  # room for twice as many: memory is asked for, and paged in, as it is needed
-            room = min(self.block_size, max(64, 2 * held, end))
+        end = self.length + shape[-2]
+        store = self._store.get(name)
+        if store is None or end > store.shape[-2]:
+            # Twice as many, rather than block_size at once: memory is paged in as it is needed.
+            room = 0 if store is None else store.shape[-2]
+            room = min(self.block_size, max(FIRST_ROOM, 2 * room, end))
             larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype, like=like)
             if store is not None:
                 larger[..., : self.length, :] = store[..., : self.length, :]
             store = self._store[name] = larger
         return store
 
-    def append(self, name, k, v):
-        """Add k and v (..., H, T, D) at the end; returns all so far, (..., H, S, D). advance() moves the end."""
-        store, end = self.memory(name, k.shape, k.dtype, k), self.length + k.shape[-2]
+    def append(self, name: str, k: Array, v: Array) -> tuple[Array, Array]:
+        """Put k and v (..., H, T, D) after the positions so far; returns all, (..., H, S, D).
+
+        advance() moves the end, once all layers have appended theirs.
+        """
+        store = self.memory(name, k.shape, k.dtype, k)
+        end = self.length + k.shape[-2]
         store[0][..., self.length : end, :] = k
         store[1][..., self.length : end, :] = v
         return store[0][..., :end, :], store[1][..., :end, :]
 
-    def kept(self, key, make, *args):
+    def kept(self, key: Any, make: Callable[..., Any], *args: Any) -> Any:
         """make(*args), once: what is the same at every step of one model."""
-        if key not in self._kept:
-            self._kept[key] = make(*args)
-        return self._kept[key]
+        if key not in self._constants:
+            self._constants[key] = make(*args)
+        return self._constants[key]
 
-    def clear(self):
+    def clear(self) -> None:
         """Forget all positions, keep the memory."""
         self.length = 0
 
 
 class CachedRecord(Record):
-    """A Record whose attention reads the cache, whose positions go on from it, and whose logits are the last
-    position's.
+    """A Record of the tokens that follow those in a cache: it attends to both, and computes the last logits.
+
+    Positions are counted on from the cache's end. Only the last position is unembedded: the others' logits
+    would choose tokens that are there already.
     """
 
-    def __init__(self, params, config, cache):
+    cache: Any
+
+    def __init__(self, params: Flat, config: Config, cache: KeyValueCache) -> None:
         super().__init__(params, config)
         self.cache = cache
 
-    def run(self, full, op, arrays, options):
+    def run(
+        self, full: str, op: Any, arrays: tuple[Array, ...], options: dict[str, Any]
+    ) -> tuple[Array, Any]:
         """As Record.run, for the tokens after those in the cache."""
         if op is positions:
             options = {"start": self.cache.length}
@@ -73,7 +109,7 @@ class CachedRecord(Record):
         return super().run(full, op, arrays, options)
 
 
-def advance(model, tokens, cache):
+def advance(model: Model, tokens: Array, cache: KeyValueCache) -> Array:
     """Read tokens (B, T) after those in the cache → logits (B, V) of the token that follows."""
     ids = engine.checked(tokens, model.params.flat, model.config.vocab_size)
     logits = gpt_forward(CachedRecord(model.params, model.config, cache), ids)
@@ -81,36 +117,65 @@ def advance(model, tokens, cache):
     return logits[..., -1, :]
 
 
-def logits_stream(model, tokens, slide=1):
-    """A generator of next-token logits (B, V): send it the chosen tokens (B,), beginning with the prompt (B,
-    T).
+def logits_stream(model: Model, tokens: Array, slide: int = 1) -> Generator[Array, Array, None]:
+    """A generator of next-token logits (B, V): begin with a prompt (B, T), then send it chosen tokens (B,).
 
-    Past block_size the window slides: the oldest tokens leave, positions are counted anew and the cache is
-    filled again, since learned positions are part of every key. slide 1 shows the model the last block_size
-    tokens at every step; a larger one drops so many at once and is faster, for a context that is up to slide
-    − 1 shorter.
+    Past block_size the window slides: the oldest tokens leave, positions are counted anew, and the cache is
+    filled again, because learned positions are part of every key. With slide 1 the model sees the last
+    block_size tokens at every step. A larger slide drops that many at once: faster, for a context that is up
+    to slide − 1 tokens shorter.
     """
-    P, cache = model.config.block_size, KeyValueCache(model.config.block_size)
+    P = model.config.block_size
+    cache = KeyValueCache(P)
     window = fresh = tokens[:, -P:]
     while True:
         with engine.session(model.params.dtype):
             logits = advance(model, fresh, cache)
         ids = yield logits
-        window, fresh = np.concatenate([window, ids[:, None]], axis=1), ids[:, None]
+        fresh = ids[:, None]
+        window = np.concatenate([window, fresh], axis=1)
         if cache.length == P:
             window = fresh = window[:, -(P + 1 - slide) :]
             cache.clear()
 
 
-def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
+def choose(
+    logits: Array,
+    draw: float,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> int:
     """The id that a number in [0, 1) picks from the probabilities, sorted from the largest to the smallest.
 
         p = softmax(logits / temperature), sorted; equal ones by id
         the top_k first, of these the fewest whose sum reaches top_p, scaled to sum 1
         the first id at which the running sum exceeds draw
 
-    Sorted, so that engines which agree on the logits pick the same id. temperature 0: the largest.
-    logits (V,), draw a float → int
+    Sorted, so that engines which agree on the logits pick the same id.
+
+    Parameters
+    ----------
+    logits : array (V,)
+    draw : float
+        At least 0 and less than 1.
+    temperature : float
+        Below 1 sharpens, above 1 flattens the distribution; 0 picks the largest.
+    top_k : int, optional
+        Choose from the top_k most likely ids.
+    top_p : float, optional
+        Choose from the fewest ids whose probabilities reach this sum.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits = np.log([0.1, 0.6, 0.3])
+    >>> choose(logits, 0.5), choose(logits, 0.7), choose(logits, 0.95)
+    (1, 2, 0)
     """
     logits = logits.real
     if not np.isfinite(logits).all():
@@ -120,15 +185,18 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
     logits = logits.astype(np.float64)
     with np.errstate(over="ignore"):  # a temperature near 0: −∞, probability 0
         probs = np.exp((logits - logits.max()) / temperature)
-    # Few ids have most of the probability: no more are sorted than it takes.
-    n = min(len(logits), top_k or 256)
+    # A few ids have nearly all of the probability: sort n of them, and more only if draw lies beyond.
+    n = min(len(logits), top_k or FIRST_SORTED)
     while True:
         order = largest(logits, n)
-        sums, whole = np.cumsum(probs[order]), n in (top_k, len(logits))
-        total, last = sums[-1] if whole else probs.sum(), n - 1
+        sums = np.cumsum(probs[order])
+        whole = n in (top_k, len(logits))  # nothing that could be chosen is left out
+        total = sums[-1] if whole else probs.sum()
+        last = n - 1
         if top_p is not None:
             reached = int(np.searchsorted(sums, top_p * total))
-            whole, last = whole or reached < n, min(reached, n - 1)
+            whole = whole or reached < n
+            last = min(reached, n - 1)
             total = sums[last]
         place = int(np.searchsorted(sums, draw * total, side="right"))
         if whole or (top_p is None and place < n):
@@ -136,22 +204,66 @@ def choose(logits, draw, temperature=1.0, top_k=None, top_p=None):
         n = min(len(logits), 8 * n)
 
 
-def largest(x, n):
+def largest(x: Array, n: int) -> Array:
     """The places of the n largest entries, from the largest down; equal ones by place.  x (V,) → (n,)"""
-    places = (
-        np.arange(len(x)) if n >= len(x) else np.flatnonzero(x >= np.partition(x, len(x) - n)[len(x) - n])
-    )
+    if n >= len(x):
+        places = np.arange(len(x))
+    else:
+        least = np.partition(x, len(x) - n)[len(x) - n]
+        places = np.flatnonzero(x >= least)
     return places[np.argsort(-x[places], kind="stable")][:n]
 
 
 def stream(
-    model, tokens, max_new_tokens, *, temperature=1.0, top_k=None, top_p=None, seed=0, slide=1, among=None
-):
+    model: Model,
+    tokens: Array,
+    max_new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    slide: int = 1,
+    among: int | None = None,
+) -> Iterator[NDArray[np.int64]]:
     """Yield the next ids (B,) of each row of tokens (B, T), max_new_tokens times.
 
-    among: how many ids, the first ones, there are to choose from; None: all, those that only pad the
-    vocabulary with them.
-    A draw depends on seed, row and position: the first of eight samples is the one that would be made alone.
+    A draw depends on seed, row and position only: the first of eight samples is the one that would be drawn
+    alone.
+
+    Parameters
+    ----------
+    model : GPT
+    tokens : integer array (B, T)
+        As model.check_tokens returns them.
+    max_new_tokens : int
+    temperature : float
+        Below 1 sharpens, above 1 flattens the distribution; 0 is greedy.
+    top_k : int, optional
+        Sample from the top_k most likely ids.
+    top_p : float, optional
+        Sample from the fewest ids whose probabilities reach this sum.
+    seed : int
+    slide : int
+        Tokens that leave the window at once when it is full; see logits_stream.
+    among : int, optional
+        Sample only from the first `among` ids; the rest pad the vocabulary.
+
+    Yields
+    ------
+    integer array (B,)
+
+    Raises
+    ------
+    InputError
+        At the first step, for an option out of its range.
+
+    Examples
+    --------
+    >>> import numgpt, numpy as np
+    >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    >>> [ids.shape for ids in stream(model, np.array([[0], [1]]), 3, temperature=0.8)]
+    [(2,), (2,), (2,)]
     """
     P = model.config.block_size
     for name, value, holds, expected in (
@@ -168,38 +280,76 @@ def stream(
     steps = logits_stream(model, tokens, slide)
     logits = next(steps)
     for n in range(max_new_tokens):
-        draws = [
-            generator(seed, "sample", row, tokens.shape[1] + n).random() if temperature else 0.0
-            for row in range(len(tokens))
-        ]
-        ids = np.array(
-            [
-                choose(row, u, temperature, top_k, top_p)
-                for row, u in zip(engine.home(logits)[:, :among], draws)
-            ]
-        )
+        rows = engine.home(logits)[:, :among]
+        position = tokens.shape[1] + n
+        draws = [_draw(seed, row, position) if temperature else 0.0 for row in range(len(rows))]
+        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(rows, draws)])
         yield ids
         if n + 1 < max_new_tokens:
             logits = steps.send(ids)
 
 
-def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse", **sampling):
-    """Yield lists of new text, one string a sample and step, that continue a prompt; the prompt is not
-    repeated.
+def _draw(seed: int, row: int, position: int) -> float:
+    return generator(seed, "sample", row, position).random()
 
-    A sample ends before the first of the stop strings that it would contain. Text that could be the beginning
-    of one is held back until it is known. special: what becomes of special tokens that the prompt spells out,
-    as in Tokenizer.encode.
+
+def texts(
+    model: Model,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    samples: int = 1,
+    stop: Sequence[str] = (),
+    special: str = "refuse",
+    **sampling: Any,
+) -> Iterator[list[str]]:
+    """Yield the text that continues a prompt, step by step: a list of new strings, one for each sample.
+
+    Parameters
+    ----------
+    model : GPT
+        With a tokenizer.
+    prompt : str
+        It is not repeated.
+    max_new_tokens : int
+    samples : int
+    stop : sequence of str
+        A sample ends before the first of these that it would contain. Text that may be the beginning of one
+        is held back until that is known.
+    special : "refuse", "allow" or "text"
+        What becomes of special tokens that the prompt spells out, as in Tokenizer.encode.
+    **sampling
+        As in stream.
+
+    Yields
+    ------
+    list of str
+        A string may be empty: a character of several tokens is shown when it is whole.
+
+    Raises
+    ------
+    InputError
+        Where the model has no tokenizer, or the prompt no token.
+
+    Examples
+    --------
+    >>> import numgpt
+    >>> tokenizer = numgpt.tokenizers.Characters("abc")
+    >>> config = numgpt.Config(vocab_size=3, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    >>> model = numgpt.GPT(config, tokenizer=tokenizer)
+    >>> text = "".join(new for new, in texts(model, "ab", 5))
+    >>> len(text), set(text) <= set("abc")
+    (5, True)
     """
     tokenizer = _tokenizer(model)
-    ids = tokenizer.encode(prompt, special)
-    if len(ids) == 0:
+    prompt_ids = tokenizer.encode(prompt, special)
+    if len(prompt_ids) == 0:
         raise InputError(
             "generate: the prompt is empty, expected at least one token: give --prompt, for example a line"
             " break"
         )
     tails = [_Tail(tokenizer, stop) for _ in range(samples)]
-    tokens = np.tile(ids, (samples, 1))
+    tokens = np.tile(prompt_ids, (samples, 1))
     for ids in stream(model, tokens, max_new_tokens, among=tokenizer.vocab_size, **sampling):
         yield [tail.add(i) for tail, i in zip(tails, ids)]
         if all(tail.stopped for tail in tails):
@@ -208,43 +358,40 @@ def texts(model, prompt, max_new_tokens, *, samples=1, stop=(), special="refuse"
 
 
 class _Tail:
-    """The end of one sample's text: what may not be shown yet, because a stop string or a character may be in
-    the making.
-    """
+    """The end of one sample's text, held back while it may begin a stop string or a character."""
 
-    def __init__(self, tokenizer, stop):
-        self.decode, self.stop, self.held, self.stopped = (
-            tokenizer.decoder(),
-            tuple(filter(None, stop)),
-            "",
-            False,
-        )
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self.decode = tokenizer.decoder()
+        self.stop = tuple(filter(None, stop))
+        self.pending = ""
+        self.stopped = False
 
-    def add(self, i):
+    def add(self, i: int) -> str:
         """The text that is certain after token i."""
         if self.stopped:
             return ""
         return self._release(self.decode(i))
 
-    def finish(self):
+    def finish(self) -> str:
         """What was held back, at the end."""
         if self.stopped:
             return ""
         text = self._release(self.decode(None, True))
-        return text if self.stopped else text + self.held
+        return text if self.stopped else text + self.pending
 
-    def _release(self, text):
-        self.held += text
-        ends = [self.held.index(s) for s in self.stop if s in self.held]
+    def _release(self, text: str) -> str:
+        self.pending += text
+        ends = [self.pending.index(s) for s in self.stop if s in self.pending]
         if ends:
             self.stopped = True
-            return self.held[: min(ends)]
-        hold = max((n for s in self.stop for n in range(1, len(s)) if self.held.endswith(s[:n])), default=0)
-        certain, self.held = self.held[: len(self.held) - hold], self.held[len(self.held) - hold :]
-        return certain
+            return self.pending[: min(ends)]
+        beginnings = [n for s in self.stop for n in range(1, len(s)) if self.pending.endswith(s[:n])]
+        certain = len(self.pending) - max(beginnings, default=0)
+        text, self.pending = self.pending[:certain], self.pending[certain:]
+        return text
 
 
-def _tokenizer(model):
+def _tokenizer(model: Model) -> Tokenizer:
     if model.tokenizer is None:
         raise InputError(
             "generate: the model has no tokenizer, expected one to read the prompt: set model.tokenizer, or"

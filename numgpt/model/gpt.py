@@ -1,204 +1,410 @@
 """GPT: a Config, its parameters and perhaps a tokenizer, with everything that one does with them."""
 
+from __future__ import annotations
+
 import operator
+from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
-from ..architecture.parameters import initialise
+from ..architecture.config import Config
+from ..architecture.parameters import Flat, initialise
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..layers.record import Record
 from ..layers.transformer import gpt_forward, loss_backward, loss_forward
 from ..ops.op import check_ids
+from ..tokenizers import Tokenizer
 from . import generate
 
 DTYPES = ("float32", "float64", "longdouble", "complex128")
+LAYOUTS = {"numgpt": checkpoint, "hf": huggingface}
 
 
 class GPT:
     """A GPT with parameters drawn from a seed.
 
-    config: a Config. dtype: float32, float64, longdouble or complex128.
-    params: mapping name -> array, writable views of one flat buffer. They lie in the host's memory, or on the
-    GPU where the cupy engine is in use or .to("cupy") moved them; there lie then logits, losses and gradients
-    too. Tokens are given in the host's memory, where they are checked.
+    Parameters
+    ----------
+    config : Config
+        The model's shape.
+    seed : int
+        Draws the first parameters, and dropout's masks in training.
+    dtype : "float32", "float64", "longdouble" or "complex128"
+    tokenizer : Tokenizer, optional
+        Saved and loaded with the model, which itself reads and writes ids only.
+    params : Flat, optional
+        Parameters to use as they are, instead of drawing them.
+
+    Attributes
+    ----------
+    params : Flat
+        Name -> array, writable views of one flat buffer.
+
+    Notes
+    -----
+    Parameters lie in the host's memory, or on the GPU where the cupy engine is in use or ``.to("cupy")``
+    moved them; logits, losses and gradients lie where they do. Tokens are given in the host's memory, where
+    they are checked.
+
+    Examples
+    --------
+    >>> import numgpt
+    >>> config = numgpt.Config(vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=8)
+    >>> model = numgpt.GPT(config, seed=0, dtype="float64")
+    >>> model.n_params
+    1832
+    >>> model([[0, 1, 2, 3]]).shape
+    (1, 4, 5)
     """
 
-    def __init__(self, config, seed=0, dtype="float32", tokenizer=None, params=None):
-        try:
-            known = dtype is not None and np.dtype(dtype) in map(np.dtype, DTYPES)
-        except TypeError:
-            known = False
-        if not known:
-            raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
-        self.config, self.seed, self.tokenizer = config, operator.index(seed), tokenizer
-        self.params = _here(initialise(config, seed, dtype)) if params is None else params
+    def __init__(
+        self,
+        config: Config,
+        seed: int = 0,
+        dtype: DTypeLike = "float32",
+        tokenizer: Tokenizer | None = None,
+        params: Flat | None = None,
+    ) -> None:
+        _expect_known(dtype)
+        self.config = config
+        self.seed = operator.index(seed)
+        self.tokenizer = tokenizer
+        self.params: Flat = _here(initialise(config, seed, dtype)) if params is None else params
 
-    def __call__(self, tokens):
-        """Logits of the token after each position.  tokens (..., T) integers → (..., T, V)"""
-        tokens = self._beside(self._tokens(tokens))
+    def __call__(self, tokens: ArrayLike) -> NDArray[Any]:
+        """Logits of the token after each position.
+
+        Parameters
+        ----------
+        tokens : integers (..., T)
+            At most block_size positions.
+
+        Returns
+        -------
+        array (..., T, V)
+
+        Raises
+        ------
+        InputError
+            For ids that are not in the vocabulary, rows of different length, and too many positions.
+        """
+        ids = self.beside(self.check_tokens(tokens))
         with engine.session(self.params.dtype):
-            return gpt_forward(self._record(), tokens)
+            return gpt_forward(self._record(), ids)
 
-    def loss(self, tokens, targets, count=None):
-        """The mean surprise at the targets in nats, without gradients.  tokens and targets (..., T) → ()"""
-        tokens, targets, count = self._batch(tokens, targets, count)
+    def loss(self, tokens: ArrayLike, targets: ArrayLike, count: int | None = None) -> NDArray[Any]:
+        """The mean surprise at the targets in nats, without gradients.
+
+        Parameters
+        ----------
+        tokens, targets : integers (..., T)
+            A negative target does not count.
+        count : int, optional
+            Divide by this instead of the number of targets that count.
+
+        Returns
+        -------
+        array ()
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> round(float(model.loss([0, 1, 2], [1, 2, 3])), 1)  # near ln 8, a uniform guess
+        2.1
+        """
+        ids, wanted, count = self._batch(tokens, targets, count)
         with engine.session(self.params.dtype):
-            return loss_forward(self._record(), tokens, targets, count)
+            return loss_forward(self._record(), ids, wanted, count)
 
-    def loss_and_grads(self, tokens, targets, *, step=None, count=None, out=None, add=False):
+    def loss_and_grads(
+        self,
+        tokens: ArrayLike,
+        targets: ArrayLike,
+        *,
+        step: int | tuple[int, ...] | None = None,
+        count: int | None = None,
+        out: Flat | None = None,
+        add: bool = False,
+    ) -> tuple[NDArray[Any], Flat]:
         """The mean surprise at the targets in nats, and its gradient with respect to every parameter.
 
-        tokens and targets (..., T) integers; a negative target does not count.
-        step: the training step, from which with the seed and the names the masks of dropout are drawn; None:
-        no dropout.
-        count: divide by this instead of the number of counted targets; add: onto what out holds (for
-        accumulation). Returns (loss, grads), grads a mapping name -> array, views of one flat buffer: out if
-        given, else a new one.
+        Parameters
+        ----------
+        tokens, targets : integers (..., T)
+            A negative target does not count.
+        step : int or tuple of int, optional
+            With the seed and the op's name, determines the dropout masks; None disables dropout.
+        count : int, optional
+            Divide by this instead of the number of targets that count.
+        out : Flat, optional
+            Receives the gradients; a new one unless given.
+        add : bool
+            Add to what out holds, to accumulate batches.
+
+        Returns
+        -------
+        loss : array ()
+        grads : Flat
+            Name -> array, views of one flat buffer.
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> loss, grads = model.loss_and_grads([[0, 1, 2]], [[1, 2, 3]])
+        >>> grads["wte.weight"].shape
+        (5, 4)
         """
-        tokens, targets, count = self._batch(tokens, targets, count)
+        ids, wanted, count = self._batch(tokens, targets, count)
         grads = self.params.like() if out is None else out
+        # Nobody else sees this record's values, so the backward may write over them: spare.
         record = self._record(grads=grads, add=add, step=step, spare=True)
         with engine.session(self.params.dtype):
-            loss = loss_forward(record, tokens, targets, count)
+            loss = loss_forward(record, ids, wanted, count)
             loss_backward(record, np.ones_like(loss))
         record.finish_backward()
         return loss, grads
 
-    def record(self, tokens, targets=None, *, edit=None, edit_grad=None, step=None):
-        """Run with everything kept: record.value[name] and, with targets, record.grad[name] of every value
-        and parameter.
+    def record(
+        self,
+        tokens: ArrayLike,
+        targets: ArrayLike | None = None,
+        *,
+        edit: Mapping[str, Any] | None = None,
+        edit_grad: Mapping[str, Callable[[NDArray[Any]], ArrayLike]] | None = None,
+        step: int | tuple[int, ...] | None = None,
+    ) -> Record:
+        """Run with every value kept and, with targets, every gradient.
 
-        edit: name -> a function of that value, applied in flight. The gradients are those of the edited model
-        where the function acts on each entry by itself; for any other give a pair (function, transpose).
-        edit_grad: name -> a function of the gradient, applied in flight.
+        Parameters
+        ----------
+        tokens : integers (..., T)
+        targets : integers (..., T), optional
+            With them the backward runs too.
+        edit : mapping of name -> function, optional
+            Each is applied to that value in flight. The gradients are those of the edited model where the
+            function acts on each entry by itself; for any other give a pair (function, transpose).
+        edit_grad : mapping of name -> function, optional
+            Each is applied to the gradient in flight.
+        step : int or tuple of int, optional
+            As in loss_and_grads.
+
+        Returns
+        -------
+        Record
+            ``record.value[name]``, and ``record.grad[name]`` of every value and parameter.
+
+        Raises
+        ------
+        InputError
+            For an edit of a name that the forward does not file.
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> record = model.record([0, 1], [1, 2], edit={"h.0.mlp.act": lambda a: 0 * a})
+        >>> record.value["h.0.mlp.act"].any(), record.grad["h.0.mlp.act"].shape
+        (np.False_, (2, 16))
         """
-        tokens, targets, count = (
-            (self._beside(self._tokens(tokens)), None, None)
-            if targets is None
-            else self._batch(tokens, targets, None)
-        )
         record = self._record(grads=self.params.like(), keep=True, edit=edit, edit_grad=edit_grad, step=step)
+        if targets is None:
+            ids = self.beside(self.check_tokens(tokens))
+            with engine.session(self.params.dtype):
+                gpt_forward(record, ids)
+            record.check_names()
+            return record
+        ids, wanted, count = self._batch(tokens, targets, None)
         with engine.session(self.params.dtype):
-            if targets is None:
-                gpt_forward(record, tokens)
-                record.check_names()
-            else:
-                loss = loss_forward(record, tokens, targets, count)
-                record.check_names()
-                loss_backward(record, np.ones_like(loss))
+            loss = loss_forward(record, ids, wanted, count)
+            record.check_names()
+            loss_backward(record, np.ones_like(loss))
         return record
 
-    def generate(self, tokens, max_new_tokens=100, **sampling):
-        """Continue each row of tokens (B, T) → (B, T + max_new_tokens).
+    def generate(self, tokens: ArrayLike, max_new_tokens: int = 100, **sampling: Any) -> NDArray[np.int64]:
+        """Continue each row of tokens.
 
-        sampling: temperature, top_k, top_p, seed, slide, as in numgpt.generate.stream.
-        """
-        tokens = self._tokens(tokens, window=False)
-        if tokens.ndim > 2:
-            raise InputError(f"tokens: have shape {tokens.shape}, expected (B, T) or (T) to continue")
-        new = list(generate.stream(self, np.atleast_2d(tokens), max_new_tokens, **sampling))
-        rows = np.concatenate([np.atleast_2d(tokens), *(ids[:, None] for ids in new)], axis=1)
-        return rows.reshape(*tokens.shape[:-1], -1)
+        Parameters
+        ----------
+        tokens : integers (B, T) or (T)
+            A prompt may be longer than block_size: the model sees its end.
+        max_new_tokens : int
+        **sampling
+            temperature, top_k, top_p, seed, slide and among, as in numgpt.model.generate.stream.
 
-    def save(self, folder, layout="numgpt"):
-        """Write config, parameters and tokenizer to a folder, whole or not at all; layout "hf": as
-        transformers reads a GPT-2.
+        Returns
+        -------
+        integers (B, T + max_new_tokens), or (T + max_new_tokens)
+            The prompt and what follows it.
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> model.generate([[0, 1], [2, 3]], max_new_tokens=6, top_k=3, seed=1).shape
+        (2, 8)
         """
-        if layout not in ("numgpt", "hf"):
-            raise InputError(f"save: layout {layout!r} is unknown, expected numgpt or hf")
-        (checkpoint if layout == "numgpt" else huggingface).save(folder, self)
+        ids = self.check_tokens(tokens, window=False)
+        if ids.ndim > 2:
+            raise InputError(f"tokens: have shape {ids.shape}, expected (B, T) or (T) to continue")
+        rows = np.atleast_2d(ids)
+        columns = [new[:, None] for new in generate.stream(self, rows, max_new_tokens, **sampling)]
+        return np.concatenate([rows, *columns], axis=1).reshape(*ids.shape[:-1], -1)
+
+    def save(self, folder: str | PathLike[str], layout: str = "numgpt") -> None:
+        """Write config, parameters and tokenizer to a folder, whole or not at all.
+
+        Parameters
+        ----------
+        folder : path
+            A new folder, or one that holds a checkpoint to replace.
+        layout : "numgpt" or "hf"
+            "hf" writes what transformers reads as a GPT-2.
+
+        Raises
+        ------
+        InputError
+            Where the folder holds something else, or the layout has no place for what the model is.
+        """
+        if layout not in LAYOUTS:
+            raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
+        LAYOUTS[layout].save(folder, self)
 
     @classmethod
-    def load(cls, folder):
-        """The model of a checkpoint's folder, of a run's (its best, else its last), or of a GPT-2 that
-        transformers saved.
+    def load(cls, folder: str | PathLike[str]) -> GPT:
+        """The model of a checkpoint, of a run, of transformers or of llm.c.
 
-        folder may be "hf:" and a name on the Hugging Face hub, where huggingface_hub is installed, or a
-        model's file of llm.c.
+        Parameters
+        ----------
+        folder : path or str
+            A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
+            no best; the folder of a GPT-2 that transformers saved; a model's file of llm.c; or "hf:" and a
+            name on the Hugging Face hub, where huggingface_hub is installed.
+
+        Raises
+        ------
+        InputError
+            Where none of these is there, or a file is not as its config promises.
+
+        Examples
+        --------
+        >>> import numgpt, tempfile
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(folder)
+        ...     again = numgpt.GPT.load(folder)
+        >>> bool((again.params.flat == model.params.flat).all())
+        True
         """
         if Path(folder).is_file():
-            found = llmc.load(folder)
+            arguments = llmc.load(folder)
         else:
             theirs = huggingface.find(folder)
-            found = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)
-        return cls(**found | {"params": _here(found["params"])})
+            arguments = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)
+        return cls(**arguments | {"params": _here(arguments["params"])})
 
-    def to(self, name):
-        """The same model where the engine of a name computes: on the GPU for "cupy", in the host's memory for
-        the others.
+    def to(self, name: str) -> GPT:
+        """The same model where the named engine computes.
 
-        Itself where it lies there, else a model with parameters of its own. The engine in use stays what it
-        is.
+        Parameters
+        ----------
+        name : "reference", "numba" or "cupy"
+            "cupy" means on the GPU, the others in the host's memory. The engine in use does not change.
+
+        Returns
+        -------
+        GPT
+            Itself where it lies there, else a model with parameters of its own.
         """
         params = self.params.to(name)
-        return (
-            self
-            if params is self.params
-            else type(self)(self.config, self.seed, params.dtype, self.tokenizer, params)
-        )
+        return self if params is self.params else self._with(params)
 
-    def astype(self, dtype):
-        """The same model in another dtype, with parameters of its own."""
-        return type(self)(self.config, self.seed, dtype, self.tokenizer, self.params.astype(dtype))
+    def astype(self, dtype: DTypeLike) -> GPT:
+        """The same model in another dtype, with parameters of its own.
+
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> model.astype("float64").params.dtype
+        dtype('float64')
+        """
+        _expect_known(dtype)
+        return self._with(self.params.astype(dtype))
 
     @property
-    def n_params(self):
+    def n_params(self) -> int:
         """The number of parameters."""
         return self.params.flat.size
 
-    def _record(self, **options):
-        return Record(self.params, self.config, seed=self.seed, **options)
+    def check_tokens(self, tokens: ArrayLike, window: bool = True) -> NDArray[np.int64]:
+        """Tokens as int64 (..., T), or an InputError that says what cannot be used.
 
-    def _tokens(self, tokens, window=True):
-        tokens = _array("tokens", tokens)
-        if tokens.ndim == 0 or tokens.size == 0:
-            raise InputError(f"tokens: have shape {tokens.shape}, expected (B, T) with at least one token")
-        check_ids("tokens", tokens, self.config.vocab_size)
-        if window and tokens.shape[-1] > self.config.block_size:
+        window: whether there may be no more than block_size positions.
+        """
+        ids = _array("tokens", tokens)
+        if ids.ndim == 0 or ids.size == 0:
+            raise InputError(f"tokens: have shape {ids.shape}, expected (B, T) with at least one token")
+        check_ids("tokens", ids, self.config.vocab_size)
+        if window and ids.shape[-1] > self.config.block_size:
             raise InputError(
-                f"tokens: {tokens.shape[-1]} positions, expected at most block_size {self.config.block_size}:"
+                f"tokens: {ids.shape[-1]} positions, expected at most block_size {self.config.block_size}:"
                 " give the last of them"
             )
-        return tokens.astype(np.int64, copy=False)
+        return ids.astype(np.int64, copy=False)
 
-    def _beside(self, ids, negative=False):
-        """Checked ids where the parameters lie."""
+    def check_targets(self, tokens: ArrayLike, targets: ArrayLike) -> NDArray[Any]:
+        """Targets as integers of the shape of tokens, or an InputError; negative ones do not count."""
+        ids = _array("targets", targets)
+        if ids.shape != np.shape(tokens):
+            raise InputError(f"targets: have shape {ids.shape}, expected {np.shape(tokens)} as the tokens")
+        check_ids("targets", ids, self.config.vocab_size, negative=True)
+        return ids
+
+    def beside(self, ids: NDArray[Any], negative: bool = False) -> NDArray[Any]:
+        """Checked ids where the parameters lie: tokens, or with negative also targets."""
         return engine.checked(ids, self.params.flat, self.config.vocab_size, negative)
 
-    def _batch(self, tokens, targets, count):
-        """Tokens and targets, checked, where the parameters lie; on the GPU with their count, for which
-        nothing has to wait then.
-        """
-        tokens = self._tokens(tokens)
-        targets = self._targets(tokens, targets)
+    def _record(self, **options: Any) -> Record:
+        return Record(self.params, self.config, seed=self.seed, **options)
+
+    def _with(self, params: Flat) -> GPT:
+        return type(self)(self.config, self.seed, params.dtype, self.tokenizer, params)
+
+    def _batch(
+        self, tokens: ArrayLike, targets: ArrayLike, count: int | None
+    ) -> tuple[NDArray[Any], NDArray[Any], int | None]:
+        """Tokens and targets, checked, where the parameters lie, and how many targets count."""
+        ids = self.check_tokens(tokens)
+        wanted = self.check_targets(ids, targets)
         if count is None and engine.on_gpu(self.params.flat):
-            count = int((targets >= 0).sum())
-        return self._beside(tokens), self._beside(targets, negative=True), count
+            count = int((wanted >= 0).sum())  # counted here, so that nothing has to wait for the GPU
+        return self.beside(ids), self.beside(wanted, negative=True), count
 
-    def _targets(self, tokens, targets):
-        targets = _array("targets", targets)
-        if targets.shape != np.shape(tokens):
-            raise InputError(
-                f"targets: have shape {targets.shape}, expected {np.shape(tokens)} as the tokens"
-            )
-        check_ids("targets", targets, self.config.vocab_size, negative=True)
-        return targets
-
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"
 
 
-def _here(params):
-    """Parameters where the engine in use computes; those with a float that the GPU has not stay where they
-    are.
-    """
+def _expect_known(dtype: DTypeLike) -> None:
+    try:
+        known = dtype is not None and np.dtype(dtype) in map(np.dtype, DTYPES)
+    except TypeError:
+        known = False
+    if not known:
+        raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
+
+
+def _here(params: Flat) -> Flat:
+    """Parameters where the engine in use computes; a dtype that the GPU lacks stays where it is."""
     return params.to("cupy") if engine.is_cupy() and params.dtype in engine.ON_GPU else params
 
 
-def _array(who, ids):
+def _array(who: str, ids: ArrayLike) -> NDArray[Any]:
     if engine.on_gpu(ids):
         raise InputError(
             f"{who}: lie on the GPU, expected them in the host's memory, where they are checked: give"

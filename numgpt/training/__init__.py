@@ -1,3 +1,1 @@
-"""From a model and a corpus to a trained model: enter here to ask what happens in a step, and how a run
-resumes.
-"""
+"""From a model and a corpus to a trained model: enter here to ask what a step does and how a run resumes."""

@@ -1,12 +1,21 @@
 """AdamW with clipping over the flat buffer, and the schedules of its learning rate."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from .. import engine
+from ..architecture.config import Training
 from ..architecture.parameters import Flat
 from ..errors import InputError
+from ..model.gpt import GPT
+
+BLOCK = 65536  # numbers whose squares are added up at once
 
 
 class AdamW:
@@ -19,11 +28,53 @@ class AdamW:
         w ← w − lr λ w                 matrices only; norms and biases are not pulled to 0
         w ← w − lr m̂ / (√v̂ + eps)
 
-    model: a GPT, or the Flat of its parameters. clip 0 or None: no clipping.
+    Parameters
+    ----------
+    model : GPT or Flat
+        A model, or the Flat of its parameters.
+    betas : (float, float)
+        β₁ and β₂, each at least 0 and less than 1.
+    eps : float
+        Larger than 0.
+    weight_decay : float
+        λ.
+    clip : float or None
+        The largest norm; 0 or None: no clipping.
+
+    Attributes
+    ----------
+    m, v : Flat
+        The moments.
+    steps : int
+        The updates so far.
+
+    Raises
+    ------
+    InputError
+        For settings that would divide by zero, and for a complex model.
+
+    Examples
+    --------
+    >>> import numgpt
+    >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    >>> optimizer = numgpt.AdamW(model, weight_decay=0.0)
+    >>> for step in range(50):
+    ...     loss, grads = model.loss_and_grads([0, 1, 2, 3], [1, 2, 3, 4])
+    ...     norm = optimizer.step(grads, lr=1e-2)
+    >>> optimizer
+    AdamW: step 50, betas (0.9, 0.99), eps 1e-08, weight_decay 0.0, clip 1.0
+      288 parameters, 228 of them decayed
     """
 
-    def __init__(self, model, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, clip=1.0):
-        self.params = getattr(model, "params", model)
+    def __init__(
+        self,
+        model: GPT | Flat,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        clip: float | None = 1.0,
+    ) -> None:
+        self.params = model if isinstance(model, Flat) else model.params
         if not all(0 <= beta < 1 for beta in betas) or not eps > 0:
             raise InputError(
                 f"AdamW: betas are {betas} and eps is {eps}, expected betas from 0 to below 1 and a"
@@ -34,74 +85,98 @@ class AdamW:
                 f"AdamW: the parameters are {self.params.dtype}, expected real ones: complex models are for"
                 " derivatives"
             )
-        self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
-        self.m, self.v, self.steps = self.params.like(), self.params.like(), 0
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.m = self.params.like()
+        self.v = self.params.like()
+        self.steps = 0
 
-    def norm(self, grads):
-        """The global norm of the gradients, on the GPU () where these lie there; not finite where one of them
-        is not.
+    def norm(self, grads: Mapping[str, NDArray[Any]]) -> float | NDArray[Any]:
+        """The global norm of the gradients; not finite where one of them is not.
+
+        On the GPU it is an array () that lies there, so that nothing waits for it.
         """
         g = self._flat(grads)
         return engine.twin(global_norm, g)(g)
 
-    def step(self, grads, lr, norm=None):
-        """Update the parameters in place; returns the gradient's norm before clipping.
+    def step(
+        self, grads: Mapping[str, NDArray[Any]], lr: float, norm: float | NDArray[Any] | None = None
+    ) -> float | NDArray[Any]:
+        """Update the parameters in place.
 
-        grads: mapping name -> array, as from loss_and_grads. norm: their global norm, where it is known.
+        Parameters
+        ----------
+        grads : mapping of name -> array
+            As from loss_and_grads; not written to.
+        lr : float
+            The learning rate of this step.
+        norm : float, optional
+            The gradients' global norm, where it is known.
+
+        Returns
+        -------
+        float, or array () on the GPU
+            The gradients' norm before clipping.
+
+        Raises
+        ------
+        InputError
+            Where the names of grads are not the parameters'.
         """
         g = self._flat(grads)
-        norm = engine.twin(global_norm, g)(g) if norm is None else norm
+        if norm is None:
+            norm = engine.twin(global_norm, g)(g)
         clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         self.steps += 1
-        w, decayed = self.params.flat, self.params.decayed.size
-        engine.twin(adamw, w)(
-            w,
-            g,
-            self.m.flat,
-            self.v.flat,
-            decayed,
-            self.betas,
-            self.eps,
-            self.weight_decay,
-            clip,
-            lr,
-            self.steps,
-        )
+        w = self.params.flat
+        settings = (self.params.decayed.size, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
+        engine.twin(adamw, w)(w, g, self.m.flat, self.v.flat, *settings)
         return norm
 
-    def _flat(self, grads):
+    def _flat(self, grads: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Gradients as one array in the order of the parameters; those of a Flat lie in it already."""
         if isinstance(grads, Flat) and grads.shapes == self.params.shapes:
             return grads.flat
-        if set(grads) != set(self.params):
-            odd = sorted(set(grads) ^ set(self.params))
+        unmatched = sorted(set(grads) ^ set(self.params))
+        if unmatched:
             raise InputError(
-                f"AdamW: the gradients' names differ from the parameters' at {', '.join(odd[:3])}, expected"
-                " the same names"
+                f"AdamW: the gradients' names differ from the parameters' at {', '.join(unmatched[:3])},"
+                " expected the same names"
             )
         packed = self.params.like()
         for name, grad in grads.items():
             packed[name] = grad
         return packed.flat
 
+    def __repr__(self) -> str:
+        settings = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}"
+        sizes = f"{self.params.flat.size:,} parameters, {self.params.decayed.size:,} of them decayed"
+        return f"AdamW: step {self.steps}, {settings}\n  {sizes}"
 
-def _factor(norm, clip, dtype):
-    """What gradients of a norm are scaled by; on the GPU where the norm lies there, so that nothing waits for
-    it.
+
+def _factor(norm: Any, clip: float, dtype: DTypeLike) -> Any:
+    """What gradients of a norm are scaled by, so that theirs is clip at most.
+
+    On the GPU it is an array that lies there, because a comparison on the host would wait for the norm.
     """
     if engine.on_gpu(norm):
-        return (clip / np.fmax(norm, clip)).astype(dtype)  # a norm of NaN scales nothing, as on the host
+        return (clip / np.fmax(norm, clip)).astype(
+            dtype
+        )  # fmax: a norm of NaN scales nothing, as on the host
     return clip / norm if norm > clip else 1.0
 
 
-def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
-    """Step t = 1, 2, … of AdamW in place on w, m and v (N); the first entries, as many as decayed, are pulled
-    to 0.
+# What has twins is written without types, as the twins are: their signatures are held to be equal.
+def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):  # type: ignore[no-untyped-def]
+    """Step t = 1, 2, … of AdamW in place on w, m and v (N), whose first `decayed` entries decay.
 
-    The equations are those of AdamW; clip is what the gradient g is scaled by, a number or, on the GPU, an
+    The equations are those of AdamW. clip is what the gradient g is scaled by: a number or, on the GPU, an
     array () of w's dtype.
     """
     beta1, beta2 = betas
-    if engine.on_gpu(clip) or clip != 1:
+    if engine.on_gpu(clip) or clip != 1:  # asked in this order: on the GPU the comparison would wait
         g = g * clip
     m *= beta1
     m += (1 - beta1) * g
@@ -111,20 +186,38 @@ def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
     w -= m / (np.sqrt(v / (1 - beta2**t)) + eps) * (lr / (1 - beta1**t))
 
 
-def global_norm(flat):
-    """√Σ g² over a flat buffer, added up in float64 in blocks of a fixed size.  (N,) → float, on the GPU ()"""
-    blocks = (flat[i : i + 65536].astype(np.float64) for i in range(0, len(flat), 65536))
+def global_norm(flat):  # type: ignore[no-untyped-def]
+    """√Σ g² over a flat buffer, added up in float64 in blocks of a fixed size.  (N,) → float, on the GPU ()
+
+    The size is fixed, so that the bits do not depend on the machine.
+    """
+    blocks = (flat[i : i + BLOCK].astype(np.float64) for i in range(0, len(flat), BLOCK))
     if engine.on_gpu(flat):
         return np.sqrt(sum(b @ b for b in blocks))
     return math.sqrt(sum(float(b @ b) for b in blocks))
 
 
-def learning_rate(step, training):
+def learning_rate(step: int, training: Training) -> float:
     """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
 
-    warm-up      lr (step + 1) / (warmup + 1)
-    after it     min_lr + (lr − min_lr) f(x),  x from 0 at the warm-up's end to 1 at the end, after the last step
-                 f = ½ (1 + cos πx)  or  1 − x  or  1
+        warm-up      lr (step + 1) / (warmup + 1)
+        after it     min_lr + (lr − min_lr) f(x)
+                     x from 0 at the warm-up's end to 1 at the end, after the last step
+                     f = ½ (1 + cos πx)  or  1 − x  or  1
+
+    Parameters
+    ----------
+    step : int
+        The updates before this one.
+    training : Training
+        Its lr, min_lr, warmup, steps and schedule.
+
+    Examples
+    --------
+    >>> from numgpt import Training
+    >>> training = Training(steps=100, warmup=9, lr=1e-3, schedule="linear")
+    >>> learning_rate(0, training), learning_rate(9, training), learning_rate(100, training)
+    (0.0001, 0.001, 0.0001)
     """
     if step < training.warmup:
         return training.lr * (step + 1) / (training.warmup + 1)

@@ -1,142 +1,210 @@
 """The training loop: evaluate, log, save, resume."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import Any, Protocol, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import engine
-from ..data.corpus import batch, check_length
+from ..architecture.config import Training
+from ..data.corpus import Corpus, batch, check_length
 from ..errors import InputError
 from ..interchange import checkpoint
+from ..model.gpt import GPT
 from ..storage import atomic
 from .optim import AdamW, learning_rate
 
-SHOWN = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
+Entry = dict[str, Any]  # a line of the log
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, (B, T) each
+PATIENCE = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
 
 
 class NotFinite(ArithmeticError):
     """The loss or a gradient is not finite."""
 
 
+class Listener(Protocol):
+    """Who is told of each log entry, such as progress.Progress."""
+
+    def update(self, trainer: Trainer, entry: Entry) -> None:
+        """Called with an entry as soon as it is in the log."""
+
+
 class Trainer:
     """A run: a model, its data, its settings and the folder that holds last/, best/ and log.jsonl.
 
-    model: a GPT. corpus: a data.Corpus. training: a Training. out: the run's folder, or None to keep nothing.
     Everything random depends on the seed and the step alone, so a resumed run ends with the bits of one that
     ran through.
+
+    Parameters
+    ----------
+    model : GPT
+        Its parameters are trained in place.
+    corpus : Corpus
+        As numgpt.prepare makes it.
+    training : Training
+    out : path, optional
+        The run's folder; nothing is kept on disk unless given.
+
+    Attributes
+    ----------
+    updates : int
+        The steps that are done.
+    held_out, best : float or None
+        The held-out loss when it was last measured, and the least so far.
+    optimizer : AdamW
+    stopped : bool
+        Whether a signal has asked to stop.
+
+    Raises
+    ------
+    InputError
+        Where a part of the corpus is too short for one sequence.
+
+    Examples
+    --------
+    >>> import numgpt, pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "text.txt")
+    ...     characters = path.write_text("she sells sea shells by the sea shore. " * 40)
+    ...     corpus = numgpt.prepare(path, split="tail")
+    >>> V = corpus.tokenizer.vocab_size
+    >>> config = numgpt.Config(vocab_size=V, block_size=16, n_layer=1, n_head=2, n_embd=16)
+    >>> model = numgpt.GPT(config, seed=0, tokenizer=corpus.tokenizer)
+    >>> trainer = numgpt.Trainer(model, corpus, numgpt.Training(steps=40, lr=1e-2, warmup=5, eval_iters=2))
+    >>> trainer.run()
+    >>> trainer.updates, trainer.best < 2.0
+    (40, True)
     """
 
-    def __init__(self, model, corpus, training, out=None):
+    def __init__(
+        self, model: GPT, corpus: Corpus, training: Training, out: str | PathLike[str] | None = None
+    ) -> None:
         check_length(corpus.train, model.config.block_size, "training")
         check_length(corpus.held_out, model.config.block_size, "held-out")
-        self.model, self.corpus, self.training = model, corpus, training
+        self.model = model
+        self.corpus = corpus
+        self.training = training
         self.out = None if out is None else Path(out)
-        t = training
-        self.optimizer = AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)
-        self.grads = model.params.like()
-        self.updates, self.best, self.held_out = 0, None, None
-        self.saved, self.stopped = None, False
+        betas = (training.beta1, training.beta2)
+        self.optimizer = AdamW(model, betas, training.eps, training.weight_decay, training.clip)
+        self.grads = model.params.like()  # one buffer for all steps
+        self.updates = 0
+        self.best: float | None = None
+        self.held_out: float | None = None
+        self.saved: int | None = None  # the step of the last checkpoint
+        self.stopped = False
 
-    def run(self, progress=None):
+    def run(self, progress: Listener | None = None) -> None:
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
 
-        progress: an object with update(trainer, entry) that is told each log entry.
+        Parameters
+        ----------
+        progress : object with update(trainer, entry), optional
+            It is told each log entry, a dict; numgpt.training.progress.Progress shows them as a bar.
+
+        Raises
+        ------
+        NotFinite
+            Where the loss, a gradient or a parameter is not finite; it is named.
         """
         t = self.training
         with self._log() as log, self._signals():
+            note = functools.partial(self._note, log, progress)
             if self.updates == 0:
-                self._note(log, progress, self.evaluate())
+                note(self.evaluate())
                 self.save("last")
-            waiting = []
+            unseen: list[Entry] = []
             while self.updates < t.steps and not self.stopped:
-                waiting.append(self.step())
-                done = self.updates == t.steps
-                evaluates, saves = (self.updates % n == 0 or done for n in (t.eval_interval, t.save_interval))
-                if len(waiting) == (SHOWN if self._on_gpu() else 1) or evaluates or saves:
-                    self._note(log, progress, *self._fetched(waiting))
-                    waiting = []
+                unseen.append(self.step())
+                evaluates = self._is_due(t.eval_interval)
+                saves = self._is_due(t.save_interval)
+                if evaluates or saves or len(unseen) == (PATIENCE if self._on_gpu() else 1):
+                    note(*self._fetched(unseen))
+                    unseen = []
                 if evaluates:
-                    self._note(log, progress, self.evaluate())
+                    note(self.evaluate())
                 if saves:
                     self.save("last")
-            self._note(log, progress, *self._fetched(waiting))
+            note(*self._fetched(unseen))
             if self.saved != self.updates:
                 self.save("last")
 
-    def step(self):
+    def step(self) -> Entry:
         """One update of the parameters; returns its log entry.
 
-        On the GPU its loss and norm are arrays () that lie there: nothing waits for them until they are
-        looked at.
+        On the GPU its loss and norm are arrays () that lie there: nothing waits until somebody looks.
         """
-        t, start = self.training, time.perf_counter()
-        lr, i = learning_rate(self.updates, t), self.updates
-        batches = [
-            batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", i, n)
-            for n in range(t.accumulate)
-        ]
-        count = sum(int((y >= 0).sum()) for _, y in batches)
-        loss = 0.0
+        start = time.perf_counter()
+        step = self.updates
+        lr = learning_rate(step, self.training)
+        batches = [self._batch(step, n) for n in range(self.training.accumulate)]
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for by name
-            for n, (x, y) in enumerate(batches):
-                part, _ = self.model.loss_and_grads(x, y, step=(i, n), count=count, out=self.grads, add=n > 0)
-                loss += part.astype(np.float64) if self._on_gpu() else float(part)
+            loss = self._loss_and_grads(step, batches)
             norm = self.optimizer.norm(self.grads)
             if not self._on_gpu():
-                self._check_finite(loss, norm, batches, i)
+                self._check_finite(loss, norm, batches, step)
             self.optimizer.step(self.grads, lr, norm)
         self.updates += 1
-        entry, tokens = (
-            {"step": self.updates, "loss": loss, "norm": norm, "lr": lr},
-            sum(x.size for x, _ in batches),
-        )
+        entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}
+        tokens = sum(x.size for x, _ in batches)
         if self._on_gpu():
             return entry | {"tokens": tokens, "begun": start}
         return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
 
-    def evaluate(self):
-        """The mean loss on eval_iters held-out batches, the same ones each time; keeps the best model.
-        Returns the log entry.
+    def evaluate(self) -> Entry:
+        """The mean loss on eval_iters held-out batches, the same ones each time; returns the log entry.
+
+        The model is saved as "best" where none was better before.
         """
-        t, T = self.training, self.model.config.block_size
+        t = self.training
+        T = self.model.config.block_size
+        losses = []
         with np.errstate(over="ignore", invalid="ignore"):
+            for n in range(t.eval_iters):
+                x, y = batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)
+                losses.append(self.model.loss(x, y))
             losses = [
-                self.model.loss(*batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n))
-                for n in range(t.eval_iters)
-            ]
-            losses = [engine.home(loss) for loss in losses]
+                engine.home(loss) for loss in losses
+            ]  # after the loop: none waits for the GPU within it
         self.held_out = float(np.mean(losses, dtype=np.float64))
         if not np.isfinite(self.held_out):
-            raise NotFinite(
-                f"step {self.updates}: the held-out loss is {self.held_out},"
-                f" {self._bad_parameter() or 'all parameters are finite'}: lower --lr"
-            )
+            why = self._bad_parameter() or "all parameters are finite"
+            raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {why}: lower --lr")
         if self.best is None or self.held_out < self.best:
             self.best = self.held_out
             self.save("best")
         return {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
 
-    def save(self, name):
-        """Write the model, and as "last" all that the run needs to go on, to out/name. What is not finite is
-        not saved.
+    def save(self, name: str) -> None:
+        """Write the model to out/name; as "last", with all that the run needs to go on.
+
+        A model that is not finite is not saved, so the checkpoint stays what it was.
         """
         if self.out is None:
             return
-        if self._bad_parameter():
-            raise NotFinite(f"step {self.updates}: {self._bad_parameter()}: lower --lr")
+        bad = self._bad_parameter()
+        if bad:
+            raise NotFinite(f"step {self.updates}: {bad}: lower --lr")
         if name == "best":
             checkpoint.save(self.out / name, self.model)
         else:
             checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
             self.saved = self.updates
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """What a resumed run has to know besides model and moments, as JSON holds it."""
         return {
             "best": self.best,
@@ -147,8 +215,20 @@ class Trainer:
             "training": dataclasses.asdict(self.training),
         }
 
-    def resume(self):
-        """Go on from out/last, whose model this trainer must have been given."""
+    def resume(self) -> None:
+        """Go on from out/last, whose model this trainer must have been given.
+
+            trainer = numgpt.Trainer(numgpt.GPT.load("run/last"), corpus, training, "run")
+            trainer.resume()
+            trainer.run()
+
+        Raises
+        ------
+        InputError
+            Where there is no checkpoint of a run, or the corpus is not the one that it was trained on.
+        """
+        if self.out is None:
+            raise InputError("Trainer: there is no folder to resume from, expected one: give out")
         state = checkpoint.load_state(self.out / "last", self.optimizer)
         if state["digest"] != self.corpus.digest:
             raise InputError(
@@ -156,87 +236,104 @@ class Trainer:
                 " differs from it; expected the same text and the same way to prepare it: give the run's own"
                 " --data"
             )
-        self.best, self.held_out = state["best"], state["held_out"]
+        self.best = state["best"]
+        self.held_out = state["held_out"]
         self.updates = self.saved = self.optimizer.steps
 
-    def _on_gpu(self):
+    def __repr__(self) -> str:
+        t = self.training
+        done = f"step {self.updates:,} of {t.steps:,}"
+        best = "" if self.best is None else f", best held-out loss {self.best:.4f}"
+        place = "" if self.out is None else f", in {self.out}"
+        return f"<Trainer of {self.model.n_params:,} parameters on {self.corpus.source}: {done}{best}{place}>"
+
+    def _on_gpu(self) -> bool:
         return engine.on_gpu(self.model.params.flat)
 
-    def _fetched(self, entries):
-        """Log entries with numbers in them, from the GPU all at once; NotFinite at the first step whose loss
-        or norm is not finite.
+    def _is_due(self, interval: int) -> bool:
+        return self.updates % interval == 0 or self.updates == self.training.steps
 
-        The parameters have moved on by then, and what is not finite has spread in them; the checkpoint is as
-        it was, since save writes no parameter that is not finite.
+    def _batch(self, step: int, n: int) -> Batch:
+        """Batch n of a step, drawn by these two and the seed alone."""
+        t = self.training
+        return batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", step, n)
+
+    def _loss_and_grads(self, step: int, batches: list[Batch]) -> Any:
+        """The mean loss of the targets in all batches; their gradients add up in self.grads."""
+        # Divided by the targets of all, so that batches weigh by what counts in them.
+        count = sum(int((y >= 0).sum()) for _, y in batches)
+        total: Any = 0.0
+        for n, (x, y) in enumerate(batches):
+            loss, _ = self.model.loss_and_grads(x, y, step=(step, n), count=count, out=self.grads, add=n > 0)
+            total += loss.astype(np.float64) if self._on_gpu() else float(loss)
+        return total
+
+    def _fetched(self, entries: list[Entry]) -> list[Entry]:
+        """Log entries with numbers in them, fetched from the GPU all at once.
+
+        NotFinite at the first step whose loss or norm is not finite. The parameters have moved on by then,
+        and what is not finite has spread in them. The checkpoint is as it was: save writes no such parameter.
         """
         if not entries or not self._on_gpu():
             return entries
-        numbers = engine.home(
-            np.stack(
-                [np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]
-            )
-        )
-        rate = sum(e["tokens"] for e in entries) / (
-            time.perf_counter() - entries[0]["begun"]
-        )  # of them together: a step alone is only asked for
-        entries = [
-            {"step": e["step"], "loss": loss, "norm": norm, "lr": e["lr"], "tokens_per_s": round(rate)}
-            for e, (loss, norm) in zip(entries, numbers.tolist())
-        ]
-        for e in entries:
-            if not (np.isfinite(e["loss"]) and np.isfinite(e["norm"])):
+        pairs = [np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]
+        numbers = engine.home(np.stack(pairs)).tolist()
+        # Of all of them together: a step alone returns as soon as the GPU was asked for it.
+        seconds = time.perf_counter() - entries[0]["begun"]
+        rate = round(sum(e["tokens"] for e in entries) / seconds)
+        fetched = []
+        for entry, (loss, norm) in zip(entries, numbers):
+            step = entry["step"]
+            if not (np.isfinite(loss) and np.isfinite(norm)):
                 why = self._bad_parameter() or "the parameters are finite"
                 raise NotFinite(
-                    f"step {e['step']}: the loss is {e['loss']} and the norm of the gradients {e['norm']}, by"
-                    f" step {self.updates} {why}: lower --lr"
+                    f"step {step}: the loss is {loss} and the norm of the gradients {norm}, by step"
+                    f" {self.updates} {why}: lower --lr"
                 )
-        return entries
+            fetched.append(
+                {"step": step, "loss": loss, "norm": norm, "lr": entry["lr"], "tokens_per_s": rate}
+            )
+        return fetched
 
-    def _check_finite(self, loss, norm, batches, i):
+    def _check_finite(self, loss: Any, norm: Any, batches: list[Batch], step: int) -> None:
         """Raise NotFinite with the first name whose numbers are not finite."""
         if np.isfinite(loss) and np.isfinite(norm):
             return
-        if self._bad_parameter():
-            raise NotFinite(f"step {i + 1}: {self._bad_parameter()}: lower --lr")
+        bad = self._bad_parameter()
+        if bad:
+            raise NotFinite(f"step {step + 1}: {bad}: lower --lr")
         for n, (x, y) in enumerate(batches):
             with np.errstate(over="ignore", invalid="ignore"):
-                record = self.model.record(x, y, step=(i, n))
+                record = self.model.record(x, y, step=(step, n))  # once more, with every name kept
             for what, arrays in (("value", record.value), ("gradient of", record.grad)):
                 for name, array in arrays.items():
                     if not np.isfinite(array).all():
                         raise NotFinite(
-                            f"step {i + 1}: the {what} {name} is the first that is not finite, the loss is"
+                            f"step {step + 1}: the {what} {name} is the first that is not finite, the loss is"
                             f" {loss}: lower --lr, or use --dtype float64"
                         )
         raise NotFinite(
-            f"step {i + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr"
+            f"step {step + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr"
         )
 
-    def _bad_parameter(self):
+    def _bad_parameter(self) -> str | None:
         bad = self.model.params.first_not_finite()
-        return bad and f"the parameter {bad} is not finite"
+        return None if bad is None else f"the parameter {bad} is not finite"
 
     @contextlib.contextmanager
-    def _log(self):
+    def _log(self) -> Iterator[TextIO | None]:
         """log.jsonl, one line an entry; on resume without the lines that the checkpoint does not know of."""
         if self.out is None:
             yield None
             return
         path = self.out / "log.jsonl"
         self.out.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if self.updates and path.exists():
-            for line in path.read_text("utf-8", errors="replace").splitlines():
-                with contextlib.suppress(
-                    ValueError, TypeError, KeyError, RecursionError
-                ):  # the last line of a killed run may be half there
-                    if json.loads(line)["step"] <= self.updates:
-                        kept.append(line + "\n")
-        atomic.write_file(path, "".join(kept).encode())
+        lines = _lines_up_to(path, self.updates) if self.updates and path.exists() else []
+        atomic.write_file(path, "".join(lines).encode())
         with open(path, "a", encoding="utf-8", buffering=1) as file:
             yield file
 
-    def _note(self, log, progress, *entries):
+    def _note(self, log: TextIO | None, progress: Listener | None, *entries: Entry) -> None:
         for entry in entries:
             if log is not None:
                 log.write(json.dumps(entry) + "\n")
@@ -244,13 +341,13 @@ class Trainer:
                 progress.update(self, entry)
 
     @contextlib.contextmanager
-    def _signals(self):
-        """Let the first SIGINT or SIGTERM finish the step; signals belong to the main thread."""
+    def _signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM finish the step."""
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield  # signals belong to the main thread
             return
 
-        def stop(number, frame):
+        def stop(number: int, frame: Any) -> None:
             if self.stopped:
                 raise KeyboardInterrupt
             self.stopped = True
@@ -261,3 +358,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    """The lines of a log whose steps are not later than step."""
+    lines = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        # The last line of a killed run may be half there.
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            if json.loads(line)["step"] <= step:
+                lines.append(line + "\n")
+    return lines
