@@ -11,7 +11,8 @@ from .architecture.config import Config, Training
 from .architecture.presets import preset, preset_training
 from .engine import set_threads, use
 from .errors import InputError, near
-from .layers.record import Layer, Record
+from .layers.layer import Layer
+from .layers.record import Record
 from .model.gpt import GPT
 from .training.optim import AdamW, learning_rate
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-LONGEST = 2000
+LONGEST = 2000  # characters of a message; the middle of a longer one is left out
 
 
 class InputError(ValueError):
     """Something that the user gave cannot be used; the command line prints it as one line and exits with 2.
 
-    The message may quote a file: what cannot be printed is escaped, and the middle of a very long one left
+    The message may quote a file: what cannot be printed is escaped, and the middle of a very long one is left
     out.
     """
 
@@ -22,21 +22,34 @@ class InputError(ValueError):
 
 
 class TextError(InputError):
-    """A text that cannot be used from a position on, which is named between the two parts of the message."""
+    """A text that cannot be used from a position on; the message names the position between its two parts."""
 
     def __init__(self, before: str, position: int, after: str) -> None:
         super().__init__(f"{before} at position {position}{after}")
         self.parts = before, position, after
 
     def moved(self, by: int) -> TextError:
-        """The same of a text that begins so many characters earlier."""
+        """The same error in a longer text, of which this one begins at character number by."""
         before, position, after = self.parts
         return TextError(before, position + by, after)
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of names that are spelled much like name, whatever their case; the closest first."""
-    import difflib  # only a message needs it
+    """Up to four of names that somebody who wrote name may have meant, the likeliest first.
 
-    lower = {n.lower(): n for n in names}
-    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower)]
+    A name without a dot may be the last part of one: "act" means "h.0.mlp.act". Otherwise those spelled alike
+    are likely, "h.0.mlp.act" for "h.0.mlp.Atc"; where there are none, those with the same last part.
+    """
+    import difflib  # imported late, because only a message needs it
+
+    names = list(names)
+    matcher = difflib.SequenceMatcher(b=name.lower())
+    likeness = {}
+    for other in names:
+        matcher.set_seq1(other.lower())
+        likeness[other] = matcher.ratio()
+    alike = sorted((n for n in likeness if likeness[n] > 0.6), key=lambda n: -likeness[n])
+    same_end = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
+    if "." in name:
+        return (alike or same_end)[:4]
+    return (same_end or alike)[:4]

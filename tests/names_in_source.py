@@ -1,4 +1,4 @@
-"""What a source asks CuPy for, and NumPy in the place of CuPy, read from its syntax tree."""
+"""What a source asks of CuPy, and of NumPy where arrays may be CuPy's, read from its syntax tree."""
 
 import ast
 from pathlib import Path
@@ -12,13 +12,11 @@ OPS = [
     for p in sorted((ROOT / "ops").glob("*.py"))
     if not p.stem.endswith(("_numba", "_cupy")) and p.stem not in ("op", "__init__")
 ]
-# The package, and of it what runs on arrays of the GPU by NumPy's dispatch.
 BENCHMARKS = ROOT.parent / "benchmarks"
-SPECIFICATION = (
-    ROOT,
-    [*OPS, ROOT / "layers" / "transformer.py", ROOT / "training" / "optim.py", ROOT / "layers" / "record.py"],
-)
-# Functions that do not look at their arrays for whose they are: like= tells them.
+LAYERS = [ROOT / "layers" / f"{name}.py" for name in ("transformer", "record", "filed")]
+# The package, and those of its files that run on arrays of the GPU by NumPy's dispatch.
+SPECIFICATION = (ROOT, [*OPS, *LAYERS, ROOT / "training" / "optim.py"])
+# Functions that make arrays of the host unless like= tells them whose to make.
 MAKERS = {
     "arange",
     "array",
@@ -34,7 +32,7 @@ MAKERS = {
     "zeros",
 }
 REDUCTIONS = {"all", "any", "max", "mean", "min", "prod", "sum"}
-# Methods of what is no array: streams, mappings, lists, texts.
+# Methods of other things than arrays: generators, mappings, lists, texts.
 OTHERS = {
     "append",
     "clear",
@@ -55,26 +53,22 @@ OTHERS = {
 
 
 def of_cupy(source):
-    """The dotted names that are asked of CuPy, as cupy.NAME, cp.NAME, sys.modules["cupy"].NAME, or of what a
-    name was made for them.
+    """The dotted names that a source asks of CuPy.
+
+    They are written cupy.NAME, cp.NAME or sys.modules["cupy"].NAME, or begin with a variable that stands for
+    one of these.
     """
     tree = ast.parse(source)
     known = {"cupy": "", "cp": ""}
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, ast.Attribute)
-        ):
-            name = _dotted(node.value, known)
-            if name is not None:
-                known[node.targets[0].id] = name
-    found = {_dotted(node, known) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} - {None}
-    return {
-        name
-        for name in found
-        if not any(other.startswith(f"{name}.") for other in found) and name not in ("cuda", "cuda.runtime")
-    }
+        match node:
+            case ast.Assign([ast.Name(variable)], ast.Attribute() as value):
+                name = _dotted(value, known)
+                if name is not None:
+                    known[variable] = name
+    names = {_dotted(node, known) for node in ast.walk(tree) if isinstance(node, ast.Attribute)} - {None}
+    longer = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    return names - longer - {"cuda", "cuda.runtime"}
 
 
 def _dotted(node, known):
@@ -90,18 +84,19 @@ def _dotted(node, known):
 
 
 def undispatched(source, functions):
-    """A complaint for each thing in the functions of a source that an array of CuPy would not be served by."""
-    found = []
+    """A complaint for each call in the functions of a source that CuPy's arrays would not serve."""
+    complaints = []
     for body in ast.parse(source).body:
         if isinstance(body, ast.FunctionDef | ast.ClassDef):
             for node in ast.walk(body):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                    found += [f"line {node.lineno}: {c}" for c in _complaints(node, functions)]
-    return found
+                    complaints += [f"line {node.lineno}: {c}" for c in _complaints(node, functions)]
+    return complaints
 
 
 def _complaints(call, functions):
-    name, keywords = call.func.attr, {k.arg for k in call.keywords}
+    name = call.func.attr
+    keywords = {k.arg for k in call.keywords}
     if isinstance(call.func.value, ast.Name) and call.func.value.id == "np":
         if name in MAKERS and "like" not in keywords:
             yield f"{name} makes an array of the host: give like="

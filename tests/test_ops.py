@@ -1,14 +1,18 @@
 """The laws of every op: on shapes and values that Hypothesis draws, sizes of 1 included."""
 
+import inspect
 import math
+import pydoc
 
 import numpy as np
 import pytest
+from cupy_stand_in import cupy  # noqa: F401 (a fixture)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, gradcheck, ops
+from numgpt import InputError, engine, gradcheck, ops
 from numgpt.gradcheck import GradientError
+from numgpt.ops.describe import LETTERS
 from numgpt.ops.erf import erf, erfc
 from numgpt.parity.op_table import TORCH
 from numgpt.proofs.subjects import op_subjects
@@ -127,6 +131,81 @@ def test_ids_out_of_range_or_of_float_type_are_named(ids, message):
     with pytest.raises(InputError, match="embedding: ids") as error:
         ops.embedding.check((np.array(ids), np.zeros((5, 2))), {})
     assert message in str(error.value)
+
+
+@every_op
+@given(data=st.data())
+def test_called_an_op_gives_its_forwards_value_of_arrays_and_of_lists(op, data):
+    for subject in draw_subjects(op, data):
+        expected, _ = op.forward(*subject.arrays, **subject.options)
+        lists = [None if a is None else a.tolist() for a in subject.arrays]
+        for arrays in (subject.arrays, lists):
+            value = op(*arrays, **subject.options)
+            assert value.dtype == expected.dtype and np.array_equal(value, expected)
+        named = dict(zip((a.name for a in op.arguments), subject.arrays))
+        assert np.array_equal(op(**named, **subject.options), expected)
+
+
+@every_op
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "longdouble"])
+def test_called_on_the_cupy_engine_an_op_moves_its_arrays_there(cupy, monkeypatch, op, dtype):
+    """Those in long double, which the GPU has not, stay in the host's memory, and their masks with them."""
+    monkeypatch.setattr(engine.choice, "_gpu_twin", lambda function: None)  # twins have tests of their own
+    for subject in op_subjects(op, 0):
+        arrays = [a.astype(dtype) if a is not None and a.dtype.kind == "f" else a for a in subject.arrays]
+        value = op(*arrays, **subject.options)
+        assert engine.on_gpu(value) == (dtype != "longdouble")
+        expected, _ = op.forward(*arrays, **subject.options)
+        assert value.dtype == expected.dtype and np.array_equal(engine.home(value), expected)
+
+
+@pytest.mark.parametrize(
+    "op, i",
+    [(op, i) for op in ops.ALL.values() for i in range(1, len(op.arguments))],
+    ids=lambda p: getattr(p, "name", p),
+)
+def test_called_with_an_array_that_does_not_fit_those_before_it_an_op_names_it(op, i):
+    subject = next(iter(op_subjects(op, 0)))
+    arrays = list(subject.arrays)
+    arrays[i] = np.zeros((*arrays[i].shape, 7), arrays[i].dtype)
+    with pytest.raises(InputError, match=f"^{op.name}: {op.arguments[i].name} has .*, expected "):
+        op(*arrays, **subject.options)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: ops.layernorm([1.0, 2.0]), TypeError, "layernorm: missing a required argument: 'weight'"),
+        (
+            lambda: ops.layernorm([1.0], None),
+            InputError,
+            r"layernorm: weight is missing, expected an array \(C\)",
+        ),
+        (lambda: ops.gelu([[1.0, 2.0], [3.0]]), InputError, "gelu: x has rows of different lengths"),
+        (lambda: ops.gelu("one"), InputError, "gelu: x has dtype <U3, expected numbers"),
+        (
+            lambda: ops.embedding([0.5], [[1.0]]),
+            InputError,
+            "embedding: ids has dtype float64, expected integers",
+        ),
+        (lambda: ops.attention(np.ones((3, 12)), n_head=0), InputError, r"attention: qkv .* with H = 0"),
+    ],
+)
+def test_a_call_that_cannot_be_is_told_why(call, error, message):
+    with pytest.raises(error, match=f"^{message}"):
+        call()
+
+
+@every_op
+def test_help_of_an_op_shows_its_call_its_line_and_both_derivations(op):
+    page = pydoc.render_doc(op, renderer=pydoc.plaintext)
+    signature = inspect.signature(op.forward)
+    assert inspect.signature(op) == signature and f"{op.name}{signature}" in page
+    assert f"{op.arguments[0].name} {op.arguments[0].text}" in page and f"-> {op.result.text}" in page
+    for function in (op.forward, op.backward):
+        for line in filter(None, inspect.cleandoc(function.__doc__).splitlines()):
+            assert line in page
+    assert set(filter(str.isupper, op.line)) <= set(LETTERS)  # each letter of a line has its meaning
 
 
 def test_a_mask_that_hides_all_keys_of_a_query_is_an_error():

@@ -1,5 +1,8 @@
 """The Record: names, edits in flight, what is kept and what is let go."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -158,6 +161,55 @@ def test_memory_is_let_go_as_the_backward_proceeds(changes):
     assert not record.value and not record.grad
     assert held == sorted(held, reverse=True) and held[0] > 10 * held[-1]
     assert record.saved_bytes() == 0
+
+
+def test_a_record_shows_what_it_has_kept_as_a_table(model):
+    record = model.record(TOKENS, TARGETS)
+    title, head, *rows = repr(record).splitlines()
+    values, gradients = len(record.value), len(record.grad)
+    assert title == f"Record: {values} names filed, {values} values and {gradients} gradients kept"
+    assert head.split() == ["name", "value", "gradient"] and len(rows) < len(record.grad)
+    assert rows[0].split(maxsplit=1) == ["wte", "float64 (2, 5, 6)   float64 (2, 5, 6)"]
+    assert rows[-1].split(maxsplit=1) == ["wte.weight", "float64 (7, 6)"]  # of a parameter, a gradient only
+    assert sum("…" in row for row in rows) == 1
+    assert repr(Record({}, None)) == "Record: 0 names filed, 0 values and 0 gradients kept"
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("h.0.mlp.akt", {"h.0.mlp.act", "h.1.mlp.act"}),  # spelled alike
+        ("heads", {"h.0.attn.heads", "h.1.attn.heads"}),  # the last part of a name
+        ("?", set()),  # nothing is like it: any name shows what names look like
+    ],
+)
+def test_a_missing_name_is_a_key_error_that_suggests_near_ones(model, name, near):
+    record = model.record(TOKENS, TARGETS)
+    for kind, arrays in (("value", record.value), ("gradient", record.grad)):
+        with pytest.raises(KeyError) as error:
+            arrays[name]
+        message, names = error.value.args[0].split(", expected a name such as ")
+        assert message == f"there is no {kind} {name!r}" and near <= set(names.split(", ")) <= set(arrays)
+        assert arrays.get(name) is None and name not in arrays and arrays.pop(name, 0) == 0
+
+
+def test_where_nothing_was_kept_the_key_error_says_so(model):
+    record = Record(model.params, model.config)
+    with pytest.raises(
+        KeyError, match="there is no gradient 'wte': none was kept, expected a run with keep=True"
+    ):
+        record.grad["wte"]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_what_is_kept_can_be_copied_pickled_and_changed_as_a_dict(model, copied):
+    value = model.record(TOKENS).value
+    other = copied(value)
+    assert list(other) == list(value) and all(np.array_equal(other[n], value[n]) for n in value)
+    del other["wte"]
+    with pytest.raises(KeyError, match="there is no value 'wte', expected a name such as"):
+        other["wte"]
+    assert "wte" in value and isinstance(value, dict) and value == {**value}
 
 
 def test_scopes_name_what_is_below_them():

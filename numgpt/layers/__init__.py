@@ -1,3 +1,4 @@
-"""The model written out in both directions on a Record: enter here to ask where a backward is, and what a
-name holds.
+"""The model in both directions, written on a Record.
+
+Enter here to ask where a backward is, what a name holds, and how a gradient gets home (README.md).
 """

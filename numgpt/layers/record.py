@@ -1,95 +1,92 @@
 """Record: the bookkeeper of one forward and backward. It differentiates nothing."""
 
+from __future__ import annotations
+
 import contextlib
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import engine
 from ..errors import InputError
+from ..ops.op import Op
 from ..random import generator
-from .edits import Edit, fit
+from .edits import Edit, check_names, fit
+from .filed import Entry, Filed, held_bytes, table
+from .layer import Layer
 
-
-class Layer(NamedTuple):
-    """A pair that composes ops, or smaller layers, on a Record: forward(r, *inputs) → y, backward(r, dy) →
-    dx.
-    """
-
-    forward: callable
-    backward: callable
-
-
-@dataclass
-class Entry:
-    """What the backward of one name needs."""
-
-    op: object
-    saved: object = None
-    names: tuple = ()  # of the parameters, None for one that the model does not have
+Array = NDArray[Any]
+Options = dict[str, Any]
 
 
 class Record:
     """Names what is computed: r(name, op, x) runs a forward and files it, r.back(name, dy) runs the backward.
 
     A name is filed under its scope: inside r("h.3", block, x), r("mlp", ffn, x), r("act", gelu, x) is
-    "h.3.mlp.act", and its parameters "h.3.mlp.act.weight" …. Values, gradients, parameters and files share
-    these names.
+    "h.3.mlp.act", and its parameters are "h.3.mlp.act.weight" …. Values, gradients, parameters and files
+    share these names. How the gradient of a parameter gets home stands in numgpt/layers/README.md.
 
     params: mapping name -> array. config: what the layers ask for their sizes.
     grads: mapping name -> array that receives the parameters' gradients; add: onto what is there.
-    keep: hold every value and gradient, in .value and .grad; else what was saved is let go as the backward
-    proceeds.
+    keep: hold every value and gradient, in .value and .grad; otherwise the backward lets go of what was saved
+    as it proceeds.
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
+    seed, step: with the name they determine the masks of dropout; step None drops nothing.
     spare: nobody else looks at the values, so the backward may write over them.
-    seed, step: draw the masks of dropout, with the name; step None: nothing is dropped.
     """
 
-    cache = None  # keys and values of earlier positions, in a subclass that decodes with them
+    cache: Any = None  # keys and values of earlier positions, in a subclass that decodes with them
 
     def __init__(
         self,
-        params,
-        config,
+        params: Mapping[str, Array],
+        config: Any,
         *,
-        grads=None,
-        add=False,
-        keep=False,
-        edit=None,
-        edit_grad=None,
-        seed=0,
-        step=None,
-        spare=False,
-    ):
+        grads: Mapping[str, Array] | None = None,
+        add: bool = False,
+        keep: bool = False,
+        edit: Mapping[str, Any] | None = None,
+        edit_grad: Mapping[str, Callable[[Array], Array]] | None = None,
+        seed: int = 0,
+        step: int | None = None,
+        spare: bool = False,
+    ) -> None:
         if keep and spare:
             raise InputError(
                 "Record: keep and spare are both set, expected one: what may be written over is not kept"
             )
-        self.spare = spare
-        self.params, self.config, self.keep, self.seed, self.step = params, config, keep, seed, step
+        self.params = params
+        self.config = config
+        self.keep, self.spare = keep, spare
+        self.seed, self.step = seed, step
         self.edit = {name: Edit.of(name, e) for name, e in (edit or {}).items()}
         self.edit_grad = dict(edit_grad or {})
-        self.value, self.grad, self.scope = {}, {}, ""
-        self._entries, self._summed = {}, set()
+        self.value, self.grad = Filed("value"), Filed("gradient")
+        self.scope = ""
+        self._entries: dict[str, Entry] = {}
+        self._summed: set[str] = set()  # parameters whose gradient is home, so that the next is added to it
         self.start_backward(grads, add)
 
-    def start_backward(self, grads, add=False):
+    def start_backward(self, grads: Mapping[str, Array] | None, add: bool = False) -> None:
         """Send the parameters' gradients of the backward that follows to grads."""
-        self.grads = grads
+        self.grads: Any = grads  # None where nobody wants them
         self._summed.clear()
         if add:
-            self._summed.update(grads)
+            self._summed.update(grads or ())
 
-    def __truediv__(self, name):
+    def __truediv__(self, name: str) -> Record:
         """The scope below: the same record, with name. before every name."""
         inner = object.__new__(type(self))  # copy.copy takes far longer, and this is called for every layer
         vars(inner).update(vars(self))
         inner.scope = f"{self.scope}{name}."
         return inner
 
-    def __call__(self, name, op, *inputs, shares=None, **options):
+    def __call__(
+        self, name: str, op: Op | Layer, *inputs: Any, shares: str | None = None, **options: Any
+    ) -> Any:
         """Run op's forward, file it under name and return its value.
 
         shares: the name whose parameters it uses instead of its own (a tied unembedding shares "wte").
@@ -97,17 +94,9 @@ class Record:
         full = self.scope + name
         assert full not in self._entries, f"{full} is filed twice"
         if isinstance(op, Layer):
-            fused = engine.fused(op, self / name, inputs) if self.is_plain(full) else None
-            value, saved = (
-                fused.forward(self / name, *inputs) if fused else (op.forward(self / name, *inputs), None)
-            )
-            entry = Entry(fused or op, saved)
+            value, entry = self._run_layer(name, op, inputs)
         else:
-            names = tuple(f"{shares or full}.{p}" for p in op.parameters)
-            names = tuple(n if n in self.params else None for n in names)
-            arrays = (*inputs, *(None if n is None else self.params[n] for n in names))
-            value, saved = self.run(full, op, arrays, options)
-            entry = Entry(op, saved, names)
+            value, entry = self._run_op(full, op, inputs, shares or full, options)
         self._entries[full] = entry
         if full in self.edit:
             value = self.edit[full].forward(full, value)
@@ -115,74 +104,106 @@ class Record:
             self.value[full] = value
         return value
 
-    def run(self, full, op, arrays, options):
-        """Check the arrays against the op's line, draw its mask if it drops, and run its forward on the
-        engine.
-        """
+    def _run_layer(self, name: str, layer: Layer, inputs: Sequence[Any]) -> tuple[Any, Entry]:
+        """A layer's value, by its twin in one piece where nobody looks inside."""
+        inner = self / name
+        fused = engine.fused(layer, inner, inputs) if self.is_plain(self.scope + name) else None
+        if fused is None:
+            return layer.forward(inner, *inputs), Entry(layer, ())
+        value, saved = fused.forward(inner, *inputs)
+        return value, Entry(fused, (saved,))
+
+    def _run_op(
+        self, full: str, op: Op, inputs: Sequence[Any], owner: str, options: Options
+    ) -> tuple[Any, Entry]:
+        """An op's value, from its inputs and the parameters that are called by their owner's name."""
+        names = [f"{owner}.{p}" for p in op.parameters]
+        present = tuple(n if n in self.params else None for n in names)
+        arrays = (*inputs, *(None if n is None else self.params[n] for n in present))
+        value, saved = self.run(full, op, arrays, options)
+        return value, Entry(op, saved, present)
+
+    def run(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> tuple[Any, Any]:
+        """Check the arrays against the op's line, then run its forward on the engine in use."""
         op.check(arrays, options)
         return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
 
-    def mask(self, full, op, arrays, options):
+    def mask(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> Options:
         """The options that make an op drop, where it does in this step."""
         if not op.noise or self.step is None or self.config.dropout == 0:
             return {}
-        p, shape = self.config.dropout, op.noise(*arrays, **options)
-        keep = (
-            generator(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
-        )  # drawn on the host, so the same on every engine
+        p = self.config.dropout
+        shape = op.noise(*arrays, **options)
+        # Drawn on the host, so the same on every engine.
+        keep = generator(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
         return {"keep": engine.beside(keep, arrays[0]), "p": p}
 
-    def back(self, name, dy):
-        """Run the backward of what was filed under name; add up its parameters' gradients, return those of
-        its inputs.
+    def back(self, name: str, dy: Any) -> Any:
+        """Undo what was filed under name: gradients of parameters go home, those of the inputs are returned.
 
-        One input: its gradient. Several: a tuple of those that have one; none: None.
+        One input: its gradient. Several: a tuple of those that have one. None that has one: None.
         """
         full = self.scope + name
         entry = self._entries[full] if self.keep else self._entries.pop(full)
+        dy = self._arrived(full, dy)
+        if isinstance(entry.op, Layer):
+            return entry.op.backward(self / name, dy, *entry.saved)
+        return self._back_op(entry, dy)
+
+    def _arrived(self, full: str, dy: Any) -> Any:
+        """The gradient that arrived at a name: edited, filed, taken back through the value's edit."""
         if full in self.edit_grad:
             dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy), dy)
         if self.keep:
             self.grad[full] = dy
         if full in self.edit:
             dy = self.edit[full].backward(full, dy)
-        if isinstance(entry.op, Layer):
-            return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))
-        backward, names = (
-            engine.backward(entry.op, dy),
-            [n if self.grads is not None else None for n in entry.names],
-        )
-        options = {}
+        return dy
+
+    def _back_op(self, entry: Entry, dy: Any) -> Any:
+        """An op's backward gives a gradient for each input, then for each parameter, which goes home."""
+        backward = engine.backward(entry.op, dy)
+        names = entry.names if self.grads is not None else (None,) * len(entry.names)
+        grads = backward(dy, entry.saved, **self._offers(backward, names))
+        inputs = len(grads) - len(names)
+        for parameter, grad in zip(names, grads[inputs:]):
+            if parameter is not None:
+                self._add(parameter, grad)
+        return self._returned(grads[:inputs])
+
+    def _offers(self, backward: Callable[..., Any], names: tuple[str | None, ...]) -> Options:
+        """What a twin's backward may take: places for gradients, and leave to write over what was saved."""
+        options: Options = {}
         if names and engine.takes(backward, "into"):
             options["into"] = [n and (self.grads[n], n in self._summed) for n in names]
         if self.spare and engine.takes(backward, "spare"):
             options["spare"] = True
-        grads = backward(dy, entry.saved, **options)
-        inputs = len(grads) - len(names)
-        for name, grad in zip(names, grads[inputs:]):
-            if name is not None:
-                self._add(name, grad)
-        dx = tuple(g for g in grads[:inputs] if g is not None)
-        return dx if len(dx) > 1 else dx[0] if dx else None
+        return options
 
-    def is_plain(self, name):
+    def _returned(self, grads: Sequence[Any]) -> Any:
+        """The gradients of the inputs, without those that have none: one by itself, several as a tuple."""
+        dx = tuple(g for g in grads if g is not None)
+        if len(dx) > 1:
+            return dx
+        return dx[0] if dx else None
+
+    def is_plain(self, name: str) -> bool:
         """Whether what is under a name may run as one piece: nothing in it is kept, edited or dropped."""
         drops = self.step is not None and self.config.dropout > 0
-        return not (
-            self.keep or drops or any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad))
-        )
+        edited = any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad))
+        return not (self.keep or drops or edited)
 
-    def parameter(self, name):
+    def parameter(self, name: str) -> Array:
         """A parameter of this scope."""
         return self.params[self.scope + name]
 
-    def put(self, name, grad):
+    def put(self, name: str, grad: Array) -> None:
         """The gradient of a parameter of this scope, from a layer that runs as one piece."""
         if self.grads is not None:
             self._add(self.scope + name, grad)
 
     @contextlib.contextmanager
-    def place(self, name):
+    def place(self, name: str) -> Iterator[tuple[Array, bool]]:
         """The array for the gradient of a parameter of this scope, and whether to add to what it holds."""
         full = self.scope + name
         if self.grads is None:
@@ -191,58 +212,34 @@ class Record:
             yield self.grads[full], full in self._summed
             self._summed.add(full)
 
-    def _add(self, parameter, grad):
-        """A parameter that is used more than once gets the sum of its gradients. A twin may have put it in
-        place itself.
-        """
+    def _add(self, parameter: str, grad: Array) -> None:
+        """Bring a gradient home: a parameter that is used more than once gets the sum of its gradients."""
         place = self.grads[parameter]
-        if grad is not place:
+        if grad is not place:  # else a twin has put it there
             if parameter in self._summed:
                 place += grad
             else:
                 place[...] = grad
         self._summed.add(parameter)
         if self.keep:
-            self.grad.pop(
-                parameter, None
-            )  # filed anew, so that .grad is in the order in which gradients became complete
+            # Filed anew, so that .grad has the order in which gradients became complete.
+            self.grad.pop(parameter, None)
             self.grad[parameter] = self.grads[parameter]
 
-    def finish_backward(self):
+    def finish_backward(self) -> None:
         """Give gradient 0 to the parameters that nothing used."""
         for name in self.grads:
             if name not in self._summed:
                 self.grads[name][...] = 0
 
-    def check_names(self):
+    def check_names(self) -> None:
         """Raise InputError for an edit whose name the forward did not file."""
-        for name in (*self.edit, *self.edit_grad):
-            if name not in self._entries and name not in self.value:
-                near = [n for n in self._entries if n.split(".")[-1] == name.split(".")[-1]] or list(
-                    self._entries
-                )
-                raise InputError(
-                    f"edit: there is no value {name!r}, expected a name such as {', '.join(near[:4])}"
-                )
+        check_names((*self.edit, *self.edit_grad), self._entries)
 
-    def saved_bytes(self):
+    def saved_bytes(self) -> int:
         """Bytes of the arrays that are held for the backward, each counted once, parameters left out."""
-        own = {id(_owner(a)) for a in self.params.values()}
-        held = {id(_owner(a)): _owner(a).nbytes for e in self._entries.values() for a in _arrays(e.saved)}
-        return sum(size for i, size in held.items() if i not in own)
+        return held_bytes((entry.saved for entry in self._entries.values()), self.params)
 
-
-def _arrays(saved):
-    """All arrays in nested tuples."""
-    if isinstance(saved, np.ndarray) or engine.on_gpu(saved):
-        yield saved
-    elif isinstance(saved, tuple):
-        for part in saved:
-            yield from _arrays(part)
-
-
-def _owner(array):
-    """The array whose memory a view shows."""
-    while isinstance(array.base, np.ndarray) or engine.on_gpu(array.base):
-        array = array.base
-    return array
+    def __repr__(self) -> str:
+        """What is filed and what is kept, as a table."""
+        return table(len(self._entries), self.value, self.grad)

@@ -1,12 +1,10 @@
-"""The GPT, written out in both directions: each backward undoes its forward line by line, from the last to
-the first.
-"""
+"""The GPT, written out in both directions: each backward undoes its forward line by line, last line first."""
 
 from ..ops import attention, cross_entropy, dropout, embedding, linear, unembedding
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
 from ..ops.positions import POSITIONS
-from .record import Layer
+from .layer import Layer
 
 
 def attention_forward(r, x):
@@ -51,9 +49,7 @@ def norm(r, name, x):
 
 
 def pre_norm_block_forward(r, x):
-    """A block of GPT-2 and GPT-3: each part reads a normalised copy, the residual stream itself is only added
-    to.
-    """
+    """A block of GPT-2 and GPT-3: each part reads a normalised copy of the residual stream and adds to it."""
     x = x + r("attn", causal_attention, norm(r, "ln_1", x))
     return x + r("mlp", ffn, norm(r, "ln_2", x))
 
@@ -65,7 +61,7 @@ def pre_norm_block_backward(r, dy):
 
 
 def post_norm_block_forward(r, x):
-    """A block of GPT-1: the sum is normalised, so nothing passes a block untouched."""
+    """A block of GPT-1: each sum is normalised, so nothing passes a block untouched."""
     x = norm(r, "ln_1", x + r("attn", causal_attention, x))
     return norm(r, "ln_2", x + r("mlp", ffn, x))
 
@@ -95,7 +91,7 @@ def gpt_forward(r, tokens):
 
 
 def gpt_backward(r, dlogits):
-    """Sends gradients to all parameters; tokens have none."""
+    """Send gradients to all parameters; tokens have none."""
     dx = r.back("lm_head", dlogits)
     if r.config.norm_position == "pre":
         dx = r.back("ln_f", dx)

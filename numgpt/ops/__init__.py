@@ -1,4 +1,7 @@
-"""Pairs of forward and backward, a family a file: enter here to ask for a derivation. ALL is the table of them."""
+"""Pairs of a forward and a backward over arrays, a family a file; ALL is the table of them.
+
+Enter here to ask how a gradient is derived: help(numgpt.ops.layernorm) shows it.
+"""
 
 from .activations import ACTIVATIONS, gelu, gelu_tanh, relu
 from .attention import attend, attention

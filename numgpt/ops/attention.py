@@ -16,9 +16,9 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
         y = P̃ v        P̃ = P k / (1 − p) with dropout on the probabilities, else P
 
     The T queries are the last T of the S positions: query t sees keys 0 … t + S − T.
-    scale: 1/√D unless given. mask: booleans that broadcast to (..., T, S), False hides a key besides the
-    causal rule.
-    keep: booleans (..., T, S), the probabilities that dropout keeps.
+    scale: 1/√D unless given.
+    mask: booleans that broadcast to (..., T, S); False hides a key that the causal rule would show.
+    keep: booleans (..., T, S), the probabilities that dropout keeps; p: the share that it drops.
     q (..., T, D), k and v (..., S, D), S ≥ T → y (..., T, D).  Source: Vaswani et al. 2017.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -33,7 +33,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
 def attend_backward(dy, saved):
     """Gradients of attend_forward with respect to q, k and v.
 
-        P = exp(s − m) / Σ exp(s − m)       again, so that no (T, S) array is kept between forward and backward
+        P = exp(s − m) / Σ exp(s − m)       again, so that the forward need not keep a (T, S) array
         dv = P̃ᵀ dy                          because y = P̃ v
         dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
         Δ = Σ_s dP P = ⟨dy, y⟩              because dP P = dP̃ P̃, and Σ_s P̃_s ⟨dy, v_s⟩ = ⟨dy, Σ_s P̃_s v_s⟩
@@ -54,7 +54,7 @@ def attend_backward(dy, saved):
 
 
 def masked_scores(q, k, scale, mask):
-    """scale q kᵀ (..., T, S), −∞ where a query may not see a key: one after it, or one that the mask hides."""
+    """scale q kᵀ (..., T, S), −∞ where a query may not see a key: a later one, or one that the mask hides."""
     T, S = q.shape[-2], k.shape[-2]
     visible = np.tri(T, S, S - T, dtype=bool, like=q)
     if mask is not None:
@@ -100,10 +100,8 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     q, k, v = split_heads(qkv, n_head)
     y, (q, k, v, y, *rest) = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
     y = merge_heads(y)
-    return y, (
-        (q, k, v, one_head_each(y, n_head), *rest),
-        n_head,
-    )  # y by heads is a view: nothing is held twice
+    heads = one_head_each(y, n_head)  # a view of y, so that nothing is held twice
+    return y, ((q, k, v, heads, *rest), n_head)
 
 
 def attention_backward(dy, saved):

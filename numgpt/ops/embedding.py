@@ -31,9 +31,9 @@ def embedding_backward(dy, saved):
 
 
 def add_at(array, ids, rows):
-    """array_v += Σ_{n: ids_n = v} rows_n, in a fixed order: CuPy's own np.add.at adds in the order in which
-    threads happen to come.
+    """array_v += Σ_{n: ids_n = v} rows_n, in a fixed order.
 
+    On the GPU its twin adds: CuPy's np.add.at would add in the order in which threads happen to come.
     array (V, C), contiguous on the GPU; ids (...), rows (..., C).
     """
     twin = engine.gpu_twin(add_at) if engine.on_gpu(array) else np.add.at

@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import engine
 
-# Highest power first, as np.polyval reads them. Numerator, denominator.
-_SMALL = (
+# (numerator, denominator), the coefficient of the highest power first.
+_NEAR_ZERO = (
     (
         1.85777706184603153e-1,
         3.16112374387056560e0,
@@ -69,22 +69,21 @@ _LARGE = (
 def erf(x):
     """erf(x) = (2/√π) ∫₀ˣ exp(−s²) ds.
 
-    x (...) real or complex → (...) of the same dtype. In float64 within 5e-16 of the value, erfc within
-    1e-15.
+    x (...) real or complex → (...) of the same dtype. In float64 the relative error is below 5e-16, that of
+    erfc below 1e-15.
     """
     return _pieces(x, _near_zero, lambda tail: 1 - tail, lambda tail: tail - 1)
 
 
 def erfc(x):
-    """erfc(x) = 1 − erf(x), without the cancellation: accurate in the right tail, where 1 − erf(x) would
-    round to 0.
-    """
+    """erfc(x) = 1 − erf(x), accurate in the right tail too, where the difference would round to 0."""
     return _pieces(x, lambda z: 1 - _near_zero(z), lambda tail: tail, lambda tail: 2 - tail)
 
 
 def _pieces(x, near_zero, right, left):
     """Each entry by its range: near_zero(x), or right or left of erfc(|x|)."""
-    far, negative = abs(x.real) > 4.0, x.real < 0
+    negative = x.real < 0
+    far = abs(x.real) > 4.0
     middle = (abs(x.real) > 0.46875) & ~far
     ranges = [middle & ~negative, far & ~negative, middle & negative, far & negative]
     functions = [
@@ -103,7 +102,7 @@ def _pieces(x, near_zero, right, left):
 
 def _near_zero(x):
     """erf for |x| ≤ 0.46875: x times a rational function of x²."""
-    return x * _ratio(_SMALL, x * x)
+    return x * _ratio(_NEAR_ZERO, x * x)
 
 
 def _middle(x):
@@ -118,7 +117,10 @@ def _large(x):
 
 
 def _exp_minus_square(x):
-    """exp(−x²) as a product, because the rounding error of x² grows into one of exp: x = s + δ with s² exact."""
+    """exp(−x²) = exp(−s²) exp(−(x − s)(x + s)), where s is x cut to four bits after the point.
+
+    Then s² is exact; the rounding error of x² itself would grow by the exponential.
+    """
     s = np.floor(np.minimum(x.real, 64.0) * 16) / 16  # 64: far beyond underflow, and x = ∞ gives 0
     return np.exp(-s * s) * np.exp(-(x - s) * (x + s))
 
@@ -126,7 +128,8 @@ def _exp_minus_square(x):
 def _ratio(coefficients, x):
     """Numerator over denominator, by Horner's rule."""
     numerator, denominator = coefficients
-    p, q = numerator[0] + 0 * x, denominator[0] + 0 * x
+    p = numerator[0] + 0 * x
+    q = denominator[0] + 0 * x
     for a, b in zip(numerator[1:], denominator[1:]):
         p *= x
         p += a

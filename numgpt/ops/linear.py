@@ -38,8 +38,9 @@ def linear_backward(dy, saved):
 
 
 def sum_rows(rows):
-    """Σ_n rows_n.  (N, C) → (C), turned first: NumPy adds in pairs, with a small error, only along an axis
-    that lies together in memory.
+    """Σ_n rows_n.  (N, C) → (C)
+
+    Transposed first: NumPy adds in pairs, with a small error, only along an axis contiguous in memory.
     """
     return np.ascontiguousarray(rows.swapaxes(0, 1), like=rows).sum(-1)
 
@@ -64,8 +65,8 @@ def unembedding_backward(dy, saved):
         dx = dy W        because y_nv = Σ_c x_nc W_vc
         dW = dyᵀ x       summed over the rows n
 
-    In words: linear's, with W turned. In a tied model dW is one of the embedding's two gradients; the Record
-    adds them.
+    In words: linear's, with W transposed. In a tied model dW is one of the embedding's two gradients; the
+    Record adds them.
     """
     x, weight = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, C), (N, V)

@@ -1,4 +1,4 @@
-"""How wrong a prediction is."""
+"""How wrong a prediction is: the surprise at what came."""
 
 import numpy as np
 

@@ -1,31 +1,40 @@
-"""Op: a forward and a backward with the line that gives their shapes, from which calls are checked and tests
-drawn.
-"""
+"""Op: a pair of functions with the line that gives their shapes, which checks calls and draws tests."""
+
+from __future__ import annotations
 
 import functools
 import inspect
 import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
 from ..errors import InputError
+from .describe import describe
 
+_AXIS = r"[A-Z]|\(\d*[A-Z]+\)"
 _ARGUMENT = re.compile(
-    r"(?P<lead>\.\.\.)?(?P<axes>(?:[A-Z]|\(\d*[A-Z]+\))*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
+    rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
 )
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One array of an op line: its axes, and for integers the size that they stay below."""
+    """One array of an op line: its axes, and for integers the size that they stay below.
+
+    lead: whether any axes may come first. axes: (factor, letters) of each axis, (3, ("H", "D")) for (3HD).
+    below, limit: "<" or "~", and the letter of the size.
+    """
 
     name: str
     text: str
     lead: bool
-    axes: tuple
+    axes: tuple[tuple[int, tuple[str, ...]], ...]
     below: str | None
     limit: str | None
     optional: bool
@@ -33,7 +42,7 @@ class Argument:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A pair of functions and its line.
+    """A pair of functions and its line. Called, it gives the value alone: ops.layernorm(x, weight, bias).
 
     The line names the axes of each array by a letter each: "...C, C, C? -> ...C" is layernorm's.
 
@@ -53,65 +62,115 @@ class Op:
     """
 
     line: str
-    forward: callable
-    backward: callable
-    parameters: tuple = ()
-    sizes: dict = field(default_factory=dict)
-    at_least: dict = field(default_factory=dict)
-    noise: callable = None
-    variants: dict = field(default_factory=dict)
+    forward: Callable[..., tuple[Any, Any]]
+    backward: Callable[..., tuple[Any, ...]]
+    parameters: tuple[str, ...] = ()
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    at_least: Mapping[str, str] = field(default_factory=dict)
+    noise: Callable[..., tuple[int, ...]] | None = None
+    variants: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Have help(op), and IPython's op?, show what they would of a function."""
+        signature = inspect.signature(self.forward)
+        shown = {
+            "__name__": self.name,
+            "__module__": self.forward.__module__,
+            "__signature__": signature,
+            "__doc__": describe(self, signature),
+        }
+        vars(self).update(shown)  # the dataclass is frozen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The value, without what the backward needs, computed by the engine in use.
+
+        Takes what forward takes: arrays, or lists of numbers. Raises InputError where their shapes do not
+        fit the op's line.
+        """
+        try:
+            options = inspect.signature(self).bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}") from None
+        arrays = [self._array(argument, options.pop(argument.name, None)) for argument in self.arguments]
+        masks = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+        moved = engine.here(*arrays, *masks.values())  # together, so that all of them lie in one place
+        arrays = moved[: len(arrays)]
+        options |= zip(masks, moved[len(arrays) :])
+        self.check(arrays, options)
+        dtype = next((a.dtype for a in arrays if a is not None and a.dtype.kind in "fc"), np.dtype(float))
+        with engine.session(dtype):
+            value, _ = engine.forward(self, arrays)(*arrays, **options)
+        return value
+
+    def _array(self, argument: Argument, given: ArrayLike | None) -> Any:
+        """What the caller gave as a contiguous array, integers as floats unless they are ids."""
+        if given is None or engine.on_gpu(given):
+            return given
+        try:
+            array = np.asarray(given, order="C")
+        except ValueError as error:
+            raise InputError(
+                f"{self.name}: {argument.name} has rows of different lengths, expected ({argument.text})"
+            ) from error
+        if argument.limit is None and array.dtype.kind in "iu":
+            array = array.astype(float)
+        if argument.limit is None and array.dtype.kind not in "fc":
+            raise InputError(f"{self.name}: {argument.name} has dtype {array.dtype}, expected numbers")
+        return array
 
     @functools.cached_property
-    def name(self):
+    def name(self) -> str:
         """The op's name: its forward's without the ending."""
         return self.forward.__name__.removesuffix("_forward")
 
     @functools.cached_property
-    def arguments(self):
+    def arguments(self) -> tuple[Argument, ...]:
         """The arrays of the line, in the forward's order."""
         names = list(inspect.signature(self.forward).parameters)
         return tuple(map(_argument, names, self.line.split("->")[0].split(",")))
 
     @functools.cached_property
-    def result(self):
+    def result(self) -> Argument:
         """The value's entry in the line."""
         return _argument("result", self.line.split("->")[1])
 
-    def check(self, arrays, options):
+    def check(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Raise InputError unless the arrays fit the line and lie in one place."""
-        if len({engine.on_gpu(a) for a in arrays if a is not None}) > 1:
-            lies = ", ".join(
-                f"{a.name} {'on the GPU' if engine.on_gpu(x) else 'in the host memory'}"
-                for a, x in zip(self.arguments, arrays)
-                if x is not None
-            )
-            raise InputError(
-                f"{self.name}: {lies}, expected all in one place: move what stays behind, a model by model.to"
-            )
-        _check_shapes(
-            self,
-            tuple(None if a is None else a.shape for a in arrays),
-            tuple(options.get(o) for o in self.sizes),
-        )
+        self._check_place(arrays)
+        shapes = tuple(None if a is None else a.shape for a in arrays)
+        bound = _check_shapes(self, shapes, tuple(options.get(o) for o in self.sizes))
         for argument, array in zip(self.arguments, arrays, strict=True):
             if argument.limit and array is not None:
-                size = _bind(
-                    self,
-                    [None if a is None else a.shape for a in arrays],
-                    [options.get(o) for o in self.sizes],
-                )[argument.limit]
-                check_ids(f"{self.name}: {argument.name}", array, size, negative=argument.below == "~")
+                who = f"{self.name}: {argument.name}"
+                check_ids(who, array, bound[argument.limit], negative=argument.below == "~")
 
-    def draw(self, rng, sizes, lead=(), dtype="float64"):
+    def _check_place(self, arrays: Sequence[Any]) -> None:
+        """Raise InputError where some arrays lie on the GPU and some in the host's memory."""
+        present = {a.name: engine.on_gpu(x) for a, x in zip(self.arguments, arrays) if x is not None}
+        if len(set(present.values())) > 1:
+            places = ", ".join(
+                f"{name} {'on the GPU' if there else 'in the host memory'}" for name, there in present.items()
+            )
+            raise InputError(
+                f"{self.name}: {places}, expected all in one place: move what stays behind, a"
+                " model by model.to"
+            )
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        sizes: Mapping[str, int],
+        lead: tuple[int, ...] = (),
+        dtype: DTypeLike = "float64",
+    ) -> tuple[list[NDArray[Any]], dict[str, int]]:
         """Random arrays that fit the line, and the options that the sizes give.
 
         sizes: letter -> size; lead: the leading axes. Floats are standard normal.
         """
-        arrays = []
+        arrays: list[NDArray[Any]] = []
         for argument in self.arguments:
-            shape = (lead if argument.lead else ()) + tuple(
-                factor * math.prod(sizes[a] for a in letters) for factor, letters in argument.axes
-            )
+            axes = [factor * math.prod(sizes[a] for a in letters) for factor, letters in argument.axes]
+            shape = (*(lead if argument.lead else ()), *axes)
             if argument.limit is None:
                 arrays.append(rng.standard_normal(shape).astype(dtype))
                 continue
@@ -122,26 +181,25 @@ class Op:
             arrays.append(ids)
         return arrays, {option: sizes[letter] for option, letter in self.sizes.items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<op {self.name}: {self.line}>"
 
 
-def check_ids(who, ids, size, negative=False):
+def check_ids(who: str, ids: Any, size: int, negative: bool = False) -> None:
     """Raise InputError unless ids are integers from 0 (or below, if negative) to size − 1."""
     if ids.dtype.kind not in "iu":
         raise InputError(f"{who} has dtype {ids.dtype}, expected integers: convert with .astype(int)")
     if engine.on_gpu(ids) and engine.is_checked(ids, size, negative):
         return
-    bad = ids >= size if negative else (ids >= size) | (ids < 0)
-    if bad.any():
+    wrong = ids >= size if negative else (ids >= size) | (ids < 0)
+    if wrong.any():
         ids = engine.home(ids)
-        place = tuple(map(int, np.argwhere(engine.home(bad))[0]))
-        raise InputError(
-            f"{who} has {ids[place]} at {place}, expected {'at most' if negative else '0 to'} {size - 1}"
-        )
+        place = tuple(map(int, np.argwhere(engine.home(wrong))[0]))
+        expected = "at most" if negative else "0 to"
+        raise InputError(f"{who} has {ids[place]} at {place}, expected {expected} {size - 1}")
 
 
-def _argument(name, text):
+def _argument(name: str, text: str) -> Argument:
     """Read one entry of an op line."""
     text = text.strip()
     if text == "()":
@@ -149,15 +207,18 @@ def _argument(name, text):
     m = _ARGUMENT.fullmatch(text)
     assert m, f"op line: cannot read {text!r}"
     axes = []
-    for part in re.findall(r"[A-Z]|\(\d*[A-Z]+\)", m["axes"]):
+    for part in re.findall(_AXIS, m["axes"]):
         factor = re.sub(r"\D", "", part)
         axes.append((int(factor or 1), tuple(re.findall("[A-Z]", part))))
     return Argument(name, text, bool(m["lead"]), tuple(axes), m["below"], m["limit"], bool(m["optional"]))
 
 
-@functools.lru_cache(maxsize=4096)
-def _check_shapes(op, shapes, sizes):
-    """Bind the axes of the line to shapes; cached, since a training run asks the same question at every step."""
+Shape = tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=4096)  # a training run asks the same questions at every step
+def _check_shapes(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
+    """Letter -> size, or InputError where the shapes contradict the line or the axes' bounds."""
     bound = _bind(op, shapes, sizes)
     for larger, smaller in op.at_least.items():
         if bound[larger] < bound[smaller]:
@@ -165,44 +226,55 @@ def _check_shapes(op, shapes, sizes):
                 f"{op.name}: {smaller} = {bound[smaller]} is more than {larger} = {bound[larger]}, expected"
                 f" {smaller} ≤ {larger}"
             )
+    return bound
 
 
-def _bind(op, shapes, sizes):
+def _bind(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
     """Letter -> size, or InputError where the shapes contradict the line."""
     bound = {letter: size for letter, size in zip(op.sizes.values(), sizes) if size is not None}
-    lead = None
+    lead: Shape | None = None
     for argument, shape in zip(op.arguments, shapes, strict=True):
-
-        def wrong():
-            names = {a for _, letters in argument.axes for a in letters}
-            known = ", ".join(f"{a} = {bound[a]}" for a in sorted(names) if a in bound)
-            return InputError(
-                f"{op.name}: {argument.name} has shape {shape}, expected ({argument.text})"
-                + (f" with {known}" if known else "")
-            )
-
         if shape is None:
             if not argument.optional:
                 raise InputError(
                     f"{op.name}: {argument.name} is missing, expected an array ({argument.text})"
                 )
             continue
-        n = len(shape) - len(argument.axes)
-        if n < 0 or (n > 0 and not argument.lead):
-            raise wrong()
+        if not _match(argument, shape, bound):
+            raise InputError(_misfit(op, argument, shape, bound))
         if argument.lead:
-            if lead is not None and shape[:n] != lead:
+            own = shape[: len(shape) - len(argument.axes)]
+            if lead is not None and own != lead:
                 raise InputError(
-                    f"{op.name}: {argument.name} has leading axes {shape[:n]}, expected {lead} as in the"
-                    " arrays before it"
+                    f"{op.name}: {argument.name} has leading axes {own}, expected {lead} as in the arrays"
+                    " before it"
                 )
-            lead = shape[:n]
-        for (factor, letters), size in zip(argument.axes, shape[n:]):
-            known = factor * math.prod(bound.get(a, 1) for a in letters)
-            unknown = [a for a in letters if a not in bound]
-            if size % known if unknown else size != known:
-                raise wrong()
-            if unknown:
-                bound[unknown[0]] = size // known
-                bound.update(dict.fromkeys(unknown[1:], 1))
+            lead = own
     return bound
+
+
+def _match(argument: Argument, shape: Shape, bound: dict[str, int]) -> bool:
+    """Whether a shape fits one argument of a line; binds the letters that no array before it had."""
+    n_lead = len(shape) - len(argument.axes)
+    if n_lead < 0 or (n_lead > 0 and not argument.lead):
+        return False
+    for (factor, letters), size in zip(argument.axes, shape[n_lead:]):
+        known = factor * math.prod(bound.get(a, 1) for a in letters)
+        unknown = [a for a in letters if a not in bound]
+        if not unknown:
+            if size != known:
+                return False
+            continue
+        if known == 0 or size % known:
+            return False
+        bound[unknown[0]] = size // known
+        bound.update(dict.fromkeys(unknown[1:], 1))
+    return True
+
+
+def _misfit(op: Op, argument: Argument, shape: Shape, bound: dict[str, int]) -> str:
+    """What a shape that does not fit is, and what was expected: its axes, and the sizes bound by then."""
+    letters = {a for _, axis in argument.axes for a in axis}
+    known = ", ".join(f"{a} = {bound[a]}" for a in sorted(letters & bound.keys()))
+    expected = f"({argument.text}) with {known}" if known else f"({argument.text})"
+    return f"{op.name}: {argument.name} has shape {shape}, expected {expected}"

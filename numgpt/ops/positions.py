@@ -11,8 +11,8 @@ def positions_forward(x, weight, *, start=0):
 
         y_t = x_t + W[start + t]
 
-    start is the position of the first of the T vectors.  x (..., T, C), weight (P, C) with start + T ≤ P → y
-    (..., T, C)
+    start is the position of the first of the T vectors.
+    x (..., T, C), weight (P, C) with start + T ≤ P → y (..., T, C)
     """
     end = start + x.shape[-2]
     if end > len(weight):
@@ -26,7 +26,7 @@ def positions_backward(dy, saved):
     """Gradients of positions_forward with respect to x and weight.
 
         dx = dy                          because ∂y_t/∂x_t = 1
-        dW[start + t] = Σ_rows dy_t      because all rows of the batch share W;  0 at positions that were not used
+        dW[start + t] = Σ_rows dy_t      because all rows of the batch share W;  0 at unused positions
 
     In words: the gradient passes to the embeddings unchanged, and to each position summed over the batch.
     """

@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from ..layers.record import Layer
+from ..layers.layer import Layer
 from ..ops import cross_entropy, gelu, gelu_tanh, layernorm, relu
 from .forms import FormRecord
 

@@ -77,18 +77,11 @@ EQUAL = (
         ("entry = self._entries[full]",),
         MEMORY,
     ),
-    Equal("Record.back", "if self.keep:", ("if True:",), MEMORY),
-    Equal(
-        "Record.back",
-        "return entry.op.backward(self / name, dy, *(() if entry.saved is None else (entry.saved,)))",
-        ("return entry.op.backward(self / name, dy, *())",),
-        "a layer saves nothing besides what the Record files; its twin does, and is held to the laws as"
-        " it is",
-    ),
-    Equal("Record.back", TAKES_INTO, ("if False:",), INTO),
-    Equal("Record.back", PLACES, (f"without {PLACES}",), INTO),
-    Equal("Record.back", TAKES_SPARE, ("if False:",), SPARE),
-    Equal("Record.back", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
+    Equal("Record._arrived", "if self.keep:", ("if True:",), MEMORY),
+    Equal("Record._offers", TAKES_INTO, ("if False:",), INTO),
+    Equal("Record._offers", PLACES, (f"without {PLACES}",), INTO),
+    Equal("Record._offers", TAKES_SPARE, ("if False:",), SPARE),
+    Equal("Record._offers", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
     Equal("Record._add", "if self.keep:", ("if True:",), MEMORY),
     Equal(
         "Record._add",

@@ -70,9 +70,6 @@ def subjects(mutant, seed=0, draws=1):
 
 def _with_method(module, name):
     """The Record with one method of another module's Record."""
-    vars(module).update(
-        Layer=record.Layer, Entry=record.Entry
-    )  # one class of each, or isinstance would say no
     return type("Record", (record.Record,), {name: vars(module.Record)[name]})
 
 

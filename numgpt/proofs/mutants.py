@@ -13,12 +13,17 @@ from .faults import FAULTS
 from .rules import RULES, Place, replaced
 
 KNOWN = "a known fault"
+# The methods of Record through which gradients pass.
 RECORD = (
     "start_backward",
     "back",
+    "_arrived",
+    "_back_op",
+    "_offers",
+    "_returned",
     "_add",
     "finish_backward",
-)  # the methods of Record that have to do with gradients
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""What a Record files: entries for the backward, and arrays by name that show themselves as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import engine
+from ..errors import near
+from ..ops.op import Op
+from .layer import Layer
+
+SHOWN = 16  # rows of a table; of a longer one the middle is left out
+
+
+@dataclass
+class Entry:
+    """What the backward of one name needs."""
+
+    op: Op | Layer
+    saved: Any  # a layer's is (), or (what its twin saved,)
+    names: tuple[str | None, ...] = ()  # of an op's parameters; None for one that the model does not have
+
+
+class Filed(dict[str, Any]):
+    """Arrays by name. For a name that is missing, KeyError says which ones it may have meant."""
+
+    def __init__(self, kind: str = "value") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __missing__(self, name: str) -> Any:
+        if not self:
+            raise KeyError(f"there is no {self.kind} {name!r}: none was kept, expected a run with keep=True")
+        names = near(str(name), self) or list(self)[:4]
+        raise KeyError(f"there is no {self.kind} {name!r}, expected a name such as {', '.join(names)}")
+
+
+def table(filed: int, value: Mapping[str, Any], grad: Mapping[str, Any]) -> str:
+    """How much is filed and kept, and a line for each name that is kept, shortened in the middle."""
+    title = f"Record: {filed} names filed, {len(value)} values and {len(grad)} gradients kept"
+    names = list(dict.fromkeys((*value, *grad)))
+    rows = [("name", "value", "gradient")]
+    rows += [(n, _cell(value.get(n)), _cell(grad.get(n))) for n in names]
+    left_out = len(names) - SHOWN
+    if left_out > 0:
+        rows[1 + SHOWN // 2 : -SHOWN // 2] = [(f"… {left_out} more", "", "")]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(f"{c:{w}}" for c, w in zip(row, widths)).rstrip() for row in rows]
+    return "\n  ".join([title, *(lines if names else [])])
+
+
+def _cell(array: Any) -> str:
+    """The dtype and shape of an array, nothing for None."""
+    return "" if array is None else f"{array.dtype} {tuple(array.shape)}"
+
+
+def held_bytes(saved: Iterable[Any], params: Mapping[str, Any]) -> int:
+    """Bytes of the arrays in nested tuples, each counted once, those of the parameters left out."""
+    owners = {id(owner): owner for s in saved for owner in map(_owner, _arrays(s))}
+    for array in params.values():
+        owners.pop(id(_owner(array)), None)
+    return sum(owner.nbytes for owner in owners.values())
+
+
+def _arrays(saved: Any) -> Iterator[Any]:
+    """All arrays in nested tuples."""
+    if isinstance(saved, np.ndarray) or engine.on_gpu(saved):
+        yield saved
+    elif isinstance(saved, tuple):
+        for part in saved:
+            yield from _arrays(part)
+
+
+def _owner(array: Any) -> Any:
+    """The array whose memory a view shows."""
+    while isinstance(array.base, np.ndarray) or engine.on_gpu(array.base):
+        array = array.base
+    return array

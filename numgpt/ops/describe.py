@@ -1,0 +1,65 @@
+"""The text that help(op) shows: the op line with its names, what its letters mean, and both docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+LETTERS = {
+    "B": "batch",
+    "C": "channels",
+    "D": "size of a head",
+    "H": "heads",
+    "I": "inputs",
+    "K": "key/value heads",
+    "L": "layers",
+    "O": "outputs",
+    "P": "positions that have a vector",
+    "S": "key positions",
+    "T": "query positions",
+    "V": "vocabulary",
+}
+SIGNS = {
+    "...": "any leading axes, the same for all arrays",
+    "<": "integers from 0 to one less",
+    "~": "integers below, negative for none",
+    "?": "may be None",
+    "()": "a scalar",
+}
+PAGE = """\
+{name}{signature}
+
+    {line}
+
+    {key}
+
+FORWARD: y, saved = {name}.forward({arrays}, …)
+
+{forward}
+
+BACKWARD: {gradients} = {name}.backward(dy, saved)
+
+{backward}
+
+Called as a function, {name} checks the shapes, runs on the engine in use and returns y alone.
+"""
+
+
+def describe(op: Any, signature: inspect.Signature) -> str:
+    """The page of an op."""
+    arrays = [argument.name for argument in op.arguments]
+    entries = ", ".join(f"{a.name} {a.text}" for a in op.arguments)
+    letters = re.findall("[A-Z]", op.line)
+    meanings = {c: LETTERS.get(c, "a size") for c in dict.fromkeys(letters)}
+    meanings |= {sign: meaning for sign, meaning in SIGNS.items() if sign in op.line}
+    return PAGE.format(
+        name=op.name,
+        signature=signature,
+        line=f"{entries} -> {op.result.text}",
+        key="\n    ".join(f"{sign:5}{meaning}" for sign, meaning in meanings.items()),
+        arrays=", ".join(arrays),
+        gradients=", ".join(f"d{name}" for name in arrays),
+        forward=inspect.cleandoc(op.forward.__doc__ or "No derivation is given."),
+        backward=inspect.cleandoc(op.backward.__doc__ or "No derivation is given."),
+    )
