@@ -1,4 +1,4 @@
-"""The table of subcommands: whoever adds one is told which place is missing; and what --help shows of them."""
+"""The table of subcommands: whoever adds one is told which place is missing; and what --help shows."""
 
 import argparse
 import importlib

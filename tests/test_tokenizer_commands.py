@@ -64,7 +64,8 @@ def test_alone_it_prints_its_help(capfd):
 def test_every_action_has_help_with_an_example(action, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["tokenizer", action, "--help"])
-    assert stop.value.code == 0 and f"example: numgpt tokenizer {action} " in capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"example: numgpt tokenizer {action} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["tok.json", "checkpoint", "run", "run/last", "checkpoint/tokenizer.json"])
@@ -162,7 +163,7 @@ def test_show_colours_tokens_in_turn_and_special_ones_apart(here, capfd):
 
 
 @pytest.mark.parametrize(
-    "tty, env, expected",
+    ("tty", "env", "expected"),
     [
         (True, {}, True),
         (False, {}, False),
@@ -179,7 +180,8 @@ def test_colour_is_asked_of_the_terminal_and_its_owner(monkeypatch, tty, env, ex
     stream = io.StringIO()
     stream.isatty = lambda: tty
     assert wants_color("auto", stream) == expected
-    assert wants_color("always", stream) and not wants_color("never", stream)
+    assert wants_color("always", stream)
+    assert not wants_color("never", stream)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs", "Cn"))))
@@ -187,9 +189,8 @@ def test_what_is_shown_is_printable_and_ids_stand_below_their_tokens(text):
     for tokenizer in (Bytes(), Characters.build(text) if text else Bytes()):
         ids = tokenizer.encode(text).tolist()
         rows = list(lines(tokenizer, ids, width=40))
-        assert all(c.isprintable() or c == "\u200d" for row in rows for c in row) and all(
-            columns_of(row) <= 40 for row in rows
-        )
+        assert all(c.isprintable() or c == "\u200d" for row in rows for c in row)
+        assert all(columns_of(row) <= 40 for row in rows)
         assert [int(n) for row in rows[1::2] for n in row.split()] == ids
         for tokens, numbers in zip(rows[::2], rows[1::2]):
             # Before each number stand as many columns as before its token, which a bracket opens where a cell
@@ -201,55 +202,37 @@ def test_what_is_shown_is_printable_and_ids_stand_below_their_tokens(text):
 
 def test_white_space_controls_marks_and_halves_are_visible():
     assert visible(b" \n\t\r\x00\x1b\x7f") == "·⏎⇥␍␀␛␡"
-    assert (
-        visible("é".encode()[:1]) == "\\xc3"
-        and visible("\u0301".encode()) == "◌\u0301"
-        and visible("\u200b".encode()) == "◌\\u200b"[1:]
-    )
-    assert columns_of("日本") == 4 and columns_of("e\u0301") == 1
+    assert visible("é".encode()[:1]) == "\\xc3"
+    assert visible("\u0301".encode()) == "◌\u0301"
+    assert visible("\u200b".encode()) == "◌\\u200b"[1:]
+    assert columns_of("日本") == 4
+    assert columns_of("e\u0301") == 1
 
 
 def test_a_vocabulary_is_trained_and_used(here, capfd):
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(
-        capfd,
-        "train",
-        "corpus.txt",
-        "--vocab-size",
-        "400",
-        "--special-token",
-        END,
-        "--special-token",
-        "<pad>",
-        "--out",
-        "new.json",
-        "--pattern",
-        "cl100k",
-    )
-    assert "new.json: 400 tokens, 20," in out and "of corpus.txt" in out
+    flags = f"--vocab-size 400 --pattern cl100k --special-token {END} --special-token <pad>".split()
+    out = said(capfd, "train", "corpus.txt", *flags, "--out", "new.json")
+    assert "new.json: 400 tokens, 20," in out
+    assert "of corpus.txt" in out
     made = tokenizers.load(here / "new.json")
-    assert (
-        isinstance(made, BPE) and made.specials == {END: 398, "<pad>": 399} and made.pattern.name == "cl100k"
-    )
+    assert isinstance(made, BPE)
+    assert made.specials == {END: 398, "<pad>": 399}
+    assert made.pattern.name == "cl100k"
     assert made == tokenizers.train(
         corpora.default()[1][:20000], 400, pattern="cl100k", specials=[END, "<pad>"]
     )
     for kind, out in (("huggingface", "hf.json"), ("gpt2", "gpt2"), ("tiktoken", "t.tiktoken")):
         said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--out", out, "--format", kind)
-        shown = said(
-            capfd, "encode", out, "the statement", *(["--pattern", "gpt2"] if kind == "tiktoken" else [])
-        )
-        assert (
-            said(capfd, "decode", out, *shown.split(), *(["--pattern", "gpt2"] if kind == "tiktoken" else []))
-            == "the statement"
-        )
-    assert said(
-        capfd, "encode", "t.tiktoken", f"a{END}", "--special-token", f"{END}=999", "--special", "allow"
-    ).split()[1:] == ["999"]
+        pattern = ["--pattern", "gpt2"] if kind == "tiktoken" else []
+        ids = said(capfd, "encode", out, "the statement", *pattern).split()
+        assert said(capfd, "decode", out, *ids, *pattern) == "the statement"
+    flags = ["--special-token", f"{END}=999", "--special", "allow"]
+    assert said(capfd, "encode", "t.tiktoken", f"a{END}", *flags).split()[1:] == ["999"]
 
 
 @pytest.mark.parametrize(
-    "args, message",
+    ("args", "message"),
     [
         ("--format gpt2 --pattern cl100k", "pattern is not GPT-2's"),
         (r"--format huggingface --pattern \w+|\W+", r"holds \w"),
@@ -260,35 +243,28 @@ def test_what_a_format_cannot_say_is_said_before_the_work(here, capfd, monkeypat
     monkeypatch.setattr(tokenizers, "train", None)
     assert main(["tokenizer", "train", "text.txt", "--out", "new", *args.split()]) == 2
     out, error = capfd.readouterr()
-    assert message in error and error.count("\n") == 1 and not out and not os.path.exists("new")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out
+    assert not os.path.exists("new")
 
 
 def test_a_unigram_model_is_trained_and_used(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains unigram models")
     (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
-    out = said(
-        capfd,
-        "train",
-        "--out",
-        "uni.json",
-        "--kind",
-        "unigram",
-        "--vocab-size",
-        "400",
-        "corpus.txt",
-        "--special-token",
-        END,
-    )
+    flags = ["--kind", "unigram", "--vocab-size", "400", "--special-token", END]
+    out = said(capfd, "train", "corpus.txt", *flags, "--out", "uni.json")
     assert out.startswith("uni.json: 400 tokens, ")
     ids = said(capfd, "encode", "uni.json", "the statement").split()
-    assert len(ids) < 13 and said(capfd, "decode", "uni.json", *ids) == "the statement"
+    assert len(ids) < 13
+    assert said(capfd, "decode", "uni.json", *ids) == "the statement"
     model = tokenizers.load(here / "uni.json").model
     (here / "uni.model").write_bytes(model)
     assert said(capfd, "encode", "uni.model", "the statement").split() == ids
 
 
 @pytest.mark.parametrize(
-    "args, given, message",
+    ("args", "given", "message"),
     [
         ("fly", b"", "invalid choice: 'fly'"),
         ("show", b"", "the following arguments are required: TOKENIZER"),
@@ -370,8 +346,11 @@ def test_bad_input_gets_one_line_and_status_2(here, capfd, monkeypatch, args, gi
     monkeypatch.setattr(sys, "stdin", Stdin(given))
     status = main(["tokenizer", *args.split()])
     out, error = capfd.readouterr()
-    assert status == 2 and out == ""
-    assert message in error and error.startswith("numgpt: ") and error.count("\n") == 1
+    assert status == 2
+    assert out == ""
+    assert message in error
+    assert error.startswith("numgpt: ")
+    assert error.count("\n") == 1
     assert not (here / "new.json").exists()
 
 
@@ -393,5 +372,6 @@ def test_output_that_nobody_reads_ends_quietly(args):
     process.stdout.close()
     process.stdin.write(b"97 " * 100000)
     process.stdin.close()
-    assert process.stderr.read() == b"" and process.wait() == 1
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
     process.stderr.close()

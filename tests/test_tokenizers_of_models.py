@@ -105,8 +105,8 @@ def test_a_tokenizer_larger_than_its_model_stays_out(tmp_path):
     "tokenizer, note",
     [
         (bpe(), ""),
-        (Characters("abc"), "the tokenizer stays behind"),
-        (bpe(r"a$|[\s\S]"), "the tokenizer stays behind"),
+        (Characters("abc"), "the tokenizer is not converted"),
+        (bpe(r"a$|[\s\S]"), "the tokenizer is not converted"),
         (None, ""),
     ],
 )
