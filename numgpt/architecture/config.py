@@ -30,19 +30,21 @@ class Config:
     """A model's shape. The fields have the names that GPT-2's configuration and nanoGPT's gave them."""
 
     vocab_size: int = setting(50257, "V, the number of different tokens")
-    block_size: int = setting(1024, "the longest text that the model sees at once, in tokens")
+    block_size: int = setting(1024, "context length: the most tokens that the model sees at once")
     n_layer: int = setting(12, "L, the number of blocks")
     n_head: int = setting(12, "H, the number of attention heads")
     n_embd: int = setting(768, "C, the number of channels")
     n_inner: int | None = setting(None, "width of the feed-forward (default: 4 C)")
     bias: bool = setting(True, "biases in linear maps and norms")
     tied: bool = setting(True, "one matrix for embedding and unembedding")
-    activation: str = setting("gelu_tanh", "of the feed-forward: gelu is the exact (erf) form", ACTIVATIONS)
-    norm_position: str = setting(
-        "pre", "before each part as in GPT-2, or after each sum as in GPT-1", ("pre", "post")
+    activation: str = setting(
+        "gelu_tanh", "activation of the feed-forward; gelu is the exact (erf) form", ACTIVATIONS
     )
-    dropout: float = setting(0.0, "the probability of forgetting, in training")
-    layer_norm_epsilon: float = setting(1e-5, "what LayerNorm adds to the variance")
+    norm_position: str = setting(
+        "pre", "norms before each part, as in GPT-2, or after each sum, as in GPT-1", ("pre", "post")
+    )
+    dropout: float = setting(0.0, "probability of dropping a value in training")
+    layer_norm_epsilon: float = setting(1e-5, "added to the variance in LayerNorm")
     norm: str = setting("layernorm", "which norm", NORMS, late=True)
     positions: str = setting("learned", "how a model knows where a token stands", POSITIONS, late=True)
 
@@ -81,24 +83,24 @@ class Config:
 class Training:
     """How a model is trained. Defaults are nanoGPT's for a character model on a CPU."""
 
-    batch_size: int = setting(12, "sequences a batch")
-    accumulate: int = setting(1, "batches a step, weighted by their counted tokens")
+    batch_size: int = setting(12, "sequences in a batch")
+    accumulate: int = setting(1, "batches in a step, weighted by their counted tokens")
     steps: int = setting(2000, "updates of the parameters")
-    lr: float = setting(1e-3, "the highest learning rate")
-    min_lr: float | None = setting(None, "the learning rate at the end (default: a tenth of lr)")
-    warmup: int = setting(100, "steps in which the learning rate rises")
+    lr: float = setting(1e-3, "peak learning rate")
+    min_lr: float | None = setting(None, "learning rate at the end (default: a tenth of lr)")
+    warmup: int = setting(100, "steps over which the learning rate rises")
     schedule: str = setting(
         "cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant")
     )
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
     beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient")
-    eps: float = setting(1e-8, "what AdamW adds to the denominator")
-    weight_decay: float = setting(0.1, "decoupled decay, of matrices only")
-    clip: float = setting(1.0, "the largest norm of a step's gradient; 0: no clipping")
+    eps: float = setting(1e-8, "added to the denominator in AdamW")
+    weight_decay: float = setting(0.1, "decoupled weight decay, of matrices only")
+    clip: float = setting(1.0, "largest norm of a step's gradient; 0 turns clipping off")
     eval_interval: int = setting(250, "steps between measurements of the held-out loss")
-    eval_iters: int = setting(20, "batches a measurement")
+    eval_iters: int = setting(20, "batches in each measurement")
     save_interval: int = setting(250, "steps between checkpoints")
-    seed: int = setting(1337, "of initialisation, batches and dropout")
+    seed: int = setting(1337, "seed of initialisation, batches and dropout")
 
     def __post_init__(self):
         check_fields(self)

@@ -37,43 +37,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(
         parser,
-        "--vocab-size",
-        type=flags.positive,
-        metavar="V",
-        help="tokens in all: bytes, merges and special tokens",
-        default=8192,
-    )
-    flags.add(
-        parser,
-        "--kind",
-        choices=("bpe", "unigram"),
-        help="byte-pair encoding, or SentencePiece's unigram model, which needs the sentencepiece package",
-        default="bpe",
-    )
-    flags.add(
-        parser,
-        "--pattern",
-        metavar="NAME",
-        help=f"how text is cut before pairs are counted; no token crosses a cut: {files.PATTERN_NAMES}",
-        shown=files.PATTERN,
-    )
-    flags.add(
-        parser,
-        "--special-token",
-        action="append",
-        metavar="TEXT",
-        help="a special token, such as '<|endoftext|>'; ordinary text never encodes to it; may be repeated",
-    )
-    flags.add(
-        parser,
-        "--min-frequency",
-        type=flags.positive,
-        metavar="N",
-        help="how often a pair must occur to be merged",
-        shown="2",
-    )
-    flags.add(
-        parser,
         "--format",
         choices=("numgpt", "huggingface", "gpt2", "tiktoken"),
         help=(
@@ -81,6 +44,49 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             " or a .tiktoken"
         ),
         default="numgpt",
+    )
+    _add_vocabulary_flags(parser)
+
+
+def _add_vocabulary_flags(parser: argparse.ArgumentParser) -> None:
+    """What is learned."""
+    vocabulary = parser.add_argument_group("vocabulary")
+    flags.add(
+        vocabulary,
+        "--vocab-size",
+        type=flags.positive,
+        metavar="V",
+        help="tokens in all: bytes, merges and special tokens",
+        default=8192,
+    )
+    flags.add(
+        vocabulary,
+        "--kind",
+        choices=("bpe", "unigram"),
+        help="byte-pair encoding, or SentencePiece's unigram model, which needs the sentencepiece package",
+        default="bpe",
+    )
+    flags.add(
+        vocabulary,
+        "--pattern",
+        metavar="NAME",
+        help=f"how text is cut before pairs are counted; no token crosses a cut: {files.PATTERN_NAMES}",
+        shown=files.PATTERN,
+    )
+    flags.add(
+        vocabulary,
+        "--special-token",
+        action="append",
+        metavar="TEXT",
+        help="a special token, such as '<|endoftext|>'; ordinary text never encodes to it; may be repeated",
+    )
+    flags.add(
+        vocabulary,
+        "--min-frequency",
+        type=flags.positive,
+        metavar="N",
+        help="how often a pair must occur to be merged",
+        shown="2",
     )
 
 

@@ -32,39 +32,14 @@ MAY_BE_THERE = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt train. Most have no default here: a resumed run keeps its own."""
-    flags.add_data(parser, "Python's language reference")
-    flags.add(
-        parser,
-        "--preset",
-        metavar="NAME",
-        help=f"a named model: {', '.join(presets.MODELS)}",
-        shown=presets.DEFAULT,
-    )
+    names = ", ".join(presets.MODELS)
+    flags.add(parser, "--preset", metavar="NAME", help=f"a named model: {names}", shown=presets.DEFAULT)
     flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
     flags.add(
         parser,
         "--resume",
         action="store_true",
         help="continue the run in --out, or the newest run under runs/; it keeps its settings",
-    )
-    flags.add(
-        parser,
-        "--tokenizer",
-        metavar="NAME",
-        help=(
-            "chars; bytes; bpe:2048 or bpe:2048:cl100k: byte pairs learned from the training text, with the"
-            " size of the vocabulary and the pattern that cuts the text; unigram:2048: SentencePiece's model;"
-            " or a tokenizer's file or folder"
-        ),
-        shown=TOKENIZER,
-    )
-    flags.add_special(parser, "the text", default=None)
-    flags.add(
-        parser,
-        "--token-folder",
-        metavar="DIR",
-        help="keep the tokens of a large text here, where several runs can share them",
-        shown="in the run's folder",
     )
     flags.add(
         parser,
@@ -75,6 +50,44 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(
         parser,
+        "--sample-tokens",
+        type=flags.count,
+        metavar="N",
+        help="how many tokens of text to write at the end",
+        default=300,
+    )
+    _add_text_flags(parser)
+    config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
+    flags.add_fields(parser, config, presets.DEFAULT, vocab_size="the tokenizer's")
+    flags.add_fields(parser, training, presets.DEFAULT)
+    flags.add_engine(parser)
+
+
+def _add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """The arguments of prepare(): what is trained on, and how it becomes tokens."""
+    text = parser.add_argument_group("text")
+    flags.add_data(text, "Python's language reference")
+    flags.add(
+        text,
+        "--tokenizer",
+        metavar="NAME",
+        help=(
+            "chars; bytes; bpe:2048 or bpe:2048:cl100k: byte pairs learned from the training text, with the"
+            " size of the vocabulary and the pattern that cuts the text; unigram:2048: SentencePiece's model;"
+            " or a tokenizer's file or folder"
+        ),
+        shown=TOKENIZER,
+    )
+    flags.add_special(text, "the text", default=None)
+    flags.add(
+        text,
+        "--token-folder",
+        metavar="DIR",
+        help="keep the tokens of a large text here, where several runs can share them",
+        shown="in the run's folder",
+    )
+    flags.add(
+        text,
         "--held-out",
         type=float,
         metavar="SHARE",
@@ -82,31 +95,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown="0.1",
     )
     flags.add(
-        parser,
+        text,
         "--split",
         choices=SPLITS,
         help="what to hold out: blocks from all over the text, or its tail",
         shown="blocks",
     )
     flags.add(
-        parser,
+        text,
         "--dedup",
         action=argparse.BooleanOptionalAction,
         help="drop paragraphs that repeat earlier ones",
         shown="yes",
     )
-    flags.add(
-        parser,
-        "--sample-tokens",
-        type=flags.count,
-        metavar="N",
-        help="how many tokens of text to write at the end",
-        default=300,
-    )
-    config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
-    flags.add_fields(parser, config, presets.DEFAULT, vocab_size="the tokenizer's")
-    flags.add_fields(parser, training, presets.DEFAULT)
-    flags.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
