@@ -1,1 +1,1 @@
-"""The command line, a file a subcommand: enter here to ask what a flag does, and what a command prints."""
+"""The command line, one file for each subcommand: enter here to ask what a flag does or a command prints."""
