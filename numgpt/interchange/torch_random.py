@@ -102,6 +102,7 @@ class Generator:
 
     def _uniform(self, n: int, dtype: DTypeLike, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
         dtype = np.dtype(dtype)
+        number: Any = dtype.type
         u: NDArray[Any]
         if dtype == np.float32:
             u = (self.words(n) & np.uint32(2**24 - 1)).astype(np.float32) * np.float32(2**-24)
@@ -109,7 +110,7 @@ class Generator:
             u = (self._double_words(n) & np.uint64(2**53 - 1)) * 2.0**-53
         else:
             raise InputError(f"torch_random: cannot draw {dtype}, expected float32 or float64")
-        return u * dtype.type(high - low) + dtype.type(low)
+        return u * number(high - low) + number(low)
 
     def _one(self) -> float:
         """One standard normal number in float64."""
