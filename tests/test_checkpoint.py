@@ -46,11 +46,9 @@ def test_an_optimizers_moments_and_a_state_come_back(tmp_path, model):
     checkpoint.save(tmp_path / "run", model, optimizer, state)
     again = AdamW(GPT.load(tmp_path / "run"))
     assert checkpoint.load_state(tmp_path / "run", again) == state | {"updates": 1}
-    assert (
-        again.steps == 1
-        and np.array_equal(again.m.flat, optimizer.m.flat)
-        and np.array_equal(again.v.flat, optimizer.v.flat)
-    )
+    assert again.steps == 1
+    assert np.array_equal(again.m.flat, optimizer.m.flat)
+    assert np.array_equal(again.v.flat, optimizer.v.flat)
 
 
 def test_saving_replaces_a_checkpoint_and_leaves_nothing_beside_it(tmp_path, model):
@@ -78,9 +76,8 @@ def test_saving_never_replaces_what_is_no_checkpoint(tmp_path, model):
 
 @pytest.mark.parametrize("dtype", ["longdouble", "complex128"])
 def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
-    with pytest.raises(
-        InputError, match="does not fit a checkpoint, expected float32 or float64: use model.astype"
-    ):
+    message = "does not fit a checkpoint, expected float32 or float64: use model.astype"
+    with pytest.raises(InputError, match=message):
         GPT(Config(**SMALL), dtype=dtype).save(tmp_path / "model")
 
 
@@ -140,9 +137,7 @@ def test_a_link_to_a_checkpoint_stays_a_link(tmp_path, model):
 
 @pytest.mark.parametrize("room", [2000, 6000, 9000])
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path, model, room):
-    """A process whose files may not grow beyond a few kB gets the same errors as on a full disk, in the
-    middle of writing.
-    """
+    """A process whose files may not grow beyond a few kB gets the errors of a full disk while it writes."""
     model.save(tmp_path / "model")
     code = f"""
 import resource, sys, numpy as np
@@ -268,7 +263,7 @@ def test_moments_that_are_refused_leave_the_optimizer_as_it_was(tmp_path, model,
     ],
     ids=range(6),
 )
-def test_a_tokenizer_that_is_none_is_refused(tmp_path, model, text):
+def test_what_is_no_tokenizer_is_refused(tmp_path, model, text):
     model.save(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text(text)
     with pytest.raises(InputError, match="tokenizer.json: is not .*expected"):
@@ -288,7 +283,7 @@ def test_an_epsilon_that_float32_cannot_add_is_refused():
             Config(layer_norm_epsilon=epsilon)
 
 
-def test_parameters_beyond_the_memory_are_an_error_of_ours():
+def test_parameters_beyond_the_memory_are_an_input_error():
     for n_layer, n_embd in ((1, 2**24), (4096, 2**24)):
         with pytest.raises(InputError, match="numbers do not fit in memory"):
             GPT(Config(n_layer=n_layer, n_embd=n_embd, n_head=1, n_inner=2**24), dtype="float64")

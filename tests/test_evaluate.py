@@ -1,4 +1,4 @@
-"""numgpt eval's numbers: every token once, with the context that the protocol says."""
+"""The numbers of numgpt eval: every token is predicted once, with the context that the protocol gives it."""
 
 import math
 

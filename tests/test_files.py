@@ -1,6 +1,4 @@
-"""Files that lie: refused in one line by readers and commands, at once, and with no memory spent on what they
-say.
-"""
+"""Files that lie are refused in one line by readers and commands, at once, and before they cost memory."""
 
 import json
 import math
@@ -37,17 +35,12 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
         "d": np.ones(3, np.float16),
     }
     save_file(arrays, tmp_path / "x", metadata={"format": "np"})
-    found = files.tensors(tmp_path / "x")
-    assert {name: dtype for name, (dtype, _) in found.items()} == {
-        "a": "F32",
-        "b": "I64",
-        "c": "BOOL",
-        "d": "F16",
-    }
-    assert all(
-        found[name][1].shape == a.shape and found[name][1].tobytes() == a.tobytes()
-        for name, a in arrays.items()
-    )
+    tensors = files.tensors(tmp_path / "x")
+    dtypes = {name: dtype for name, (dtype, _) in tensors.items()}
+    assert dtypes == {"a": "F32", "b": "I64", "c": "BOOL", "d": "F16"}
+    for name, array in arrays.items():
+        assert tensors[name][1].shape == array.shape
+        assert tensors[name][1].tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +80,7 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
         (file_of({"a": entry(0, 8)}, bytes(9)), "its arrays end at 8 of 9 bytes"),
     ],
 )
-def test_a_header_that_lies_is_told_what_about(tmp_path, data, message):
+def test_a_header_that_lies_is_refused_with_its_lie(tmp_path, data, message):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(InputError, match=message):
         files.tensors(tmp_path / "x")
@@ -105,7 +98,7 @@ def test_a_header_that_lies_is_told_what_about(tmp_path, data, message):
     ],
     ids=range(6),
 )
-def test_json_beyond_all_measure_is_refused(tmp_path, text, message):
+def test_json_that_is_too_deep_too_long_or_ambiguous_is_refused(tmp_path, text, message):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=message):
         files.read_json(tmp_path / "x.json")
@@ -114,15 +107,13 @@ def test_json_beyond_all_measure_is_refused(tmp_path, text, message):
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):
-    """A pipe that nobody writes to would keep its reader for ever, /dev/zero would fill the memory."""
+    """Reading a pipe without a writer would never end, and reading /dev/zero would fill the memory."""
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
         for read in (files.read_json, files.tensors, tokenizers.load):
-            message = (
-                "holds no tokenizer"
-                if (read, place) == (tokenizers.load, tmp_path)
-                else "is a (folder|device|pipe), expected a file"
-            )
+            message = "is a (folder|device|pipe), expected a file"
+            if (read, place) == (tokenizers.load, tmp_path):  # a folder may hold a tokenizer
+                message = "holds no tokenizer"
             with pytest.raises(InputError, match=message):
                 read(place)
     for place in (tmp_path / "nothing", tmp_path / "pipe" / "x", "a\0b", "\ud800"):
@@ -131,12 +122,10 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 
 def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes():
-    error = InputError(f"x: has {'a' * 10**6}, expected\n\x1b[2J\ud800 better")
-    assert (
-        str(error).isprintable()
-        and str(error).endswith(r"expected\n\x1b[2J\ud800 better")
-        and len(str(error)) < 2100
-    )
+    text = str(InputError(f"x: has {'a' * 10**6}, expected\n\x1b[2J\ud800 better"))
+    assert text.isprintable()
+    assert text.endswith(r"expected\n\x1b[2J\ud800 better")
+    assert len(text) < 2100
 
 
 LIES = {
@@ -150,7 +139,7 @@ LIES = {
     "a config of a petabyte": lambda f: resize(f, 2**24, 2**24, 2**24),
     "a config of more than an address": lambda f: resize(f, 2**24, 2**24, 2**24, 4096),
     "a file of 64 GiB with nothing in it": lambda f: sparse(f / "model.safetensors", b"", 2**36),
-    "64 GiB as the config says, of which the disk holds nothing": lambda f: hollow(f),
+    "64 GiB as in the config, none of which is on the disk": lambda f: hollow(f),
     "a config of 64 GiB": lambda f: sparse(f / "config.json", b"{", 2**36),
 }
 
@@ -196,9 +185,7 @@ except numgpt.InputError as error:
 @pytest.mark.parametrize("layout", ["numgpt", "hf"])
 @pytest.mark.parametrize("lie", LIES)
 def test_no_memory_and_no_time_is_spent_on_a_lie(tmp_path, layout, lie):
-    """A process that may have 1 GiB refuses in one line, with less than 100 MB: JSON of at most 16 MiB, and
-    what its bytes become.
-    """
+    """A process limited to 1 GiB refuses in one line and takes less than 100 MB: JSON of 16 MiB, parsed."""
     GPT(Config(**SMALL)).save(tmp_path / "model", layout)
     LIES[lie](tmp_path / "model")
     done = subprocess.run(
@@ -267,7 +254,7 @@ BAD = {
     ),
     "an array missing": (change_arrays(lambda a, n: a.pop(n)), "is missing, expected"),
     "an array too many": (change_arrays(lambda a, n: a.update(extra=a[n])), "extra is not expected"),
-    "a setting that is none": (change_config(n_embd=None), "n_embd is None"),
+    "a setting of another type": (change_config(n_embd=None), "n_embd is None"),
     "another shape": (change_arrays(lambda a, n: a.update({n: a[n].T.copy()[:2]})), "has shape"),
     "another dtype": (change_arrays(lambda a, n: a.update({n: a[n].astype(np.int32)})), "has dtype I32"),
     "not finite": (change_arrays(lambda a, n: a[n].__setitem__(0, np.inf)), "NaN or infinity"),
@@ -312,15 +299,19 @@ def test_a_command_answers_bad_input_with_one_line_and_status_2(tmp_path, capfd,
     damage, message = BAD[bad]
     damage(tmp_path / "model")
     model, before = str(tmp_path / "model"), sorted(tmp_path.rglob("*"))
-    for command in (["convert", model, str(tmp_path / "new")], ["sample", model], ["eval", model, "--data", str(tmp_path / "text.txt")], ["info", model],
-                    ["export", str(tmp_path / "new"), model, "--llmc"]):  # fmt: skip
+    commands = [
+        ["convert", model, str(tmp_path / "new")],
+        ["sample", model],
+        ["eval", model, "--data", str(tmp_path / "text.txt")],
+        ["info", model],
+        ["export", str(tmp_path / "new"), model, "--llmc"],
+    ]
+    for command in commands:
         assert main(command) == 2, command
         out, error = capfd.readouterr()
-        assert (
-            out == ""
-            and error.startswith("numgpt: ")
-            and error.count("\n") == 1
-            and message in error
-            and error[:-1].isprintable()
-        ), error
+        assert out == ""
+        assert error.startswith("numgpt: ")
+        assert message in error
+        assert error.count("\n") == 1
+        assert error[:-1].isprintable(), error
     assert sorted(tmp_path.rglob("*")) == before, "a command that refused left something behind"

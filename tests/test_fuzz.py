@@ -1,5 +1,4 @@
-"""Whatever the bytes of a file, a reader gives what its header and config promise, or says in one line what
-is wrong.
+"""Whatever the bytes of a file, a reader gives what header and config promise, or one line of what is wrong.
 
 Valid tiny files are damaged with a plan: single bytes, values of JSON, lines of a header, whole arrays. 200
 cases a reader, and 10,000 with  pytest -m slow tests/test_fuzz.py. No case may take 10 seconds.
@@ -33,9 +32,8 @@ STATE = {
     "digest": "0",
 }
 
-SMALL = [
-    str(n) for n in range(-1, 9)
-]  # small numbers come far: a file that nearly fits is the hardest to refuse
+# Small numbers get far: a file that nearly fits is the hardest to refuse.
+SMALL = [str(n) for n in range(-1, 9)]
 HUGE = [
     "4096",
     "4097",
@@ -87,7 +85,7 @@ LENGTHS = [0, 1, 2, 8, 100, 10**8, 2**24, 2**24 + 1, 2**31, 2**32, 2**40, 2**63 
 
 @st.composite
 def damaged_bytes(draw, data):
-    """Bits flipped, bytes put in, taken out, written over, said twice, cut off."""
+    """Bits flipped, bytes put in, taken out, written over, repeated, cut off."""
     for _ in range(draw(st.integers(1, 3))):
         at = abs(draw(st.integers(-40, len(data))))
         piece = draw(st.sampled_from(WORDS + NUMBERS + [b"", b"\xff", b'"', b"{", b"\r\n\t"]))
@@ -99,24 +97,27 @@ def damaged_bytes(draw, data):
             "put in": lambda: data[:at] + piece + data[at:],
             "take out": lambda: data[:at] + data[at + n :],
             "write over": lambda: data[:at] + piece + data[at + len(piece) :],
-            "say twice": lambda: data[: at + n] + data[at:],
+            "repeat": lambda: data[: at + n] + data[at:],
             "cut off": lambda: data[:at],
-        }[draw(st.sampled_from(["flip", "put in", "take out", "write over", "say twice", "cut off"]))]()
+        }[draw(st.sampled_from(["flip", "put in", "take out", "write over", "repeat", "cut off"]))]()
     return data
 
 
 def places(value):
-    """Every (container, key) in what JSON holds, those of objects and lists."""
-    for key, part in list(
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    ):
+    """Every (container, key) in the content of JSON, of objects and lists."""
+    parts = []
+    if isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, list):
+        parts = list(enumerate(value))
+    for key, part in parts:
         yield value, key
         yield from places(part)
 
 
 @st.composite
 def damaged_json(draw, data):
-    """A value replaced by one of another kind or size, a name taken away, changed, new or said twice."""
+    """A value replaced by one of another type or size; a name removed, changed, added or repeated."""
     root, raws = [json.loads(data)], []
 
     def mark(raw):
@@ -143,9 +144,7 @@ def damaged_json(draw, data):
 
 
 def arrays_of(data):
-    """[[name, dtype, shape, bytes], …] of a safetensors file, as the library reads it, which has no order of
-    its own.
-    """
+    """[[name, dtype, shape, bytes], …] of a safetensors file, as the library reads it; it keeps no order."""
     return sorted(
         [name, a["dtype"], list(a["shape"]), bytes(a["data"])] for name, a in safetensors.deserialize(data)
     )
@@ -166,51 +165,33 @@ def header_of(arrays):
 
 @st.composite
 def damaged_arrays(draw, data):
-    """A file that agrees with itself, of other arrays: one gone, new, renamed, transposed, of another dtype,
-    with other numbers.
-    """
+    """A consistent file of other arrays: one gone, new, renamed, transposed, of another dtype or numbers."""
     arrays = arrays_of(data)
     for _ in range(draw(st.integers(1, 2))):
         n = draw(st.integers(0, len(arrays) - 1))
         name, dtype, shape, numbers = arrays[n]
-        action = draw(
-            st.sampled_from(
-                ["number", "number", "shape", "dtype", "convert", "name", "gone", "new", "order", "mask"]
-            )
-        )
+        actions = ["number", "number", "shape", "dtype", "convert", "name", "gone", "new", "order", "mask"]
+        action = draw(st.sampled_from(actions))
         if action == "number":
             at = 4 * draw(st.integers(0, len(numbers) // 4 - 1))
             arrays[n][3] = numbers[:at] + draw(st.sampled_from(NUMBERS)) + numbers[at + 4 :]
         elif action == "shape":
-            arrays[n][2] = draw(
-                st.sampled_from(
-                    [shape[::-1], [int(np.prod(shape))], [1, *shape], [*shape, 1], [1] * 70 + shape]
-                )
-            )
+            others = [shape[::-1], [int(np.prod(shape))], [1, *shape], [*shape, 1], [1] * 70 + shape]
+            arrays[n][2] = draw(st.sampled_from(others))
         elif action == "dtype":
             arrays[n][1] = draw(st.sampled_from(["I32", "U32", "F64", "F16", "X", "BOOL", "F8_E4M3"]))
         elif action == "convert" and dtype == "F32":
             kind = draw(st.sampled_from(["F64", "F16", "BF16"]))
             values = np.frombuffer(numbers, "<f4")
             with np.errstate(invalid="ignore", over="ignore"):
-                bits = (
-                    (values.view("<u4") >> 16).astype("<u2")
-                    if kind == "BF16"
-                    else values.astype(files.DTYPES[kind])
-                )
+                if kind == "BF16":
+                    bits = (values.view("<u4") >> 16).astype("<u2")
+                else:
+                    bits = values.astype(files.DTYPES[kind])
             arrays[n][1:] = [kind, shape, bits.tobytes()]
         elif action == "name":
-            arrays[n][0] = draw(
-                st.sampled_from(
-                    [
-                        name.removeprefix("transformer."),
-                        f"transformer.{name}",
-                        name + "\x1b[2J",
-                        "lm_head.weight",
-                        "__metadata__",
-                    ]
-                )
-            )
+            others = [name.removeprefix("transformer."), f"transformer.{name}", name + "\x1b[2J"]
+            arrays[n][0] = draw(st.sampled_from([*others, "lm_head.weight", "__metadata__"]))
         elif action == "gone" and len(arrays) > 1:
             del arrays[n]
         elif action == "new":
@@ -224,31 +205,15 @@ def damaged_arrays(draw, data):
 
 @st.composite
 def damaged_offsets(draw, data):
-    """A header whose arrays overlap, leave a gap, lie backwards, beyond the file or in one another's place;
-    or of another length.
-    """
+    """A header of another length, or whose arrays overlap, leave gaps, lie backwards or beyond the file."""
     arrays = arrays_of(data)
     header, data = header_of(arrays), b"".join(a[3] for a in arrays)
     names = st.sampled_from(list(header))
     one, other = header[draw(names)], header[draw(names)]
     begin, end = one["data_offsets"]
     by = draw(st.sampled_from([1, 4, 8, -4, -8, 2**31, 2**62, 2**63, -(2**63), 2**64]))
-    action = draw(
-        st.sampled_from(
-            [
-                "begin",
-                "end",
-                "both",
-                "backwards",
-                "the other's",
-                "swap",
-                "length",
-                "spaces",
-                "raw",
-                "huge shape",
-            ]
-        )
-    )
+    actions = ["begin", "end", "both", "backwards", "the other's", "swap", "huge shape"]
+    action = draw(st.sampled_from([*actions, "length", "spaces", "raw"]))
     changed = {
         "begin": [begin + by, end],
         "end": [begin, end + by],
@@ -261,17 +226,13 @@ def damaged_offsets(draw, data):
     elif action == "swap":
         one["data_offsets"], other["data_offsets"] = other["data_offsets"], one["data_offsets"]
     elif action == "huge shape":
-        one["shape"] = draw(
-            st.sampled_from([[2**32, 2**32], [2**62, 2, 0], [0], [-1, -4], [2**64], [2**31] * 40])
-        )
+        others = [[2**32, 2**32], [2**62, 2, 0], [0], [-1, -4], [2**64], [2**31] * 40]
+        one["shape"] = draw(st.sampled_from(others))
     elif action == "length":
         return file_of(header, data, draw(st.sampled_from(LENGTHS)))
     elif action == "spaces":
-        return file_of(
-            draw(st.sampled_from([b" ", b"\0", b"\xff", b"\xef\xbb\xbf"])) * by.bit_length()
-            + json.dumps(header).encode(),
-            data,
-        )
+        space = draw(st.sampled_from([b" ", b"\0", b"\xff", b"\xef\xbb\xbf"])) * by.bit_length()
+        return file_of(space + json.dumps(header).encode(), data)
     elif action == "raw":
         return file_of(draw(damaged_json(json.dumps(header))), data)
     return file_of(header, data)
@@ -283,12 +244,12 @@ def damaged_words(draw, data):
     for _ in range(draw(st.integers(1, 2))):
         at = 4 * draw(st.integers(0, 9) | st.integers(256, max(256, len(data) // 4 - 1)))
         near = (int.from_bytes(data[at : at + 4], "little") + draw(st.sampled_from([-1, 1, 128]))) % 2**32
-        data = (
-            data[:at] + draw(st.sampled_from(WORDS + NUMBERS + [near.to_bytes(4, "little")])) + data[at + 4 :]
-        )
+        word = draw(st.sampled_from([*WORDS, *NUMBERS, near.to_bytes(4, "little")]))
+        data = data[:at] + word + data[at + 4 :]
     return data
 
 
+# Of a line of tokens.
 PARTS = [
     b"",
     b"=",
@@ -301,12 +262,12 @@ PARTS = [
     b"\xff",
     b"#version",
     b"a" * 5000,
-]  # of a line of tokens
+]
 
 
 @st.composite
 def damaged_lines(draw, data):
-    """A line said twice, taken out, put elsewhere, or with one of its two words changed."""
+    """A line repeated, taken out, put elsewhere, or with one of its two words changed."""
     lines = data.split(b"\n")
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, max(0, len(lines) - 2)))
@@ -324,7 +285,8 @@ def damaged_lines(draw, data):
     return b"\n".join(lines)
 
 
-KINDS = {
+# The ending of a file's name → the ways to damage it.
+DAMAGES = {
     ".txt": [damaged_lines, damaged_bytes],
     ".tiktoken": [damaged_lines, damaged_bytes],
     ".json": [damaged_json, damaged_json, damaged_bytes],
@@ -335,20 +297,19 @@ KINDS = {
 
 def damaged_folder(whole):
     """One of the files of a folder damaged, or given the bytes of another one."""
-    ways = [(name, kind(data)) for name, data in sorted(whole.items()) for kind in KINDS[Path(name).suffix]]
+    ways = [(name, kind(data)) for name, data in sorted(whole.items()) for kind in DAMAGES[Path(name).suffix]]
     ways += [(name, st.sampled_from(sorted(whole.values()))) for name in sorted(whole)]
-    return st.one_of(
-        [way.map(functools.partial(lambda name, data: whole | {name: data}, name)) for name, way in ways]
-    )
+
+    def folder(name, data):
+        return whole | {name: data}
+
+    return st.one_of([way.map(functools.partial(folder, name)) for name, way in ways])
 
 
 def expect_whole(model):
     """AssertionError unless the parameters are finite and of the shapes of the config."""
-    wanted = shapes(model.config)
-    assert {n: a.shape for n, a in model.params.items()} == wanted and model.params.dtype.name in (
-        "float32",
-        "float64",
-    )
+    assert {n: a.shape for n, a in model.params.items()} == shapes(model.config)
+    assert model.params.dtype.name in ("float32", "float64")
     assert all(np.isfinite(a).all() for a in model.params.values())
     assert model.tokenizer is None or model.tokenizer.vocab_size <= model.config.vocab_size
 
@@ -360,11 +321,12 @@ def read_run(folder):
     try:
         state = checkpoint.load_state(folder, optimizer)
     except InputError:
-        assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any(), (
-            "half of a state was taken over"
-        )
+        untouched = optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any()
+        assert untouched, "half of a state was taken over"
         raise
-    assert np.isfinite(optimizer.m.flat).all() and (optimizer.v.flat >= 0).all() and optimizer.steps >= 0
+    assert np.isfinite(optimizer.m.flat).all()
+    assert (optimizer.v.flat >= 0).all()
+    assert optimizer.steps >= 0
     from_dict(Training, state["training"])
 
 
@@ -378,35 +340,28 @@ def read_llmc_models(folder):
 
 
 def read_llmc_state(folder):
-    found = llmc.load_state(folder / "debug_state.bin", TINY)
-    expect_whole(GPT(TINY, params=found["grads"]))
-    assert (
-        found["logits"].shape == (*found["tokens"].shape, 5)
-        and np.isfinite(found["logits"]).all()
-        and np.isfinite(found["loss"])
-    )
-    assert (
-        found["tokens"].min() >= 0
-        and found["tokens"].max() < 5
-        and found["targets"].max() < 5
-        and found["targets"].shape == found["tokens"].shape
-    )
+    state = llmc.load_state(folder / "debug_state.bin", TINY)
+    tokens, targets = state["tokens"], state["targets"]
+    expect_whole(GPT(TINY, params=state["grads"]))
+    assert state["logits"].shape == (*tokens.shape, 5)
+    assert np.isfinite(state["logits"]).all()
+    assert np.isfinite(state["loss"])
+    assert 0 <= tokens.min() <= tokens.max() < 5
+    assert targets.max() < 5
+    assert targets.shape == tokens.shape
 
 
 def read_llmc_tokens(folder):
     ids = llmc.load_tokens(folder / "tokens.bin")
-    assert (
-        ids.ndim == 1
-        and ids.dtype == np.uint16
-        and 1024 + 2 * ids.size == (folder / "tokens.bin").stat().st_size
-    )
+    assert ids.ndim == 1
+    assert ids.dtype == np.uint16
+    assert 1024 + 2 * ids.size == (folder / "tokens.bin").stat().st_size
 
 
 def read_llmc_tokenizer(folder):
     pieces, end = llmc.load_tokenizer(folder / "tokenizer.bin")
-    assert 1024 + sum(1 + len(p) for p in pieces) == (folder / "tokenizer.bin").stat().st_size and (
-        end is None or 0 <= end < len(pieces)
-    )
+    assert 1024 + sum(1 + len(p) for p in pieces) == (folder / "tokenizer.bin").stat().st_size
+    assert end is None or 0 <= end < len(pieces)
 
 
 def read_tokenizer(folder):
@@ -416,50 +371,56 @@ def read_tokenizer(folder):
 
 
 def read_model_and_tokenizer(folder):
-    """A tokenizer that cannot be read is left out with a warning, which is one line as errors are."""
-    with warnings.catch_warnings(record=True) as said:
+    """A tokenizer that cannot be read is left out with a warning, one line as errors are."""
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         model = GPT.load(folder)
     expect_whole(model)
-    assert len(said) == (model.tokenizer is None) and all(str(w.message).isprintable() for w in said)
+    assert len(messages) == (model.tokenizer is None)
+    assert all(str(w.message).isprintable() for w in messages)
 
 
 def read_tokenizer_of(name):
-    """A reader of one file; a tokenizer that is read cuts any text that it has tokens for, and gives its
-    bytes again.
-    """
+    """A reader of one file, whose tokenizer encodes any text that it has tokens for and decodes it again."""
 
     def read(folder):
         tokenizer = tokenizers.load(folder / name)
-        assert all(
-            p is None or isinstance(p, bytes) for p in tokenizer.pieces
-        ) and tokenizer == tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
+        assert all(p is None or isinstance(p, bytes) for p in tokenizer.pieces)
+        assert tokenizer == tokenizers.from_state(json.loads(json.dumps(tokenizer.state())))
         try:
             ids = tokenizer.encode("the theme", special="text")
         except InputError:
             return
-        assert tokenizer.decode(ids) == "the theme" and ids.max() < tokenizer.vocab_size
+        assert tokenizer.decode(ids) == "the theme"
+        assert ids.max() < tokenizer.vocab_size
 
     return read
 
 
 def read_tensors(folder):
-    """What is accepted the library accepts too, and reads the same bytes of it: two readers of one file never
-    disagree.
-    """
-    found = files.tensors(folder / "x.safetensors")
-    theirs = arrays_of((folder / "x.safetensors").read_bytes())
-    assert {n: (dtype, a.shape, a.tobytes()) for n, (dtype, a) in found.items()} == {
-        n: (dtype, tuple(shape), data) for n, dtype, shape, data in theirs
-    }
+    """The library accepts what is accepted here, and reads the same bytes: two readers never disagree."""
+    tensors = files.tensors(folder / "x.safetensors")
+    ours = {n: (dtype, a.shape, a.tobytes()) for n, (dtype, a) in tensors.items()}
+    arrays = arrays_of((folder / "x.safetensors").read_bytes())
+    assert ours == {n: (dtype, tuple(shape), data) for n, dtype, shape, data in arrays}
 
 
 READERS = {
-    "run": read_run, "transformers": read_model, "shards": read_model, "llm.c models": read_llmc_models,
-    "llm.c state": read_llmc_state, "llm.c tokens": read_llmc_tokens, "llm.c tokenizer": read_llmc_tokenizer, "tokenizer": read_tokenizer,
-    "safetensors": read_tensors, "transformers and tokenizer": read_model_and_tokenizer, "byte pairs": read_tokenizer_of("tokenizer.json"),
-    "tokenizer of Hugging Face": read_tokenizer_of("tokenizer.json"), "GPT-2's files": read_tokenizer_of("merges.txt"), "tiktoken": read_tokenizer_of("x.tiktoken"),
-}  # fmt: skip
+    "run": read_run,
+    "transformers": read_model,
+    "shards": read_model,
+    "llm.c models": read_llmc_models,
+    "llm.c state": read_llmc_state,
+    "llm.c tokens": read_llmc_tokens,
+    "llm.c tokenizer": read_llmc_tokenizer,
+    "tokenizer": read_tokenizer,
+    "safetensors": read_tensors,
+    "transformers and tokenizer": read_model_and_tokenizer,
+    "byte pairs": read_tokenizer_of("tokenizer.json"),
+    "tokenizer of Hugging Face": read_tokenizer_of("tokenizer.json"),
+    "GPT-2's files": read_tokenizer_of("merges.txt"),
+    "tiktoken": read_tokenizer_of("x.tiktoken"),
+}
 
 
 @functools.cache
@@ -501,23 +462,30 @@ def _whole_files(place):
         place / "both", "hf"
     )
     both, gpt2 = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("both", "gpt2"))
+    shards |= {"config.json": hf["config.json"], "model.safetensors.index.json": json.dumps(index).encode()}
+    names = ("config.json", "model.safetensors", "tokenizer.json")
     return {
-        "byte pairs": {"tokenizer.json": (place / "pairs.json").read_bytes()}, "tokenizer of Hugging Face": {"tokenizer.json": (place / "theirs.json").read_bytes()},
-        "GPT-2's files": gpt2, "tiktoken": {"x.tiktoken": (place / "x.tiktoken").read_bytes()},
-        "transformers and tokenizer": {name: both[name] for name in ("config.json", "model.safetensors", "tokenizer.json")},
-        "run": run, "transformers": hf, "llm.c models": {"model.bin": c["model.bin"], "half.bin": half},
-        "shards": {"config.json": hf["config.json"], "model.safetensors.index.json": json.dumps(index).encode(), **shards},
-        "llm.c state": {"debug_state.bin": c["debug_state.bin"]}, "llm.c tokens": {"tokens.bin": c["tokens.bin"]},
-        "llm.c tokenizer": {"tokenizer.bin": c["tokenizer.bin"]}, "tokenizer": {"tokenizer.json": run["tokenizer.json"]},
+        "byte pairs": {"tokenizer.json": (place / "pairs.json").read_bytes()},
+        "tokenizer of Hugging Face": {"tokenizer.json": (place / "theirs.json").read_bytes()},
+        "GPT-2's files": gpt2,
+        "tiktoken": {"x.tiktoken": (place / "x.tiktoken").read_bytes()},
+        "transformers and tokenizer": {name: both[name] for name in names},
+        "run": run,
+        "transformers": hf,
+        "shards": shards,
+        "llm.c models": {"model.bin": c["model.bin"], "half.bin": half},
+        "llm.c state": {"debug_state.bin": c["debug_state.bin"]},
+        "llm.c tokens": {"tokens.bin": c["tokens.bin"]},
+        "llm.c tokenizer": {"tokenizer.bin": c["tokenizer.bin"]},
+        "tokenizer": {"tokenizer.json": run["tokenizer.json"]},
         "safetensors": {"x.safetensors": hf["model.safetensors"]},
-    }  # fmt: skip
+    }
 
 
 def fuzz(reader, cases, folder, read=None):
-    """Hold a reader to the law on so many damaged folders; AssertionError where some are neither read nor
-    refused in one line.
-    """
-    whole, outcomes, read = whole_files()[reader], [], read or READERS[reader]
+    """Hold a reader to the law on so many damaged folders; AssertionError if one breaks it."""
+    whole, read = whole_files()[reader], read or READERS[reader]
+    outcomes = []
 
     def law(damaged):
         for name, data in damaged.items():
@@ -528,13 +496,14 @@ def fuzz(reader, cases, folder, read=None):
         except InputError as error:
             outcomes.append("refused")
             text = str(error)
-            assert (
-                text.isprintable() and "expected" in text and "Traceback" not in text and len(text) < 3000
-            ), text
+            assert text.isprintable(), text
+            assert "expected" in text, text
+            assert "Traceback" not in text, text
+            assert len(text) < 3000, text
 
     law(whole)
     assert outcomes == ["read"]
-    # Not shrunk: what is reported can be drawn again, and files of some kB are not for the eye.
+    # Not shrunk: a case can be drawn again, and nobody reads files of some kB.
     options = {
         "max_examples": cases,
         "deadline": 10_000,
@@ -543,12 +512,13 @@ def fuzz(reader, cases, folder, read=None):
         "suppress_health_check": list(HealthCheck),
     }
     settings(**options)(given(damaged_folder(whole))(law))()
-    assert len(outcomes) > cases and set(outcomes) == {"read", "refused"}
+    assert len(outcomes) > cases
+    assert set(outcomes) == {"read", "refused"}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in memory where there is such a place: a disk takes ten times as long as a reader."""
+    """A folder in memory if there is such a place: a disk takes ten times as long as a reader."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as place:
         yield Path(place)
@@ -566,7 +536,7 @@ def test_ten_thousand_damaged_files_are_read_as_promised_or_refused_in_one_line(
 
 
 def careless(folder):
-    """A reader of safetensors as one writes it in a hurry."""
+    """A reader of safetensors, written in a hurry."""
     data = (folder / "x.safetensors").read_bytes()
     n = int.from_bytes(data[:8], "little")
     for entry in json.loads(data[8 : 8 + n]).values():
@@ -585,6 +555,6 @@ def trusting(folder):
 
 @pytest.mark.parametrize("reader", [careless, trusting])
 def test_the_law_rejects_a_reader_that_is_careless(reader, folder):
-    with pytest.raises(BaseException) as caught:  # several faults come as a group
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 several faults come as a group
         fuzz("safetensors", 200, folder, reader)
     assert not isinstance(caught.value, InputError)

@@ -1,6 +1,4 @@
-"""Folders of transformers, in and out: the same arrays, the same logits, and one line for what is wrong with
-one.
-"""
+"""Folders of transformers, in and out: the same arrays, the same logits, and one line for what is wrong."""
 
 import json
 
@@ -74,24 +72,21 @@ def test_halves_are_read_exactly(folder, half, kind):
     arrays = load_file(folder / "model.safetensors")
     header, data = {}, b""
     for name, array in arrays.items():
-        stored = array.astype(kind) if kind else (array.view(np.uint32) >> 16).astype(np.uint16)
-        arrays[name] = (
-            stored.astype(np.float32) if kind else (stored.astype(np.uint32) << 16).view(np.float32)
-        )
-        header[name] = {
-            "dtype": half,
-            "shape": array.shape,
-            "data_offsets": [len(data), len(data) + stored.nbytes],
-        }
+        if kind:
+            stored = array.astype(kind)
+            arrays[name] = stored.astype(np.float32)
+        else:  # bfloat16 is the upper half of a float32
+            stored = (array.view(np.uint32) >> 16).astype(np.uint16)
+            arrays[name] = (stored.astype(np.uint32) << 16).view(np.float32)
+        offsets = [len(data), len(data) + stored.nbytes]
+        header[name] = {"dtype": half, "shape": array.shape, "data_offsets": offsets}
         data += stored.tobytes()
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     model = GPT.load(folder)
     assert model.params.dtype == np.float32
-    assert all(
-        np.array_equal(model.params[name.removeprefix("transformer.")], array)
-        for name, array in arrays.items()
-    )
+    for name, array in arrays.items():
+        assert np.array_equal(model.params[name.removeprefix("transformer.")], array)
 
 
 def test_older_names_and_mask_buffers_are_known(folder):
@@ -180,27 +175,20 @@ def test_arrays_that_do_not_fit_are_named(folder, change, message):
         GPT.load(folder)
 
 
-def test_a_damaged_file_is_said_to_be_one(folder):
+def test_a_damaged_file_is_refused_as_such(folder):
     data = (folder / "model.safetensors").read_bytes()
-    for bad in (
-        b"",
-        data[:100],
-        data[:-1],
-        data + b"x",
-        (2**40).to_bytes(8, "little") + data[8:],
-        b"\xff" * 8 + data[8:],
-    ):
+    long_header, longer_header = ((n).to_bytes(8, "little") + data[8:] for n in (2**40, 2**64 - 1))
+    for bad in (b"", data[:100], data[:-1], data + b"x", long_header, longer_header):
         (folder / "model.safetensors").write_bytes(bad)
         with pytest.raises(InputError, match="is damaged|is not JSON"):
             GPT.load(folder)
 
 
 def test_a_nan_that_signals_is_not_finite_and_nothing_else(folder):
-    """Its conversion to another dtype raises a flag of the processor, which must not become a warning."""
+    """Converting it to another dtype sets a flag of the processor, which must not become a warning."""
     arrays = load_file(folder / "model.safetensors")
-    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(
-        np.float64
-    )  # so all become float64
+    # One array in float64, so that all become float64.
+    arrays["transformer.ln_f.weight"] = arrays["transformer.ln_f.weight"].astype(np.float64)
     arrays["transformer.ln_f.bias"].view(np.uint32)[0] = 0x7FA00000
     save_file(arrays, folder / "model.safetensors")
     with pytest.raises(InputError, match="ln_f.bias holds NaN"):
@@ -208,7 +196,7 @@ def test_a_nan_that_signals_is_not_finite_and_nothing_else(folder):
 
 
 def test_an_array_that_the_header_names_twice_is_refused(folder):
-    """Readers differ in which of the two they believe: one could check the first and another read the second."""
+    """Readers differ in which of the two they take: one could check the first, another read the second."""
     data = (folder / "model.safetensors").read_bytes()
     n = int.from_bytes(data[:8], "little")
     text = data[8 : 8 + n].strip()
@@ -280,7 +268,7 @@ def test_transformers_reads_what_is_written_and_is_read(tmp_path, monkeypatch, c
     np.testing.assert_allclose(
         theirs(torch.from_numpy(tokens)).logits.detach().numpy(), model(tokens), rtol=0, atol=1e-12
     )
-    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="4KB")
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="4KB")  # in shards
     again = GPT.load(tmp_path / "theirs")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
     assert np.array_equal(again.params.flat, model.params.flat)

@@ -1,6 +1,4 @@
-"""llm.c's files: written and read again, of the published sizes, laid out as its C reads them, and one line
-for what is wrong.
-"""
+"""llm.c's files: read as they were written, in the published layout and sizes, and refused in one line."""
 
 import os
 
@@ -18,9 +16,8 @@ SMALL = {"vocab_size": 19, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd":
 
 def model_of(**changes):
     model = GPT(Config(**SMALL | changes), 3)
-    model.params.flat += np.float32(0.1) * np.random.default_rng(0).standard_normal(
-        model.n_params, np.float32
-    )
+    noise = np.random.default_rng(0).standard_normal(model.n_params, np.float32)
+    model.params.flat += np.float32(0.1) * noise
     return model
 
 
@@ -34,30 +31,28 @@ def files(tmp_path):
 def test_a_set_belongs_together_and_is_read_again(files):
     folder, model = files
     again, tokens = GPT.load(folder / "model.bin"), llmc.load_tokens(folder / "tokens.bin")
-    assert again.config == model.config and again.params.flat.tobytes() == model.params.flat.tobytes()
+    assert again.config == model.config
+    assert again.params.flat.tobytes() == model.params.flat.tobytes()
     state = llmc.load_state(folder / "debug_state.bin", again.config)
-    assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1]) and np.array_equal(
-        state["targets"].reshape(-1), tokens[1:]
-    )
+    assert np.array_equal(state["tokens"].reshape(-1), tokens[:-1])
+    assert np.array_equal(state["targets"].reshape(-1), tokens[1:])
     loss, grads = model.loss_and_grads(state["tokens"], state["targets"])
-    assert state["loss"] == loss and state["grads"].flat.tobytes() == grads.flat.tobytes()
+    assert state["loss"] == loss
+    assert state["grads"].flat.tobytes() == grads.flat.tobytes()
     assert np.array_equal(state["logits"], model(state["tokens"]))
     assert not (folder / "tokenizer.bin").exists()
 
 
 def test_the_bytes_lie_where_the_c_program_looks_for_them(files):
-    """Offsets counted here by hand: a header of 1,024 bytes, wte of 128 rows, wpe, then each kind for all
-    layers, matrices (out, in).
-    """
+    """Offsets counted by hand: the header, wte of 128 rows, wpe, then arrays of one kind for all blocks."""
     folder, model = files
     data = np.fromfile(folder / "model.bin", "<f4")
     header = data[:256].view("<i4")
-    assert header[:8].tolist() == [20240326, 3, 8, 19, 2, 2, 8, 128] and not header[8:].any()
+    assert header[:8].tolist() == [20240326, 3, 8, 19, 2, 2, 8, 128]
+    assert not header[8:].any()
     wte, wpe = 256, 256 + 128 * 8
-    assert (
-        np.array_equal(data[wte : wte + 19 * 8], model.params["wte.weight"].reshape(-1))
-        and not data[wte + 19 * 8 : wpe].any()
-    )
+    assert np.array_equal(data[wte : wte + 19 * 8], model.params["wte.weight"].reshape(-1))
+    assert not data[wte + 19 * 8 : wpe].any()
     qkvw = wpe + 8 * 8 + 2 * 8 + 2 * 8
     second = data[qkvw + 3 * 8 * 8 : qkvw + 2 * 3 * 8 * 8].reshape(24, 8)
     assert np.array_equal(second, model.params["h.1.attn.c_attn.weight"].T)
@@ -77,16 +72,12 @@ def test_half_precision_is_read_exactly(files):
     data[1] = 5
     halves = (data[256:] >> 16).astype("<u2")
     (folder / "half.bin").write_bytes(data[:256].tobytes() + halves.tobytes())
-    (folder / "cut.bin").write_bytes(
-        np.concatenate([data[:256] + np.uint32(0), data[256:] & np.uint32(0xFFFF0000)]).tobytes()
-    )
-    header = np.fromfile(folder / "cut.bin", "<i4")
-    header[1] = 3
-    header.tofile(folder / "cut.bin")
-    assert (
-        GPT.load(folder / "half.bin").params.flat.tobytes()
-        == GPT.load(folder / "cut.bin").params.flat.tobytes()
-    )
+    # The same numbers in float32, their lower halves set to 0.
+    data[1] = 3
+    data[256:] &= np.uint32(0xFFFF0000)
+    data.tofile(folder / "rounded.bin")
+    half, rounded = (GPT.load(folder / name).params.flat for name in ("half.bin", "rounded.bin"))
+    assert half.tobytes() == rounded.tobytes()
 
 
 def test_a_tokenizer_comes_back(tmp_path):
@@ -146,7 +137,7 @@ def readers(config):
 
 
 @pytest.mark.parametrize("name", ["model.bin", "debug_state.bin", "tokens.bin", "tokenizer.bin"])
-def test_a_file_that_is_cut_or_of_another_kind_is_said_to_be(files, name):
+def test_a_file_that_is_cut_or_of_another_kind_is_refused(files, name):
     folder, model = files
     llmc.save_tokenizer(folder / "tokenizer.bin", [b"a", b"bc"], 1)
     path, read = folder / name, readers(model.config)[name]
@@ -156,17 +147,15 @@ def test_a_file_that_is_cut_or_of_another_kind_is_said_to_be(files, name):
         path.write_bytes(bad)
         with pytest.raises(InputError):
             read(path)
-    for place in range(
-        1, 8
-    ):  # another number in the header is told, or is one that the size does not depend on
-        free = {"model.bin": (3, 5), "tokenizer.bin": (3,)}.get(name, ())
-        for value in (
-            (-1, 2**31 - 1, fields[place] + 1)
-            if fields[place] and place not in free
-            else (-1,)
-            if place in free
-            else ()
-        ):
+    # Of the header's numbers, those on which the size of the file does not depend.
+    free = {"model.bin": (3, 5), "tokenizer.bin": (3,)}.get(name, ())
+    for place in range(1, 8):
+        values = ()
+        if place in free:
+            values = (-1,)
+        elif fields[place]:
+            values = (-1, 2**31 - 1, fields[place] + 1)
+        for value in values:
             changed = fields.copy()
             changed[place] = value
             path.write_bytes(changed.tobytes() + data[1024:])
@@ -204,7 +193,7 @@ def test_a_target_that_does_not_count_may_be_in_a_state(tmp_path):
 
 @pytest.mark.parametrize("n", [0, -1, 2**24 + 1, 2**31 - 1])
 def test_a_number_of_tokens_that_the_size_of_the_file_denies_is_refused(tmp_path, n):
-    """At once: the file is as long as 2³⁰ tokens, of which the disk holds nothing."""
+    """And at once: the file has 2³⁰ bytes, none of which is on the disk."""
     with open(tmp_path / "t.bin", "wb") as file:
         file.write(np.array([20240328, 2, n, 0], "<i4").tobytes())
         file.truncate(1024 + 2**30)

@@ -1,6 +1,4 @@
-"""A corpus is made in little memory, as it always was, and its tokens are kept in files that are trusted only
-as they were written.
-"""
+"""A corpus is made in little memory, the same as ever, and files of tokens are trusted only as written."""
 
 import hashlib
 import json
@@ -36,33 +34,49 @@ TEXTS = {
     "one": "abcdefghij" * 40,
     "spaces": "\n \n\n" + "x\n" * 3 + "\t\n\x0b\n   y" + "\n\u2028\n" * 30 + "z \n",
 }
-# The digests and the tokens, as SHA-256 of 8-byte integers, of version 0.1, which read texts as a whole: its
-# runs must resume.
+# Of version 0.1, which read texts as a whole and whose runs must resume: the SHA-256 of the tokens, as 8-byte
+# integers, and the digest of the corpus.
 PINNED = [
-    ("paragraphs", {}, "6b003e8d37f3f2633efbd5d60f0ba2330e500dfdf59a42a6b5a7c8456c62a4d1", "d07bc4d76b733de7", "2cd6dee760db4953"),
-    ("paragraphs", {"tokenizer": "bytes", "dedup": False}, "edacc8d5a29e12bb022b0331a6b3072ee0bb671382604fd391d51999c645e115", "0954cfe63d38038d", "46bdf64ad8782ee6"),
-    ("paragraphs", {"split": "tail", "held_out": 0.3}, "a504ba09ab5a66e083cb0ff03058d892e558bcd6012b31a6218c5955ff037cb4", "0373b45cee87c972", "9f1dc68e423a794f"),
-    ("paragraphs", {"dedup": False, "held_out": 0.25}, "31e2a09497576549d5aa6ffcdfb00a7df0a719d1175eb04bf9dec0771e47ba01", "2c62945400ae1936", "cef5f83baf10135b"),
-    ("lines", {}, "4335639cefcebe8ee7bcbb7eeb8316f0df49198735b4b63ca51cf1c929beb9eb", "7c900d497d03ed05", "52a8c9d38192e615"),
-    ("lines", {"tokenizer": "bytes", "dedup": False}, "50a56dcff8a7634a4bed710871e63b58f2ed6c587f5a4f7663a65013db9705ca", "ede27edbe96e81d4", "3dd0615ae8b1a253"),
-    ("lines", {"split": "tail", "held_out": 0.3}, "b7a4e9a8dd1fea8f35ecf5ccb0289dec9ea80d229f785548128f7c3e4d6c2a13", "2468849e934d7cc9", "9e4916cfb09eb7b2"),
-    ("lines", {"dedup": False, "held_out": 0.25}, "5c6676a9568d80d87bfe0d9393a98bc11ea713ba8c020e973cfd53c718a54e3b", "2162e6fdb1faa895", "0b21ae08c3a8fd17"),
-    ("one", {}, "c2c26308972b02b7754e5747963671f99371236333cd16047654a5dbb53d89b9", "1c96ac1f7c92c5c0", "a12a1bf5606ac480"),
-    ("one", {"tokenizer": "bytes", "dedup": False}, "017cb6863981ad4d269c206fac80950ea8acdbb016ccb66de2ed2fa6d9124041", "8cfa2638ebc52fbd", "763144b0f63cc980"),
-    ("one", {"split": "tail", "held_out": 0.3}, "1cf8748b5de6f2117b5ddf449a9ea23c26a6dcf40d5245267a0b8e641b537999", "8bc3eeed2dd67948", "0de1cd687e8e542a"),
-    ("one", {"dedup": False, "held_out": 0.25}, "fed69c694085ad87bee2eac19ed80da26e2c70b55c1cc89eae262754d982e7a0", "fe2241660c49bfb8", "d07e74a831bb7a9f"),
-    ("spaces", {}, "f67240482d21f20bfe44cac30f5abc6c5110c759d16047665b78e18cd32e7cb7", "c340ca13f7ce45e3", "7c9fa136d4413fa6"),
-    ("spaces", {"tokenizer": "bytes", "dedup": False}, "ae5fd5646951a13560e9a4962f7344fcaea7f8abc9f4840613f9e9673dcf7342", "e7f32dcad9393899", "e430d334baaa3c5d"),
-    ("spaces", {"split": "tail", "held_out": 0.3}, "d8da7c4662afaccc5ae3c74c55ba91019b6b1583e345cb4a6ccf35573d31a9a0", "4418625d98a18c7c", "90b4e326f6971c49"),
-    ("spaces", {"dedup": False, "held_out": 0.25}, "de8e117141e0bdcd3ee12fd001594714d1834882120eb419a3c027908758feee", "9ec5796b6709b4a6", "7f7e91dc4d5e65be"),
+    ("paragraphs", {}, "d07bc4d76b733de7", "2cd6dee760db4953",
+     "6b003e8d37f3f2633efbd5d60f0ba2330e500dfdf59a42a6b5a7c8456c62a4d1"),
+    ("paragraphs", {"tokenizer": "bytes", "dedup": False}, "0954cfe63d38038d", "46bdf64ad8782ee6",
+     "edacc8d5a29e12bb022b0331a6b3072ee0bb671382604fd391d51999c645e115"),
+    ("paragraphs", {"split": "tail", "held_out": 0.3}, "0373b45cee87c972", "9f1dc68e423a794f",
+     "a504ba09ab5a66e083cb0ff03058d892e558bcd6012b31a6218c5955ff037cb4"),
+    ("paragraphs", {"dedup": False, "held_out": 0.25}, "2c62945400ae1936", "cef5f83baf10135b",
+     "31e2a09497576549d5aa6ffcdfb00a7df0a719d1175eb04bf9dec0771e47ba01"),
+    ("lines", {}, "7c900d497d03ed05", "52a8c9d38192e615",
+     "4335639cefcebe8ee7bcbb7eeb8316f0df49198735b4b63ca51cf1c929beb9eb"),
+    ("lines", {"tokenizer": "bytes", "dedup": False}, "ede27edbe96e81d4", "3dd0615ae8b1a253",
+     "50a56dcff8a7634a4bed710871e63b58f2ed6c587f5a4f7663a65013db9705ca"),
+    ("lines", {"split": "tail", "held_out": 0.3}, "2468849e934d7cc9", "9e4916cfb09eb7b2",
+     "b7a4e9a8dd1fea8f35ecf5ccb0289dec9ea80d229f785548128f7c3e4d6c2a13"),
+    ("lines", {"dedup": False, "held_out": 0.25}, "2162e6fdb1faa895", "0b21ae08c3a8fd17",
+     "5c6676a9568d80d87bfe0d9393a98bc11ea713ba8c020e973cfd53c718a54e3b"),
+    ("one", {}, "1c96ac1f7c92c5c0", "a12a1bf5606ac480",
+     "c2c26308972b02b7754e5747963671f99371236333cd16047654a5dbb53d89b9"),
+    ("one", {"tokenizer": "bytes", "dedup": False}, "8cfa2638ebc52fbd", "763144b0f63cc980",
+     "017cb6863981ad4d269c206fac80950ea8acdbb016ccb66de2ed2fa6d9124041"),
+    ("one", {"split": "tail", "held_out": 0.3}, "8bc3eeed2dd67948", "0de1cd687e8e542a",
+     "1cf8748b5de6f2117b5ddf449a9ea23c26a6dcf40d5245267a0b8e641b537999"),
+    ("one", {"dedup": False, "held_out": 0.25}, "fe2241660c49bfb8", "d07e74a831bb7a9f",
+     "fed69c694085ad87bee2eac19ed80da26e2c70b55c1cc89eae262754d982e7a0"),
+    ("spaces", {}, "c340ca13f7ce45e3", "7c9fa136d4413fa6",
+     "f67240482d21f20bfe44cac30f5abc6c5110c759d16047665b78e18cd32e7cb7"),
+    ("spaces", {"tokenizer": "bytes", "dedup": False}, "e7f32dcad9393899", "e430d334baaa3c5d",
+     "ae5fd5646951a13560e9a4962f7344fcaea7f8abc9f4840613f9e9673dcf7342"),
+    ("spaces", {"split": "tail", "held_out": 0.3}, "4418625d98a18c7c", "90b4e326f6971c49",
+     "d8da7c4662afaccc5ae3c74c55ba91019b6b1583e345cb4a6ccf35573d31a9a0"),
+    ("spaces", {"dedup": False, "held_out": 0.25}, "9ec5796b6709b4a6", "7f7e91dc4d5e65be",
+     "de8e117141e0bdcd3ee12fd001594714d1834882120eb419a3c027908758feee"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, settings, digest, train, held_out", PINNED)
+@pytest.mark.parametrize("name, settings, train, held_out, digest", PINNED)
 @pytest.mark.parametrize("part", [3, 2**20])
 @pytest.mark.parametrize("large", [100, 2**24])
-def test_runs_that_were_begun_when_texts_were_read_as_a_whole_find_their_corpus(
-    tmp_path, monkeypatch, name, settings, digest, train, held_out, part, large
+def test_runs_from_when_texts_were_read_as_a_whole_find_their_corpus(
+    tmp_path, monkeypatch, name, settings, train, held_out, digest, part, large
 ):
     (tmp_path / "text.txt").write_bytes(TEXTS[name].encode())
     monkeypatch.setattr(text, "PART", part)
@@ -95,7 +109,7 @@ def whole(path, held_out=0.1):
 
 
 def expect_corpus(corpus, path):
-    """Raise unless a corpus is that of a text."""
+    """Raise unless a corpus holds the tokens of a text."""
     assert tuple(map(corpus.tokenizer.decode, (corpus.train, corpus.held_out))) == whole(path)
 
 
@@ -105,16 +119,12 @@ def test_a_small_text_stays_in_memory_and_a_large_one_lies_in_mapped_files(path,
     monkeypatch.setattr(data, "LARGE", 1000)
     for folder in (None, tmp_path / "tokens"):
         mapped = data.prepare([path], folder=folder)
-        assert (
-            isinstance(mapped.train, np.memmap)
-            and not mapped.train.flags.writeable
-            and mapped.train.dtype == np.uint16
-        )
-        assert (
-            np.array_equal(mapped.train, small.train)
-            and np.array_equal(mapped.held_out, small.held_out)
-            and mapped.digest == small.digest
-        )
+        assert isinstance(mapped.train, np.memmap)
+        assert not mapped.train.flags.writeable
+        assert mapped.train.dtype == np.uint16
+        assert np.array_equal(mapped.train, small.train)
+        assert np.array_equal(mapped.held_out, small.held_out)
+        assert mapped.digest == small.digest
         expect_corpus(mapped, path)
 
 
@@ -123,10 +133,10 @@ def test_tokens_are_made_once_and_found_again_by_another_run(path, tmp_path, lar
     other = data.prepare([path], tokenizer="bytes", folder=tmp_path / "shared")
     monkeypatch.setattr(Characters, "encode_ordinary", None)
     again = data.prepare([path], folder=tmp_path / "shared")
-    assert np.array_equal(again.train, first.train) and again.digest == first.digest != other.digest
-    assert sorted(p.name for p in (tmp_path / "shared").iterdir() if not p.name.startswith(".")) == sorted(
-        d[:32] for d in (first.digest, other.digest)
-    )
+    assert np.array_equal(again.train, first.train)
+    assert again.digest == first.digest != other.digest
+    names = {p.name for p in (tmp_path / "shared").iterdir() if not p.name.startswith(".")}
+    assert names == {first.digest[:32], other.digest[:32]}
 
 
 def damage(name, change):
@@ -187,25 +197,26 @@ def test_what_a_killed_run_left_is_cleared_away(path, tmp_path, large):
 
 
 def test_two_runs_at_once_share_what_one_of_them_makes(path, tmp_path, large):
-    found, encoded = [], []
+    corpora, encoded = [], []
     encode = Characters.encode_ordinary
+
+    def run():
+        corpora.append(data.prepare([path], folder=tmp_path / "tokens"))
 
     def slow(self, text):
         encoded.append(len(text))
         return encode(self, text)
 
     with mock.patch.object(Characters, "encode_ordinary", slow):
-        runs = [
-            threading.Thread(target=lambda: found.append(data.prepare([path], folder=tmp_path / "tokens")))
-            for _ in range(3)
-        ]
-        for run in runs:
-            run.start()
-        for run in runs:
-            run.join()
-    for corpus in found:
+        runs = [threading.Thread(target=run) for _ in range(3)]
+        for thread in runs:
+            thread.start()
+        for thread in runs:
+            thread.join()
+    for corpus in corpora:
         expect_corpus(corpus, path)
-    assert len(found) == 3 and sum(encoded) == sum(map(len, whole(path)))
+    assert len(corpora) == 3
+    assert sum(encoded) == sum(map(len, whole(path)))
 
 
 def test_ids_that_the_vocabulary_lacks_are_an_error_and_not_written(path, tmp_path, large):
@@ -278,11 +289,9 @@ def test_special_tokens_in_a_corpus_are_refused_allowed_or_text(tmp_path, conten
     assert tokenizer.count_bytes(ids) == len(content.encode())
 
 
-def test_the_default_way_with_special_tokens_is_no_part_of_the_digest():
-    assert (
-        "special" not in data.prepare().recipe
-        and data.prepare(special="refuse").digest == data.prepare().digest
-    )
+def test_refusing_special_tokens_is_the_default_and_no_part_of_the_digest():
+    assert "special" not in data.prepare().recipe
+    assert data.prepare(special="refuse").digest == data.prepare().digest
 
 
 class Special(Bytes):
@@ -336,7 +345,7 @@ def test_a_large_text_is_prepared_in_little_memory(tmp_path, tokenizer, glue):
         check=True,
     )
     peak, tokens = json.loads(done.stdout)
-    # Held at a time: a part of 1 MiB, its text in a few forms and its ids, of 8 bytes each; and 16 + 8 + 1
-    # bytes a paragraph of some 225, sorted with as much again. Read as a whole, each form of the text alone
-    # has 100 MB.
+    # In memory at a time: a part of 1 MiB, its text in a few forms and its ids, of 8 bytes each; and
+    # 16 + 8 + 1 bytes for each paragraph of some 225, with as much again to sort them. Read as a whole, each
+    # form of the text alone would have 100 MB.
     assert peak < 80e6 and tokens > 0.99 * size
