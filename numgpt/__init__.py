@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import calculus, gradcheck, ops
+from . import ops
 from ._version import __version__
 from .architecture.config import Config, Training
 from .architecture.presets import preset, preset_training
@@ -17,7 +17,7 @@ from .model.gpt import GPT
 from .training.optim import AdamW, learning_rate
 
 if TYPE_CHECKING:
-    from . import parity, tokenizers
+    from . import calculus, gradcheck, parity, tokenizers
     from .data.corpus import prepare
     from .interchange import llmc, torch_random
     from .training.trainer import Trainer
@@ -47,9 +47,12 @@ __all__ = [
     "use",
 ]
 
-# What is imported when it is first asked for: name → (module, name in it, or None for the module itself).
+# What is imported when it is first asked for, so that `import numgpt` takes little more than NumPy's import:
+# name → (module, name in it, or None for the module itself).
 _LATE = {
     "Trainer": ("training.trainer", "Trainer"),
+    "calculus": ("calculus", None),
+    "gradcheck": ("gradcheck", None),
     "llmc": ("interchange.llmc", None),
     "parity": ("parity", None),
     "prepare": ("data.corpus", "prepare"),

@@ -1,6 +1,4 @@
-"""Twins keep the laws of their specifications, err no more than they do, and give the same bits on any number
-of threads.
-"""
+"""Twins keep their specifications' laws, err no more, and give the same bits on any number of threads."""
 
 import os
 import re
@@ -95,39 +93,31 @@ SIZES = {
 
 @both
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    "scale", [1.0, 3.0]
-)  # larger scores would compare the luck of their rounding, not the code
+@pytest.mark.parametrize("scale", [1.0, 3.0])  # larger scores would compare the luck of their rounding
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
 def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
-    """Against wider precision, relative to the largest entry of each result: at most 4 times the
-    specification's, and 16 roundings.
+    """At most 4 times the specification's error and 16 roundings, against wider precision.
+
+    Errors are relative to the largest entry of each result.
     """
     for subject in op_subjects(op, 0, SIZES[size], (2,)):
-        arrays = [
-            a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
-            for a in cast(subject.arrays, dtype)
-        ]
-        arrays = cast(arrays, dtype)
+        drawn = cast(subject.arrays, dtype)
+        drawn = [a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in drawn]
+        arrays = cast(drawn, dtype)
         y, _ = op.forward(*arrays, **subject.options)
         dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)[()]
-        exact = results(
-            op.forward, op.backward, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options
-        )
+        wide = cast(arrays, wider), np.asarray(dy, wider)[()]
+        exact = results(op.forward, op.backward, *wide, subject.options)
         specified = results(op.forward, op.backward, arrays, dy, subject.options)
-        found = results(*twins_of(op), arrays, dy, subject.options)
-        for e, s, f in zip(exact, specified, found, strict=True):
-            assert f.dtype == dtype and f.shape == s.shape
+        computed = results(*twins_of(op), arrays, dy, subject.options)
+        for e, s, c in zip(exact, specified, computed, strict=True):
+            assert c.dtype == dtype and c.shape == s.shape
             largest = abs(e).max(initial=0.0)
-            ours, theirs = (abs(a - e).max(initial=0.0) for a in (f, s))
-            lost = (
-                np.finfo(dtype).tiny / np.finfo(dtype).eps
-            )  # below it what a value is made of underflows, in a twin perhaps earlier
-            assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (
-                subject.name,
-                ours / largest,
-                theirs / largest,
-            )
+            ours, theirs = (abs(a - e).max(initial=0.0) for a in (c, s))
+            # Below lost, what a value is computed from underflows, in a twin perhaps earlier.
+            lost = np.finfo(dtype).tiny / np.finfo(dtype).eps
+            limit = 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost
+            assert ours <= limit, (subject.name, ours / largest, theirs / largest)
 
 
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
@@ -167,14 +157,10 @@ FUSED = {
 @pytest.mark.parametrize("shape", [(1, 1), (5,), (2, 5), (7, 3)])
 def test_a_fused_block_keeps_the_law_within_a_model(fused_always, monkeypatch, changes, shape):
     """The model's loss at float64 with fused blocks, against the derivative of the specification."""
-    calls = []
-    forward = fused_always.pre_norm_block_forward
+    calls, twin = [], engine.choice._twin
+    watched = _watched(fused_always.pre_norm_block_forward, calls)
     monkeypatch.setattr(
-        engine.choice,
-        "_twin",
-        lambda f, twin=engine.choice._twin: (
-            _watched(forward, calls) if f.__name__ == "pre_norm_block_forward" else twin(f)
-        ),
+        engine.choice, "_twin", lambda f: watched if f.__name__ == "pre_norm_block_forward" else twin(f)
     )
     config = Config(**SMALL | changes)
     model = GPT(config, 0, "float64")
@@ -207,7 +193,7 @@ def _watched(function, calls):
 @both
 @pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
 def test_a_fused_block_errs_no_more_than_the_specification(changes, dtype, wider):
-    """At a size that fuses by itself; against wider precision, each gradient relative to its largest entry."""
+    """At a size that fuses by itself; each gradient's error is relative to its largest entry."""
     config = Config(
         **{"vocab_size": 50, "block_size": 70, "n_layer": 2, "n_head": 3, "n_embd": 96}
         | {k: v for k, v in changes.items() if k != "n_head"}
@@ -292,10 +278,10 @@ def test_one_and_two_threads_give_the_same_bits(changes, dtype):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("op", [o for o in TWINNED if o.name != "embedding"], ids=lambda op: op.name)
 def test_what_is_not_finite_does_not_become_a_number(op, bad):
-    """Where the specification's result is not finite for a bad input, neither is the twin's. In attention a
-    masked key is not
-    multiplied by 0 but left out, so that a NaN from the future stays there: somewhere in the result it must
-    show.
+    """Where the specification's result is not finite for a bad input, neither is the twin's.
+
+    Attention's twin leaves a masked key out instead of multiplying it by 0, so that a NaN from the future
+    stays there: it must show somewhere in the result.
     """
     subject = next(iter(op_subjects(op, 0, dict.fromkeys("CDHIOPSTV", 5), (2,))))
     arrays = cast(subject.arrays, "float32")
@@ -362,12 +348,18 @@ def test_the_environment_chooses_the_engine():
 
 
 def test_numba_is_imported_when_it_is_first_needed():
-    assert (
-        run(
-            BATCH + "import sys; assert 'numba' not in sys.modules; m(x); assert 'numba' in sys.modules"
-        ).returncode
-        == 0
-    )
+    looked = "import sys; print('numba' in sys.modules); m(x); print('numba' in sys.modules)"
+    assert run(BATCH + looked).stdout == "False\nTrue\n"
+
+
+def test_importing_numgpt_imports_what_a_model_needs_and_nothing_slow():
+    """The rest of the face comes when it is asked for, and NumPy's own import is most of the time."""
+    rooms = ("gradcheck", "calculus", "parity", "proofs", "commands")
+    late = ["numba", *(f"numgpt.{room}" for room in rooms)]
+    done = run(f"import sys, numgpt; print([name for name in {late} if name in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+    done = run("import numgpt; print(numgpt.gradcheck.check.__name__, numgpt.calculus.hvp.__name__)")
+    assert done.stdout == "check hvp\n", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -404,6 +396,17 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
+def test_called_an_op_gives_the_bits_of_its_twin(op):
+    for subject in op_subjects(op, 0):
+        arrays = cast(subject.arrays, "float32")
+        forward, _ = twins_of(op)
+        with engine.session("float32"):
+            expected = np.asarray(forward(*arrays, **subject.options)[0])
+        value = np.asarray(op(*arrays, **subject.options))
+        assert value.dtype == "float32" and value.tobytes() == expected.tobytes()
 
 
 def test_a_gradient_edited_to_another_dtype_or_layout_is_read_as_it_should_be():
@@ -488,7 +491,7 @@ def test_the_cache_lies_where_numba_is_told(tmp_path, monkeypatch):
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(
         engine.choice,
-        "_missing",
+        "_numba_lacks",
         lambda: "numba is not installed, expected it for the numba engine: pip install numba",
     )
     with pytest.raises(InputError, match="numba is not installed"):

@@ -1,6 +1,4 @@
-"""What must hold whatever the numbers are: sums that vanish, causes that cannot come from the future, rows on
-their own.
-"""
+"""What holds whatever the numbers: sums vanish, nothing comes from the future, each row is by itself."""
 
 import numpy as np
 import pytest
@@ -20,9 +18,8 @@ def model_and_batch(changes, seed=0, shape=(3, 5)):
     config = Config(**SMALL | changes)
     model = GPT(config, seed, "float64")
     rng = np.random.default_rng(seed)
-    model.params.flat += 0.3 * rng.standard_normal(
-        model.params.flat.shape
-    )  # biases and norms away from 0 and 1
+    # Biases and norms away from 0 and 1.
+    model.params.flat += 0.3 * rng.standard_normal(model.params.flat.shape)
     return model, *rng.integers(0, config.vocab_size, (2, *shape))
 
 
@@ -49,8 +46,9 @@ def test_gradients_of_layernorms_input_sum_to_zero_over_the_channels(seed):
 
 @given(seed=seeds, T=st.integers(1, 6))
 def test_gradients_of_the_scores_sum_to_zero_over_the_keys(seed, T):
-    """Moving all keys along one direction c moves every score of a query alike: Σ_s dk_s · c = 0 for q · c
-    equal for all queries.
+    """Moving all keys along a direction c moves every score of a query alike.
+
+    So Σ_s dk_s · c = 0 where q · c is the same for all queries.
     """
     rng = np.random.default_rng(seed)
     q, k, v, dy = rng.standard_normal((4, T, 3))
@@ -88,14 +86,11 @@ def test_the_tied_embeddings_gradient_is_the_sum_of_both_uses():
     for name, value in model.params.items():
         untied.params[name] = value
     untied.params["lm_head.weight"] = model.params["wte.weight"]
-    (loss, tied), (same_loss, parts) = (
-        model.loss_and_grads(tokens, targets),
-        untied.loss_and_grads(tokens, targets),
-    )
+    loss, tied = model.loss_and_grads(tokens, targets)
+    same_loss, parts = untied.loss_and_grads(tokens, targets)
     assert loss == same_loss
-    assert np.allclose(
-        tied["wte.weight"], parts["wte.weight"] + parts["lm_head.weight"], rtol=1e-14, atol=1e-17
-    )
+    both = parts["wte.weight"] + parts["lm_head.weight"]
+    assert np.allclose(tied["wte.weight"], both, rtol=1e-14, atol=1e-17)
     assert abs(parts["wte.weight"]).max() > 1e-3 and abs(parts["lm_head.weight"]).max() > 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Which code computes, and where its arrays lie: enter here to ask what runs, and how kernels are compiled."""
+"""Which code computes, and where arrays lie: enter here to ask what runs, and how kernels are compiled."""
 
 from .choice import (
     ENGINES,

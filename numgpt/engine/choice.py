@@ -1,4 +1,10 @@
-"""Which code runs an op: its specification in plain NumPy, or a twin beside it."""
+"""Which code runs an op: its specification in plain NumPy, or a twin beside it.
+
+A twin is found by its place: that of ops/norms.py's layernorm_forward is the function of the same name in
+ops/norms_numba.py, or on the GPU in ops/norms_cupy.py. Nothing is registered.
+"""
+
+from __future__ import annotations
 
 import functools
 import importlib
@@ -6,35 +12,46 @@ import importlib.util
 import inspect
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..errors import InputError
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
 
 ENGINES = ("reference", "numba", "cupy")
-TWINNED = (np.dtype("float32"), np.dtype("float64"))
-_engine = None
+TWINNED = (np.dtype("float32"), np.dtype("float64"))  # dtypes that twins are compiled for
+
+Function = Callable[..., Any]
+_engine: str | None = None  # None until the first use, which the environment may decide
 
 
-def use(name, tf32=False):
+def use(name: str, tf32: bool = False) -> None:
     """Choose the engine for all that follows.
 
-    "reference": the specification in plain NumPy. "numba": compiled twins of it, for float32 and float64;
-    what has no twin, and every other dtype, runs on the specification. "cupy": new and loaded models lie on
-    the GPU, where the specification runs on CuPy's arrays, and twins of it for float32 and float64. Unless
-    chosen here or by the environment variable NUMGPT_ENGINE, numba where it is installed.
+    "reference": the specification in plain NumPy.
+    "numba": compiled twins of it, for float32 and float64; what has no twin, and every other dtype, runs on
+    the specification.
+    "cupy": new and loaded models lie on the GPU. There the specification runs on CuPy's arrays, and twins of
+    it for float32 and float64.
+    Unless chosen here or by the environment variable NUMGPT_ENGINE, it is numba where that is installed.
 
-    tf32: let the GPU round the factors of float32 products to 10 bits, which is faster; before its first
-    product.
+    tf32: let the GPU round the factors of float32 products to 10 bits, which is faster. CuPy heeds it only
+    before its first product.
 
-    Which twin runs goes by where an array lies: one on the GPU never meets a Numba twin, nor one of the
-    host's a CUDA kernel.
+    Where an array lies decides which twin may run: one on the GPU never meets a Numba twin, nor one in the
+    host's memory a CUDA kernel.
     """
     global _engine
     _expect(name)
-    missing = {"numba": _missing, "cupy": no_gpu}.get(name, lambda: None)()
+    missing = None
+    if name == "numba":
+        missing = _numba_lacks()
+    elif name == "cupy":
+        missing = no_gpu()
     if missing:
         raise InputError(f"engine: {missing}, or use the reference")
     if name == "cupy":
@@ -42,75 +59,74 @@ def use(name, tf32=False):
     _engine = name
 
 
-def _expect(name):
+def _expect(name: str) -> None:
     if name not in ENGINES:
         raise InputError(f"engine: {name!r} is unknown, expected one of {', '.join(ENGINES)}")
 
 
-def current():
-    """The name of the engine in use."""
+def current() -> str:
+    """The name of the engine in use; the first question chooses one."""
     if _engine is None:
         chosen = os.environ.get("NUMGPT_ENGINE")
-        missing = None if chosen else _missing()
+        # Asked for by nobody, numba may be missing: then a line says why training is slow.
+        missing = None if chosen else _numba_lacks()
         if missing and sys.stderr is not None:
             print(f"numgpt: the slower reference engine runs: {missing}", file=sys.stderr)
         use(chosen or ("reference" if missing else "numba"))
+    assert _engine is not None
     return _engine
 
 
-def set_threads(n):
-    """Have the numba engine use n threads, at most as many as there are processors; results do not depend on
-    it.
-    """
+def set_threads(n: int) -> None:
+    """Have the numba engine use n threads, at most one a processor; results do not depend on their number."""
     if current() == "numba":
         from . import jit
 
         jit.set_threads(n)
 
 
-def forward(op, arrays):
+def forward(op: Any, arrays: Iterable[Any]) -> Function:
     """The forward that runs op on these arrays."""
     return _twins(arrays)(op.forward) or op.forward
 
 
-def backward(op, dy):
+def backward(op: Any, dy: Any) -> Function:
     """The backward that undoes op's forward."""
     return _twins((dy,))(op.backward) or op.backward
 
 
-@functools.cache
-def takes(function, name):
-    """Whether a twin's backward takes `into`, for each parameter the array for its gradient and whether to
-    add, or None; or `spare`, whether it may write over what its forward saved.
+@functools.cache  # a signature takes longer than a small op
+def takes(function: Function, name: str) -> bool:
+    """Whether a backward takes an option that only twins may have.
+
+    into: for each parameter the array for its gradient and whether to add, or None.
+    spare: whether it may write over what its forward saved.
     """
     return name in inspect.signature(function).parameters
 
 
-def twin(function, of):
-    """The twin of a function of the specification for arrays such as of, or of that dtype in the host's
-    memory; or the function itself.
-    """
-    return _twins((np.empty(0, of) if isinstance(of, (str, type, np.dtype)) else of,))(function) or function
+def twin(function: Function, of: Any) -> Function:
+    """The twin of a function for arrays like of, or for a dtype in the host's memory; without one, itself."""
+    array = np.empty(0, of) if isinstance(of, str | type | np.dtype) else of
+    return _twins((array,))(function) or function
 
 
-def gpu_twin(function):
-    """The CuPy twin of a function of the specification, whatever floats it is for; or the function itself
-    where it has none.
-    """
+def gpu_twin(function: Function) -> Function:
+    """The CuPy twin of a function, whatever its dtype; without one, the function itself."""
     return _gpu_twin(function) or function
 
 
-def host_twin(function):
-    """The Numba twin of a function of the specification that works on integers in the host's memory, whatever
-    floats the engine in use computes with; or the function itself, under the reference engine and where Numba
-    is not installed.
+def host_twin(function: Function) -> Function:
+    """The Numba twin of a function that works on integers in the host's memory; without one, itself.
+
+    It runs under the cupy engine too, since integers such as a tokenizer's stay on the host.
     """
     numba_runs = current() == "numba" or (_engine == "cupy" and importlib.util.find_spec("numba") is not None)
     return (_twin(function) if numba_runs else None) or function
 
 
-def session(dtype):
-    """Within it kernels own the threads: a matrix product called from one does not bring its own."""
+def session(dtype: DTypeLike) -> AbstractContextManager[Any]:
+    """Within it kernels own the threads: a matrix product called from one runs on that thread alone."""
     if current() != "numba" or np.dtype(dtype) not in TWINNED:
         return nullcontext()
     from . import blas
@@ -119,26 +135,29 @@ def session(dtype):
     return blas.one_thread()
 
 
-def fused(layer, r, inputs):
-    """The twin of a whole layer, where there is one that suits the record and the inputs: its forward returns
-    (y, saved).
+def fused(layer: Any, r: Any, inputs: Sequence[Any]) -> Any:
+    """The twin of a whole layer, where one suits the record and the inputs, or None.
+
+    Its forward returns (y, saved), and its backward takes saved.
     """
     twin = _twins(inputs)
-    forward, backward = twin(layer.forward), twin(layer.backward)
+    forward = twin(layer.forward)
+    # A twin declines a config, dtype or size that it was not written for.
     if forward is None or not sys.modules[forward.__module__].suits(r, *inputs):
         return None
-    return type(layer)(forward, backward)
+    return type(layer)(forward, twin(layer.backward))
 
 
-def move(array, name):
+def move(array: Any, name: str) -> Any:
     """The array where the engine of a name computes: itself, or a copy on the GPU or in the host's memory."""
     _expect(name)
     return to_gpu(array) if name == "cupy" else home(array)
 
 
-def here(*arrays):
-    """The arrays where the engine in use computes. Those with a float that the GPU has not, or that CuPy may
-    not have, stay as they are.
+def here(*arrays: Any) -> tuple[Any, ...]:
+    """The arrays where the engine in use computes.
+
+    All of them stay where they are if one has floats that the GPU, or CuPy, may not have.
     """
     floats = [a for a in arrays if getattr(a, "dtype", None) is not None and a.dtype.kind in "fc"]
     if not is_cupy() or any(a.dtype not in ON_GPU for a in floats):
@@ -146,56 +165,57 @@ def here(*arrays):
     return tuple(to_gpu(a) if hasattr(a, "dtype") else a for a in arrays)
 
 
-def is_cupy():
+def is_cupy() -> bool:
     """Whether the cupy engine is in use; asked before an engine had to be chosen, it chooses none."""
-    return _engine == "cupy" or (
-        _engine is None and os.environ.get("NUMGPT_ENGINE") == "cupy" and current() == "cupy"
-    )
+    if _engine is None and os.environ.get("NUMGPT_ENGINE") == "cupy":
+        return current() == "cupy"
+    return _engine == "cupy"
 
 
-def _twins(arrays):
-    """What looks up the twin of a function for these arrays: its floats all float32 or all float64, and the
-    engine in use has twins.
-    """
+def _twins(arrays: Iterable[Any]) -> Callable[[Function], Function | None]:
+    """What looks up twins for these arrays: it finds none unless their floats share a dtype of TWINNED."""
     arrays = [a for a in arrays if a is not None and a.dtype.kind not in "iu"]
     dtypes = {a.dtype for a in arrays}
     if len(dtypes) != 1 or dtypes.pop() not in TWINNED or current() == "reference":
         return _no_twin
-    return _gpu_twin if on_gpu(arrays[0]) else _twin if _engine == "numba" else _no_twin
+    if on_gpu(arrays[0]):
+        return _gpu_twin
+    return _twin if _engine == "numba" else _no_twin
 
 
-def _no_twin(function):
+def _no_twin(function: Function) -> None:
     return None
 
 
 @functools.cache
-def _missing():
-    """What the numba engine lacks, or None."""
-    if importlib.util.find_spec("numba") is None:
+def _numba_lacks() -> str | None:
+    """What the numba engine lacks on this machine, or None."""
+    if importlib.util.find_spec("numba") is None:  # looks, but does not import: that takes half a second
         return "numba is not installed, expected it for the numba engine: pip install numba"
     from . import blas
 
     if not blas.available():
         return (
-            "no BLAS is found that kernels can call, expected NumPy's own of a wheel from PyPI, or MKL: pip"
-            " install mkl"
+            "kernels find no BLAS to call, expected that of NumPy's wheel from PyPI, or MKL: pip install mkl"
         )
+    return None
 
 
 @functools.cache
-def _twin(function):
+def _twin(function: Function) -> Function | None:
     """The function of the same name in the file beside its own that ends in _numba."""
     return _beside_its_file(function, "numba")
 
 
 @functools.cache
-def _gpu_twin(function):
+def _gpu_twin(function: Function) -> Function | None:
     """The function of the same name in the file beside its own that ends in _cupy."""
     return _beside_its_file(function, "cupy")
 
 
-def _beside_its_file(function, ending):
+def _beside_its_file(function: Function, ending: str) -> Function | None:
+    """The function of the same name in numgpt's module with that ending, which is imported here first."""
     module = f"{function.__module__}_{ending}"
     if not module.startswith("numgpt.") or importlib.util.find_spec(module) is None:
-        return None
+        return None  # somebody else's op, or a file without twins
     return getattr(importlib.import_module(module), function.__name__, None)

@@ -94,7 +94,7 @@ class Op:
         arrays = [self._array(argument, options.pop(argument.name, None)) for argument in self.arguments]
         masks = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
         moved = engine.here(*arrays, *masks.values())  # together, so that all of them lie in one place
-        arrays = moved[: len(arrays)]
+        arrays = list(moved[: len(arrays)])
         options |= zip(masks, moved[len(arrays) :])
         self.check(arrays, options)
         dtype = next((a.dtype for a in arrays if a is not None and a.dtype.kind in "fc"), np.dtype(float))
