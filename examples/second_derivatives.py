@@ -1,6 +1,4 @@
-"""How does the loss bend? Curvature along a direction, the sharpest direction and the noise of the gradient,
-exact; then PyTorch.
-"""
+"""How does the loss bend? Curvature, the sharpest direction, the gradient's noise; then PyTorch's answer."""
 
 import numpy as np
 
@@ -26,36 +24,24 @@ for _step in range(60):
 
 tokens, targets = batch(24)
 loss, grads = model.loss_and_grads(tokens, targets)
-v = grads.flat / np.linalg.norm(grads.flat)
+slope = np.linalg.norm(grads.flat)
+v = grads.flat / slope
 bend = v @ calculus.hvp(model, tokens, targets, v).flat
-print(
-    f"loss {loss:.4f}; along the gradient its slope is {np.linalg.norm(grads.flat):.4f} and its curvature ⟨v,"
-    f" Hv⟩ {bend:.4f}"
-)
-print(
-    f"so to second order the loss is least after a step of length {np.linalg.norm(grads.flat) / bend:.4f}"
-    " against it"
-)
+print(f"loss {loss:.4f}; along the gradient its slope is {slope:.4f} and its curvature ⟨v, Hv⟩ {bend:.4f}")
+print(f"so to second order the loss is least after a step of length {slope / bend:.4f} against it")
 
 top = calculus.top_eigenvalues(model, tokens, targets)
 least = calculus.top_eigenvalues(model, tokens, targets, which="smallest")
-print(
-    f"largest eigenvalue of the Hessian {top.values[0]:.6f} ± {top.bounds[0]:.0e}, smallest"
-    f" {least.values[0]:.6f} ± {least.bounds[0]:.0e}"
-)
-print(
-    f"by {top.products} and {least.products} products with a matrix of {model.n_params:,} rows that is never"
-    " formed"
-)
-flat = calculus.gauss_newton(model, tokens, targets, v).flat
-assert least.values[0] < 0 < v @ flat
+for which, found in (("largest", top), ("smallest", least)):
+    value, bound = found.values[0], found.bounds[0]
+    print(f"{which} eigenvalue of the Hessian {value:.6f} ± {bound:.0e}, by {found.products} products")
+print(f"the matrix itself, {model.n_params:,} × {model.n_params:,} numbers, is never formed")
+gauss_newton = v @ calculus.gauss_newton(model, tokens, targets, v).flat
+assert least.values[0] < 0 < gauss_newton
 assert least.values[0] <= bend <= top.values[0]
 
 noise = calculus.gradient_noise_scale(model, tokens, targets)
-print(
-    f"noise scale {noise.scale:.1f}: with that many examples a batch, the gradient's noise is as large as the"
-    " gradient"
-)
+print(f"noise scale {noise.scale:.1f}: in a batch of so many examples, noise and gradient are of one size")
 assert noise.scale > 0
 
 try:
@@ -73,9 +59,7 @@ def written_out(q, k, v):
 
 
 def fused(q, k, v):
-    """Attention as PyTorch's models call it; on a CPU this takes the fused kernel where no other is asked
-    for.
-    """
+    """Attention as PyTorch's models call it; on a CPU this takes the fused kernel unless told otherwise."""
     return scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
@@ -87,18 +71,16 @@ def torch_hvp(attention, direction):
         return x @ p[f"{name}.weight"] + p[f"{name}.bias"]
 
     def norm(x, name):
-        return layer_norm(
-            x, (config.n_embd,), p[f"{name}.weight"], p[f"{name}.bias"], config.layer_norm_epsilon
-        )
+        weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
+        return layer_norm(x, weight.shape, weight, bias, config.layer_norm_epsilon)
 
     x = p["wte.weight"][torch.from_numpy(tokens)] + p["wpe.weight"]
     for i in range(config.n_layer):
         qkv = affine(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn.c_attn").split(config.n_embd, -1)
         y = attention(*(t.unflatten(-1, (config.n_head, -1)).transpose(1, 2) for t in qkv))
         x = x + affine(y.transpose(1, 2).flatten(2), f"h.{i}.attn.c_proj")
-        x = x + affine(
-            gelu(affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), approximate="tanh"), f"h.{i}.mlp.c_proj"
-        )
+        h = affine(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")
+        x = x + affine(gelu(h, approximate="tanh"), f"h.{i}.mlp.c_proj")
     logits = norm(x, "ln_f") @ p["wte.weight"].T
     loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten())
     grads = torch.autograd.grad(loss, list(p.values()), create_graph=True)
@@ -113,10 +95,8 @@ theirs = model.params.like()
 for name, product in torch_hvp(written_out, direction).items():
     theirs[name] = product.numpy()
 difference = np.linalg.norm(ours.flat - theirs.flat) / np.linalg.norm(theirs.flat)
-print(
-    f"PyTorch {torch.__version__}, attention written out: Hv differs from ours by {difference:.1e} of its"
-    " norm"
-)
+version = f"PyTorch {torch.__version__}"
+print(f"{version}, attention written out: Hv differs from ours by {difference:.1e} of its norm")
 assert difference < 1e-13
 
 try:
@@ -124,10 +104,8 @@ try:
 except RuntimeError as error:
     reason = str(error).splitlines()[0]
     assert "is not implemented" in reason
-    print(f"PyTorch {torch.__version__}, fused attention: RuntimeError: {reason}")
-    print(
-        "Where attention is fused, PyTorch has no second derivative (pytorch #116350); ours is the backward"
-        " at a complex number."
-    )
+    print(f"{version}, fused attention: RuntimeError: {reason}")
+    print("Where attention is fused, PyTorch has no second derivative (pytorch #116350).")
+    print("Ours is the backward, at a complex number.")
 else:
     print("This PyTorch took an attention that it can differentiate twice, as its math kernel can.")

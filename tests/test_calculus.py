@@ -1,6 +1,4 @@
-"""Second derivatives and gradients by example under their laws: symmetric, linear, definite, transposed; and
-beside PyTorch.
-"""
+"""Second derivatives and gradients by example under their laws: symmetric, linear, definite, transposed."""
 
 import itertools
 import math
@@ -39,9 +37,7 @@ def case(changes, seed, sizes=SMALL, rows=2):
 
 
 def agree(ours, theirs, terms=None):
-    """Raise unless the norm of the difference is LIMIT of that of the terms, which are the values themselves
-    unless given.
-    """
+    """Raise unless the norm of the difference is at most LIMIT of the terms': of theirs, unless given."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     scale = np.linalg.norm(theirs) if terms is None else terms
     error = np.linalg.norm(ours - theirs)
@@ -134,11 +130,10 @@ def test_gauss_newton_and_fisher_are_never_negative(changes, product, seed):
 @settings(max_examples=8)
 @given(seed=seeds)
 def test_the_hessian_is_the_derivative_of_the_gradient(seed):
-    """Central differences in longdouble, a witness that knows nothing of complex numbers: h = 1e-6 along a v
-    of norm 1 errs by h²
+    """Central differences in longdouble are a witness that knows nothing of complex numbers.
 
-    of the third derivative and by eps/h, 1e-10 at worst; 1e-8 leaves room for large third derivatives, as in
-    gradcheck.
+    h = 1e-6 along a v of norm 1 errs by h² of the third derivative and by eps/h, 1e-10 at worst; 1e-8 leaves
+    room for large third derivatives, as in gradcheck.
     """
     model, tokens, targets, rng = case({}, seed)
     v = rng.standard_normal(model.n_params)
@@ -174,9 +169,7 @@ def test_what_nothing_used_has_no_curvature():
 
 @pytest.mark.parametrize("names", [["lm_head.weight"], ["ln_f.weight", "ln_f.bias"]], ids=str)
 def test_where_the_logits_are_linear_the_hessian_is_gauss_newton(names):
-    """The logits of an untied model are linear in its unembedding, and in the last norm's weight and bias
-    together.
-    """
+    """An untied model's logits are linear in its unembedding, and in the last norm's weight and bias."""
     model, tokens, targets, rng = case({"tied": False}, 0)
     u, v = model.params.like(), model.params.like()
     for name in names:
@@ -201,9 +194,7 @@ def test_the_hessian_with_respect_to_the_logits_is_the_derivative_of_cross_entro
 
 
 def test_the_fisher_is_the_exact_mean_over_all_targets_that_the_model_may_draw():
-    """At each position, all V targets weighted by the model's own probabilities; and it is Gauss-Newton's for
-    any targets.
-    """
+    """At each position all V targets count by the model's own probabilities. It is Gauss-Newton's matrix."""
     model, tokens, targets, _ = case({}, 0, TINY)
     p = np.exp(model(tokens))
     p /= p.sum(-1, keepdims=True)
@@ -268,26 +259,29 @@ def test_the_examples_gradients_add_up_to_the_batchs(changes):
 
 
 def test_the_estimates_of_the_noise_scale_are_without_bias():
-    """All 4³ samples of three out of a population of four, each as likely: the means of the estimates are the
-    population's values.
-    """
+    """Over all 4³ samples of three out of a population of four, the estimates' means are its own values."""
     population = np.random.default_rng(0).standard_normal((4, 7)) + 0.2
-    found = [calculus.noise_scale(population[list(drawn)]) for drawn in itertools.product(range(4), repeat=3)]
+    estimates = [
+        calculus.noise_scale(population[list(drawn)]) for drawn in itertools.product(range(4), repeat=3)
+    ]
     G = population.mean(0)
-    agree(np.mean([f.trace for f in found]), ((population - G) ** 2).sum() / 4)
-    agree(np.mean([f.squared_norm for f in found]), G @ G, np.mean([abs(f.squared_norm) for f in found]))
+    agree(np.mean([f.trace for f in estimates]), ((population - G) ** 2).sum() / 4)
+    agree(
+        np.mean([f.squared_norm for f in estimates]), G @ G, np.mean([abs(f.squared_norm) for f in estimates])
+    )
 
 
 def test_the_noise_scale_of_gradients_whose_truth_is_known():
-    """512 draws in 64 dimensions: tr Σ is known to √(2/(512·64)) = 0.8 %, |G|² to some 2/√(512·64) = 1.1 %;
-    six of these.
+    """512 draws in 64 dimensions: tr Σ is known to √(2/(512·64)) = 0.8 %, |G|² to some 2/√(512·64) = 1.1 %.
+
+    The limits are six of these.
     """
     rng = np.random.default_rng(0)
-    found = calculus.noise_scale(1 + 3 * rng.standard_normal((512, 64)))
-    assert found.trace == pytest.approx(9 * 64, rel=0.05)
-    assert found.squared_norm == pytest.approx(64, rel=0.09)
-    assert found.scale == found.trace / found.squared_norm
-    assert found.examples == 512
+    noise = calculus.noise_scale(1 + 3 * rng.standard_normal((512, 64)))
+    assert noise.trace == pytest.approx(9 * 64, rel=0.05)
+    assert noise.squared_norm == pytest.approx(64, rel=0.09)
+    assert noise.scale == noise.trace / noise.squared_norm
+    assert noise.examples == 512
 
 
 def test_the_noise_scale_keeps_its_digits_where_the_noise_is_small():
@@ -306,9 +300,9 @@ def test_no_noise_has_scale_zero_and_no_signal_an_infinite_one():
 def test_the_noise_scale_of_a_model_is_that_of_its_examples():
     model, tokens, targets, _ = case({}, 0, rows=4)
     G = [g.flat for g in calculus.per_example_gradients(model, tokens, targets)]
-    found = calculus.gradient_noise_scale(model, tokens, targets)
-    assert found == calculus.noise_scale(G)
-    agree(found.trace, np.cov(np.transpose(G)).trace())
+    noise = calculus.gradient_noise_scale(model, tokens, targets)
+    assert noise == calculus.noise_scale(G)
+    agree(noise.trace, np.cov(np.transpose(G)).trace())
 
 
 @every_variant
@@ -322,10 +316,10 @@ def test_eigenvalues_are_those_of_the_dense_matrix(changes, operator):
     if operator == "gauss_newton":
         del ends["smallest"]  # 0, many times over, of which one start finds one
     for which, expected in ends.items():
-        found = calculus.top_eigenvalues(model, tokens, targets, k=3, operator=operator, which=which)
-        assert (found.bounds <= 1e-8 * abs(truth).max()).all()
-        assert (abs(found.values - expected[:3]) <= found.bounds + rounding).all()
-        for value, bound, y in zip(found.values, found.bounds, found.vectors):
+        top = calculus.top_eigenvalues(model, tokens, targets, k=3, operator=operator, which=which)
+        assert (top.bounds <= 1e-8 * abs(truth).max()).all()
+        assert (abs(top.values - expected[:3]) <= top.bounds + rounding).all()
+        for value, bound, y in zip(top.values, top.bounds, top.vectors):
             assert abs(np.linalg.norm(matrix @ y.flat - value * y.flat) - bound) <= 10 * rounding
             assert abs(y.flat @ y.flat - 1) < LIMIT
             assert list(y) == list(model.params)
@@ -335,10 +329,10 @@ def test_all_eigenvalues_add_up_to_the_trace():
     model, tokens, targets, _ = case({}, 0, TINY | {"n_head": 1, "n_embd": 3})
     H = calculus.hessian(model, tokens, targets)
     P = model.n_params
-    found = calculus.top_eigenvalues(model, tokens, targets, k=P, steps=P)
-    agree(found.values.sum(), np.trace(H), abs(found.values).sum())
-    assert found.products == P
-    assert (np.diff(found.values) <= 0).all()
+    top = calculus.top_eigenvalues(model, tokens, targets, k=P, steps=P)
+    agree(top.values.sum(), np.trace(H), abs(top.values).sum())
+    assert top.products == P
+    assert (np.diff(top.values) <= 0).all()
 
 
 def test_scipys_solver_finds_the_same_eigenvalues():

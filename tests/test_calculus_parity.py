@@ -1,6 +1,4 @@
-"""Second derivatives and gradients by example as PyTorch's autograd gives them, for GPT-2 with its attention
-written out.
-"""
+"""Second derivatives and gradients by example as PyTorch's autograd gives them, attention written out."""
 
 import numpy as np
 import pytest

@@ -116,18 +116,18 @@ def test_an_id_is_chosen_as_if_all_were_sorted(data):
     spread, seed = data.draw(st.sampled_from([0.1, 1, 6])), data.draw(st.integers(0, 2**32 - 1))
     logits = np.round(spread * np.random.default_rng(seed).standard_normal(size), digits)
     draw, temperature = data.draw(st.floats(0, 0.999999)), data.draw(st.sampled_from([0.5, 1.0, 3.0]))
-    top_k, top_p = (
-        data.draw(st.none() | st.integers(1, size + 2)),
-        data.draw(st.none() | st.floats(1e-6, 0.999999)),
-    )
+    top_k = data.draw(st.none() | st.integers(1, size + 2))
+    top_p = data.draw(st.none() | st.floats(1e-6, 0.999999))
     order = np.argsort(-logits, kind="stable")
-    probs = np.exp((logits[order] - logits.max()) / temperature)[:top_k]
-    kept = probs[: 1 + np.searchsorted(np.cumsum(probs), (top_p or 1) * probs.sum())] if top_p else probs
-    share = np.cumsum(kept) / kept.sum()
-    found = int(np.flatnonzero(order == choose(logits, draw, temperature, top_k, top_p))[0])
-    assert found < len(kept) + 1
-    assert share[min(found, len(kept) - 1)] > draw - 1e-9
-    assert found == 0 or share[found - 1] <= draw + 1e-9
+    candidates = np.exp((logits[order] - logits.max()) / temperature)[:top_k]
+    if top_p:
+        reached = np.searchsorted(np.cumsum(candidates), top_p * candidates.sum())
+        candidates = candidates[: 1 + reached]
+    share = np.cumsum(candidates) / candidates.sum()
+    place = int(np.flatnonzero(order == choose(logits, draw, temperature, top_k, top_p))[0])
+    assert place < len(candidates) + 1
+    assert share[min(place, len(candidates) - 1)] > draw - 1e-9
+    assert place == 0 or share[place - 1] <= draw + 1e-9
 
 
 def test_equal_probabilities_are_ordered_by_id_and_a_draw_of_almost_one_is_in_range():

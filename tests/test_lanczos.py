@@ -32,13 +32,13 @@ def test_the_outermost_eigenvalues_are_found_within_their_bounds(n, k, seed, whi
     k = min(k, n)
     truth = np.linalg.eigvalsh(A)
     expected = truth[np.argsort({"largest": -truth, "smallest": truth, "magnitude": -abs(truth)}[which])][:k]
-    found = lanczos(lambda x: A @ x, n, k, which=which)
+    top = lanczos(lambda x: A @ x, n, k, which=which)
     size = abs(truth).max()
-    assert (found.bounds <= 1e-8 * size).all()
-    assert (abs(found.values - expected) <= found.bounds + ROUNDING * n * size).all()
-    for value, bound, y in zip(found.values, found.bounds, found.vectors):
+    assert (top.bounds <= 1e-8 * size).all()
+    assert (abs(top.values - expected) <= top.bounds + ROUNDING * n * size).all()
+    for value, bound, y in zip(top.values, top.bounds, top.vectors):
         assert abs(np.linalg.norm(A @ y - value * y) - bound) <= ROUNDING * n * size
-    assert abs(found.vectors @ found.vectors.T - np.eye(k)).max() < ROUNDING * n
+    assert abs(top.vectors @ top.vectors.T - np.eye(k)).max() < ROUNDING * n
 
 
 @pytest.mark.parametrize(
@@ -56,36 +56,34 @@ def test_the_outermost_eigenvalues_are_found_within_their_bounds(n, k, seed, whi
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_where_the_recurrence_ends_repeated_eigenvalues_are_found_as_often_as_they_are(values, k):
     A = with_eigenvalues(np.array(values, float))
-    found = lanczos(lambda x: A @ x, len(values), k)
-    assert abs(found.values - sorted(values, reverse=True)[:k]).max() <= ROUNDING * 10
+    top = lanczos(lambda x: A @ x, len(values), k)
+    assert abs(top.values - sorted(values, reverse=True)[:k]).max() <= ROUNDING * 10
 
 
 def test_a_matrix_of_low_rank_takes_few_products():
     """Rank 3 in 300 dimensions: four products span what there is, and a second start that it is all."""
     A = with_eigenvalues(np.array([9.0, 5.0, 4.0] + 297 * [0.0]))
-    found = lanczos(lambda x: A @ x, 300, 3)
-    assert abs(found.values - [9, 5, 4]).max() < ROUNDING * 300
-    assert found.products <= 6
+    top = lanczos(lambda x: A @ x, 300, 3)
+    assert abs(top.values - [9, 5, 4]).max() < ROUNDING * 300
+    assert top.products <= 6
 
 
 def test_vectors_stay_orthogonal_where_one_pass_of_orthogonalisation_loses_them():
-    """Twenty eigenvalues, 1/299 apart, to the last digits: with a single pass copies of the first ones
-    appear, then nonsense.
-    """
+    """Twenty eigenvalues, 1/299 apart: with a single pass copies of the first ones appear, then nonsense."""
     values = np.linspace(0, 1, 300)
     A = with_eigenvalues(values)
-    found = lanczos(lambda x: A @ x, 300, 20, steps=300, tolerance=1e-14)
-    assert abs(found.vectors @ found.vectors.T - np.eye(20)).max() < ROUNDING
-    assert abs(found.values - values[:-21:-1]).max() < ROUNDING
+    top = lanczos(lambda x: A @ x, 300, 20, steps=300, tolerance=1e-14)
+    assert abs(top.vectors @ top.vectors.T - np.eye(20)).max() < ROUNDING
+    assert abs(top.values - values[:-21:-1]).max() < ROUNDING
 
 
 def test_where_the_steps_run_out_the_bounds_say_so():
     A = with_eigenvalues(np.linspace(0, 1, 200))
-    found = lanczos(lambda x: A @ x, 200, 2, steps=5)
-    assert found.products == 5
-    assert (found.bounds > 1e-3).any()
-    nearest = abs(found.values[:, None] - np.linspace(0, 1, 200)).min(1)
-    assert (nearest <= found.bounds).all()
+    top = lanczos(lambda x: A @ x, 200, 2, steps=5)
+    assert top.products == 5
+    assert (top.bounds > 1e-3).any()
+    nearest = abs(top.values[:, None] - np.linspace(0, 1, 200)).min(1)
+    assert (nearest <= top.bounds).all()
 
 
 def test_a_start_is_drawn_from_the_seed():
@@ -98,8 +96,8 @@ def test_a_start_is_drawn_from_the_seed():
 def test_scipys_solver_gives_measured_bounds_and_names_what_does_not_converge():
     pytest.importorskip("scipy", reason="SciPy is not installed")
     A = with_eigenvalues(np.linspace(0, 1, 200))
-    found = SOLVERS["scipy"](lambda x: A @ x, 200, 2)
-    assert (abs(found.values - [1, 1 - 1 / 199]) <= found.bounds + ROUNDING * 200).all()
+    top = SOLVERS["scipy"](lambda x: A @ x, 200, 2)
+    assert (abs(top.values - [1, 1 - 1 / 199]) <= top.bounds + ROUNDING * 200).all()
     with pytest.raises(InputError, match=r"\d of 5 eigenvalues converged in \d+ products: give more steps"):
         SOLVERS["scipy"](lambda x: A @ x, 200, 5, steps=1)
     with pytest.raises(InputError, match="k is 3, expected 1 to 2 for the solver scipy"):

@@ -1,6 +1,4 @@
-"""The training loop: the same bits after any interruption, a log, the best model, and a name for what is not
-finite.
-"""
+"""The training loop: the same bits after any interruption, a log, the best model, a name for what fails."""
 
 import json
 import os
@@ -36,11 +34,16 @@ def trainer(text, out=None, training=TRAINING, dropout=0.2, dtype="float32"):
     return Trainer(GPT(config, training.seed, dtype, corpus.tokenizer), corpus, training, out)
 
 
-def bits(folder):
-    return {
-        name: (folder / name).read_bytes()
-        for name in ("model.safetensors", "optimizer.safetensors", "state.json")
-    }
+def bits(run):
+    """The bytes of all that a run goes on from, and of its best model."""
+    last = ("model.safetensors", "optimizer.safetensors", "state.json")
+    files = [run / "last" / name for name in last] + [run / "best" / "model.safetensors"]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def log(run):
+    """The entries of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 class StopAt:
@@ -66,15 +69,9 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
         run.run(StopAt(stop))
         assert run.stopped == (stop is not None)
         assert run.updates == (stop or TRAINING.steps)
-    assert bits(tmp_path / "through" / "last") == bits(tmp_path / "stopped" / "last")
-    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (
-        tmp_path / "stopped/best/model.safetensors"
-    ).read_bytes()
+    assert bits(tmp_path / "through") == bits(tmp_path / "stopped")
     through, stopped = (
-        [
-            {k: v for k, v in json.loads(line).items() if k != "tokens_per_s"}
-            for line in (tmp_path / run / "log.jsonl").read_text().splitlines()
-        ]
+        [{k: v for k, v in entry.items() if k != "tokens_per_s"} for entry in log(tmp_path / run)]
         for run in ("through", "stopped")
     )
     assert through == stopped
@@ -82,7 +79,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
 
 def test_the_log_has_one_line_a_step_and_one_a_measurement(text, tmp_path):
     trainer(text, tmp_path / "run").run()
-    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    entries = log(tmp_path / "run")
     steps = [e for e in entries if "loss" in e]
     assert [e["step"] for e in steps] == list(range(1, 25))
     assert all({"loss", "norm", "lr", "tokens_per_s"} <= set(e) for e in steps)
@@ -158,6 +155,21 @@ def test_a_run_without_a_folder_keeps_nothing(text, tmp_path, monkeypatch):
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_run_says_what_it_is_and_where_it_stands(text, tmp_path):
+    run = trainer(text, tmp_path / "run")
+    run.step()
+    run.evaluate()
+    assert repr(run) == (
+        f"<Trainer of {run.model.n_params:,} parameters on {run.corpus.source}: step 1 of 24, best held-out"
+        f" loss {run.best:.4f}, in {tmp_path / 'run'}>"
+    )
+
+
+def test_a_run_without_a_folder_has_nothing_to_resume_from(text):
+    with pytest.raises(InputError, match="no folder to resume from, expected one: give out"):
+        trainer(text).resume()
+
+
 def command(text, out, *flags):
     shape = [f"--{k.replace('_', '-')}={v}" for k, v in CONFIG.items() if k != "bias"]
     flags = [
@@ -186,8 +198,7 @@ def command(text, out, *flags):
 
 
 def kill_storm(text, tmp_path, kills, seed):
-    """Start the same run again and again and kill it at random moments of its work; let it end; compare with
-    one that ran through.
+    """Kill the same run again and again at random moments, let it end, and compare with one that ran through.
 
     A run that ends before its kill counts for nothing: the storm begins anew with more steps.
     """
@@ -202,9 +213,8 @@ def kill_storm(text, tmp_path, kills, seed):
         )
         with process:
             for line in process.stderr:
-                if line.startswith(
-                    "model "
-                ):  # the imports are over and the checkpoint is read: from here on it works and writes
+                # The imports are over and the checkpoint is read: from here on it works and writes.
+                if line.startswith("model "):
                     break
             time.sleep(draw.uniform(0, delay))
             process.send_signal(signal.SIGKILL)
@@ -219,11 +229,8 @@ def kill_storm(text, tmp_path, kills, seed):
             command(text, tmp_path / out, f"--steps={steps}"), capture_output=True, text=True
         )
         assert last.returncode == 0, last.stderr
-    assert bits(tmp_path / "through" / "last") == bits(tmp_path / "killed" / "last")
-    assert (tmp_path / "through/best/model.safetensors").read_bytes() == (
-        tmp_path / "killed/best/model.safetensors"
-    ).read_bytes()
-    entries = [json.loads(line) for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert bits(tmp_path / "through") == bits(tmp_path / "killed")
+    entries = log(tmp_path / "killed")
     assert [e["step"] for e in entries if "loss" in e] == list(range(1, steps + 1))
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {"last", "best", "log.jsonl"}
 
@@ -249,8 +256,4 @@ def test_a_run_that_diverged_is_not_saved_and_says_so(text, tmp_path):
     with pytest.raises(NotFinite, match=r"step 1: .* is not finite|step 2: "):
         run.run()
     assert np.isfinite(GPT.load(tmp_path / "run" / "last").params.flat).all()
-    assert all(
-        np.isfinite(v)
-        for line in (tmp_path / "run/log.jsonl").read_text().splitlines()
-        for v in json.loads(line).values()
-    )
+    assert all(np.isfinite(v) for entry in log(tmp_path / "run") for v in entry.values())
