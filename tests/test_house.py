@@ -1,6 +1,8 @@
 """Laws of the house: floors, line lengths, function sizes, rooms. Each failure names its place."""
 
 import ast
+import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -197,6 +199,65 @@ def test_the_laws_see_what_they_forbid():
     assert nested_conditionals(tree) == [5]
     assert lines_of(tree.body[0]) == 2
     assert parameters_of(tree.body[0]) == 3
+
+
+# Types.
+
+CLIENT = """
+import numpy as np
+
+import numgpt
+
+config = numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8)
+model = numgpt.GPT(config, seed=0)
+tokens = np.zeros((1, 4), np.int64)
+loss, gradients = model.loss_and_grads(tokens, tokens)
+numgpt.AdamW(model).step(gradients, lr=1e-3)
+reveal_type(config.n_layer)
+reveal_type(model.n_params)
+reveal_type(model.generate(tokens, 3))
+reveal_type(model.record(tokens, tokens))
+reveal_type(gradients)
+reveal_type(numgpt.ops.layernorm)
+numgpt.Config(vocab_sise=5)
+"""
+REVEALED = ["int", "int", "numpy.ndarray", "numgpt.layers.record.Record"]
+REVEALED += ["numgpt.architecture.parameters.Flat", "numgpt.ops.op.Op"]
+
+
+def mypy(folder, *arguments):
+    """The status and output of mypy, run in a folder."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    command = [sys.executable, "-m", "mypy", "--cache-dir", folder / "cache", *arguments]
+    environment = {k: v for k, v in os.environ.items() if k != "FORCE_COLOR"} | {"MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_strict_client_of_the_package_sees_its_types(tmp_path):
+    (tmp_path / "client.py").write_text(CLIENT, "utf-8")
+    status, output = mypy(tmp_path, "--strict", "--follow-imports=silent", "client.py")
+    types = re.findall(r'Revealed type is "([\w.]+)', output)
+    assert types == REVEALED, output
+    errors = re.findall(r"error: (.*)", output)
+    assert status == 1 and len(errors) == 1 and 'keyword argument "vocab_sise"' in errors[0], output
+
+
+def test_the_types_ship():
+    """py.typed tells type checkers that an installed numgpt is annotated."""
+    assert (ROOT / "numgpt" / "py.typed").exists()
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", "utf-8")
+    assert "py.typed" in settings["options.package_data"]["*"]
+
+
+def test_the_list_of_annotated_files_is_sorted_and_real():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", "utf-8")
+    paths = [line.rstrip(",") for line in settings["mypy"]["files"].split()]
+    assert paths == sorted(set(paths))
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing, f"setup.cfg lists {', '.join(missing)}, which are not there"
 
 
 # Rooms.
