@@ -67,9 +67,7 @@ def gelu_tanh_backward(dy, saved):
 
 
 def gate(x):
-    """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u would cancel to
-    0.
-    """
+    """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u cancels."""
     z = -2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
     largest = 80.0 if x.dtype == np.float32 else 700.0  # exp would overflow beyond, and σ is 0 long before
     return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))
@@ -106,9 +104,10 @@ relu = Op("... -> ...", relu_forward, relu_backward)
 class Activation(NamedTuple):
     """One that a feed-forward may have.
 
-    title: its name in a sentence. transformers: its names in a config.json of transformers, of which the first is
-    written; none where transformers has no such activation. torch: the classes of PyTorch modules that compute it,
-    torch.nn.GELU with its approximate behind it.
+    title: its name in a sentence.
+    transformers: its names in a config.json of transformers, of which the first is written; none where
+    transformers has no such activation.
+    torch: the classes of PyTorch modules that compute it, torch.nn.GELU with its approximate behind it.
     """
 
     op: Op
