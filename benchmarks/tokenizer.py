@@ -1,13 +1,15 @@
-"""Encoding by byte pairs, numgpt against tiktoken and Hugging Face tokenizers, in one run and on one thread:
-megabytes a second.
+"""Encoding by byte pairs, in megabytes a second: numgpt, tiktoken and Hugging Face, on one thread.
 
-All three have the same merges: GPT-2's where --ranks names a file gpt2.tiktoken or the distribution
-openai-whisper, which holds one, is installed; else those that numgpt trains on the prose. Ids are compared
-before anything is timed. Texts: prose and code of the
-machine, and what is hostile: a megabyte without a cut. Usage: python benchmarks/tokenizer.py
+All three have the same merges: GPT-2's where --ranks names a file gpt2.tiktoken, or openai-whisper, which
+holds one, is installed; else those that numgpt learns from the prose. Ids are compared before any timing.
+
+The texts are prose, code of this machine, and hostile ones: a megabyte without a cut.
+
+Usage: python benchmarks/tokenizer.py
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -18,10 +20,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-os.environ |= {
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}  # read when the libraries are imported
+# Read when the libraries are imported.
+os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import contest
 
@@ -55,11 +55,9 @@ def texts_of(path):
 def ranked_tokens(path, prose, size):
     """(where they are from, tokens in the order of their ranks)."""
     if path is None:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             files = metadata.distribution("openai-whisper").files or []
-        except metadata.PackageNotFoundError:
-            files = []
-        path = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
+            path = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
     from numgpt import tokenizers
 
     if path is not None:
@@ -68,7 +66,7 @@ def ranked_tokens(path, prose, size):
 
 
 def contestants(tokens, pattern):
-    """Name → what makes a tokenizer anew: a function text → ids. Those that are not installed are left out."""
+    """Name → what makes a tokenizer anew, a function text → ids. What is not installed is left out."""
     from numgpt.tokenizers import BPE
     from numgpt.tokenizers.huggingface_file import SOURCES
     from numgpt.tokenizers.patterns import PATTERNS
@@ -82,40 +80,35 @@ def contestants(tokens, pattern):
 
     def tiktoken():
         import tiktoken
-        from tiktoken_ext.openai_public import (
-            r50k_pat_str,
-        )  # GPT-2's pattern, spelled so that a megabyte of spaces does not fill the stack
+
+        # GPT-2's pattern, spelled so that a megabyte of spaces does not fill the stack.
+        from tiktoken_ext.openai_public import r50k_pat_str
 
         spelled = r50k_pat_str if pattern == "gpt2" else PATTERNS[pattern]
-        return tiktoken.Encoding(
-            pattern, pat_str=spelled, mergeable_ranks={t: i for i, t in enumerate(tokens)}, special_tokens={}
-        ).encode_ordinary
+        ranks = {token: i for i, token in enumerate(tokens)}
+        encoding = tiktoken.Encoding(pattern, pat_str=spelled, mergeable_ranks=ranks, special_tokens={})
+        return encoding.encode_ordinary
 
     def huggingface():
         import tokenizers as tk
 
-        theirs = tk.Tokenizer(
-            tk.models.BPE(
-                {spell(t): i for i, t in enumerate(tokens)},
-                [(spell(tokens[a]), spell(tokens[b])) for a, b in merges],
-                ignore_merges=True,
-            )
-        )
+        vocab = {spell(token): i for i, token in enumerate(tokens)}
+        pairs = [(spell(tokens[a]), spell(tokens[b])) for a, b in merges]
+        theirs = tk.Tokenizer(tk.models.BPE(vocab, pairs, ignore_merges=True))
         split = tk.pre_tokenizers.Split(tk.Regex(SOURCES[pattern][0]), "isolated")
         level = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
         theirs.pre_tokenizer = level if pattern == "gpt2" else tk.pre_tokenizers.Sequence([split, level])
-        return lambda text: (
-            theirs.encode_batch_fast([text])[0].ids
-        )  # leaves out the places of tokens in the text
+        # The fast one leaves out the places of tokens in the text.
+        return lambda text: theirs.encode_batch_fast([text])[0].ids
 
-    found = {}
+    installed = {}
     for name, make in {"numgpt": numgpt, "tiktoken": tiktoken, "Hugging Face": huggingface}.items():
         try:
             make()
-            found[name] = make
+            installed[name] = make
         except ImportError:
             print(f"  {name}: is not installed")
-    return found
+    return installed
 
 
 def seconds(encode, text):
@@ -126,18 +119,14 @@ def seconds(encode, text):
 
 
 def measure(makers, text, rounds):
-    """Name → seconds of each round: "numgpt, new" encodes for the first time since it was made, the others
-    have encoded the text before.
-    """
+    """Name → seconds of each round. "numgpt, new" has encoded nothing before, the others this text."""
     encoders = {name: make() for name, make in makers.items()}
     expected = list(encoders["numgpt"](text))
     for name, encode in list(encoders.items()):
         try:
             ids = encode(text)
         except BaseException as error:
-            if (
-                type(error).__name__ != "PanicException"
-            ):  # tiktoken's, where its regular expressions fill the stack
+            if type(error).__name__ != "PanicException":  # tiktoken's, when its expressions fill the stack
                 raise
             print(f"  {name}: {error}")
             del encoders[name]
@@ -157,11 +146,9 @@ def row_of(name, text, taken):
     speed = {who: size / statistics.median(times) for who, times in taken.items()}
 
     def ratio(who):
-        return (
-            statistics.median(theirs / ours for theirs, ours in zip(taken["tiktoken"], taken[who]))
-            if "tiktoken" in taken
-            else None
-        )
+        if "tiktoken" not in taken:
+            return None
+        return statistics.median(theirs / ours for theirs, ours in zip(taken["tiktoken"], taken[who]))
 
     return {
         "text": name,
@@ -203,14 +190,17 @@ def main():
         "--pattern", default="gpt2", choices=("gpt2", "cl100k", "o200k"), help="what cuts the texts"
     )
     parser.add_argument(
-        "--size", type=int, default=8192, help="tokens that are trained where there are no ranks"
+        "--size",
+        type=int,
+        default=8192,
+        help="size of the vocabulary that is learned where there are no ranks",
     )
     parser.add_argument("--rounds", type=int, default=7, help="how often each is asked, in turn")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="some of the texts; all unless given")
     parser.add_argument(
         "--training",
         action="store_true",
-        help="compare training too, by tokenizer_training.py; it takes some minutes",
+        help="then compare training, by tokenizer_training.py; it takes some minutes",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     args = parser.parse_args()
@@ -241,14 +231,12 @@ def main():
 
 
 def versions():
-    """Of what is compared."""
-    found = []
+    """The versions of the packages that are compared."""
+    versions = []
     for package in ("regex", "tiktoken", "tokenizers"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            pass
-    return ", ".join(found)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    return ", ".join(versions)
 
 
 if __name__ == "__main__":

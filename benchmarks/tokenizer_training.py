@@ -1,10 +1,11 @@
-"""Training byte-pair encoding, numgpt against Hugging Face tokenizers, in one run: whole time and peak
-memory, each in a process of its own.
+"""Training of byte-pair encoding, numgpt and Hugging Face's tokenizers in turn: whole time and peak memory.
 
-The text comes with --data, or is made of the default corpus and the docstrings of the Python modules that are
-installed here, repeated if they are too few. All are given it in their own way, cut where pieces end: "by
-lines" is Hugging Face's way with files, in which a line ends a piece, so that its merges are others. Usage:
-python benchmarks/tokenizer_training.py --megabytes 10 --merges 8192
+Each trains in a process of its own. The text comes with --data, or is made of the default corpus and the
+docstrings of the Python modules that are installed here, repeated if they are too few. It is handed over in
+parts that end where a pretoken ends. "By lines" is Hugging Face's way with files: a line ends a pretoken, so
+the merges are others.
+
+Usage: python benchmarks/tokenizer_training.py --megabytes 10 --merges 8192
 """
 
 import argparse
@@ -63,35 +64,34 @@ def make_text(size):
 
 
 def prepare(path, megabytes, pattern):
-    """Make the text where it is asked for; tell how many bytes and distinct pieces it has. In a process of
-    its own: the contestants would inherit its peak of memory.
+    """Make the text where it is asked for, and tell how many bytes and distinct pretokens it has.
+
+    In a process of its own: the contestants would inherit its peak of memory.
     """
-    from numgpt.tokenizers.bpe_training import count_pieces
+    from numgpt.tokenizers.bpe_training import count_pretokens
     from numgpt.tokenizers.patterns import Pattern
 
     if megabytes:
         Path(path).write_bytes(make_text(int(1e6 * megabytes)))
-    contest.serve(
-        {
-            "describe": lambda: {
-                "bytes": os.path.getsize(path),
-                "pieces": len(count_pieces(blocks(path), Pattern(pattern))),
-            }
-        }
-    )
+
+    def describe():
+        pretokens = count_pretokens(blocks(path), Pattern(pattern))
+        return {"bytes": os.path.getsize(path), "pretokens": len(pretokens)}
+
+    contest.serve({"describe": describe})
 
 
 def worker(kind, path, merges, pattern):
-    """A contestant: train once when asked; tell the seconds, the merges' hash and how many there are, and the
-    peak memory before and after.
-    """
-    train = (huggingface if kind.startswith("huggingface") else numgpt_train)(kind, path, merges, pattern)
+    """A contestant: train once when asked, and tell time, merges, and peak memory before and after."""
+    prepared = huggingface if kind.startswith("huggingface") else numgpt_train
+    train = prepared(kind, path, merges, pattern)
 
     def answer():
-        before, start = contest.peak_memory(), time.perf_counter()
-        found = train()
+        before = contest.peak_memory()
+        start = time.perf_counter()
+        learned = train()
         seconds = time.perf_counter() - start
-        merged = found()
+        merged = learned()
         return {
             "seconds": seconds,
             "before": before,
@@ -110,7 +110,7 @@ def blocks(path, size=2**20):
 
 
 def numgpt_train(kind, path, merges, pattern):
-    """numgpt: what trains from a file, and gives what tells the merges."""
+    """numgpt: a function that trains from a file, and gives a function that tells the merges."""
     import numgpt
     from numgpt import tokenizers
 
@@ -163,10 +163,9 @@ def huggingface(kind, path, merges, pattern):
 
 
 def training_table(path, merges, pattern, kinds, rounds):
-    """Train rounds times in turn, every time in a new process; returns rows of figures, and prints who did
-    not run.
-    """
-    names, answers = {kind: name for name, kind in KINDS.items()}, {kind: [] for kind in kinds}
+    """Rows of figures of training so often in turn, each in a new process. Prints who does not run."""
+    names = {kind: name for name, kind in KINDS.items()}
+    answers = {kind: [] for kind in kinds}
     for _, kind in itertools.product(range(rounds), kinds):
         time.sleep(contest.PAUSE)
         with tempfile.TemporaryDirectory() as empty:
@@ -182,26 +181,27 @@ def training_table(path, merges, pattern, kinds, rounds):
             print(f"  {names[kind]}: does not run here")
         elif answer is not None:
             answers[kind].append(answer)
-    answers = {kind: found for kind, found in answers.items() if len(found) == rounds}
-    if not answers:
-        return []
-    theirs, first = answers.get("huggingface"), next(iter(answers.values()))[0]["hash"]
+    whole = {kind: own for kind, own in answers.items() if len(own) == rounds}
+    theirs = whole.get("huggingface")
     return [
-        {
-            "name": names[kind],
-            "seconds": statistics.median(a["seconds"] for a in found),
-            "merges": found[0]["merges"],
-            "to_huggingface": (
-                statistics.median(a["seconds"] / b["seconds"] for a, b in zip(found, theirs))
-                if theirs
-                else None
-            ),
-            "before_mb": statistics.median(a["before"] for a in found) / 1e6,
-            "peak_mb": statistics.median(a["peak"] for a in found) / 1e6,
-            "equal": all(a["hash"] == (theirs[0]["hash"] if theirs else first) for a in found),
-        }
-        for kind, found in answers.items()
+        row_of(names[kind], own, theirs or next(iter(whole.values())), theirs) for kind, own in whole.items()
     ]
+
+
+def row_of(name, own, reference, theirs):
+    """A contestant's figures. reference: whose merges they should be; theirs: Hugging Face's, or None."""
+    ratio = None
+    if theirs:
+        ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(own, theirs))
+    return {
+        "name": name,
+        "seconds": statistics.median(a["seconds"] for a in own),
+        "merges": own[0]["merges"],
+        "to_huggingface": ratio,
+        "before_mb": statistics.median(a["before"] for a in own) / 1e6,
+        "peak_mb": statistics.median(a["peak"] for a in own) / 1e6,
+        "equal": all(a["hash"] == reference[0]["hash"] for a in own),
+    }
 
 
 def show(rows):
@@ -242,14 +242,14 @@ def main():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        (
+        if args.worker == "prepare":
             prepare(args.data, args.megabytes, args.pattern)
-            if args.worker == "prepare"
-            else worker(args.worker, args.data, args.merges, args.pattern)
-        )
+        else:
+            worker(args.worker, args.data, args.merges, args.pattern)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = args.data or Path(folder) / "text.txt"
+        megabytes = "0" if args.data else str(args.megabytes)
         flags = [
             "--worker",
             "prepare",
@@ -258,7 +258,7 @@ def main():
             "--pattern",
             args.pattern,
             "--megabytes",
-            "0" if args.data else str(args.megabytes),
+            megabytes,
         ]
         preparation = contest.Contestant("the text", [sys.executable, __file__, *flags])
         text = preparation.ask("describe")
@@ -268,7 +268,7 @@ def main():
         print(contest.show_machine())
         print(
             f"{args.data or 'default corpus and installed docstrings'}: {text['bytes']:,} bytes,"
-            f" {text['pieces']:,} distinct pieces of {args.pattern}"
+            f" {text['pretokens']:,} distinct pretokens of {args.pattern}"
         )
         rows = training_table(path, args.merges, args.pattern, args.only, args.rounds)
         show(rows)

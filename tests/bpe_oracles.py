@@ -1,4 +1,4 @@
-"""What the tests of byte-pair encoding share: merges, texts that provoke, and the same tokenizers elsewhere."""
+"""What tests of byte-pair encoding share: merges, texts that provoke, and the same tokenizers elsewhere."""
 
 import functools
 import json
@@ -21,13 +21,15 @@ NAMES = [*PATTERNS, OWN]
 # As Oniguruma, in which {1,3}+ repeats what {1,3} matches, is told the same.
 ONIGURUMA = {name: PATTERNS.get(name, name).replace("{1,3}+", "{1,3}") for name in [*NAMES, WHOLE]}
 
-# Where patterns part: spaces of all kinds, line ends, separators that are no space to Unicode, contractions,
-# ſ that is an s to (?i), capitals of both cases, modifiers, marks, digits of three kinds, joined emoji, texts
-# of special tokens.
-PROVOKING = " \n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000'’sSſdDmtTlLvVeErRaZéǄǅǆʰªß日कि\u0301\u093f012²Ⅷ٣_!/.<|>🙂👩\u200d\ufe0f"
-# What no Unicode has assigned, each library cuts by its own tables, and ʕ, which Unicode 17 made a letter
-# without case: regex has heard of it, tiktoken 0.14 and tokenizers 0.23 have not. Half of a surrogate pair is
-# no text.
+# Where patterns part: spaces of all kinds, line ends, separators that are no space to Unicode; contractions,
+# ſ that is an s to (?i), capitals of both cases, modifiers, marks; digits of three kinds, joined emoji, and
+# texts of special tokens.
+PROVOKING = (
+    " \n\r\t\x0b\x1c\x1f\x85\xa0\u2028\u3000'’sSſdDmtTlLvVeErRaZéǄǅǆʰªß日कि\u0301\u093f012²Ⅷ٣_!/.<|>"
+    "🙂👩\u200d\ufe0f"
+)
+# Each library cuts by its own tables what no Unicode has assigned; and ʕ, a letter without case since Unicode
+# 17, of which regex has heard, but not tiktoken 0.14 or tokenizers 0.23. Half of a surrogate pair is no text.
 texts = st.text(st.sampled_from(PROVOKING), max_size=60) | st.text(
     st.characters(exclude_categories=("Cs", "Cn"), exclude_characters="ʕ"), max_size=30
 )
@@ -36,21 +38,24 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def merges_at_random(seed, shuffled, letters="ab cé", count=30):
-    """(tokens, merges): random pairs joined of what a few letters are made of; shuffled: in an order that no
-    training gives.
+    """(tokens, merges) that join random pairs of the bytes of a few letters.
+
+    shuffled: the merges are in an order that no training gives.
     """
     rng = np.random.default_rng(seed)
     tokens, merges = list(BYTES), []
-    made = [BYTES.index(bytes([b])) for b in sorted(set(letters.encode()))]
+    ids = [BYTES.index(bytes([b])) for b in sorted(set(letters.encode()))]
     for left, right in rng.integers(0, 2**31, (count, 2)):
-        pair = made[left % len(made)], made[right % len(made)]
+        pair = ids[left % len(ids)], ids[right % len(ids)]
         both = tokens[pair[0]] + tokens[pair[1]]
         if pair not in merges and (both not in tokens or shuffled):  # one token may be made of several pairs
             merges.append(pair)
             if both not in tokens:
-                made.append(len(tokens))
+                ids.append(len(tokens))
                 tokens.append(both)
-    return tokens, [merges[i] for i in rng.permutation(len(merges))] if shuffled else merges
+    if shuffled:
+        merges = [merges[i] for i in rng.permutation(len(merges))]
+    return tokens, merges
 
 
 def huggingface(tokenizer):
@@ -80,15 +85,13 @@ def tiktoken(tokenizer):
 
 @functools.cache
 def gpt2_file():
-    """The path of GPT-2's tokens in their order, a copy of which the distribution of openai-whisper holds;
-    nothing of it is run.
-    """
+    """The path of GPT-2's tokens in their order. openai-whisper holds a copy; nothing of it is run."""
     try:
         files = metadata.distribution("openai-whisper").files or []
     except metadata.PackageNotFoundError:
         files = []
-    found = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
-    return found or pytest.skip(
+    path = next((f.locate() for f in files if f.name == "gpt2.tiktoken"), None)
+    return path or pytest.skip(
         "openai-whisper is not installed, which holds GPT-2's ranks: pip install --no-deps openai-whisper"
     )
 
@@ -110,17 +113,12 @@ def expect_equal_ids(ours, theirs, text):
 
 @functools.cache
 def trained(name):
-    """A tokenizer of the pattern with merges that Hugging Face's trainer learned from the default corpus and
-    what provokes.
-    """
+    """A tokenizer whose merges Hugging Face's trainer learned from the default corpus and PROVOKING."""
     tk = pytest.importorskip(
         "tokenizers", reason="tokenizers is not installed, whose trainer gives the merges"
     )
-    text = (
-        corpora.default()[1][:200_000]
-        + PROVOKING * 3
-        + "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂" * 3
-    )
+    contractions = "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂"
+    text = corpora.default()[1][:200_000] + PROVOKING * 3 + contractions * 3
     theirs = tk.Tokenizer(tk.models.BPE())
     theirs.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = tk.trainers.BpeTrainer(vocab_size=900, initial_alphabet=sorted(ALPHABET), show_progress=False)
@@ -135,7 +133,6 @@ def trained(name):
 
 @functools.cache
 def encoders(name, whole):
+    """A tokenizer of random merges, with two tokens that no merge makes."""
     tokens, merges = merges_at_random(7, False, "aA'sé \n12", 80)
-    return BPE(
-        [*tokens, "aAsé".encode(), "日".encode()], merges, name, whole=whole
-    )  # two that no merge makes
+    return BPE([*tokens, "aAsé".encode(), "日".encode()], merges, name, whole=whole)

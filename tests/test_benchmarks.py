@@ -468,7 +468,7 @@ def test_tokenizers_are_trained_to_the_merges_of_hugging_face(tmp_path, pattern)
     assert [r["equal"] for r in rows] == [True, True] and all(
         r["merges"] == 64 and r["to_huggingface"] > 0 for r in rows
     )
-    assert "| numgpt, reference |" in said and f"distinct pieces of {pattern}" in said
+    assert "| numgpt, reference |" in said and f"distinct pretokens of {pattern}" in said
 
 
 @pytest.mark.skipif(

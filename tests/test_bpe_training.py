@@ -1,6 +1,4 @@
-"""Training of byte-pair encoding: the merges are those of Hugging Face's trainer, by the specification and by
-its twin.
-"""
+"""Training of byte-pair encoding: specification and twin learn the merges of Hugging Face's trainer."""
 
 import io
 import json
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 from numgpt import InputError, engine, tokenizers
 from numgpt.data import corpora
 from numgpt.tokenizers import bpe_training
-from numgpt.tokenizers.bpe_training import BYTES, count_pieces, learn, learn_merges, train
+from numgpt.tokenizers.bpe_training import BYTES, count_pretokens, learn, learn_merges, train
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import spell
 
@@ -26,13 +24,12 @@ OWN = r"[a-c]+|[^a-c]"  # a pattern that cuts where no named one does
 NAMES = [*PATTERNS, OWN]
 few = st.text(st.sampled_from("ab "), max_size=60)  # ties everywhere, and runs of one letter
 some = st.text(st.sampled_from("abcAB 1\n\t!'s\u00e9\u4e2d\U0001f600"), max_size=80)
-every = st.text(
-    st.characters(exclude_categories=("Cs", "Cn")), max_size=40
-)  # what no Unicode has assigned, each library cuts by its own tables
+# What no Unicode has assigned, each library cuts by its own tables.
+every = st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=40)
 texts = few | some | every
-halves = st.lists(st.sampled_from([*"ab \n!\u00e9\udcff\udcc3<|>", "<|>", "a b", "\n!"]), max_size=60).map(
-    "".join
-)  # special tokens, and bytes that are not UTF-8
+# Special tokens, and bytes that are not UTF-8.
+HALVES = [*"ab \n!\u00e9\udcff\udcc3<|>", "<|>", "a b", "\n!"]
+halves = st.lists(st.sampled_from(HALVES), max_size=60).map("".join)
 
 
 def twin():
@@ -42,13 +39,13 @@ def twin():
     return bpe_training_numba.learn
 
 
-def merges_by(run, pieces, n, min_frequency=2):
+def merges_by(run, pretokens, n, min_frequency=2):
     """What the specification or the twin learns, whatever the engine."""
-    ids = np.array([BYTES.index(bytes([b])) for piece in pieces for b in piece], np.int32)
+    ids = np.array([BYTES.index(bytes([b])) for pretoken in pretokens for b in pretoken], np.int32)
     return run(
         ids,
-        np.array([len(p) for p in pieces], np.int64),
-        np.array(list(pieces.values()), np.int64),
+        np.array([len(p) for p in pretokens], np.int64),
+        np.array(list(pretokens.values()), np.int64),
         n,
         min_frequency,
         lambda k: None,
@@ -56,9 +53,7 @@ def merges_by(run, pieces, n, min_frequency=2):
 
 
 def huggingface(parts, n, min_frequency, cut=False):
-    """(merges, vocabulary) of Hugging Face's trainer, from parts of which each is a piece; or, with cut, is
-    cut by its own ByteLevel.
-    """
+    """(merges, vocabulary) of Hugging Face's trainer, from pretokens or, with cut, text for its ByteLevel."""
     tk = pytest.importorskip("tokenizers", reason="tokenizers is not installed, whose trainer is the oracle")
     tokenizer = tk.Tokenizer(tk.models.BPE())
     tokenizer.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut)
@@ -100,35 +95,35 @@ def test_merges_of_a_whole_corpus_are_those_of_huggingface():
     run = twin()
     for pattern in PATTERNS:
         merges, _ = huggingface(Pattern(pattern).split(text), 4000, 2)
-        assert len(merges) == 4000 and merges_by(run, count_pieces(text, Pattern(pattern)), 4000) == merges
+        assert len(merges) == 4000 and merges_by(run, count_pretokens(text, Pattern(pattern)), 4000) == merges
 
 
 @settings(max_examples=300)
 @given(
-    pieces=st.dictionaries(
+    pretokens=st.dictionaries(
         few.filter(len) | some.filter(len), st.integers(1, 5) | st.integers(2**40, 2**50), max_size=12
     ),
     n=st.integers(0, 60),
     min_frequency=st.integers(1, 6),
 )
-def test_the_twin_learns_what_the_specification_learns(pieces, n, min_frequency):
-    pieces = {piece.encode(): count for piece, count in pieces.items()} or {b"": 1}
-    assert merges_by(twin(), pieces, n, min_frequency) == merges_by(learn, pieces, n, min_frequency)
+def test_the_twin_learns_what_the_specification_learns(pretokens, n, min_frequency):
+    pretokens = {pretoken.encode(): count for pretoken, count in pretokens.items()} or {b"": 1}
+    assert merges_by(twin(), pretokens, n, min_frequency) == merges_by(learn, pretokens, n, min_frequency)
 
 
 def test_the_twin_learns_the_same_with_places_of_64_bits(monkeypatch):
-    run, pieces = twin(), count_pieces("a banana, bananas, an anagram: ana", Pattern("gpt2"))
+    run, pretokens = twin(), count_pretokens("a banana, bananas, an anagram: ana", Pattern("gpt2"))
     monkeypatch.setattr(sys.modules[run.__module__], "NEAR", 0)
-    assert merges_by(run, pieces, 20) == merges_by(learn, pieces, 20)
+    assert merges_by(run, pretokens, 20) == merges_by(learn, pretokens, 20)
 
 
 def test_the_engine_chooses_the_twin_for_long_work_only(monkeypatch):
-    run, pieces, asked = twin(), Counter({b"banana": 3}), []
+    run, pretokens, asked = twin(), Counter({b"banana": 3}), []
     monkeypatch.setattr(bpe_training, "learn", lambda *a: asked.append("specification") or learn(*a))
     monkeypatch.setattr(engine, "host_twin", lambda function: lambda *a: asked.append("twin") or run(*a))
-    short = learn_merges(pieces, 3)
+    short = learn_merges(pretokens, 3)
     monkeypatch.setattr(bpe_training, "SMALL", 0)
-    assert learn_merges(pieces, 3) == short and asked == ["specification", "twin"]
+    assert learn_merges(pretokens, 3) == short and asked == ["specification", "twin"]
 
 
 def test_the_twin_is_found_where_numba_computes(monkeypatch):
@@ -151,9 +146,8 @@ def test_a_run_of_one_letter_doubles(run):
     assert merges_by(run or twin(), Counter({b"a" * 2**16: 1}), 100) == [(a, a)] + [
         (i, i) for i in range(256, 270)
     ]
-    assert merges_by(run or twin(), Counter({b"aaa": 1, b"b": 9}), 100) == [
-        (a, a)
-    ]  # counted twice, joined once
+    # In "aaa" the pair is counted twice, and joined once.
+    assert merges_by(run or twin(), Counter({b"aaa": 1, b"b": 9}), 100) == [(a, a)]
 
 
 @given(text=texts.filter(len), n=st.integers(0, 60))
@@ -162,7 +156,7 @@ def test_no_two_merges_make_the_same_token_and_all_are_used(text, n):
     assert len(set(tokenizer.tokens)) == tokenizer.vocab_size <= 256 + n
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    pairs = sum(len(piece.encode()) - 1 for piece in set(tokenizer.pattern.split(text)))
+    pairs = sum(len(pretoken.encode()) - 1 for pretoken in set(tokenizer.pattern.split(text)))
     assert tokenizer.vocab_size == 256 + n or (pairs == 0 or len(ids) == len(tokenizer.pattern.split(text)))
 
 
@@ -184,7 +178,7 @@ def test_tiktoken_given_the_tokens_encodes_to_the_same_ids(text, other, pattern,
     specials=st.lists(st.sampled_from(["<|>", "<", "a b", " ", "ab", "\n!"]), unique=True),
     data=st.data(),
 )
-def test_pieces_do_not_depend_on_how_the_text_comes(text, name, specials, data):
+def test_pretokens_do_not_depend_on_how_the_text_comes(text, name, specials, data):
     """Against the definition: split at special tokens, the longer of two first, then by the pattern."""
     stretches = (
         re.split("|".join(map(re.escape, sorted(specials, key=len, reverse=True))), text)
@@ -197,8 +191,8 @@ def test_pieces_do_not_depend_on_how_the_text_comes(text, name, specials, data):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bpe_training, "BLOCK", data.draw(st.integers(1, 12)))
-        assert count_pieces(text, pattern, specials) == expected
-        assert count_pieces(iter(cut(text, data.draw(places))), pattern, specials) == expected
+        assert count_pretokens(text, pattern, specials) == expected
+        assert count_pretokens(iter(cut(text, data.draw(places))), pattern, specials) == expected
 
 
 @given(text=halves, specials=st.lists(st.sampled_from(["<|>", "<", "a b", " "]), unique=True), data=st.data())
@@ -212,14 +206,14 @@ def test_a_merge_never_reaches_over_a_special_token(text, specials, data):
     assert tokenizer.decode(tokenizer.encode(text, special="allow"), "surrogateescape") == text
 
 
-def test_memory_grows_with_distinct_pieces_and_not_with_the_text(monkeypatch):
+def test_memory_grows_with_distinct_pretokens_and_not_with_the_text(monkeypatch):
     monkeypatch.setattr(bpe_training, "BLOCK", 2**14)
     words = [f" word{i}" for i in range(500)]
 
     def peak(repeats):
         tracemalloc.start()
         try:
-            counts = count_pieces(("".join(words) for _ in range(repeats)), Pattern("gpt2"))
+            counts = count_pretokens(("".join(words) for _ in range(repeats)), Pattern("gpt2"))
             return tracemalloc.get_traced_memory()[1], counts[b" word"]
         finally:
             tracemalloc.stop()
@@ -227,7 +221,7 @@ def test_memory_grows_with_distinct_pieces_and_not_with_the_text(monkeypatch):
     (short, few_words), (long, many_words) = peak(20), peak(100)
     assert (
         many_words == 5 * few_words and long < 1.2 * short
-    )  # a list of all pieces would take five times as much
+    )  # a list of all pretokens would take five times as much
 
 
 def test_a_text_that_has_too_few_pairs_gives_a_smaller_tokenizer():
@@ -284,9 +278,9 @@ def test_what_cannot_be_trained_on_is_an_error(arguments, said):
 
 def test_a_long_stretch_that_drops_characters_is_an_error_too(monkeypatch):
     monkeypatch.setattr(bpe_training, "BLOCK", 4)
-    assert count_pieces("abcabcabcabc", Pattern(OWN)) == {b"abcabcabcabc": 1}
+    assert count_pretokens("abcabcabcabc", Pattern(OWN)) == {b"abcabcabcabc": 1}
     with pytest.raises(InputError, match="drops ' '"):
-        count_pieces("some long text", Pattern("[a-z]+"))
+        count_pretokens("some long text", Pattern("[a-z]+"))
 
 
 class Terminal(io.StringIO):

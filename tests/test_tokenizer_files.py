@@ -125,7 +125,7 @@ def test_transformers_loads_gpt2s_two_files_to_the_same_ids(place, seed, special
 
 @pytest.mark.parametrize("kind", ["numgpt", "huggingface"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_piece_taken_whole_stays_so(tmp_path, kind, whole):
+def test_a_pretoken_taken_whole_stays_so(tmp_path, kind, whole):
     tokens = [bytes([b]) for b in range(256)] + [b"th", b"he", b"the"]
     tokenizer = BPE(tokens, [(257, 101), (116, 104), (104, 101), (256, 101)][1:], "gpt2", None, whole)
     tokenizers.export(tokenizer, tmp_path / "t.json", kind)
@@ -240,22 +240,35 @@ def test_a_pattern_cuts_alike_however_it_is_spelled(name, sources, text):
     library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     for source in sources:
         theirs = library.pre_tokenizers.Split(library.Regex(source), "isolated")
-        assert [piece for piece, _ in theirs.pre_tokenize_str(text)] == Pattern(name).split(text)
+        assert [pretoken for pretoken, _ in theirs.pre_tokenize_str(text)] == Pattern(name).split(text)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {}, {"pre_tokenizer": BYTE | {"use_regex": False}}, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE]}},
-        {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])}, {"pre_tokenizer": split(LLAMA3)}, {"pre_tokenizer": split(r"\S+|\s+")},
-        {"pre_tokenizer": split(r"\S+|\s+", "Removed", True)}, {"pre_tokenizer": split(r"\S+|\s+", "Isolated", True)},
-        {"model__unk_token": "<|endoftext|>", "model__byte_fallback": True}, {"model__ignore_merges": True}, {"model__dropout": 0.0},
-        {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""}, {"normalizer": {"type": "Sequence", "normalizers": []}},
-        {"added_tokens": [token("<|endoftext|>", 276), token("<|end|>", 277, special=False), token("[PAD]", 278, normalized=True)]},
-        {"added_tokens": [token("<|end|>", 277), token("[PAD]", 278), token("<|endoftext|>", 276)]},
-    ],
-    ids=lambda changes: json.dumps(changes)[:60],
-)  # fmt: skip
+FORMS = [
+    {},
+    {"pre_tokenizer": BYTE | {"use_regex": False}},
+    {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE]}},
+    {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])},
+    {"pre_tokenizer": split(LLAMA3)},
+    {"pre_tokenizer": split(r"\S+|\s+")},
+    {"pre_tokenizer": split(r"\S+|\s+", "Removed", True)},
+    {"pre_tokenizer": split(r"\S+|\s+", "Isolated", True)},
+    {"model__unk_token": "<|endoftext|>", "model__byte_fallback": True},
+    {"model__ignore_merges": True},
+    {"model__dropout": 0.0},
+    {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""},
+    {"normalizer": {"type": "Sequence", "normalizers": []}},
+    {
+        "added_tokens": [
+            token("<|endoftext|>", 276),
+            token("<|end|>", 277, special=False),
+            token("[PAD]", 278, normalized=True),
+        ]
+    },
+    {"added_tokens": [token("<|end|>", 277), token("[PAD]", 278), token("<|endoftext|>", 276)]},
+]
+
+
+@pytest.mark.parametrize("changes", FORMS, ids=lambda changes: json.dumps(changes)[:60])
 def test_a_form_that_is_read_gives_their_ids(tmp_path, changes):
     (tmp_path / "t.json").write_text(json.dumps(content(**changes)))
     ours, theirs = tokenizers.load(tmp_path / "t.json"), huggingface(tmp_path / "t.json")
@@ -277,7 +290,9 @@ def test_a_form_that_is_read_gives_their_ids(tmp_path, changes):
 @settings(deadline=None)
 def test_a_pattern_that_is_written_is_taken_alike(source, text):
     assert huggingface_file._pattern(split(source)) == source
-    assert cut_by_huggingface(source, text) == [piece for piece in Pattern(source).split(text) if piece]
+    assert cut_by_huggingface(source, text) == [
+        pretoken for pretoken in Pattern(source).split(text) if pretoken
+    ]
 
 
 def test_a_rank_kept_free_is_a_special_tokens(tmp_path):

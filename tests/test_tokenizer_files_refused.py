@@ -1,6 +1,4 @@
-"""Files of tokenizers that would give other ids, that are damaged, or that cannot be written: each is one
-line that says why.
-"""
+"""Files of tokenizers that would give other ids, are damaged, or cannot be written: one line says why."""
 
 import json
 
@@ -12,25 +10,29 @@ from numgpt.tokenizers import BPE, Bytes, Characters, huggingface_file
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET, spell
 
+DIGITS = {"type": "Digits", "individual_digits": True}
+SPLIT = split(r"\w+")["pretokenizers"][0]
+LETTERS = {c: i for i, c in enumerate(ALPHABET[1:])}  # a vocabulary that lacks a byte
+
+
+def sequence(*steps):
+    """A pre-tokenizer of several steps."""
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def words(vocab, **changes):
+    """Changes to a model that has this vocabulary and no merges."""
+    return {"model__vocab": vocab, "model__merges": []} | changes
+
+
 REFUSED = [
     ({"normalizer": {"type": "NFC"}}, "normalizer"),
     ({"pre_tokenizer": None}, "pre_tokenizer is none"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace"),
     ({"pre_tokenizer": BYTE | {"add_prefix_space": True}}, "add_prefix_space true"),
-    (
-        {
-            "pre_tokenizer": {
-                "type": "Sequence",
-                "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE],
-            }
-        },
-        "Digits, ByteLevel",
-    ),
-    (
-        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split(r"\w+")["pretokenizers"][0], BYTE]}},
-        "use_regex true",
-    ),
-    ({"pre_tokenizer": split(r"\w+")["pretokenizers"][0]}, "pre_tokenizer is Split"),
+    ({"pre_tokenizer": sequence(DIGITS, BYTE)}, "Digits, ByteLevel"),
+    ({"pre_tokenizer": sequence(SPLIT, BYTE)}, "use_regex true"),
+    ({"pre_tokenizer": SPLIT}, "pre_tokenizer is Split"),
     ({"pre_tokenizer": split(r"\w+", "Contiguous")}, "behavior"),
     ({"pre_tokenizer": split(PATTERNS["cl100k"])}, r"holds \}\+|regular"),
     ({"pre_tokenizer": split(r"a$|\s\S")}, r"holds \$"),
@@ -50,26 +52,9 @@ REFUSED = [
     ({"model__vocab": {"a": 0, "b": 2**40}, "added_tokens": []}, "no token has id 1"),
     ({"model__vocab": {"a": -1}}, "has id -1"),
     ({"model__vocab": {"a": True}}, "has id True"),
-    (
-        {"model__vocab": {"a b": 0}, "model__merges": [], "added_tokens": []},
-        "expected the characters that stand for bytes",
-    ),
-    (
-        {
-            "model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])},
-            "model__merges": [],
-            "model__unk_token": "!",
-        },
-        "unk_token",
-    ),
-    (
-        {
-            "model__vocab": {c: i for i, c in enumerate(ALPHABET[1:])},
-            "model__merges": [],
-            "model__byte_fallback": True,
-        },
-        "byte_fallback",
-    ),
+    (words({"a b": 0}, added_tokens=[]), "expected the characters that stand for bytes"),
+    (words(LETTERS, model__unk_token="!"), "unk_token"),
+    (words(LETTERS, model__byte_fallback=True), "byte_fallback"),
     ({"added_tokens": [token("<|endoftext|>", 276, lstrip=True)]}, "lstrip"),
     ({"added_tokens": [token("<|endoftext|>", 276, single_word=True)]}, "single_word"),
     ({"added_tokens": [token("<|end|>", 300)]}, "has id 300, expected 277"),
@@ -90,8 +75,19 @@ def test_a_form_that_would_give_other_ids_is_named(tmp_path, changes, message):
     assert str(caught.value).startswith(str(tmp_path / "t.json")) and "expected" in str(caught.value)
 
 
-OTHERWISE = [(r"\h+|[^\h]+", "axb"), (r"\w+|\W+", "a\u200db"), (r"\bbc|[\s\S]", "²bc"), (r"(?m).+|\n", "a\nb"), (r"[a-c&&b]+|[\s\S]", "ab"), (r"[[a]b]+|[\s\S]", "ab"),
-             (r"[[:digit:]]+|[\s\S]", "٣٣"), (r"\p{XDigit}+|[\s\S]", "٣٣"), (r"(?i:ssa)|[\s\S]", "ßa"), (r"(?i:\p{Lu})+|[\s\S]", "aB"), (r"xa{2}?b|[\s\S]", "xb")]  # fmt: skip
+OTHERWISE = [
+    (r"\h+|[^\h]+", "axb"),
+    (r"\w+|\W+", "a\u200db"),
+    (r"\bbc|[\s\S]", "²bc"),
+    (r"(?m).+|\n", "a\nb"),
+    (r"[a-c&&b]+|[\s\S]", "ab"),
+    (r"[[a]b]+|[\s\S]", "ab"),
+    (r"[[:digit:]]+|[\s\S]", "٣٣"),
+    (r"\p{XDigit}+|[\s\S]", "٣٣"),
+    (r"(?i:ssa)|[\s\S]", "ßa"),
+    (r"(?i:\p{Lu})+|[\s\S]", "aB"),
+    (r"xa{2}?b|[\s\S]", "xb"),
+]
 
 
 @pytest.mark.parametrize("source, text", OTHERWISE)
@@ -187,11 +183,12 @@ def test_a_file_of_another_kind_is_one_line(tmp_path, data):
 def test_what_is_no_file_and_what_is_too_long_is_refused(tmp_path):
     with open(tmp_path / "long", "wb") as file:
         file.truncate(2**40)
-    long, nowhere = (
+    for path, message in (
         (tmp_path / "long", "more than 67,108,864 bytes"),
         (tmp_path / "nowhere", "does not exist"),
-    )
-    for path, message in (long, nowhere, (tmp_path, "holds no tokenizer"), ("/dev/zero", "a device")):
+        (tmp_path, "holds no tokenizer"),
+        ("/dev/zero", "a device"),
+    ):
         with pytest.raises(InputError, match=message):
             tokenizers.load(path)
     for name in ("a", "b"):
@@ -219,9 +216,8 @@ def test_a_pattern_is_given_only_to_files_that_have_none(tmp_path):
         tokenizers.load(tmp_path / "t.json", specials={"a": 1})
 
 
-ORDER = BPE(
-    [bytes([b]) for b in range(256)] + [b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)]
-)  # ids are not in its order
+# The merges are not in the order of the ids that they make.
+ORDER = BPE([*Bytes.pieces, b"ab", b"abc", b"bc"], [(97, 98), (98, 99), (256, 99)])
 HARD = [
     (ORDER, "tiktoken", "not in the order of the ids"),
     (learned(3, pattern="cl100k"), "gpt2", "pattern is not GPT-2's"),
@@ -253,41 +249,15 @@ STATE = {
     "tokens": ["a", "b", "ab"],
     "merges": [[0, 1]],
 }
-ODD = [
-    5,
-    0.5,
-    [5],
-    [[5]],
-    ["a", ["b"]],
-    {"a": "b"},
-    {"a": 0.5},
-    "(",
-    2**70,
-    [2**70],
-    {"a": 2**70},
-    {"": 1},
-    "\ud800",
-]  # for any of its parts
-WRONG = [{name: value} for name in STATE for value in ODD]
-WRONG += [{"tokens": t} for t in (None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab")] + [
-    {"tokens": [], "merges": [], "specials": {}}
-]
-WRONG += [
-    {"merges": m}
-    for m in (
-        [[0, 1, 2]],
-        [[True, False]],
-        [[0, 2**70]],
-        [[-1, 0]],
-        [[0, 1], [0, 1]],
-        [[1, 0]],
-        [[0, 3]],
-        True,
-    )
-]
-WRONG += [
-    {"specials": s} for s in (None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3})
-]
+# No part of a state may be one of these.
+ANYWHERE = [5, 0.5, [5], [[5]], ["a", ["b"]], {"a": "b"}, {"a": 0.5}, "(", 2**70, [2**70], {"a": 2**70}]
+ANYWHERE += [{"": 1}, "\ud800"]
+TOKENS = [None, [], ["a", "a", "ab"], ["a", "", "ab"], ["a", None, "ab"], "ab"]
+MERGES = [[[0, 1, 2]], [[True, False]], [[0, 2**70]], [[-1, 0]], [[0, 1], [0, 1]], [[1, 0]], [[0, 3]], True]
+SPECIALS = [None, {"<x>": 2**40}, {"<x>": True}, {"<x>": -1}, {"<x>": 0}, {"\ud800": 3}]
+WRONG = [{name: value} for name in STATE for value in ANYWHERE]
+WRONG += [{"tokens": tokens} for tokens in TOKENS] + [{"tokens": [], "merges": [], "specials": {}}]
+WRONG += [{"merges": merges} for merges in MERGES] + [{"specials": specials} for specials in SPECIALS]
 WRONG += [{"pattern": None}, {"pattern": "(?r)a"}, {"whole": None}, {"whole": 1}, {"more": 1}]
 
 

@@ -1,6 +1,4 @@
-"""Every command takes every tokenizer: runs on byte pairs are trained, resumed, sampled, evaluated and
-converted.
-"""
+"""Runs on byte pairs are trained, resumed, sampled, evaluated and converted, as those on characters are."""
 
 import json
 import shutil
@@ -29,6 +27,11 @@ TINY = [
 ]
 
 
+def train(*args):
+    """numgpt train, which has to succeed."""
+    assert main(["train", *map(str, args)]) == 0
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a text, one with special tokens in it, and a run on byte pairs."""
@@ -39,21 +42,7 @@ def home(tmp_path_factory):
     (home / "ends.txt").write_text("<|end|>\n\n".join(sentences))
     tokens = [bytes([b]) for b in range(256)]
     BPE(tokens, [], specials={"<|end|>": 256}).save(home / "ends.json")
-    assert (
-        main(
-            [
-                "train",
-                "--data",
-                str(home / "text.txt"),
-                *TINY,
-                "--tokenizer=bpe:270",
-                "--steps=3",
-                "--out",
-                str(home / "run"),
-            ]
-        )
-        == 0
-    )
+    train("--data", home / "text.txt", *TINY, "--tokenizer=bpe:270", "--steps=3", "--out", home / "run")
     return home
 
 
@@ -73,9 +62,9 @@ def expect_line(capfd, args, message):
 
 def test_merges_are_learned_from_what_is_trained_on(here):
     model = GPT.load("run")
-    train, held = split.split_blocks(split.without_repeats(text.read(["text.txt"])), 0.1)
+    trained, held = split.split_blocks(split.without_repeats(text.read(["text.txt"])), 0.1)
     assert (
-        model.tokenizer == tokenizers.build("bpe:270", train)
+        model.tokenizer == tokenizers.build("bpe:270", trained)
         and model.tokenizer.vocab_size == 270 == model.config.vocab_size
     )
     assert held and model.tokenizer.pattern.name == "gpt2"
@@ -85,20 +74,7 @@ def test_a_run_on_byte_pairs_goes_on(here, tmp_path, capfd):
     shutil.copytree("run", tmp_path / "run")
     for flags in ([], ["--tokenizer=bpe:270"], ["--tokenizer=bpe:270:gpt2"]):
         capfd.readouterr()
-        assert (
-            main(
-                [
-                    "train",
-                    "--resume",
-                    "--out",
-                    str(tmp_path / "run"),
-                    "--sample-tokens=0",
-                    "--steps=4",
-                    *flags,
-                ]
-            )
-            == 0
-        )
+        train("--resume", "--out", tmp_path / "run", "--sample-tokens=0", "--steps=4", *flags)
         assert "resumed at step" in capfd.readouterr().err
     for name in ("bpe:280", "bpe:270:cl100k", "chars", "ends.json"):
         expect_line(
@@ -113,21 +89,13 @@ def test_a_text_with_fewer_pairs_than_asked_for_makes_a_run_that_says_so_and_res
     tmp_path, capfd
 ):
     (tmp_path / "text.txt").write_text("ab" * 200)
-    flags = [
-        "train",
-        "--data",
-        str(tmp_path / "text.txt"),
-        *TINY,
-        "--tokenizer=bpe:400:.{4}",
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    assert main([*flags, "--steps=1", "--split=tail"]) == 0
+    flags = ["--data", tmp_path / "text.txt", *TINY, "--tokenizer=bpe:400:.{4}", "--out", tmp_path / "run"]
+    train(*flags, "--steps=1", "--split=tail")
     assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair occurs twice" in " ".join(
         capfd.readouterr().err.split()
     )
     for steps in (2, 3):  # the name is kept for the next time
-        assert main([*flags, f"--steps={steps}", "--resume"]) == 0
+        train(*flags, f"--steps={steps}", "--resume")
 
 
 def test_samples_are_text(here, capfd):
@@ -162,9 +130,11 @@ def test_bits_per_byte_do_not_depend_on_where_ids_lie(here, monkeypatch):
 
 
 def test_special_tokens_of_a_text_are_refused_unless_a_flag_says_what_becomes_of_them(here, tmp_path, capfd):
-    train = f"train --data ends.txt --tokenizer ends.json --steps 1 --out {tmp_path / 'run'} {' '.join(TINY)}"
-    expect_line(capfd, train, "holds the special token '<|end|>' at position")
-    assert main(f"{train} --special allow".split()) == 0
+    command = (
+        f"train --data ends.txt --tokenizer ends.json --steps 1 --out {tmp_path / 'run'} {' '.join(TINY)}"
+    )
+    expect_line(capfd, command, "holds the special token '<|end|>' at position")
+    assert main(f"{command} --special allow".split()) == 0
     recipe = checkpoint.read_state(tmp_path / "run" / "last")["recipe"]
     assert recipe["special"] == "allow"
     model = GPT.load(tmp_path / "run")
@@ -220,37 +190,20 @@ def test_a_model_on_byte_pairs_is_converted_and_exported(here, tmp_path, capfd):
 def test_runs_share_a_folder_of_tokens_and_find_it_again(here, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(data, "LARGE", 1000)
     for run in ("a", "b"):
-        assert (
-            main(
-                [
-                    "train",
-                    "--data",
-                    "text.txt",
-                    *TINY,
-                    "--steps=1",
-                    "--out",
-                    str(tmp_path / run),
-                    "--token-folder",
-                    str(tmp_path / "tokens"),
-                ]
-            )
-            == 0
-        )
+        out = ["--out", tmp_path / run, "--token-folder", tmp_path / "tokens"]
+        train("--data", "text.txt", *TINY, "--steps=1", *out)
         assert not (tmp_path / run / "tokens").exists()
     (place,) = (p for p in (tmp_path / "tokens").iterdir() if not p.name.startswith("."))
     made = (place / "tokens.json").stat().st_mtime_ns
     for steps in (2, 3):
-        assert (
-            main(["train", "--resume", "--out", str(tmp_path / "b"), f"--steps={steps}", "--sample-tokens=0"])
-            == 0
-        )
+        train("--resume", "--out", tmp_path / "b", f"--steps={steps}", "--sample-tokens=0")
     assert main(["eval", str(tmp_path / "b")]) == 0
     assert (place / "tokens.json").stat().st_mtime_ns == made and not (tmp_path / "b" / "tokens").exists()
 
 
 def test_evaluating_reads_the_tokens_of_a_run_and_writes_none(here, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(data, "LARGE", 1000)
-    assert main(["train", "--data", "text.txt", *TINY, "--steps=1", "--out", str(tmp_path / "run")]) == 0
+    train("--data", "text.txt", *TINY, "--steps=1", "--out", tmp_path / "run")
     printed = []
     for _ in range(2):
         capfd.readouterr()
@@ -280,21 +233,6 @@ def test_the_first_prompt_is_one_that_the_tokenizer_can_spell(capfd, tmp_path):
     (tmp_path / "text.txt").write_text("ab" * 300)
     tokens = [b"\x80", b"b", b"a"]
     BPE(tokens, [], specials={"<s>": 3}).save(tmp_path / "tok.json")
-    assert (
-        main(
-            [
-                "train",
-                "--data",
-                str(tmp_path / "text.txt"),
-                *TINY,
-                "--split=tail",
-                "--steps=1",
-                "--tokenizer",
-                str(tmp_path / "tok.json"),
-                "--out",
-                str(tmp_path / "run"),
-            ]
-        )
-        == 0
-    )
+    source = ["--data", tmp_path / "text.txt", "--tokenizer", tmp_path / "tok.json", "--split=tail"]
+    train(*source, *TINY, "--steps=1", "--out", tmp_path / "run")
     assert json.loads((tmp_path / "run/last/tokenizer.json").read_text())["type"] == "bpe"

@@ -1,4 +1,4 @@
-"""Where models meet tokenizers: folders of transformers, checkpoints with a padded vocabulary, llm.c's file."""
+"""Where models meet tokenizers: folders of transformers, padded vocabularies, llm.c's file."""
 
 import json
 

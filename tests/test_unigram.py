@@ -4,6 +4,7 @@ import base64
 import functools
 import json
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -105,9 +106,7 @@ def test_a_byte_without_a_token_is_named():
 @pytest.mark.parametrize("make", [ours, with_prefix, theirs])
 @given(data=st.data())
 def test_any_ids_decode_as_sentencepiece_decodes_them(make, data):
-    """But for control symbols, which it does not show; and bytes, where its policy for what is not UTF-8 is
-    another.
-    """
+    """But for control symbols, which it does not show, and bytes: what is not UTF-8 it shows otherwise."""
     tokenizer = make()
     ordinary = [
         i
@@ -189,7 +188,7 @@ def test_a_text_in_parts_gives_the_ids_of_the_whole(make, monkeypatch):
 def test_training_does_not_see_how_a_text_is_cut_into_parts_and_is_repeatable(cuts):
     part = text()[:20000]
     places = [0, *sorted(cuts), len(part)]
-    assert unigram.train((part[a:b] for a, b in zip(places, places[1:])), 400) == unigram.train(part, 400)
+    assert unigram.train((part[a:b] for a, b in pairwise(places)), 400) == unigram.train(part, 400)
 
 
 def test_a_line_without_end_is_learned_from_in_parts():

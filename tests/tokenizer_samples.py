@@ -1,9 +1,8 @@
-"""What the tests of tokenizers' files share: a tokenizer drawn by a seed, and files as others write them, to
-be changed.
-"""
+"""What tests of tokenizers' files share: tokenizers drawn by a seed, and files as others write them."""
 
 import base64
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,28 +11,26 @@ from numgpt.tokenizers import BPE, huggingface_file
 from numgpt.tokenizers.patterns import Pattern
 
 TEXT = (
-    "The cat's hat, the other cat  sat\n\n on 12345 mats; they're naïve: 日本語 😀😀 `def f(x):\r\n   "
-    " return x`" + " there then" * 3
+    "The cat's hat, the other cat  sat\n\n on 12345 mats; they're naïve: 日本語 😀😀 "
+    "`def f(x):\r\n    return x`" + " there then" * 3
 )
 SPECIALS = ("<|endoftext|>", "<|end|>", "[PAD]")
 
 
 def learned(seed, merges=60, pattern="gpt2", specials=(), shuffle=True):
-    """A BPE whose merges are pairs of neighbours in TEXT, drawn by the seed: as training gives them, in
-    another order.
-    """
+    """A BPE whose merges are pairs of neighbours in TEXT, as training gives them, but drawn by the seed."""
     draw = np.random.default_rng(seed)
     tokens = [bytes([b]) for b in (draw.permutation(256).tolist() if shuffle else range(256))]
     ids, pairs = {t: i for i, t in enumerate(tokens)}, []
-    words = [[ids[bytes([b])] for b in piece.encode()] for piece in Pattern(pattern).split(TEXT)]
+    words = [[ids[bytes([b])] for b in pretoken.encode()] for pretoken in Pattern(pattern).split(TEXT)]
     for _ in range(merges):
-        known = sorted({pair for word in words for pair in zip(word, word[1:])})
+        known = sorted({pair for word in words for pair in pairwise(word)})
         if not known:
             break
         pair = known[draw.integers(len(known))]
         both = tokens[pair[0]] + tokens[pair[1]]
         if both in ids:  # by other parts: tiktoken's vocabularies have each token once
-            words = [[i for i in word] for word in words if pair not in zip(word, word[1:])]
+            words = [word for word in words if pair not in pairwise(word)]
             continue
         ids[both] = len(tokens)
         tokens.append(both)
@@ -43,6 +40,7 @@ def learned(seed, merges=60, pattern="gpt2", specials=(), shuffle=True):
 
 
 def replaced(word, pair, both):
+    """A word with a pair joined, from the left."""
     new = []
     for i in word:
         if new and (new[-1], i) == pair:
@@ -56,36 +54,37 @@ BYTE = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "u
 
 
 def split(source, behavior="Isolated", invert=False):
+    """The pre-tokenizer of a tokenizer.json that cuts by a regular expression."""
     cut = {"type": "Split", "pattern": {"Regex": source}, "behavior": behavior, "invert": invert}
     return {"type": "Sequence", "pretokenizers": [cut, BYTE | {"use_regex": False}]}
 
 
 def cut_by_huggingface(source, text):
-    """The pieces that Hugging Face's library cuts a text into by a regular expression of one's own."""
+    """The pretokens that Hugging Face's library cuts a text into by a regular expression of one's own."""
     library = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     return [
-        piece
-        for piece, _ in library.pre_tokenizers.Split(library.Regex(source), "isolated").pre_tokenize_str(text)
+        pretoken
+        for pretoken, _ in library.pre_tokenizers.Split(library.Regex(source), "isolated").pre_tokenize_str(
+            text
+        )
     ]
 
 
 def content(**changes):
     """A tokenizer.json with changed entries; those of its model by model__ and their names."""
-    found = json.loads(json.dumps(huggingface_file.write(learned(2, 20, specials=SPECIALS[:1]))))
+    whole = json.loads(json.dumps(huggingface_file.write(learned(2, 20, specials=SPECIALS[:1]))))
     for name, value in changes.items():
-        part = found["model"] if name.startswith("model__") else found
+        part = whole["model"] if name.startswith("model__") else whole
         part[name.removeprefix("model__")] = value
-    return found
+    return whole
 
 
 def token(text, i, **flags):
-    return {
-        "id": i,
-        "content": text,
-        "special": True,
-        **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
-    } | flags
+    """An added token of a tokenizer.json."""
+    off = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": i, "content": text, "special": True} | off | flags
 
 
 def lines(*entries):
+    """The lines of a .tiktoken."""
     return b"".join(base64.b64encode(t) + b" %d\n" % i for t, i in entries)

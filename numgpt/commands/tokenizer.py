@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data import token_files
 from ..errors import InputError
+from ..tokenizers import is_closed
 from ..tokenizers.show import COLORS, lines, wants_color
 from ..tokenizers.tokenizer import ERRORS
 from . import flags, tokenizer_training
@@ -135,7 +136,7 @@ def _encode(args: argparse.Namespace) -> int:
         files.expect_place(out)
     parts: Iterable[str | bytes] = files.parts(args)
     sample = None
-    if args.tokenizer == "chars":  # whose vocabulary is made from the whole text
+    if is_closed(args.tokenizer):  # its vocabulary is built from the whole text
         sample = files.text(args)
         parts = [sample]
     tokenizer = files.load(args, sample)

@@ -31,22 +31,21 @@ ARRAYS = (".npy", ".bin")  # endings of files that hold ids as an array; any oth
 def load(args: argparse.Namespace, sample: str | bytes | None = None) -> Tokenizer:
     """The tokenizer that the command line names: bytes, a file, a folder, a checkpoint, a run, or chars.
 
-    sample: the text whose characters are the vocabulary of chars.
+    sample: the text from which chars, or another closed vocabulary, is built.
     """
     from .. import tokenizers
 
-    if args.tokenizer == "bytes":
-        return tokenizers.Bytes()
-    if args.tokenizer == "chars":
-        if not sample:
-            raise InputError(
-                "tokenizer: chars has a vocabulary only where there is a text, expected bytes, or a"
-                " tokenizer's file, a checkpoint or a run"
-            )
+    name = args.tokenizer
+    if tokenizers.is_closed(name) and not sample:
+        raise InputError(
+            f"tokenizer: {name} has a vocabulary only where there is a text, expected bytes, or a tokenizer's"
+            " file, a checkpoint or a run"
+        )
+    if name in tokenizers.KINDS and not tokenizers.KINDS[name].size:
         if isinstance(sample, bytes):
             sample = sample.decode("utf-8", "surrogateescape")
-        return tokenizers.Characters.build(sample)
-    path = _in_run(Path(args.tokenizer))
+        return tokenizers.build(name, sample or "")
+    path = _in_run(Path(name))
     return tokenizers.load(path, args.pattern, _special_tokens(args.special_token or ()))
 
 

@@ -109,7 +109,7 @@ def prepare(
     parts = Split(text, held_out, split, dedup)
     if isinstance(tokenizer, str):
         named = {"tokenizer": tokenizer}
-        learned_from = text if tokenizer == "chars" else (train for train, _ in parts)
+        learned_from = text if tokenizers.is_closed(tokenizer) else (train for train, _ in parts)
         built = tokenizers.build(tokenizer, learned_from, progress=True)
     else:
         named = {}

@@ -1,15 +1,35 @@
 """One token a character: the vocabulary is the sorted set of characters of a text."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, TextError
 from .tokenizer import Tokenizer
 
 
 class Characters(Tokenizer):
-    """characters: the vocabulary; a token is a character's index in it."""
+    """A token is a character's place in the vocabulary.
 
-    def __init__(self, characters):
+    Parameters
+    ----------
+    characters
+        The vocabulary, sorted by code point, each character once.
+
+    Examples
+    --------
+    >>> from numgpt.tokenizers import Characters
+    >>> Characters.build("hello").characters
+    'ehlo'
+    """
+
+    kind = "chars"
+
+    def __init__(self, characters: str) -> None:
         if not isinstance(characters, str) or any(0xD800 <= ord(c) < 0xE000 for c in characters):
             raise InputError(
                 "tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it"
@@ -23,15 +43,15 @@ class Characters(Tokenizer):
         self.pieces = [c.encode() for c in characters]
 
     @classmethod
-    def build(cls, text):
-        """The characters of a text, a str or an iterable of its parts, sorted by code point."""
-        found = set()
+    def build(cls, text: str | Iterable[str]) -> Characters:
+        """The tokenizer of all characters of a text, a str or an iterable of its parts."""
+        characters: set[str] = set()
         for part in [text] if isinstance(text, str) else text:
-            found |= set(part)
-        return cls("".join(sorted(found)))
+            characters |= set(part)
+        return cls("".join(sorted(characters)))
 
-    def encode_ordinary(self, text):
-        """text → (characters,) integers; InputError names the first character that the vocabulary lacks."""
+    def encode_ordinary(self, text: str) -> NDArray[Any]:
+        """text → (characters,) integers; TextError names the first character that the vocabulary lacks."""
         codes = _codes(text)
         ids = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
         unknown = np.flatnonzero(self._codes[ids] != codes)
@@ -45,14 +65,14 @@ class Characters(Tokenizer):
             )
         return ids
 
-    def safe_cut(self, text):
-        """A text may be cut anywhere."""
+    def safe_cut(self, text: str) -> int:
+        """The end: a text may be cut anywhere."""
         return len(text)
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """The kind and the characters."""
-        return {"type": "chars", "characters": self.characters}
+        return {"type": self.kind, "characters": self.characters}
 
 
-def _codes(text):
+def _codes(text: str) -> NDArray[Any]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)

@@ -1,7 +1,12 @@
-"""Files of tokenizers, told apart by what is in them."""
+"""Files of tokenizers: read by what is in them, written in a format that is asked for."""
+
+from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..storage.atomic import write_file
@@ -9,6 +14,8 @@ from ..storage.files import Missing, parse_json, read_bytes
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
 from .bytes import Bytes
+from .kinds import KINDS, formats_of, from_state
+from .tokenizer import Tokenizer
 from .unigram import Unigram
 
 LONGEST = 2**26  # bytes: a tokenizer.json with 260,000 tokens has some 35 million
@@ -16,40 +23,95 @@ EXPECTED = (
     "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, a .tiktoken or a"
     " .model of sentencepiece"
 )
-KINDS = ("numgpt", "huggingface", "gpt2", "tiktoken", "sentencepiece")  # that are written
 
 
-def read(path, pattern=None, specials=None):
-    """The tokenizer of a file of others, or the state that a file of numgpt holds; arguments and errors as of
-    tokenizers.load.
+def load(
+    path: str | os.PathLike[str], pattern: str | None = None, specials: Mapping[str, int] | None = None
+) -> Tokenizer:
+    """The tokenizer of a file or a folder, whose format is found out from what is in it.
+
+    Its ids are those of the library whose file it is, where special tokens are allowed and none are added.
+
+    Parameters
+    ----------
+    path
+        numgpt's file, which save writes, or a checkpoint's tokenizer.json;
+        Hugging Face's tokenizer.json, if it is byte-pair encoding of bytes, all its added tokens special;
+        GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe: either file, or their folder;
+        tiktoken's .tiktoken; or SentencePiece's .model.
+    pattern
+        One of PATTERNS, or a regular expression; for GPT-2's and tiktoken's files, which do not hold it.
+        GPT-2's unless given.
+    specials
+        Text → id of special tokens, for the same files; none unless given.
+
+    Returns
+    -------
+    Tokenizer
+        A Characters, Bytes, BPE or Unigram.
+
+    Raises
+    ------
+    InputError
+        Where it is not a tokenizer, or something in it, which is named, would make other ids here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from numgpt import tokenizers
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tokenizers.Bytes().save(f"{folder}/tokenizer.json")
+    ...     tokenizers.load(folder)
+    <Bytes: 256 tokens>
     """
-    path = _in_folder(Path(path)) if Path(path).is_dir() else Path(path)
+    path = Path(path)
+    path = _in_folder(path) if path.is_dir() else path
     data = read_bytes(path, LONGEST)
     given = [name for name, value in (("pattern", pattern), ("specials", specials)) if value is not None]
+    cut = "gpt2" if pattern is None else pattern
     if path.suffix == ".model":
         _expect_none(path, given)
-        return _told(path, Unigram, data)
+        return _named_after(path, Unigram, data)
     if data.lstrip()[:1] == b"{":
         content = parse_json(data, path)
-        if content and all(
-            isinstance(i, int) for i in content.values()
-        ):  # before the others: "type" and "model" are tokens too
-            return _gpt2(
-                path, content, read_bytes(_beside(path, gpt2_files.NAMES), LONGEST), pattern, specials
-            )
-        if "type" in content or huggingface_file.is_huggingface(content):
+        # Asked first: "type" and "model" may be tokens of a vocabulary too.
+        if content and all(isinstance(i, int) for i in content.values()):
+            merges = read_bytes(_beside(path, gpt2_files.NAMES), LONGEST)
+            return _gpt2(path, content, merges, cut, specials)
+        if "type" in content:
             _expect_none(path, given)
-            return content if "type" in content else _told(path, huggingface_file.read, content)
+            return _numgpt(path, content)
+        if huggingface_file.is_huggingface(content):
+            _expect_none(path, given)
+            return _named_after(path, huggingface_file.read, content)
     elif tiktoken_file.is_tiktoken(data):
-        return _told(path, tiktoken_file.read, data, path, "gpt2" if pattern is None else pattern, specials)
+        return _named_after(path, tiktoken_file.read, data, path, cut, specials)
     elif gpt2_files.is_merges(data, path.name):
         vocab = _beside(path, {merges: vocab for vocab, merges in gpt2_files.NAMES.items()})
-        return _gpt2(vocab, parse_json(read_bytes(vocab, LONGEST), vocab), data, pattern, specials)
+        return _gpt2(vocab, parse_json(read_bytes(vocab, LONGEST), vocab), data, cut, specials)
     begin = f"begins with {data[:16]!r}" if data else "is empty"
     raise InputError(f"{path}: is not a tokenizer ({begin}), {EXPECTED}")
 
 
-def _expect_none(path, given):
+def _numgpt(path: Path, state: Any) -> Tokenizer:
+    try:
+        return from_state(state)
+    except InputError as error:
+        raise InputError(
+            f"{path}: is not a tokenizer of numgpt ({error}), expected one as numgpt wrote it"
+        ) from error
+
+
+def _gpt2(path: Path, vocab: Any, merges: bytes, pattern: str, specials: Mapping[str, int] | None) -> BPE:
+    """GPT-2's two files; what transformers keeps in added_tokens.json is special too."""
+    added = path.with_name("added_tokens.json")
+    more = parse_json(read_bytes(added, LONGEST), added) if added.is_file() else {}
+    if not isinstance(more, dict) or not all(type(i) is int for i in more.values()):
+        raise InputError(f"{added}: is not a list of tokens, expected {{token: id}}")
+    return _named_after(path, gpt2_files.read, vocab, merges, pattern, more | dict(specials or {}))
+
+
+def _expect_none(path: Path, given: list[str]) -> None:
     if given:
         raise InputError(
             f"{path}: holds its own {given[0]}, expected {given[0]} only for GPT-2's and tiktoken's files:"
@@ -57,98 +119,134 @@ def _expect_none(path, given):
         )
 
 
-def _in_folder(folder):
+def _in_folder(folder: Path) -> Path:
     """The file of a folder that says most."""
     names = ["tokenizer.json", *gpt2_files.NAMES]
-    found = [folder / name for name in names if (folder / name).is_file()] or sorted(
-        [*folder.glob("*.tiktoken"), *folder.glob("*.model")]
-    )
-    if not found or (len(found) > 1 and found[0].suffix != ".json"):
-        raise Missing(
-            f"{folder}: holds {'no tokenizer' if not found else f'{len(found)} of them'}, {EXPECTED}"
-        )
-    return found[0]
+    files = [folder / name for name in names if (folder / name).is_file()]
+    files = files or sorted([*folder.glob("*.tiktoken"), *folder.glob("*.model")])
+    if not files or (len(files) > 1 and files[0].suffix != ".json"):
+        number = f"{len(files)} of them" if files else "no tokenizer"
+        raise Missing(f"{folder}: holds {number}, {EXPECTED}")
+    return files[0]
 
 
-def _beside(path, names):
+def _beside(path: Path, names: Mapping[str, str]) -> Path:
     """The other one of GPT-2's two files."""
     wanted = [names[path.name]] if path.name in names else list(names.values())
-    found = next((path.with_name(name) for name in wanted if path.with_name(name).is_file()), None)
-    if found is None:
+    other = next((path.with_name(name) for name in wanted if path.with_name(name).is_file()), None)
+    if other is None:
         raise InputError(f"{path}: is one of GPT-2's two files, expected {' or '.join(wanted)} beside it")
-    return found
+    return other
 
 
-def _gpt2(path, vocab, merges, pattern, specials):
-    """GPT-2's two files; what transformers keeps in added_tokens.json is special too."""
-    added = path.with_name("added_tokens.json")
-    more = parse_json(read_bytes(added, LONGEST), added) if added.is_file() else {}
-    if not isinstance(more, dict) or not all(type(i) is int for i in more.values()):
-        raise InputError(f"{added}: is not a list of tokens, expected {{token: id}}")
-    return _told(
-        path,
-        gpt2_files.read,
-        vocab,
-        merges,
-        "gpt2" if pattern is None else pattern,
-        more | dict(specials or {}),
-    )
-
-
-def _told(path, reader, *args):
+def _named_after(path: Path, reader: Callable[..., Any], *args: Any) -> Any:
     """What a reader makes; its errors name the file, in the place of "tokenizer"."""
     try:
         return reader(*args)
     except InputError as error:
-        raise InputError(
-            f"{error}"
-            if str(error).startswith(str(path))
-            else f"{path}: {str(error).removeprefix('tokenizer: ')}"
-        ) from error
+        text = str(error)
+        if not text.startswith(str(path)):
+            text = f"{path}: {text.removeprefix('tokenizer: ')}"
+        raise InputError(text) from error
 
 
-def write(tokenizer, path, kind):
-    """What tokenizers.export does."""
-    if kind not in KINDS:
-        raise InputError(f"export: kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
-    path = Path(path)
-    if kind == "numgpt":
-        tokenizer.save(path)
-        return {}
-    if kind == "sentencepiece" and isinstance(tokenizer, Unigram):
-        write_file(path, tokenizer.model)
-        return {}
-    tokenizer = as_bpe(tokenizer)
-    if kind == "sentencepiece":
-        raise InputError(
-            "export: sentencepiece's files hold no byte pairs as ours are, expected a unigram tokenizer:"
-            " choose another kind"
-        )
-    if kind == "tiktoken":
-        write_file(path, tiktoken_file.write(tokenizer))
-        return {"pattern": tokenizer.pattern.name, "specials": dict(tokenizer.specials)}
-    if kind == "huggingface":
-        write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(tokenizer))
-        return {}
-    vocab, merges = gpt2_files.write(tokenizer)
+def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Write a tokenizer for others to read. Files are written whole or not at all.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer. Those of byte pairs and bytes can be written in every kind of file but sentencepiece's;
+        a Unigram as that; Characters as numgpt's alone.
+    path
+        The file, or for "gpt2" the folder.
+    kind
+        "huggingface", a tokenizer.json; "gpt2", a folder with vocab.json and merges.txt; "tiktoken";
+        "sentencepiece"; or "numgpt", what save writes.
+
+    Returns
+    -------
+    dict
+        What the file cannot hold and load has to be given, for tiktoken the pattern and the special tokens:
+        load(path, **export(tokenizer, path, kind)).
+
+    Raises
+    ------
+    InputError
+        Where a file of this kind would not give the same ids.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from numgpt import tokenizers
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tokenizers.export(tokenizers.Bytes(), f"{folder}/bytes.tiktoken", "tiktoken")
+    {'pattern': 'gpt2', 'specials': {}}
+    """
+    if kind not in FORMATS:
+        raise InputError(f"export: kind {kind!r} is unknown, expected one of {', '.join(FORMATS)}")
+    if kind not in formats_of(tokenizer):
+        raise _refusal(tokenizer, kind)
+    return FORMATS[kind](tokenizer, Path(path))
+
+
+def _refusal(tokenizer: Tokenizer, kind: str) -> InputError:
+    able = [name for name, row in KINDS.items() if kind in row.formats]
+    return InputError(
+        f"export: the tokenizer is {tokenizer.kind!r}, expected {' or '.join(able)} for a file of the kind"
+        f" {kind}: choose {' or '.join(formats_of(tokenizer))}"
+    )
+
+
+def as_bpe(tokenizer: Tokenizer) -> BPE:
+    """A BPE with the ids of a tokenizer: bytes are one without merges. InputError where there is none."""
+    if isinstance(tokenizer, Bytes):
+        return BPE(tokenizer.pieces, [])
+    if not isinstance(tokenizer, BPE):
+        raise _refusal(tokenizer, "huggingface")
+    return tokenizer
+
+
+def huggingface_bytes(tokenizer: BPE) -> bytes:
+    """The bytes of a tokenizer.json."""
+    return (json.dumps(huggingface_file.write(tokenizer), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _write_numgpt(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    tokenizer.save(path)
+    return {}
+
+
+def _write_huggingface(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(as_bpe(tokenizer)))
+    return {}
+
+
+def _write_gpt2(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    vocab, merges = gpt2_files.write(as_bpe(tokenizer))
     path.mkdir(parents=True, exist_ok=True)
     write_file(path / "vocab.json", vocab)
     write_file(path / "merges.txt", merges)
     return {}
 
 
-def as_bpe(tokenizer):
-    """A BPE that gives the ids of a tokenizer: bytes are one without merges. InputError where there is none."""
-    if isinstance(tokenizer, Bytes):
-        return BPE(tokenizer.pieces, [])
-    if not isinstance(tokenizer, BPE):
-        raise InputError(
-            f"export: the tokenizer is {tokenizer.state()['type']!r}, expected bpe or bytes for a file that"
-            " others read: choose the kind numgpt, or for unigram sentencepiece"
-        )
-    return tokenizer
+def _write_tiktoken(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    bpe = as_bpe(tokenizer)
+    write_file(path, tiktoken_file.write(bpe))
+    return {"pattern": bpe.pattern.name, "specials": dict(bpe.specials)}
 
 
-def huggingface_bytes(tokenizer):
-    """The bytes of a tokenizer.json."""
-    return (json.dumps(huggingface_file.write(tokenizer), ensure_ascii=False, indent=1) + "\n").encode()
+def _write_sentencepiece(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    assert isinstance(tokenizer, Unigram)
+    write_file(path, tokenizer.model)
+    return {}
+
+
+# The kind of a file that is written → its writer, which returns what load has to be given besides.
+FORMATS: dict[str, Callable[[Tokenizer, Path], dict[str, Any]]] = {
+    "numgpt": _write_numgpt,
+    "huggingface": _write_huggingface,
+    "gpt2": _write_gpt2,
+    "tiktoken": _write_tiktoken,
+    "sentencepiece": _write_sentencepiece,
+}

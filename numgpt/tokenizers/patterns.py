@@ -1,20 +1,27 @@
-"""How a text is cut before byte pairs are joined: no token reaches over a cut."""
+"""How a text is cut into pretokens before byte pairs are joined: no token reaches over a cut."""
+
+from __future__ import annotations
 
 import functools
 import math
 import re
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, TextError
 
 LARGEST = 2**18  # characters of a pattern, its repetitions written out
+
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py).
 # Alternatives are tried from left to right. (?!\S) leaves the last of several spaces to the word behind them;
-# ++ gives nothing back. Which characters are letters, Unicode's version says that a library knows: with regex
-# 2026, tiktoken 0.14 and tokenizers 0.23 the cuts are the same for all characters of Unicode 14 but ʕ in
-# o200k, a letter without case since Unicode 17.
+# ++ gives nothing back. Which characters are letters is for the library's version of Unicode to say: regex
+# 2026, tiktoken 0.14 and tokenizers 0.23 cut alike for all characters of Unicode 14 but ʕ in o200k, a letter
+# without case since Unicode 17.
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "cl100k": (
@@ -23,8 +30,8 @@ PATTERNS = {
     ),
     "o200k": "|".join(
         (
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _CONTRACTION,
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _CONTRACTION,
             r"\p{N}{1,3}",
             r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
             r"\s*[\r\n]+",
@@ -34,10 +41,10 @@ PATTERNS = {
     ),
 }
 
-# Two neighbours between which a pattern cuts whatever stands before and behind them. No piece of GPT-2's has
-# white space after anything else. In the others' line breaks may follow punctuation, and then always end a
-# piece; o200k counts "/" among them. No piece has punctuation after a letter or digit but for o200k's 's and
-# the like, in which a mark is a letter too.
+# Two neighbours between which a pattern cuts, whatever stands before and behind them. In GPT-2's, no pretoken
+# has white space after anything else. In the others', line breaks may follow punctuation, and then end the
+# pretoken; o200k counts "/" among them. No pretoken has punctuation after a letter or digit, except for 's
+# and the like in o200k, where a mark is a letter too.
 _NO_WORD = r"[\p{L}\p{N}][^\s\p{L}\p{N}\p{M}']"
 _SURE = {
     "gpt2": rf"\S\s|{_NO_WORD}",
@@ -47,72 +54,95 @@ _SURE["o200k"] = _SURE["cl100k"]
 
 
 class Pattern:
-    """What cuts a text into pieces. name: one of PATTERNS, or a regular expression of the regex package."""
+    """Cuts a text into pretokens.
 
-    def __init__(self, name):
-        self.name, self.source = name, PATTERNS.get(name, name)
+    Parameters
+    ----------
+    name
+        One of PATTERNS, or a regular expression of the regex package.
+
+    Raises
+    ------
+    InputError
+        Where the expression does not compile.
+
+    Examples
+    --------
+    >>> from numgpt.tokenizers.patterns import Pattern
+    >>> Pattern("gpt2").split("it's  two")
+    ['it', "'s", ' ', ' two']
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = PATTERNS.get(name, name)
         self._compiled = _compile(self.source)
 
-    def split(self, text):
-        """The pieces of a text, in order; joined they are the text. InputError names the first character that
-        no piece has.
-        """
-        pieces = self._compiled.findall(text) if self._compiled.groups == 0 else list(self.found(text))
-        if sum(map(len, pieces)) != len(text):
-            place = 0
-            for found in self._compiled.finditer(text):
-                if found.start() > place:
-                    break
-                place = found.end()
-            c = text[place]
-            raise TextError(
-                f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X})",
-                place,
-                ", expected every character in a piece: add an alternative that matches it, such as"
-                " |[\\s\\S]",
-            )
-        return pieces
+    def __repr__(self) -> str:
+        return f"Pattern({self.name!r})"
 
-    def found(self, text):
-        """The pieces one by one; what is dropped between them goes unnoticed."""
+    def split(self, text: str) -> list[str]:
+        """The pretokens of a text in order, which joined are the text.
+
+        TextError names the first character that no pretoken has.
+        """
+        # With groups, findall would give those instead of what matches.
+        pretokens = self._compiled.findall(text) if self._compiled.groups == 0 else list(self.matches(text))
+        if sum(map(len, pretokens)) != len(text):
+            self._raise_dropped(text)
+        return pretokens
+
+    def _raise_dropped(self, text: str) -> None:
+        place = 0
+        for match in self._compiled.finditer(text):
+            if match.start() > place:
+                break
+            place = match.end()
+        c = text[place]
+        raise TextError(
+            f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X})",
+            place,
+            ", expected every character in a pretoken: add an alternative that matches it, such as |[\\s\\S]",
+        )
+
+    def matches(self, text: str) -> Iterator[str]:
+        """The pretokens one by one; unlike split, it does not notice what is dropped between them."""
         return (match[0] for match in self._compiled.finditer(text))
 
-    def safe_cut(self, text):
-        """The last place at which a text is surely cut: its pieces are those of what is before, and of what
-        is behind and may go on.
+    def safe_cut(self, text: str) -> int:
+        """The last place where the text is cut whatever follows it, 0 where none is known.
 
-        0 where there is none, as always with a pattern of one's own, of which nothing is known.
+        The pretokens of what is before that place, and of what is behind it and may go on, are those of the
+        whole. Of a pattern of your own nothing is known.
         """
         import regex
 
-        found = regex.search(f"(?r){_SURE[self.name]}", text) if self.name in _SURE else None
-        return found.start() + 1 if found else 0
+        match = regex.search(f"(?r){_SURE[self.name]}", text) if self.name in _SURE else None
+        return match.start() + 1 if match else 0
 
 
-def ends(text, pattern):
-    """Where the pieces of a text end, counted in its bytes of UTF-8: (pieces,) integers."""
-    return np.cumsum(
-        [len(piece.encode("utf-8", "surrogateescape")) for piece in pattern.split(text)], dtype=np.int64
-    )
+def ends(text: str, pattern: Pattern) -> NDArray[Any]:
+    """Where the pretokens of a text end, counted in its bytes of UTF-8: (pretokens,) integers."""
+    sizes = [len(pretoken.encode("utf-8", "surrogateescape")) for pretoken in pattern.split(text)]
+    return np.cumsum(sizes, dtype=np.int64)
 
 
 @functools.cache
-def _compile(source):
+def _compile(source: str) -> Any:
     import regex  # late: a model needs no pattern
 
     try:
-        # What is to be repeated so many times is compiled so many times: a pattern of a few characters could
-        # ask for all memory.
+        # What is repeated n times is compiled n times: a few characters could ask for all memory.
         size = len(source) * math.prod(max(1, int(n)) for n in re.findall(r"\{\s*(\d{1,9})", source))
         if size > LARGEST:
             raise OverflowError(
                 f"it is {size:,} characters long with its repetitions written out, more than {LARGEST:,}"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sets that may mean something else one day
+            warnings.simplefilter("ignore")  # of sets whose meaning a later version may change
             compiled = regex.compile(source)
         if compiled.flags & regex.REVERSE:
-            raise ValueError("(?r) gives the pieces from the last to the first")
+            raise ValueError("(?r) gives the pretokens from the last to the first")
         return compiled
     except (regex.error, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise InputError(

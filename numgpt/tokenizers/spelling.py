@@ -1,6 +1,6 @@
-"""How files that hold only text spell bytes: one printable character a byte, as GPT-2's vocabulary does (Ġ is
-a space).
-"""
+"""How files that hold only text spell bytes: a printable character a byte, as GPT-2's do (Ġ is a space)."""
+
+from __future__ import annotations
 
 from ..errors import InputError
 
@@ -13,12 +13,12 @@ ALPHABET = "".join(
 _BYTES = {c: b for b, c in enumerate(ALPHABET)}
 
 
-def spell(data):
+def spell(data: bytes) -> str:
     """bytes → text, a character a byte."""
     return "".join(ALPHABET[b] for b in data)
 
 
-def unspell(text):
+def unspell(text: str) -> bytes:
     """The bytes that a text spells; InputError where a character of it spells none."""
     try:
         return bytes([_BYTES[c] for c in text])

@@ -1,76 +1,163 @@
 """The interface that every tokenizer fills in, and what follows from it."""
 
+from __future__ import annotations
+
 import codecs
 import functools
 import hashlib
 import json
+import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, TextError
 from ..storage.atomic import write_json
+from .encoder import POLICIES, Encoder, expect_policy, expect_text
 
-POLICIES = ("refuse", "allow", "text")  # of special tokens that a text spells out
-ERRORS = ("replace", "strict", "ignore", "surrogateescape", "backslashreplace")  # of bytes that are not UTF-8
+ERRORS = (
+    "replace",
+    "strict",
+    "ignore",
+    "surrogateescape",
+    "backslashreplace",
+)  # for bytes that are not UTF-8
+COUNTED = 2**20  # ids whose bytes are counted at a time
+
+__all__ = ["ERRORS", "POLICIES", "Tokenizer", "finder", "utf8"]
 
 
 class Tokenizer:
-    """Text ↔ integers. A tokenizer gives pieces, encode_ordinary, state and build; the rest follows.
+    """Text ↔ integers. A tokenizer gives kind, pieces, encode_ordinary and state; the rest follows.
 
-    pieces: the bytes of each id, None for an id that stands for nothing. specials: text → id of the tokens
-    that no ordinary text becomes; their pieces are their texts.
+    Attributes
+    ----------
+    kind
+        The tokenizer's name in KINDS, and the "type" of its state.
+    pieces
+        The bytes of each id; None for an id that stands for nothing.
+    specials
+        Text → id of the special tokens, which no ordinary text becomes; their pieces are their texts.
+
+    Examples
+    --------
+    >>> from numgpt import tokenizers
+    >>> tokenizer = tokenizers.build("chars", "hello")
+    >>> tokenizer.encode("hole").tolist()
+    [1, 3, 2, 0]
+    >>> tokenizer.decode([1, 3, 2, 0])
+    'hole'
     """
 
-    pieces: list
-    specials = {}
+    kind: ClassVar[str] = "own"
+    pieces: list[bytes | None]
+    specials: Mapping[str, int] = {}
 
-    @classmethod
-    def build(cls, text):
-        """A tokenizer whose vocabulary fits a text, a str or an iterable of its parts."""
-        raise NotImplementedError
+    def encode_ordinary(self, text: str) -> NDArray[Any]:
+        """Integers (T,) for a text in which nothing is special.
 
-    def encode_ordinary(self, text):
-        """Integers (T,) for a text in which nothing is special; InputError where the vocabulary lacks a part
-        of it.
+        Raises
+        ------
+        InputError
+            Where the vocabulary lacks a part of the text. TextError, a kind of it, names the place.
         """
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """What from_state needs to make this tokenizer again, as JSON can hold it; its "type" is the kind."""
+        raise NotImplementedError
+
     @classmethod
-    def from_state(cls, state):
-        """The tokenizer of a state; InputError or TypeError for what is none."""
+    def from_state(cls, state: Mapping[str, Any]) -> Tokenizer:
+        """The tokenizer of a state; InputError or TypeError where it is not a state of this kind."""
         return cls(**{name: value for name, value in state.items() if name != "type"})
 
-    def state(self):
-        """What from_state needs to make this tokenizer again, as JSON holds it; its "type" is the tokenizer's
-        kind.
+    def safe_cut(self, text: str) -> int:
+        """The last place where a text may be cut whatever follows it, 0 where none is known.
+
+        encode_ordinary of what is before that place, and of what is behind it and may go on, joined are the
+        ids of the whole.
         """
-        raise NotImplementedError
+        return 0
+
+    def _summary(self) -> list[str]:
+        """What repr tells besides kind, vocabulary and special tokens."""
+        return []
+
+    def __repr__(self) -> str:
+        parts = [counted(self.vocab_size, "token"), *self._summary()]
+        if self.specials:
+            names = [repr(text) for text in list(self.specials)[:3]]
+            more = f" and {len(self.specials) - 3:,} more" if len(self.specials) > 3 else ""
+            parts.append(f"special {', '.join(names)}{more}")
+        return f"<{type(self).__name__}: {', '.join(parts)}>"
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """One more than the largest id."""
         return len(self.pieces)
 
-    def encode(self, text, special="refuse"):
-        """Integers (T,) for a text, a str or bytes; InputError where the vocabulary lacks a part of it.
+    def encode(self, text: str | bytes, special: str = "refuse") -> NDArray[Any]:
+        """The ids of a text.
 
-        special: what the text of a special token becomes: "refuse", an InputError; "allow", its id; "text",
-        what any other text becomes. Bytes that are not UTF-8 are encoded as they are where the vocabulary has
-        bytes.
+        Parameters
+        ----------
+        text
+            Text, or its bytes. Bytes that are not UTF-8 are encoded as they are, where the vocabulary has
+            tokens for bytes.
+        special
+            What the text of a special token becomes: "refuse", an InputError; "allow", its id; "text", the
+            ids of ordinary text.
+
+        Returns
+        -------
+        numpy.ndarray
+            Integers (T,).
+
+        Raises
+        ------
+        InputError
+            Where the vocabulary lacks a part of the text, or a special token is refused.
+
+        Examples
+        --------
+        >>> from numgpt.tokenizers import Bytes
+        >>> Bytes().encode("é").tolist()
+        [195, 169]
         """
-        _expect_policy(special)
-        _expect_text(text)
+        expect_policy(special)
+        expect_text(text)
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
-        return self._encode_sure(text, special, True, 0)[0]
+        return self._encode_certain(text, special, True, 0)[0]
 
-    def encode_parts(self, texts, special="refuse", size=2**18):
-        """Arrays of integers that joined are encode() of a text that comes in parts, str or bytes, cut
-        anywhere.
+    def encode_parts(
+        self, texts: Iterable[str | bytes], special: str = "refuse", size: int = 2**18
+    ) -> Iterator[NDArray[Any]]:
+        """The ids of a text that comes in parts: arrays that joined are encode() of the whole.
 
-        A part of the text waits until it is certain which tokens it becomes: for byte pairs with a pattern of
-        one's own, which may cut by what follows, the whole of it. size: characters that are encoded at a
-        time.
+        Parameters
+        ----------
+        texts
+            The parts, text or bytes, cut anywhere. A part waits until it is certain which tokens it becomes.
+            With a pattern of your own, which may cut by what follows, that is at the end of the text.
+        special
+            As in encode.
+        size
+            How many characters are encoded at a time.
+
+        Yields
+        ------
+        numpy.ndarray
+            Integers (T,).
+
+        Examples
+        --------
+        >>> from numgpt.tokenizers import Bytes
+        >>> [ids.tolist() for ids in Bytes().encode_parts(["ab", "c"], size=1)]
+        [[97], [98], [99], []]
         """
         encoder = self.encoder(special, size)
         for text in texts:
@@ -78,174 +165,162 @@ class Tokenizer:
                 yield encoder.add(text[i : i + size])
         yield encoder.add("", True)
 
-    def encoder(self, special="refuse", size=2**18):
-        """An Encoder, for a text in parts; special and size as in encode_parts."""
-        _expect_policy(special)
+    def encoder(self, special: str = "refuse", size: int = 2**18) -> Encoder:
+        """An Encoder, to which a text is given in parts; special and size as in encode_parts."""
+        expect_policy(special)
         if size < 1:
             raise InputError(f"encode: size is {size}, expected at least 1 character")
-        return Encoder(self, special, size)
+        return Encoder(self._encode_certain, special, size)
 
-    def safe_cut(self, text):
-        """A place so that encode_ordinary of what is before it, and of what is behind it and may go on,
-        joined are that of the whole.
+    def _encode_certain(self, text: str, special: str, final: bool, start: int) -> tuple[NDArray[Any], int]:
+        """(ids, n) of the first n characters of a text: those whose tokens do not depend on what follows.
 
-        The last that is surely one, 0 where there is none.
+        final: nothing follows, so n is all. start: the place of text in the whole, for errors.
         """
-        return 0
-
-    def _encode_sure(self, text, special, final, start):
-        """(ids, n) of the first n characters of a text, those that become the same tokens whatever follows;
-        of all where it is final.
-
-        start: the position of text in what errors name places of.
-        """
-        # No special token that is not there as a whole begins before edge.
-        found, edge = (), len(text)
+        matches: Iterable[re.Match[str]] = ()
+        edge = len(text)  # a special token that begins from here on might go on behind the text
         if self.specials and special != "text":
-            found, edge = (
-                self._special.finditer(text),
-                edge if final else max(0, edge + 1 - max(map(len, self.specials))),
-            )
-        ids, place = [], 0
-        for match in found:
+            matches = self._finder.finditer(text)
+            if not final:
+                edge = max(0, edge + 1 - max(map(len, self.specials)))
+        ids: list[NDArray[Any]] = []
+        place = 0
+        for match in matches:
             if match.start() >= edge:
                 break
             if special == "refuse":
                 raise TextError(
-                    f"text: holds the special token {match[0]!r}", start + match.start(), ", expected ordinary text: "
-                    'allow it with special="allow" (--special allow), or take it for text with special="text" (--special text)'
-                )  # fmt: skip
-            ids += [
-                self._encode_at(text[place : match.start()], start + place),
-                np.array([self.specials[match[0]]]),
-            ]
+                    f"text: holds the special token {match[0]!r}",
+                    start + match.start(),
+                    ', expected ordinary text: allow it with special="allow" (--special allow), or take it'
+                    ' for text with special="text" (--special text)',
+                )
+            ids.append(self._encode_at(text[place : match.start()], start + place))
+            ids.append(np.array([self.specials[match[0]]]))
             place = match.end()
         n = len(text) if final else place + self.safe_cut(text[place:edge])
-        return (
-            np.concatenate([*ids, self._encode_at(text[place:n], start + place)]).astype(
-                np.int64, copy=False
-            ),
-            n,
-        )
+        ids.append(self._encode_at(text[place:n], start + place))
+        return np.concatenate(ids).astype(np.int64, copy=False), n
 
-    def _encode_at(self, text, start):
+    def _encode_at(self, text: str, start: int) -> NDArray[Any]:
         try:
             return self.encode_ordinary(text)
         except TextError as error:
             raise error.moved(start) from None
 
     @functools.cached_property
-    def _special(self):
+    def _finder(self) -> re.Pattern[str]:
         return finder(self.specials)
 
-    def decode_bytes(self, ids):
+    def decode(self, ids: ArrayLike, errors: str = "replace") -> str:
+        r"""The text of ids.
+
+        Parameters
+        ----------
+        ids
+            Integers (T,).
+        errors
+            What shows in the place of bytes that are not UTF-8: "replace", U+FFFD; "ignore", nothing;
+            "backslashreplace", \xff; "surrogateescape", what encode takes back to the same bytes; "strict",
+            an InputError.
+
+        Raises
+        ------
+        InputError
+            Where an id stands for nothing.
+
+        Examples
+        --------
+        >>> from numgpt.tokenizers import Bytes
+        >>> Bytes().decode([195, 169, 255], errors="backslashreplace")
+        'é\\xff'
+        """
+        return _decoded(_codec(errors), self.decode_bytes(ids), True)
+
+    def decode_bytes(self, ids: ArrayLike) -> bytes:
         """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
         return b"".join(map(self._shower(), _integers(ids)))
 
-    def _shower(self):
-        """A function: id → bytes, for the ids of one text in their order, on which a subclass may let the
-        bytes depend.
+    def decoder(self, errors: str = "replace") -> Callable[..., str]:
+        """A function that decodes id by id, for streaming.
+
+        It takes an id and gives the text that is complete with it, "" in the middle of a character. At the
+        end it takes (None, True) and gives what is left. errors: as in decode.
+
+        Examples
+        --------
+        >>> from numgpt.tokenizers import Bytes
+        >>> decode = Bytes().decoder()
+        >>> [decode(i) for i in "né".encode()], decode(None, True)
+        (['n', '', 'é'], '')
         """
+        codec, show = _codec(errors), self._shower()
+
+        def decode(i: int | None, final: bool = False) -> str:
+            data = b"" if i is None else b"".join(map(show, _integers([i])))
+            return _decoded(codec, data, final)
+
+        return decode
+
+    def _shower(self) -> Callable[[int], bytes]:
+        """A function id → bytes, for the ids of one text in order; a subclass may look at those before."""
         return self._piece
 
-    def count_bytes(self, ids):
+    def _piece(self, i: int) -> bytes:
+        piece = self.pieces[i] if 0 <= i < len(self.pieces) else None
+        if piece is None:
+            raise InputError(
+                f"decode: {i} is no token's id, expected one of the vocabulary of {self.vocab_size:,}: were"
+                " the ids made by another tokenizer?"
+            )
+        return piece
+
+    def count_bytes(self, ids: NDArray[Any]) -> int:
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
         total = 0
-        for i in range(0, len(ids), 2**20):
-            part = np.asarray(ids[i : i + 2**20], np.int64)
+        for i in range(0, len(ids), COUNTED):
+            part = np.asarray(ids[i : i + COUNTED], np.int64)
             sizes = self._sizes[np.clip(part, 0, len(self.pieces) - 1)]
             wrong = np.flatnonzero((part < 0) | (part >= len(self.pieces)) | (sizes < 0))
             if len(wrong):
-                self._piece(int(part[wrong[0]]))  # says what is wrong
+                self._piece(int(part[wrong[0]]))  # raises, and says what is wrong
             total += int(sizes.sum())
         return total
 
     @functools.cached_property
-    def _sizes(self):
+    def _sizes(self) -> NDArray[Any]:
         return np.array([-1 if piece is None else len(piece) for piece in self.pieces])
 
-    def _piece(self, i):
-        if 0 <= i < len(self.pieces) and self.pieces[i] is not None:
-            return self.pieces[i]
-        raise InputError(
-            f"decode: {i} is no token's id, expected one of the vocabulary of {self.vocab_size:,}: were the"
-            " ids made by another tokenizer?"
-        )
-
-    def decode(self, ids, errors="replace"):
-        """The text of ids.
-
-        errors: what shows where bytes are not UTF-8: "replace", U+FFFD; "ignore", nothing;
-        "backslashreplace", \\xff; "surrogateescape", what encode takes back to the same bytes; "strict", an
-        InputError.
-        """
-        return _decoded(_codec(errors), self.decode_bytes(ids), True)
-
-    def decoder(self, errors="replace"):
-        """A function for streaming: an id → the text that is complete with it, "" in the middle of a
-        character; None, True at the end.
-        """
-        codec, show = _codec(errors), self._shower()
-        return lambda i, final=False: _decoded(
-            codec, b"" if i is None else b"".join(map(show, _integers([i]))), final
-        )
-
     @functools.cached_property
-    def digest(self):
-        """SHA-256 of the state."""
+    def digest(self) -> str:
+        """SHA-256 of the state: tokenizers are equal where it is."""
         return hashlib.sha256(json.dumps(self.state(), sort_keys=True).encode()).hexdigest()
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.digest == other.digest
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.digest)
 
-    def save(self, path):
-        """Write the state as JSON, which tokenizers.load reads; a file at the place is replaced, whole or not
-        at all.
-        """
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state as JSON, which tokenizers.load reads; a file that is there is replaced."""
         write_json(path, self.state())
 
 
-class Encoder:
-    """What encodes a text that comes in parts: add() gives the tokens that are certain, in the end all of
-    them.
-    """
-
-    def __init__(self, tokenizer, special, size):
-        self._tokenizer, self._special, self._size = tokenizer, special, size
-        self._codec = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # for bytes
-        self._held, self._length, self._wanted, self._start = [], 0, size, 0
-
-    def add(self, text, final=False):
-        """A part of the text, str or bytes → integers (T,); final: it is the last."""
-        _expect_text(text)
-        if isinstance(text, bytes):
-            text = self._codec.decode(text, final)
-        else:  # bytes before it that are no whole character stay so
-            text = self._codec.decode(b"", True) + text
-        self._held.append(text)
-        self._length += len(text)
-        if self._length < self._wanted and not final:
-            return np.zeros(0, np.int64)
-        text = "".join(self._held)
-        ids, n = self._tokenizer._encode_sure(text, self._special, final, self._start)
-        self._held, self._length, self._start = [text[n:]], len(text) - n, self._start + n
-        self._wanted = max(
-            self._size, 2 * self._length
-        )  # so that a word without end is not looked through again and again
-        return ids
+def counted(n: int, noun: str) -> str:
+    """A number and its noun: "1 merge", "2,048 merges"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def finder(specials):
-    """The regular expression that finds special tokens in a text: of two that begin at one place the longer."""
+def finder(specials: Iterable[str]) -> re.Pattern[str]:
+    """A regular expression that finds special tokens: of those that begin at one place, the longest."""
     return re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
 
 
-def utf8(text):
-    """The bytes of a text, for \\udc80 to \\udcff those that surrogateescape shows so; TextError where it
-    holds another half of a character.
+def utf8(text: str) -> bytes:
+    r"""The bytes of a text, where \udc80 to \udcff stand for bytes that are not UTF-8 (surrogateescape).
+
+    TextError where it holds another half of a character.
     """
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -257,18 +332,8 @@ def utf8(text):
         ) from error
 
 
-def _expect_policy(special):
-    if special not in POLICIES:
-        raise InputError(f"encode: special is {special!r}, expected one of {', '.join(POLICIES)}")
-
-
-def _expect_text(text):
-    if not isinstance(text, str | bytes):
-        raise InputError(f"encode: the text is of type {type(text).__name__}, expected str or bytes")
-
-
-def _integers(ids):
-    """ids as a list; InputError where they are no integers in a row."""
+def _integers(ids: ArrayLike) -> list[int]:
+    """ids as a list; InputError unless they are integers in a row."""
     try:
         array = np.asarray(ids)
     except (TypeError, ValueError, OverflowError) as error:
@@ -278,17 +343,18 @@ def _integers(ids):
     return array.ravel().tolist()
 
 
-def _codec(errors):
+def _codec(errors: str) -> codecs.IncrementalDecoder:
     if errors not in ERRORS:
         raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
     return codecs.getincrementaldecoder("utf-8")(errors)
 
 
-def _decoded(codec, data, final):
+def _decoded(codec: codecs.IncrementalDecoder, data: bytes, final: bool) -> str:
     try:
         return codec.decode(data, final)
     except UnicodeDecodeError as error:
+        byte = error.object[error.start]
         raise InputError(
-            f"decode: byte 0x{error.object[error.start]:02x} at {error.start} is not UTF-8, expected text:"
-            " choose another errors than strict"
+            f"decode: byte 0x{byte:02x} at {error.start} is not UTF-8, expected text: choose another errors"
+            " than strict"
         ) from error
