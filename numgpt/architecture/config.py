@@ -19,7 +19,6 @@ LARGEST = 2**24  # of any size: far beyond all models, and small enough to count
 LONGEST = 2**53  # steps: what a float can count
 DEEPEST = 2**12  # blocks: each has a dozen parameters, whose names are made before a file is looked at
 
-
 Settings = TypeVar("Settings")
 
 
