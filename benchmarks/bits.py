@@ -1,7 +1,8 @@
-"""The bits of training: the SHA-256 of parameters and moments after 20 steps, for configs, engines and ways
-to train.
+"""The bits of training: SHA-256 of parameters and moments after 20 steps.
 
-python benchmarks/bits.py   on one machine, before and after a change that should change no number; the lines must be the same.
+    python benchmarks/bits.py
+
+Run it on one machine before and after a change that should change no number: the lines must be the same.
 Other processors, and other versions of NumPy, Numba or the BLAS, sum in other orders and print other lines.
 """
 
@@ -9,14 +10,15 @@ import argparse
 import contextlib
 import hashlib
 import io
+import itertools
 import random
 import tempfile
 from pathlib import Path
 
 from numgpt.__main__ import main as numgpt
 
-# Together they have both places of the norms, every activation, no biases, an untied head, an odd width, one
-# head and many, and batches large enough for the fused block (512 rows) and too small for it.
+# Together they cover both positions of the norms, every activation, no biases, an untied head, an odd width,
+# one head and many, and batches large enough for the fused block (512 rows) and too small for it.
 CONFIGS = {
     "GPT-2": "--n-layer 2 --n-head 4 --n-embd 32 --block-size 64 --batch-size 12",
     "GPT-2, few rows": "--n-layer 2 --n-head 2 --n-embd 24 --block-size 16 --batch-size 3 --activation gelu",
@@ -36,14 +38,14 @@ STEPS = "--warmup 5 --eval-interval 10 --eval-iters 2 --save-interval 10 --sampl
 
 
 def text():
-    """Some 40,000 characters that depend on nothing but this line of Python's own generator."""
+    """Some 40,000 characters that depend on Python's own generator alone."""
     draw = random.Random(0)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 7))) for _ in range(300)]
     return "\n\n".join(" ".join(draw.choices(words, k=60)) + "." for _ in range(130))
 
 
 def run(*arguments):
-    """A command of numgpt, silently; its own words if it fails."""
+    """Run a numgpt command silently and return its output; print it if the command fails."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         status = numgpt([str(a) for a in arguments])
@@ -53,7 +55,7 @@ def run(*arguments):
 
 
 def digests(folder, data, engine, config, way):
-    """Of the parameters and the moments after 20 steps, and of a text that the model then writes."""
+    """Digests of the parameters and moments after 20 steps, and of a text that the model then writes."""
     flags = [*"train --steps 20 --out".split(), folder, "--data", data, "--engine", engine]
     flags += f"{STEPS} {CONFIGS[config]} {WAYS[way]}".split()
     if way == "resume":
@@ -80,11 +82,9 @@ def main(argv=None):
         data = Path(folder) / "text.txt"
         data.write_text(text(), encoding="utf-8")
         print(f"{'config':20}{'engine':12}{'way':14}{'parameters':18}{'moments':18}{'a text of it'}")
-        for i, (config, engine, way) in enumerate(
-            (c, e, w) for c in args.configs for e in args.engines for w in WAYS
-        ):
-            found = digests(Path(folder) / str(i), data, engine, config, way)
-            print(f"{config:20}{engine:12}{way:14}" + "  ".join(found), flush=True)
+        for i, (config, engine, way) in enumerate(itertools.product(args.configs, args.engines, WAYS)):
+            columns = digests(Path(folder) / str(i), data, engine, config, way)
+            print(f"{config:20}{engine:12}{way:14}" + "  ".join(columns), flush=True)
 
 
 if __name__ == "__main__":

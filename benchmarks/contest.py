@@ -1,5 +1,7 @@
-"""A contest between processes: each contestant lives in its own, and they are asked in turn, A B A B …, so
-that the machine's moods hit all alike. What counts is the median of the paired ratios.
+"""A contest between processes, which are timed in turn.
+
+Each contestant lives in a process of its own. They are asked A B A B …, so that the machine's moods hit all
+alike, and what counts is the median of the paired ratios.
 """
 
 import contextlib
@@ -16,8 +18,8 @@ from pathlib import Path
 from numgpt.errors import InputError
 
 RESULTS = Path(__file__).parent / "results"
-# seconds before each turn: the threads of the one before may still wait for work awake (OpenMP's do) and take
-# a processor
+# Seconds before each turn: the threads of the one before may still spin (OpenMP's do) on a processor
+# that the next one needs.
 PAUSE = 0.3
 
 
@@ -25,7 +27,8 @@ class Contestant:
     """A process that answers lines of JSON: {"do": name, …} → {…}."""
 
     def __init__(self, name, command, environment=None):
-        self.name, self.seconds, self.started = name, [], time.perf_counter()
+        self.name = name
+        self.seconds = []
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -35,7 +38,7 @@ class Contestant:
         )
 
     def ask(self, do, **arguments):
-        """Send a request, wait for the answer; None where the process has ended."""
+        """Send a request and wait for the answer; None if the process has ended."""
         try:
             self.process.stdin.write(json.dumps({"do": do} | arguments) + "\n")
             self.process.stdin.flush()
@@ -46,17 +49,17 @@ class Contestant:
 
     def close(self):
         """End the process."""
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it may have ended by itself, and what it was asked not have reached it
+        # It may have ended by itself, before the last request reached it.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
 
 def enter(contestants, do, say=print):
-    """({name: contestant}, {name: answer}): ask each for a first thing; who does not answer does not run
-    here, and is left out.
+    """Ask each for a first thing: ({name: contestant}, {name: answer}) of those that run here.
+
+    One that does not answer is left out.
     """
     entered, answers = {}, {}
     for contestant in contestants:
@@ -68,16 +71,15 @@ def enter(contestants, do, say=print):
             entered[contestant.name], answers[contestant.name] = contestant, answer
     if not entered:
         raise InputError(
-            "benchmark: no contestant runs here, expected one at least: what each of them said stands above"
+            "benchmark: no contestant runs here, expected at least one: see above what each of them said"
         )
     return entered, answers
 
 
 class Page:
-    """What a benchmark prints, kept line by line: write() puts it into results/, as it was printed, under the
-    command that printed it.
+    """What a benchmark prints, kept line by line: write() puts it into results/, below the command.
 
-    name: of the file, without its ending; None: nothing is written.
+    name: the file's name without its ending; None writes nothing.
     """
 
     def __init__(self, name, command):
@@ -106,14 +108,12 @@ def add_flags(parser):
         "--engine",
         choices=("numba", "cupy"),
         default="numba",
-        help="cupy: numgpt and PyTorch both on the GPU; numba, both on the CPU, unless given",
+        help="cupy: numgpt and PyTorch both on the GPU; numba: both on the CPU (default: numba)",
     )
     parser.add_argument(
         "--results", metavar="NAME", help="write what is printed to benchmarks/results/NAME.md"
     )
-    parser.add_argument(
-        "--commit", help="what a GPU's page says as numgpt's commit; git is asked unless given"
-    )
+    parser.add_argument("--commit", help="numgpt's commit, as a GPU's page shows it (default: what git says)")
 
 
 def run(main, argv=None):
@@ -126,55 +126,52 @@ def run(main, argv=None):
 
 
 def commit():
-    """The commit of the numgpt that is measured, "-dirty" added where files differ from it; None where it is
-    in no repository.
+    """The commit of the numgpt that is measured, with "-dirty" where files differ from it.
+
+    None where it lies in no repository.
     """
     import numgpt
 
     def git(*arguments):
-        done = subprocess.run(
-            ["git", "-C", Path(numgpt.__file__).parent, *arguments], capture_output=True, text=True
-        )
+        command = ["git", "-C", Path(numgpt.__file__).parent, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        return (
-            git("ls-files", "__init__.py") and git("describe", "--always", "--dirty", "--exclude=*")
-        ) or None
+        tracked = git("ls-files", "__init__.py")
+        return (tracked and git("describe", "--always", "--dirty", "--exclude=*")) or None
     except OSError:
         return None
 
 
-def apart(found, most, what):
-    """The largest difference of any of these lists of numbers to the first; AssertionError where it is not at
-    most `most`, NaN included.
+def apart(numbers, most, what):
+    """The largest difference between any of these lists of numbers, {name: list}, and the first.
+
+    AssertionError where it is over `most`, or NaN.
     """
-    differences = [
-        abs(a - b)
-        for numbers in found.values()
-        for a, b in zip(numbers, next(iter(found.values())), strict=True)
-    ]
+    first = next(iter(numbers.values()))
+    differences = [abs(a - b) for each in numbers.values() for a, b in zip(each, first, strict=True)]
+    heads = ", ".join(f"{name} {each[:3]}" for name, each in numbers.items())
     assert all(d <= most for d in differences), (
-        f"{what} lie {max(differences):.1e} apart, expected the same within {most}: "
-        + ", ".join(f"{n} {x[:3]}" for n, x in found.items())
+        f"{what} lie {max(differences):.1e} apart, expected the same within {most}: {heads}"
     )
     return max(differences, default=0.0)
 
 
 def number(x, form):
-    """A figure of a table, empty where there is none."""
+    """A figure of a table; empty where there is none."""
     return "" if x is None else format(x, form)
 
 
 def serve(answers):
-    """The contestant's side: answers is a mapping from request to function; a function's result is sent back."""
+    """The contestant's side: answers maps each request to the function whose result is sent back."""
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(answers[request.pop("do")](**request)), flush=True)
 
 
 def time_in_turn(contestants, rounds):
-    """Ask all for a timed piece of work, rounds times in turn; fills .seconds."""
+    """Ask all for a timed piece of work, `rounds` times in turn; fills their .seconds."""
     for _ in range(rounds):
         for contestant in contestants:
             time.sleep(PAUSE)
@@ -190,7 +187,8 @@ def peak_memory():
     """The largest resident size of this process so far, in bytes."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def machine():
@@ -198,16 +196,15 @@ def machine():
     cpu = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:
-            cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
+            names = (line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            cpu = next(names, cpu)
     versions = {}
     for package in ("numpy", "numba", "torch", "transformers", "mkl"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            pass
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
-def show_machine(found=None):
-    """machine(), or what was found of one, as a line."""
-    return ", ".join(f"{k} {v}" for k, v in (found or machine()).items())
+def show_machine(facts=None):
+    """machine(), or the facts about another, as a line."""
+    return ", ".join(f"{k} {v}" for k, v in (facts or machine()).items())

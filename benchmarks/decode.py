@@ -1,9 +1,10 @@
-"""Generation with a key/value cache, numgpt against Hugging Face's, in one run: tokens a second, and how near
-to the memory's limit.
+"""Generation with a key/value cache, numgpt against Hugging Face's, in one run.
 
-Every step reads all weights once, so that a pass that only reads them is the bound. Usage: python
-benchmarks/decode.py --batch 1 8
-On an NVIDIA GPU, against PyTorch there: python benchmarks/decode.py --engine cupy --batch 1 8
+    python benchmarks/decode.py --batch 1 8
+    python benchmarks/decode.py --engine cupy --batch 1 8      on an NVIDIA GPU, against PyTorch there
+
+It prints tokens a second, and how near they come to the memory's limit: every step reads all weights once, so
+a pass that only reads them is the bound.
 """
 
 import argparse
@@ -25,6 +26,12 @@ KINDS = {
 }
 ON_GPU = ("numgpt", "torch", "transformers")  # the kinds that a GPU runs too
 LOGITS = 1e-4  # how far logits of about 1 may lie apart: float32 moves them by a few 1e-6
+CPU_TABLE = """\
+| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: |"""
+GPU_TABLE = """\
+| batch | | ms a step | tokens/s | of PyTorch's tokens/s | time to Hugging Face | taken MB | allocated MB |
+| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def make(preset):
@@ -36,20 +43,20 @@ def make(preset):
 
 
 def prompt(model, batch):
-    """One token a row: the first step is then like all others."""
+    """One token a row, so that the first step is like all others."""
     import numpy as np
 
     return np.random.default_rng(0).integers(0, model.config.vocab_size, (batch, 1))
 
 
 def worker(kind, preset, batch, tokens, threads, on):
-    """A contestant on a device: tell the logits after the prompt, generate once, then again when asked, and
-    tell the seconds a token.
+    """A contestant on a device: generate once, then again when asked, and answer the seconds a token.
+
+    It also answers the logits after the prompt, which must agree.
     """
     place = device.DEVICES[on]()
-    run, logits = {"torch": torch_run, "transformers": transformers_run, "read": read_run}.get(
-        kind, numgpt_run
-    )(preset, batch, tokens, threads, on)
+    makers = {"torch": torch_run, "transformers": transformers_run, "read": read_run}
+    run, logits = makers.get(kind, numgpt_run)(preset, batch, tokens, threads, on)
     run()
 
     def timed():
@@ -59,9 +66,10 @@ def worker(kind, preset, batch, tokens, threads, on):
         place.wait()
         return {"seconds": (time.perf_counter() - start) / tokens}
 
-    contest.serve(
-        {"logits": lambda: {"logits": logits, "about": place.about()}, "time": timed, "memory": place.memory}
-    )
+    def first():
+        return {"logits": logits, "about": place.about()}
+
+    contest.serve({"logits": first, "time": timed, "memory": place.memory})
 
 
 def numgpt_run(preset, batch, tokens, threads, on):
@@ -76,8 +84,9 @@ def numgpt_run(preset, batch, tokens, threads, on):
 
 
 def on_the_host(preset, batch, threads):
-    """(model, prompt) of numgpt in the host's memory, from which PyTorch's sides are made; PyTorch told its
-    threads, and to be exact.
+    """numgpt's (model, prompt) in the host's memory, from which PyTorch's sides are made.
+
+    PyTorch is set to these threads and to exact float32 products.
     """
     import torch
     import torch_gpt
@@ -114,17 +123,16 @@ def transformers_run(preset, batch, tokens, threads, on):
     transformers.logging.set_verbosity_error()
     model, start = on_the_host(preset, batch, threads)
     c = model.config
-    net = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=c.vocab_size,
-            n_positions=c.block_size,
-            n_embd=c.n_embd,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    ).eval()
+    config = transformers.GPT2Config(
+        vocab_size=c.vocab_size,
+        n_positions=c.block_size,
+        n_embd=c.n_embd,
+        n_layer=c.n_layer,
+        n_head=c.n_head,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    net = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         ours = dict(model.params.items())
         for name, parameter in net.transformer.named_parameters():
@@ -134,79 +142,61 @@ def transformers_run(preset, batch, tokens, threads, on):
         net, start = net.cuda(), start.cuda()
     with torch.no_grad():
         logits = net(start).logits[0, -1].tolist()
-    return (
-        lambda: net.generate(
-            start,
-            attention_mask=torch.ones_like(start),
-            max_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        ),
-        logits,
-    )
+    seen = torch.ones_like(start)
+
+    def run():
+        return net.generate(
+            start, attention_mask=seen, max_new_tokens=tokens, do_sample=False, pad_token_id=0
+        )
+
+    return run, logits
 
 
 def read_run(preset, batch, tokens, threads, on):
-    """All weights that a step reads, added up on all threads, once for each token."""
+    """All weights that a step reads, summed on all threads once a token."""
     import numpy as np
-    from read_bound import read
+    from read_bound import CHUNK, read
 
     from numgpt.engine import jit
 
     jit.set_threads(threads)
     model = make(preset)
-    weights, positions = model.params.flat, model.params["wpe.weight"].size
-    sums = np.empty(-(-len(weights) // (1 << 18)), np.float32)
-    return lambda: [read(weights[: len(weights) - positions], sums) for _ in range(tokens)], None
+    positions = model.params["wpe.weight"].size  # a step reads one row of them
+    weights = model.params.flat[: model.params.flat.size - positions]
+    sums = np.empty(-(-len(weights) // CHUNK), np.float32)
+    return lambda: [read(weights, sums) for _ in range(tokens)], None
 
 
 def contest_of(preset, batch, names, tokens, rounds, threads, engine, page, commit):
-    """Run one batch size; returns what it ran on and rows of figures."""
+    """Run one batch size; returns the machine that it ran on, and rows of figures."""
 
     def start(name):
         kind = KINDS[name]
-        flags = [
-            "--worker",
-            kind,
-            "--preset",
-            preset,
-            "--batch",
-            str(batch),
-            "--tokens",
-            str(tokens),
-            "--threads",
-            str(threads),
-            "--on",
-            device.of(kind, engine),
-        ]
-        return contest.Contestant(
-            name,
-            [sys.executable, __file__, *flags],
-            {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {},
-        )
+        flags = ["--worker", kind, "--preset", preset, "--batch", str(batch), "--tokens", str(tokens)]
+        flags += ["--threads", str(threads), "--on", device.of(kind, engine)]
+        environment = {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {}
+        return contest.Contestant(name, [sys.executable, __file__, *flags], environment)
 
     entered, answers = contest.enter(map(start, names), "logits", page.say)
     contestants = list(entered.values())
-    apart = contest.apart(
-        {name: a["logits"] for name, a in answers.items() if a["logits"]},
-        LOGITS,
-        "the logits after the prompt",
-    )
+    logits = {name: a["logits"] for name, a in answers.items() if a["logits"]}
+    apart = contest.apart(logits, LOGITS, "the logits after the prompt")
     contest.time_in_turn(contestants, rounds)
-    by_kind, rows = {KINDS[c.name]: c for c in contestants}, []
+    by_kind = {KINDS[c.name]: c for c in contestants}
+    transformers, torch, read = (by_kind.get(kind) for kind in ("transformers", "torch", "read"))
+    rows = []
     for c in contestants:
         memory = c.ask("memory")
+        seconds = statistics.median(c.seconds)
         rows.append(
             {
                 "batch": batch,
                 "name": c.name,
-                "ms": 1e3 * statistics.median(c.seconds),
-                "tokens": batch / statistics.median(c.seconds) if KINDS[c.name] != "read" else None,
-                "to_transformers": (
-                    contest.ratio(c, by_kind["transformers"]) if "transformers" in by_kind else None
-                ),
-                "of_torch": contest.ratio(by_kind["torch"], c) if "torch" in by_kind else None,
-                "of_bandwidth": contest.ratio(by_kind["read"], c) if "read" in by_kind else None,
+                "ms": 1e3 * seconds,
+                "tokens": batch / seconds if c is not read else None,
+                "to_transformers": contest.ratio(c, transformers) if transformers else None,
+                "of_torch": contest.ratio(torch, c) if torch else None,
+                "of_bandwidth": contest.ratio(read, c) if read else None,
                 "peak_mb": memory["taken"] / 1e6,
                 "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
                 "apart": apart,
@@ -220,10 +210,7 @@ def contest_of(preset, batch, names, tokens, rounds, threads, engine, page, comm
 def show(rows, say):
     """The table of a CPU."""
     number = contest.number
-    say(
-        "| batch | | ms a step | tokens/s | to Hugging Face | of the bandwidth | peak MB |\n| ---: | --- |"
-        " ---: | ---: | ---: | ---: | ---: |"
-    )
+    say(CPU_TABLE)
     for r in rows:
         say(
             f"| {r['batch']} | {r['name']} | {r['ms']:.1f} | {number(r['tokens'], '.1f')} |"
@@ -233,12 +220,9 @@ def show(rows, say):
 
 
 def show_gpu(rows, say):
-    """The table of a GPU: a share of PyTorch's tokens a second above 1 is faster; memory as train_step.py's."""
+    """The table of a GPU: above 1 of PyTorch's tokens/s is faster; memory as in train_step.py's."""
     number = contest.number
-    say(
-        "| batch | | ms a step | tokens/s | of PyTorch's tokens/s | time to Hugging Face | taken MB |"
-        " allocated MB |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    say(GPU_TABLE)
     for r in rows:
         say(
             f"| {r['batch']} | {r['name']} | {r['ms']:.2f} | {r['tokens']:.1f} |"
@@ -257,17 +241,21 @@ def main(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--batch", nargs="+", type=int, default=[1, 8], help="rows that are continued at once"
+        "--batch", nargs="+", type=int, default=[1, 8], help="rows continued at once (default: 1 8)"
     )
-    parser.add_argument("--preset", default="gpt2", help="the model's preset, with weights drawn at random")
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens a run")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
+    parser.add_argument(
+        "--preset", default="gpt2", help="the model's preset; its weights are random (default: gpt2)"
+    )
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens a run (default: 32)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is asked (default: 7)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of each (default: all processors)"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=list(KINDS.values()),
-        help="contestants; all unless given, PyTorch eager on a GPU alone",
+        help="the contestants (default: all; PyTorch eager on a GPU only)",
     )
     parser.add_argument("--json", help="a file for the figures")
     contest.add_flags(parser)
@@ -281,24 +269,22 @@ def main(argv):
 
 
 def compare(args, page):
-    """Run the contests that the flags ask for, and print and write what is found."""
-    names = [
-        n
-        for n, k in KINDS.items()
-        if (k in args.only if args.only else k != "torch" or args.engine == "cupy")
-        and (args.engine == "numba" or k in ON_GPU)
-    ]
-    device.expect([KINDS[n] for n in names], args.engine)
+    """Run the contests that the flags ask for; print and write the figures."""
+    kinds = args.only or [k for k in KINDS.values() if k != "torch" or args.engine == "cupy"]
+    if args.engine == "cupy":
+        kinds = [k for k in kinds if k in ON_GPU]
+    names = [n for n, k in KINDS.items() if k in kinds]
+    device.expect(kinds, args.engine)
     machine, rows = None, []
     for batch in args.batch:
-        found_on, found = contest_of(
+        where, figures = contest_of(
             args.preset, batch, names, args.tokens, args.rounds, args.threads, args.engine, page, args.commit
         )
         if machine is None:
-            machine = found_on
+            machine = where
             page.say(contest.show_machine(machine) + f", {args.threads} threads")
-        rows += found
-        (show_gpu if args.engine == "cupy" else show)(found, page.say)
+        rows += figures
+        (show_gpu if args.engine == "cupy" else show)(figures, page.say)
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"machine": machine, "threads": args.threads, "rows": rows}, file, indent=1)

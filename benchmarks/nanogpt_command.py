@@ -1,9 +1,10 @@
-"""nanoGPT's README CPU run as a whole, the process from start to end, against numgpt's of the same size, in
-one run.
+"""The CPU run of nanoGPT's README, the whole process, against numgpt's of the same size.
 
-python benchmarks/nanogpt_command.py --nanogpt FOLDER, a checkout in which data/shakespeare_char/prepare.py
-has been run. Both do 2,000 updates of 12 × 64 tokens and 9 evaluations of 40 batches, nanoGPT's half on the
-training text. It also does a 2,001st update.
+    python benchmarks/nanogpt_command.py --nanogpt FOLDER
+
+FOLDER is a checkout in which data/shakespeare_char/prepare.py has been run. Both do 2,000 updates of 12 × 64
+tokens and 9 evaluations of 40 batches, nanoGPT half of them on the training text; and nanoGPT does a 2,001st
+update.
 """
 
 import argparse
@@ -30,12 +31,18 @@ OURS = (
 
 
 def run(command, folder):
-    """(seconds, what it printed) of a command."""
+    """Run a command: (seconds, what it printed)."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stderr[-2000:]}")
     return time.perf_counter() - start, done.stdout + done.stderr
+
+
+def held_out_loss(log):
+    """The last held-out loss in a log.jsonl of numgpt's."""
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    return [line["held_out_loss"] for line in lines if "held_out_loss" in line][-1]
 
 
 def main():
@@ -46,7 +53,7 @@ def main():
     parser.add_argument(
         "--nanogpt", type=Path, required=True, help="a checkout of nanoGPT with its characters prepared"
     )
-    parser.add_argument("--rounds", type=int, default=2, help="how often each runs, in turn")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each runs, in turn (default: 2)")
     parser.add_argument("--json", help="a file for the figures")
     args = parser.parse_args()
     text = (args.nanogpt / "data/shakespeare_char/input.txt").resolve()
@@ -59,47 +66,25 @@ def main():
     seconds, losses = {"nanoGPT": [], "numgpt": []}, {}
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as out:
-            took, said = run(
-                [sys.executable, "train.py", *THEIRS.split(), f"--out_dir={out}/nanogpt"], args.nanogpt
-            )
+            theirs = [sys.executable, "train.py", *THEIRS.split(), f"--out_dir={out}/nanogpt"]
+            took, output = run(theirs, args.nanogpt)
             seconds["nanoGPT"].append(took)
-            losses["nanoGPT"] = re.findall(r"val loss ([\d.]+)", said)[-1]
-            took, said = run(
-                [
-                    sys.executable,
-                    "-m",
-                    "numgpt",
-                    "train",
-                    "--data",
-                    text,
-                    "--out",
-                    f"{out}/numgpt",
-                    *OURS.split(),
-                ],
-                out,
-            )
+            losses["nanoGPT"] = re.findall(r"val loss ([\d.]+)", output)[-1]
+            ours = [sys.executable, "-m", "numgpt", "train", "--data", text, "--out", f"{out}/numgpt"]
+            took, _ = run([*ours, *OURS.split()], out)
             seconds["numgpt"].append(took)
-            losses["numgpt"] = [
-                json.loads(line)["held_out_loss"]
-                for line in open(f"{out}/numgpt/log.jsonl")
-                if "held_out_loss" in line
-            ][-1]
-        print(
-            ", ".join(
-                f"{who} {took[-1]:.1f} s, held-out loss {float(losses[who]):.4f}"
-                for who, took in seconds.items()
-            ),
-            flush=True,
+            losses["numgpt"] = held_out_loss(Path(out) / "numgpt" / "log.jsonl")
+        turns = (
+            f"{name} {took[-1]:.1f} s, held-out loss {float(losses[name]):.4f}"
+            for name, took in seconds.items()
         )
+        print(", ".join(turns), flush=True)
     ratio = statistics.median(a / b for a, b in zip(seconds["numgpt"], seconds["nanoGPT"]))
     print(f"numgpt to nanoGPT: {ratio:.2f}")
     if args.json:
+        figures = {"machine": contest.machine(), "seconds": seconds, "losses": losses, "ratio": ratio}
         with open(args.json, "w") as file:
-            json.dump(
-                {"machine": contest.machine(), "seconds": seconds, "losses": losses, "ratio": ratio},
-                file,
-                indent=1,
-            )
+            json.dump(figures, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Each twin against its specification and against PyTorch's op, forward and backward, in one run. Usage:
-python benchmarks/ops.py --shape a b
+"""Each twin against its specification and against PyTorch's op, forward and backward, in one run.
+
+    python benchmarks/ops.py --shape a b
 
 Each of the three has a process of its own, and they are asked in turn.
 """
@@ -18,6 +19,10 @@ import numpy as np
 # B, T, C, heads and V of the training shapes a, b and c of train_step.py.
 SIZES = {"a": (12, 64, 128, 4, 65), "b": (16, 256, 384, 6, 65), "c": (4, 64, 768, 12, 50257)}
 KINDS = ("numba", "reference", "torch")
+TABLE = """\
+ms a call; a ratio below 1: the twin is faster
+| shape | op | | twin | specification | PyTorch | to the specification | to PyTorch |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def cases(size):
@@ -28,7 +33,9 @@ def cases(size):
     def normal(*shape):
         return rng.standard_normal(shape, dtype=np.float32)
 
-    x, wide, tokens = normal(B, T, C), normal(B, T, 4 * C), rng.integers(0, V, (B, T))
+    x = normal(B, T, C)
+    wide = normal(B, T, 4 * C)
+    tokens = rng.integers(0, V, (B, T))
     return {
         "embedding": ((tokens, normal(V, C)), {}),
         "linear": ((x, normal(C, 4 * C), normal(4 * C)), {}),
@@ -42,8 +49,9 @@ def cases(size):
 
 
 def numgpt_runs(kind, size, threads):
-    """Op -> (forward, backward, value): two functions without arguments, for the engine's twin or the
-    specification.
+    """Op -> (forward, backward, value) of the engine's twin or the specification.
+
+    The first two are functions without arguments.
     """
     import numgpt
     from numgpt import engine, ops
@@ -62,7 +70,7 @@ def numgpt_runs(kind, size, threads):
 
 
 def torch_runs(kind, size, threads):
-    """The same for PyTorch; its linear layers hold their matrices the other way round."""
+    """The same for PyTorch, whose linear layers hold their matrices transposed."""
     import torch
     from torch.nn import functional as F
 
@@ -101,7 +109,7 @@ def torch_runs(kind, size, threads):
 
 
 def worker(kind, shape, threads, at_least):
-    """A contestant: answer with the mean of an op's values, or with the seconds of a call."""
+    """A contestant: answers with the mean of each op's values, or with the seconds of a call."""
     from numgpt import engine
 
     with engine.session("float32") if kind == "numba" else contextlib.nullcontext():
@@ -116,9 +124,10 @@ def worker(kind, shape, threads, at_least):
                 n += 1
             return {"seconds": (time.perf_counter() - start) / n}
 
-        contest.serve(
-            {"sizes": lambda: {op: float(np.abs(r[2]).mean()) for op, r in runs.items()}, "time": timed}
-        )
+        def sizes():
+            return {op: float(np.abs(value).mean()) for op, (_, _, value) in runs.items()}
+
+        contest.serve({"sizes": sizes, "time": timed})
 
 
 def contest_of(shape, names, rounds, at_least, threads):
@@ -137,14 +146,13 @@ def contest_of(shape, names, rounds, at_least, threads):
                 for kind, contestant in contestants.items():
                     time.sleep(contest.PAUSE)
                     times[kind].append(contestant.ask("time", op=op, way=i)["seconds"])
-            row = {"shape": shape, "op": op, "way": way} | {
-                kind: statistics.median(t) for kind, t in times.items()
+            medians = {kind: statistics.median(seconds) for kind, seconds in times.items()}
+            ours = times.pop("numba")
+            ratios = {
+                f"to_{kind}": statistics.median(a / b for a, b in zip(ours, theirs))
+                for kind, theirs in times.items()
             }
-            yield row | {
-                f"to_{kind}": statistics.median(a / b for a, b in zip(times["numba"], times[kind]))
-                for kind in times
-                if kind != "numba"
-            }
+            yield {"shape": shape, "op": op, "way": way} | medians | ratios
     for contestant in contestants.values():
         contestant.close()
 
@@ -155,18 +163,25 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--shape", nargs="+", choices=list(SIZES), default=["b"], help="sizes of train_step.py's shapes"
+        "--shape",
+        nargs="+",
+        choices=list(SIZES),
+        default=["b"],
+        help="sizes of train_step.py's shapes (default: b)",
     )
-    parser.add_argument("--ops", nargs="+", help="these only")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is asked")
+    parser.add_argument("--ops", nargs="+", help="these ops only")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is asked (default: 7)")
     parser.add_argument(
-        "--seconds", type=float, default=0.05, help="how long each is timed in a round, at least"
+        "--seconds",
+        type=float,
+        default=0.05,
+        help="how long each is timed in a round, at least (default: 0.05)",
     )
     parser.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count(),
-        help="threads of the twins and of PyTorch; the specification keeps NumPy's own",
+        help="threads of the twins and PyTorch; the specification has NumPy's own (default: all processors)",
     )
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
@@ -174,23 +189,18 @@ def main():
     if args.worker:
         worker(args.worker, args.shape[0], args.threads, args.seconds)
         return
-    print(
-        contest.show_machine() + f", {args.threads} threads\nms a call; a ratio below 1: the twin is faster"
-    )
-    print(
-        "| shape | op | | twin | specification | PyTorch | to the specification | to PyTorch |\n| --- | --- |"
-        " --- | ---: | ---: | ---: | ---: | ---: |"
-    )
-    found = []
+    print(f"{contest.show_machine()}, {args.threads} threads")
+    print(TABLE)
+    rows = []
     for shape in args.shape:
         for row in contest_of(shape, args.ops, args.rounds, args.seconds, args.threads):
-            found.append(row)
+            rows.append(row)
             figures = [f"{1e3 * row[kind]:.3f}" if kind in row else "" for kind in KINDS]
             ratios = [f"{row[to]:.2f}" if to in row else "" for to in ("to_reference", "to_torch")]
             print(f"| {shape} | {row['op']} | {row['way']} | {' | '.join(figures + ratios)} |", flush=True)
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"machine": contest.machine(), "threads": args.threads, "rows": found}, file, indent=1)
+            json.dump({"machine": contest.machine(), "threads": args.threads, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""PyTorch's side: a plain GPT as its users write it, with the fused attention, over numgpt's names and
-layouts.
-"""
+"""PyTorch's side: a GPT as its users write it, with fused attention, over numgpt's names and layouts."""
 
 import torch
 from torch import nn
@@ -12,16 +10,15 @@ class Block(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.n_head, self.activation = c.n_head, "tanh" if c.activation == "gelu_tanh" else "none"
-        self.ln_1, self.ln_2 = nn.LayerNorm(c.n_embd, bias=c.bias), nn.LayerNorm(c.n_embd, bias=c.bias)
-        self.c_attn, self.attn_proj = (
-            nn.Linear(c.n_embd, 3 * c.n_embd, bias=c.bias),
-            nn.Linear(c.n_embd, c.n_embd, bias=c.bias),
-        )
-        self.c_fc, self.mlp_proj = (
-            nn.Linear(c.n_embd, 4 * c.n_embd, bias=c.bias),
-            nn.Linear(4 * c.n_embd, c.n_embd, bias=c.bias),
-        )
+        C = c.n_embd
+        self.n_head = c.n_head
+        self.activation = "tanh" if c.activation == "gelu_tanh" else "none"
+        self.ln_1 = nn.LayerNorm(C, bias=c.bias)
+        self.c_attn = nn.Linear(C, 3 * C, bias=c.bias)
+        self.attn_proj = nn.Linear(C, C, bias=c.bias)
+        self.ln_2 = nn.LayerNorm(C, bias=c.bias)
+        self.c_fc = nn.Linear(C, 4 * C, bias=c.bias)
+        self.mlp_proj = nn.Linear(4 * C, C, bias=c.bias)
 
     def forward(self, x, cache=None, start=0):
         B, T, C = x.shape
@@ -30,7 +27,8 @@ class Block(nn.Module):
             for a in self.c_attn(self.ln_1(x)).split(C, dim=2)
         )
         if cache is not None:
-            cache[0][:, :, start : start + T], cache[1][:, :, start : start + T] = k, v
+            cache[0][:, :, start : start + T] = k
+            cache[1][:, :, start : start + T] = v
             k, v = cache[0][:, :, : start + T], cache[1][:, :, : start + T]
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
         x = x + self.attn_proj(y.transpose(1, 2).reshape(B, T, C))
@@ -42,7 +40,8 @@ class GPT(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.wte, self.wpe = nn.Embedding(c.vocab_size, c.n_embd), nn.Embedding(c.block_size, c.n_embd)
+        self.wte = nn.Embedding(c.vocab_size, c.n_embd)
+        self.wpe = nn.Embedding(c.block_size, c.n_embd)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
         self.ln_f = nn.LayerNorm(c.n_embd, bias=c.bias)
 
@@ -54,8 +53,9 @@ class GPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     def next_logits(self, tokens, caches, start):
-        """Logits (B, V) after tokens (B, T) that follow the first start ones, whose keys and values the
-        caches hold; T is 1, or start 0.
+        """Logits (B, V) after tokens (B, T), which follow the `start` tokens that the caches hold.
+
+        Either T is 1 or start is 0.
         """
         x = self.wte(tokens) + self.wpe(torch.arange(start, start + tokens.shape[1], device=tokens.device))
         for block, cache in zip(self.blocks, caches):
@@ -64,19 +64,19 @@ class GPT(nn.Module):
 
     @torch.inference_mode()
     def generate(self, tokens, new):
-        """Continue tokens (B, T) greedily → (B, T + new) in the host's memory: the choice stays on the device
-        until the end.
+        """Continue tokens (B, T) greedily → (B, T + new) in the host's memory.
+
+        Each choice stays on the device until the end.
         """
-        (B, end), block = tokens.shape, self.blocks[0]
-        C = self.wte.weight.shape[1]
-        caches = [
-            self.wte.weight.new_empty(2, B, block.n_head, end + new, C // block.n_head) for _ in self.blocks
-        ]
-        found, start = [tokens], 0
+        B, T = tokens.shape
+        H, C = self.blocks[0].n_head, self.wte.weight.shape[1]
+        caches = [self.wte.weight.new_empty(2, B, H, T + new, C // H) for _ in self.blocks]
+        parts, start = [tokens], 0
         for _ in range(new):
-            logits, start = self.next_logits(found[-1], caches, start), start + found[-1].shape[1]
-            found.append(logits.argmax(-1, keepdim=True))
-        return torch.cat(found, dim=1).cpu()
+            logits = self.next_logits(parts[-1], caches, start)
+            start += parts[-1].shape[1]
+            parts.append(logits.argmax(-1, keepdim=True))
+        return torch.cat(parts, dim=1).cpu()
 
     @torch.no_grad()
     def load(self, params):
@@ -97,7 +97,7 @@ class GPT(nn.Module):
 
 
 def optimizer(model, fused):
-    """AdamW as nanoGPT sets it: decay on matrices only. fused None is PyTorch's default."""
+    """AdamW as nanoGPT sets it, with decay on matrices only."""
     params = list(model.parameters())
     groups = [
         {"params": [p for p in params if p.dim() >= 2], "weight_decay": 0.1},
@@ -107,9 +107,7 @@ def optimizer(model, fused):
 
 
 def step(model, optimizer, tokens, targets, clip=1.0):
-    """One training step on a batch in the host's memory; returns the loss (), which on a GPU nothing waits
-    for.
-    """
+    """One training step on a batch in the host's memory; on a GPU nothing waits for the loss returned."""
     place = next(model.parameters()).device
     tokens, targets = (a.to(place, non_blocking=True) for a in (tokens, targets))
     optimizer.zero_grad(set_to_none=True)

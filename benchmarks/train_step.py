@@ -1,7 +1,7 @@
 """A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up.
 
-Usage: python benchmarks/train_step.py --shape a b; on an NVIDIA GPU: python benchmarks/train_step.py --engine
-cupy --shape b c e
+python benchmarks/train_step.py --shape a b
+python benchmarks/train_step.py --engine cupy --shape b c e      on an NVIDIA GPU
 """
 
 import argparse
@@ -62,6 +62,16 @@ ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a
 # How far losses of 4 to 11 may lie apart. Rounding moved them by 1e-6 on a CPU, shapes a to c; half the heads
 # move them by 1e-4, GELU's other form by 6e-5 at shape c.
 LOSS = 2e-5
+SHAPES_HELP = (
+    "0: tiny, to see it run; a: nanoGPT's CPU model; b: its GPU model;"
+    " c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens (default: a)"
+)
+CPU_TABLE = """\
+| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+GPU_TABLE = """\
+| shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first step s |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def make(shape):
@@ -71,17 +81,19 @@ def make(shape):
     import numgpt
 
     model = numgpt.GPT(numgpt.Config(**SHAPES[shape]["config"]), seed=0)
-    return model, *np.random.default_rng(0).integers(0, model.config.vocab_size, (2, *SHAPES[shape]["batch"]))
+    sizes = (2, *SHAPES[shape]["batch"])
+    tokens, targets = np.random.default_rng(0).integers(0, model.config.vocab_size, sizes)
+    return model, tokens, targets
 
 
 def worker(kind, shape, threads, on):
-    """A contestant on a device: make the model, take a first step, then time steps when asked, each from a
-    device at rest to one at rest.
+    """A contestant on a device: make the model, take a first step, then time steps when asked.
+
+    Each is timed from a device at rest to a device at rest.
     """
-    place, started = device.DEVICES[on](), time.perf_counter()
-    step = {"gemms": gemm_step}.get(kind, torch_step if kind.startswith("torch") else numgpt_step)(
-        kind, shape, threads, on
-    )
+    place = device.DEVICES[on]()
+    started = time.perf_counter()
+    step = step_of(kind)(kind, shape, threads, on)
     prepared = time.perf_counter()
     losses = [float(step())]
     first = {
@@ -94,7 +106,7 @@ def worker(kind, shape, threads, on):
 
     def timed():
         if on != "host":
-            step()  # while others had their turn the GPU's clock may have fallen
+            step()  # the GPU's clock may have fallen while others had their turn
         place.wait()
         seconds = []
         for _ in range(repeat[0]):
@@ -113,14 +125,23 @@ def worker(kind, shape, threads, on):
     contest.serve({"first": lambda: first, "warm": warm, "time": timed, "memory": place.memory})
 
 
+def step_of(kind):
+    """The function that makes a contestant's step."""
+    if kind == "gemms":
+        return gemm_step
+    return torch_step if kind.startswith("torch") else numgpt_step
+
+
 def numgpt_step(kind, shape, threads, on):
     """numgpt on an engine. On a GPU the loss stays there: nothing waits for it."""
     import numgpt
 
-    numgpt.use("reference" if kind == "reference" else "cupy" if on == "cupy" else "numba")
+    engine = "cupy" if on == "cupy" else "numba"
+    numgpt.use("reference" if kind == "reference" else engine)
     numgpt.set_threads(threads)
     model, tokens, targets = make(shape)
-    optimizer, grads = numgpt.AdamW(model), model.params.like()
+    optimizer = numgpt.AdamW(model)
+    grads = model.params.like()
 
     def step():
         loss, _ = model.loss_and_grads(tokens, targets, out=grads)
@@ -137,11 +158,12 @@ def torch_step(kind, shape, threads, on):
 
     import numgpt
 
-    numgpt.use("reference")  # whose weights lie in the host's memory
+    numgpt.use("reference")  # its weights lie in the host's memory
     torch.set_num_threads(threads)
     torch_gpt.exact()
     model, tokens, targets = make(shape)
-    config, params = model.config, {n: p.copy() for n, p in model.params.items()}
+    config = model.config
+    params = {n: p.copy() for n, p in model.params.items()}
     del model
     net = torch_gpt.GPT(config)
     net.load(params)
@@ -155,22 +177,23 @@ def torch_step(kind, shape, threads, on):
 
 
 def gemm_step(kind, shape, threads, on):
-    """The matrix products of a step and nothing else, on numgpt's threads and BLAS; attention in full T × T."""
+    """The matrix products of a step alone, on numgpt's threads and BLAS; attention's are full T × T."""
     import numpy as np
 
     from numgpt import Config
     from numgpt.engine import blas
     from numgpt.ops.linear_numba import multiply
 
-    config, (B, T) = Config(**SHAPES[shape]["config"]), SHAPES[shape]["batch"]
+    config = Config(**SHAPES[shape]["config"])
+    B, T = SHAPES[shape]["batch"]
     C, F, V, H, N = config.n_embd, config.ffn_width, config.vocab_size, config.n_head, B * T
     blas.keep_memory()
 
     def arrays(*shapes):
         return [np.random.default_rng(0).standard_normal(s, dtype=np.float32) for s in shapes]
 
-    # Activations are used again, matrices are each layer's own, as in a model: large ones come from memory
-    # every time.
+    # As in a model, activations are used again and each layer has matrices of its own: large ones come from
+    # memory every time.
     sizes = [(C, 3 * C), (C, C), (C, F), (F, C)]
     linear = {s: arrays((N, s[0]), (N, s[1]), (N, s[0])) for s in {*sizes, (C, V)}}
     layers = [{s: arrays(s, s) for s in sizes} for _ in range(config.n_layer)]
@@ -196,7 +219,7 @@ def gemm_step(kind, shape, threads, on):
 
 
 def attention_products(q, k, v, y, p, d):
-    """The two products of the forward and the five of a backward that forms P again, a head a task."""
+    """The two products of the forward and the five of a backward that forms P again; each head is a task."""
     from gemm_bound import all_heads
 
     all_heads(q, k, v, y, p, d)
@@ -206,41 +229,33 @@ def start(name, shape, threads, engine):
     """A contestant's process."""
     kind = KINDS[name]
     flags = ["--worker", kind, "--shape", shape, "--threads", str(threads), "--on", device.of(kind, engine)]
-    return contest.Contestant(
-        name,
-        [sys.executable, __file__, *flags],
-        {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {},
-    )
+    environment = {"NUMGPT_BLAS": "openblas"} if kind == "numgpt-openblas" else {}
+    return contest.Contestant(name, [sys.executable, __file__, *flags], environment)
 
 
 def first_steps(shape, threads):
-    """Seconds from the start of Python to the end of the first step, with no kernels compiled yet and with
-    all.
-    """
-    found = {}
+    """Seconds from the start of Python to the end of the first step, with no kernel compiled and with all."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    seconds = {}
     with tempfile.TemporaryDirectory() as cache:
         for state in ("cold", "warm"):
             code = (
                 f"import sys; sys.argv = ['', '--once', '--shape', '{shape}', '--threads', '{threads}'];"
-                f" sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); import train_step;"
-                " train_step.main(sys.argv[1:])"
+                f" sys.path.insert(0, {folder!r}); import train_step; train_step.main(sys.argv[1:])"
             )
+            environment = os.environ | {"NUMBA_CACHE_DIR": cache}
             began = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-c", code],
-                check=True,
-                env=os.environ | {"NUMBA_CACHE_DIR": cache},
-                stderr=subprocess.DEVNULL,
+                [sys.executable, "-c", code], check=True, env=environment, stderr=subprocess.DEVNULL
             )
-            found[state] = time.perf_counter() - began
-    return found
+            seconds[state] = time.perf_counter() - began
+    return seconds
 
 
 def contest_of(shape, names, rounds, threads, engine, page, commit):
-    """Run a shape; returns what it ran on and rows of figures."""
-    entered, firsts = contest.enter(
-        (start(name, shape, threads, engine) for name in names), "first", page.say
-    )
+    """Run a shape; returns the machine that it ran on, and rows of figures."""
+    entries = (start(name, shape, threads, engine) for name in names)
+    entered, firsts = contest.enter(entries, "first", page.say)
     contestants = list(entered.values())
     losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] != "gemms"}
     apart = contest.apart(losses, LOSS, "the losses of two steps")
@@ -274,10 +289,7 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
 def show(rows, say):
     """The table of a CPU."""
     number = contest.number
-    say(
-        "| shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step"
-        " s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    say(CPU_TABLE)
     for r in rows:
         say(
             f"| {r['shape']} | {r['name']} | {r['ms']:.1f} | {number(r['to_eager'], '.2f')} |"
@@ -287,14 +299,9 @@ def show(rows, say):
 
 
 def show_gpu(rows, say):
-    """The table of a GPU, with the memory that each side's pool took from it, and what PyTorch says to have
-    used of its own.
-    """
+    """The table of a GPU: the memory that each side's pool took, and how much of its own PyTorch used."""
     number = contest.number
-    say(
-        "| shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first"
-        " step s |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    )
+    say(GPU_TABLE)
     for r in rows:
         say(
             f"| {r['shape']} | {r['name']} | {r['ms']:.2f} | {number(r['to_eager'], '.2f')} |"
@@ -312,27 +319,22 @@ def main(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--shape",
-        nargs="+",
-        choices=list(SHAPES),
-        default=["a"],
-        help=(
-            "0: tiny, to see it run; a: nanoGPT's CPU model, b: its GPU model, c to e: GPT-2 124M at 4 × 64,"
-            " 1 × 1024 and 8 × 1024 tokens"
-        ),
-    )
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["a"], help=SHAPES_HELP)
     parser.add_argument(
         "--only",
         nargs="+",
         choices=list(KINDS.values()),
-        help="contestants; all, but the reference engine on shape a only, unless given",
+        help="the contestants (default: all; the reference engine on shape a only)",
     )
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is asked")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is asked (default: 15)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of each (default: all processors)"
+    )
     parser.add_argument("--json", help="a file for the figures")
     parser.add_argument(
-        "--no-start", action="store_true", help="leave the start-up times out, which are of the numba engine"
+        "--no-start",
+        action="store_true",
+        help="leave out the start-up times, which only the numba engine has",
     )
     contest.add_flags(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -348,24 +350,21 @@ def main(argv):
 
 
 def compare(args, page):
-    """Run the contests that the flags ask for, and print and write what is found."""
-    kinds = [
-        k
-        for k in KINDS.values()
-        if (k in args.only if args.only else True) and (args.engine == "numba" or k in ON_GPU)
-    ]
+    """Run the contests that the flags ask for; print and write the figures."""
+    kinds = args.only or list(KINDS.values())
+    if args.engine == "cupy":
+        kinds = [k for k in kinds if k in ON_GPU]
     device.expect(kinds, args.engine)
     machine, rows, first = None, [], None
     for shape in args.shape:
-        names = [
-            n for n, k in KINDS.items() if k in kinds and (args.only or k != "reference" or shape == "a")
-        ]
-        found_on, found = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
+        skipped = set() if args.only or shape == "a" else {"reference"}  # it would take minutes
+        names = [n for n, k in KINDS.items() if k in kinds and k not in skipped]
+        where, figures = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
         if machine is None:
-            machine = found_on
+            machine = where
             page.say(contest.show_machine(machine) + f", {args.threads} threads")
-        rows += found
-        (show_gpu if args.engine == "cupy" else show)(found, page.say)
+        rows += figures
+        (show_gpu if args.engine == "cupy" else show)(figures, page.say)
     if args.engine == "numba" and not args.no_start:
         first = first_steps(args.shape[0], args.threads)
         page.say(
@@ -373,10 +372,9 @@ def compare(args, page):
             f" kernel compiled, {first['warm']:.2f} s with all"
         )
     if args.json:
+        contents = {"machine": machine, "threads": args.threads, "rows": rows, "start": first}
         with open(args.json, "w") as file:
-            json.dump(
-                {"machine": machine, "threads": args.threads, "rows": rows, "start": first}, file, indent=1
-            )
+            json.dump(contents, file, indent=1)
     page.write()
 
 

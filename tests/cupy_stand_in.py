@@ -194,10 +194,29 @@ def _unary(name):
     return method
 
 
+UFUNCS = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "matmul": "matmul",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
+
+
 def _binary(name, reverse=False, place=False):
-    ufunc = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide", "mod": "remainder", "pow": "power",
-             "matmul": "matmul", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lt": "less", "le": "less_equal", "gt": "greater",
-             "ge": "greater_equal", "eq": "equal", "ne": "not_equal"}[name]  # fmt: skip
+    ufunc = UFUNCS[name]
 
     def method(self, other):
         if other is None:
@@ -350,9 +369,15 @@ def module(driver=12090, devices=1, error=None):
         return devices
 
     runtime = types.SimpleNamespace(
-        driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 12090, getDeviceCount=count, memGetInfo=lambda: (1000, 4000), CUDARuntimeError=CUDARuntimeError,
-        deviceSynchronize=lambda: waits.append("deviceSynchronize"), getDevice=lambda: 0, getDeviceProperties=lambda device: {"name": b"the stand-in"},
-    )  # fmt: skip
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 12090,
+        getDeviceCount=count,
+        memGetInfo=lambda: (1000, 4000),
+        CUDARuntimeError=CUDARuntimeError,
+        deviceSynchronize=lambda: waits.append("deviceSynchronize"),
+        getDevice=lambda: 0,
+        getDeviceProperties=lambda device: {"name": b"the stand-in"},
+    )
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda = types.SimpleNamespace(runtime=runtime, memory=memory, is_available=lambda: devices > 0)
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(

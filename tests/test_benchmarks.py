@@ -1,5 +1,6 @@
-"""The benchmarks run: a contest of short rounds, whose contestants agree on the losses before anything is
-timed; that of a GPU over a stand-in.
+"""The benchmarks run, in short rounds; those of a GPU run over a stand-in.
+
+Contestants agree on the losses before anything is timed.
 """
 
 import base64
@@ -395,14 +396,21 @@ MISSING = {
 }
 
 
+ADVICE = "expected one with CUDA, to compare with: install it, or choose --only numgpt"
+
+
 @pytest.mark.parametrize("benchmark", ["train_step.py", "decode.py"])
-@pytest.mark.parametrize("modules, message", [
-    ({"cupy": MISSING["cupy"]}, "CuPy is not installed, expected it for the cupy engine"),
-    ({"cupy": STAND_IN.replace("module()", "module(driver=0)")}, "there is no NVIDIA driver"),
-    ({"cupy": STAND_IN.replace("module()", "module(devices=0)")}, "the driver finds no GPU"),
-    ({"cupy": STAND_IN, "torch": MISSING["torch"]}, "PyTorch is not installed, expected one with CUDA, to compare with: install it, or choose --only numgpt"),
-    pytest.param({"cupy": STAND_IN}, "finds no GPU, expected one with CUDA, to compare with: install it, or choose --only numgpt", marks=with_torch),
-], ids=["no CuPy", "no driver", "no GPU", "no PyTorch", "PyTorch without CUDA"])  # fmt: skip
+@pytest.mark.parametrize(
+    "modules, message",
+    [
+        ({"cupy": MISSING["cupy"]}, "CuPy is not installed, expected it for the cupy engine"),
+        ({"cupy": STAND_IN.replace("module()", "module(driver=0)")}, "there is no NVIDIA driver"),
+        ({"cupy": STAND_IN.replace("module()", "module(devices=0)")}, "the driver finds no GPU"),
+        ({"cupy": STAND_IN, "torch": MISSING["torch"]}, f"PyTorch is not installed, {ADVICE}"),
+        pytest.param({"cupy": STAND_IN}, f"finds no GPU, {ADVICE}", marks=with_torch),
+    ],
+    ids=["no CuPy", "no driver", "no GPU", "no PyTorch", "PyTorch without CUDA"],
+)
 def test_what_a_contest_on_the_gpu_lacks_is_one_line(tmp_path, benchmark, modules, message):
     environment = planted(tmp_path, **modules) | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

@@ -1,5 +1,6 @@
-"""What the cupy engine cannot do is one line on the command line, and exit status 2: in a process of its own,
-which finds a CuPy planted on its path.
+"""What the cupy engine cannot do is one line on the command line, and exit status 2.
+
+Each command runs in a process of its own, which finds a CuPy planted on its path.
 """
 
 import os
@@ -21,7 +22,8 @@ def full(what, most):
     def asked(*args, **kwargs):
         made = what(*args, **kwargs)
         if made.nbytes > most:
-            raise cupy_stand_in.OutOfMemoryError(f"Out of memory allocating {made.nbytes:,} bytes (allocated so far: 0 bytes).")
+            message = f"Out of memory allocating {made.nbytes:,} bytes (allocated so far: 0 bytes)."
+            raise cupy_stand_in.OutOfMemoryError(message)
         return made
     return asked
 """
@@ -61,13 +63,39 @@ def said(tmp_path, cupy, *argv):
     return line, done.stdout + "\n".join(before)
 
 
-@pytest.mark.parametrize("cupy, message", [
-    ("raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')", "CuPy is not installed, expected it for the cupy engine: pip install numgpt[gpu] for CUDA 12, or numgpt[gpu13] for CUDA 13"),
-    ("raise ImportError('libcuda.so.1: cannot open shared object file')", "CuPy does not load (libcuda.so.1: cannot open shared object file), expected one that fits the driver: pip install"),
-    (STAND_IN.replace("module()", "module(driver=0)"), "there is no NVIDIA driver, expected one for the cupy engine: install it, until nvidia-smi prints a table"),
-    (STAND_IN.replace("module()", "module(devices=0)"), "the driver finds no GPU, expected one for the cupy engine: look at nvidia-smi and CUDA_VISIBLE_DEVICES"),
-    (STAND_IN.replace("module()", "module(error=cupy_stand_in.CUDARuntimeError(35, 'too old'))"), "the NVIDIA driver is too old for this CuPy (too old), expected a newer one: update it"),
-], ids=["no CuPy", "a CuPy that does not load", "no driver", "no GPU", "an old driver"])  # fmt: skip
+TOO_OLD = "module(error=cupy_stand_in.CUDARuntimeError(35, 'too old'))"
+
+
+@pytest.mark.parametrize(
+    "cupy, message",
+    [
+        (
+            "raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')",
+            "CuPy is not installed, expected it for the cupy engine: pip install numgpt[gpu] for CUDA 12, or"
+            " numgpt[gpu13] for CUDA 13",
+        ),
+        (
+            "raise ImportError('libcuda.so.1: cannot open shared object file')",
+            "CuPy does not load (libcuda.so.1: cannot open shared object file), expected one that fits the"
+            " driver: pip install",
+        ),
+        (
+            STAND_IN.replace("module()", "module(driver=0)"),
+            "there is no NVIDIA driver, expected one for the cupy engine: install it, until nvidia-smi prints"
+            " a table",
+        ),
+        (
+            STAND_IN.replace("module()", "module(devices=0)"),
+            "the driver finds no GPU, expected one for the cupy engine: look at nvidia-smi and"
+            " CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            STAND_IN.replace("module()", TOO_OLD),
+            "the NVIDIA driver is too old for this CuPy (too old), expected a newer one: update it",
+        ),
+    ],
+    ids=["no CuPy", "a CuPy that does not load", "no driver", "no GPU", "an old driver"],
+)
 @pytest.mark.parametrize("argv", [TRAIN, ["sample", "run"], ["check", "gelu"]], ids=lambda argv: argv[0])
 def test_where_the_engine_cannot_run_a_command_says_so_before_it_begins(tmp_path, argv, cupy, message):
     line, before = said(tmp_path, cupy, *argv)

@@ -166,11 +166,25 @@ def test_the_real_packages_arrays_serve_what_the_specification_asks_of_numpy():
 
     a, ids, norm, mask = array((2, 3), "f4"), array((2,), "i8"), array((), "f8"), array((2, 3), "?")
     calls = [
-        lambda: np.tri(2, 3, 0, dtype=bool, like=a), lambda: np.arange(2, like=ids), lambda: np.zeros(3, "f4", like=a), lambda: np.empty((2, 3), "f4", like=a),
-        lambda: np.ascontiguousarray(a.swapaxes(0, 1), like=a), lambda: np.ones_like(norm), lambda: np.zeros_like(a, order="C"), lambda: np.where(mask, a, -np.inf),
-        lambda: np.where(mask, a, np.float32(0)), lambda: np.concatenate([a, a], axis=-1), lambda: 1.0 / np.maximum(norm, 1.0), lambda: np.stack([norm, norm]),
-        lambda: np.exp(a), lambda: np.isfinite(a).all(), lambda: a.max(-1, keepdims=True), lambda: a.__isub__(mask), lambda: a[ids], lambda: (a + 1e-5) ** -0.5,
-    ]  # fmt: skip
+        lambda: np.tri(2, 3, 0, dtype=bool, like=a),
+        lambda: np.arange(2, like=ids),
+        lambda: np.zeros(3, "f4", like=a),
+        lambda: np.empty((2, 3), "f4", like=a),
+        lambda: np.ascontiguousarray(a.swapaxes(0, 1), like=a),
+        lambda: np.ones_like(norm),
+        lambda: np.zeros_like(a, order="C"),
+        lambda: np.where(mask, a, -np.inf),
+        lambda: np.where(mask, a, np.float32(0)),
+        lambda: np.concatenate([a, a], axis=-1),
+        lambda: 1.0 / np.maximum(norm, 1.0),
+        lambda: np.stack([norm, norm]),
+        lambda: np.exp(a),
+        lambda: np.isfinite(a).all(),
+        lambda: a.max(-1, keepdims=True),
+        lambda: a.__isub__(mask),
+        lambda: a[ids],
+        lambda: (a + 1e-5) ** -0.5,
+    ]
     for call in calls:
         with pytest.raises(real.cuda.runtime.CUDARuntimeError, match="cudaErrorInsufficientDriver"):
             call()
