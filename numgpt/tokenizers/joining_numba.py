@@ -164,9 +164,8 @@ def _pop(heap, size):
 
 
 @kernel
-def _enter(rank, place, current, size, used, work):
-    """Queue the pair at a place. Returns the new size of the queue, and how many blocks are used."""
-    heap, lists, blocks = work.heap, work.lists, work.blocks
+def _enter(rank, place, current, heap, size, used, lists, blocks):
+    """Queue the pair at a place. Returns the new size of the heap, and how many blocks are used."""
     if rank <= current:
         # The list of this rank has had its turn, or has it now: the pair must come before all that is left.
         _push(heap, size, rank << 32 | place)
@@ -195,7 +194,9 @@ def queue(ids, n, ranks, work):
 
     Entries stay where they are when a pair changes: one whose rank is no longer the pair's is passed over.
     """
-    table, nodes, heap, turn = ranks.table, work.nodes, work.heap, work.turn
+    # What runs for every pair gets the arrays that it needs: handing on the whole Work costs a third more.
+    table, joined, nodes, turn, spare = ranks.table, ranks.joined, work.nodes, work.turn, work.spare
+    heap, lists, blocks = work.heap, work.lists, work.blocks
     current = np.int64(-1)  # the rank whose turn it is
     size = used = 0  # keys in the queue; blocks in use
     taken = length = 0  # places of this turn that are done; all of them
@@ -203,7 +204,7 @@ def queue(ids, n, ranks, work):
         rank = _find(table, ids[i], ids[i + 1]) if i + 1 < n else np.int64(NO_RANK)
         nodes[i, ID], nodes[i, NEXT], nodes[i, BEFORE], nodes[i, RANK] = ids[i], i + 1, i - 1, rank
         if rank != NO_RANK:
-            size, used = _enter(rank, i, current, size, used, work)
+            size, used = _enter(rank, i, current, heap, size, used, lists, blocks)
     while taken < length or size:
         # What is left of the turn and the queue are both in order: the lesser head of the two is next.
         if taken < length and (size == 0 or (current << 32 | turn[taken]) < heap[0]):
@@ -214,25 +215,25 @@ def queue(ids, n, ranks, work):
             size -= 1
             rank, place = key >> 32, key & LOW_HALF
             if rank > current:  # the key of a list
-                current, taken, length = rank, 0, _gather(rank, work)
+                current, taken, length = rank, 0, _gather(rank, lists, blocks, nodes, turn, spare)
                 continue
         if nodes[place, RANK] != rank:
             continue
         gone = np.int64(nodes[place, NEXT])
         right, left = np.int64(nodes[gone, NEXT]), np.int64(nodes[place, BEFORE])
-        nodes[place, ID], nodes[place, NEXT] = ranks.joined[rank], right
+        nodes[place, ID], nodes[place, NEXT] = joined[rank], right
         nodes[place, RANK] = nodes[gone, RANK] = NO_RANK
         if right < n:
             nodes[right, BEFORE] = place
             new = _find(table, nodes[place, ID], nodes[right, ID])
             nodes[place, RANK] = new
             if new != NO_RANK:
-                size, used = _enter(new, place, current, size, used, work)
+                size, used = _enter(new, place, current, heap, size, used, lists, blocks)
         if left >= 0:
             new = _find(table, nodes[left, ID], nodes[place, ID])
             nodes[left, RANK] = new
             if new != NO_RANK:
-                size, used = _enter(new, left, current, size, used, work)
+                size, used = _enter(new, left, current, heap, size, used, lists, blocks)
     count = place = 0
     while place < n:
         ids[count] = nodes[place, ID]
@@ -241,9 +242,8 @@ def queue(ids, n, ranks, work):
 
 
 @kernel
-def _gather(rank, work):
-    """Empty a list into work.turn, sorted, without places whose pair has changed; returns how many."""
-    lists, blocks, nodes, turn = work.lists, work.blocks, work.nodes, work.turn
+def _gather(rank, lists, blocks, nodes, turn, spare):
+    """Empty a list into turn, sorted, without places whose pair has changed; returns how many."""
     length, block = 0, lists[rank, FIRST]
     while True:
         filled = lists[rank, FILLED] if block == lists[rank, LAST] else BLOCK
@@ -256,7 +256,7 @@ def _gather(rank, work):
             break
         block = blocks[block, BLOCK]
     lists[rank, FIRST] = -1
-    _sort(turn, length, work.spare)
+    _sort(turn, length, spare)
     return length
 
 
