@@ -1,29 +1,30 @@
-"""Two GPTs have the same weights and give other losses: where do they part first, and why?"""
+"""Two GPTs have the same weights and give different losses: where do they part first, and why?"""
 
 import numpy as np
 
 import numgpt
 from numgpt import parity
 
-# GPT-2's weights belong to GELU in its tanh form; here somebody runs them through the erf form (as nanoGPT
-# does with OpenAI's).
+# GPT-2's weights belong to GELU in its tanh form; here somebody runs them through the erf form, as nanoGPT
+# does with OpenAI's.
 config = {"vocab_size": 50, "block_size": 16, "n_layer": 3, "n_head": 4, "n_embd": 32}
 model = numgpt.GPT(numgpt.Config(**config))
 model.params.flat += 0.1 * np.random.default_rng(0).standard_normal(model.n_params).astype("float32")
 theirs = numgpt.GPT(numgpt.Config(**config, activation="gelu"), params=model.params)
 
-found = parity.first_divergence(model, theirs)
-print(found)
-assert found.first.name == "h.0.mlp.act" and "erf" in found.causes[0] and found.left is None
+divergence = parity.first_divergence(model, theirs)
+print(divergence)
+assert divergence.first.name == "h.0.mlp.act" and "erf" in divergence.causes[0]
+assert divergence.left is None
 
 try:
     import torch
 except ModuleNotFoundError:
     print(
-        "\nPyTorch is not installed: its modules are compared in the same way, by"
-        " numgpt.parity.first_divergence(model, module)."
+        "\nPyTorch is not installed; numgpt.parity.first_divergence(model, module) compares its modules in"
+        " the same way."
     )
-    raise SystemExit
+    raise SystemExit from None
 
 
 class Block(torch.nn.Module):
@@ -31,23 +32,20 @@ class Block(torch.nn.Module):
 
     def __init__(self, C, H):
         super().__init__()
-        self.n_head, self.ln_1, self.ln_2 = H, torch.nn.LayerNorm(C), torch.nn.LayerNorm(C)
-        self.attn = torch.nn.ModuleDict(
-            {"c_attn": torch.nn.Linear(C, 3 * C), "c_proj": torch.nn.Linear(C, C)}
-        )
-        self.mlp = torch.nn.ModuleDict(
-            {
-                "c_fc": torch.nn.Linear(C, 4 * C),
-                "act": torch.nn.GELU("tanh"),
-                "c_proj": torch.nn.Linear(4 * C, C),
-            }
-        )
+        self.n_head = H
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(C), torch.nn.LayerNorm(C)
+        attention = {"c_attn": torch.nn.Linear(C, 3 * C), "c_proj": torch.nn.Linear(C, C)}
+        feed_forward = {
+            "c_fc": torch.nn.Linear(C, 4 * C),
+            "act": torch.nn.GELU("tanh"),
+            "c_proj": torch.nn.Linear(4 * C, C),
+        }
+        self.attn, self.mlp = torch.nn.ModuleDict(attention), torch.nn.ModuleDict(feed_forward)
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = (
-            a.view(B, T, self.n_head, -1).transpose(1, 2) for a in self.attn.c_attn(self.ln_1(x)).split(C, 2)
-        )
+        parts = self.attn.c_attn(self.ln_1(x)).split(C, 2)
+        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in parts)
         y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
         x = x + self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return x + self.mlp.c_proj(self.mlp.act(self.mlp.c_fc(self.ln_2(x))))
@@ -78,7 +76,8 @@ class GPT(torch.nn.Module):
         return self.lm_head(t.ln_f(x))
 
 
-NAMES = {n: p for n, p in parity.GPT2.items() if n != "h.{i}.attn"}  # its attention is no module of its own
+# Its attention is not a module that is called.
+NAMES = {name: path for name, path in parity.GPT2.items() if name != "h.{i}.attn"}
 torch.manual_seed(0)
 module = GPT(50, 16, 3, 4, 32)
 comparison = parity.compare(module, names=NAMES)
@@ -87,9 +86,9 @@ print(f"\n{comparison.summary}; the first that differs is {comparison.first.stag
 ours = numgpt.GPT(numgpt.Config(**config))
 for name, tensor in module.named_parameters():
     name = name.removeprefix("transformer.")
-    ours.params[name] = (
-        tensor.detach().numpy().T if name.startswith("h.") and tensor.ndim == 2 else tensor.detach().numpy()
-    )
-found = parity.first_divergence(ours, module, names=NAMES)
-print(f"likely cause: {found.causes[0]}.")
-assert comparison.first.name == "h.0.attn.heads" and "not scaled in B" in found.causes[0]
+    is_linear = name.startswith("h.") and tensor.ndim == 2
+    array = tensor.detach().numpy()
+    ours.params[name] = array.T if is_linear else array
+divergence = parity.first_divergence(ours, module, names=NAMES)
+print(f"likely cause: {divergence.causes[0]}.")
+assert comparison.first.name == "h.0.attn.heads" and "not scaled in B" in divergence.causes[0]

@@ -10,11 +10,11 @@ import pytest
 import numgpt
 from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
 from numgpt.__main__ import MIXED, main
-from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
 from numgpt.model.generate import logits_stream
 from numgpt.proofs.subjects import (
     SMALL,
     VARIANTS,
+    block_layers,
     composed_subjects,
     layer_subject,
     model_subject,
@@ -83,7 +83,7 @@ def test_a_gradient_wrong_by_one_part_in_1e9_is_rejected_on_the_gpu(op):
 @every_variant
 def test_layers_and_models_keep_the_laws_on_the_gpu(changes):
     config = Config(**SMALL | changes)
-    for layer in (causal_attention, ffn, BLOCKS[config.norm_position]):
+    for layer in block_layers(config):
         subject = layer_subject("layer", layer, config, 0)
         gradcheck.check(subject.forward, subject.backward, *subject.arrays)
     for keep in (True, False):  # kept, every op runs; as trained, the feed-forward runs as one piece

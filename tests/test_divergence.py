@@ -1,6 +1,4 @@
-"""The differ names the first place where two models part, and why: every cause that it knows is planted and
-found.
-"""
+"""The differ names the first place where two models part, and why: it finds every cause that it knows."""
 
 import numpy as np
 import pytest
@@ -87,9 +85,8 @@ def test_the_order_of_the_two_does_not_matter_and_two_modules_can_be_compared(dt
         found = parity.first_divergence(a, b, dtype=dtype)
         assert found.causes == ("the loss is the mean in A, the sum in B",) and found.left is None, str(found)
     found = parity.first_divergence(wrong, right, dtype=dtype)
-    assert (
-        found.first.name == "loss" and not found.causes
-    )  # A is not what numgpt computes, so nothing can be tried
+    # A is not what numgpt computes, so nothing can be tried
+    assert found.first.name == "loss" and not found.causes
     assert parity.first_divergence(wrong, wrong, dtype=dtype).first is None
 
 
@@ -180,9 +177,8 @@ def test_a_head_padded_with_large_rows_is_named_and_a_value_that_is_none_is_not(
     with torch.no_grad():
         theirs.transformer.h[0].ln_1.weight.fill_(torch.nan)
     found = parity.first_divergence(model, theirs)
-    assert (found.first.name, found.causes) == ("h.0.ln_1", ()), str(
-        found
-    )  # post-norm would compute it later
+    # post-norm would compute it later
+    assert (found.first.name, found.causes) == ("h.0.ln_1", ()), str(found)
 
 
 def test_a_fault_that_is_not_known_is_said_to_be_none():
@@ -277,14 +273,8 @@ def test_a_module_with_names_of_its_own_is_compared_by_a_map():
         def __init__(self):
             super().__init__()
             t = inner.transformer
-            self.tokens, self.places, self.drop, self.blocks, self.norm, self.out = (
-                t.wte,
-                t.wpe.weight,
-                t.drop,
-                t.h,
-                t.ln_f,
-                inner.lm_head,
-            )
+            self.tokens, self.places, self.drop = t.wte, t.wpe.weight, t.drop
+            self.blocks, self.norm, self.out = t.h, t.ln_f, inner.lm_head
 
         def forward(self, ids):
             x = self.drop(self.tokens(ids) + self.places[: ids.shape[1]])
@@ -322,7 +312,7 @@ PLANTED_IN_FOLDERS = {
     ),
     "a matrix of its own in B": lambda m: untied(m),
     "padded from 19 tokens to 24 in B": lambda m: padded(m),
-    "h.1.attn.c_proj.weight: turned": lambda m: changed(m, "h.1.attn.c_proj.weight", lambda w: w.T),
+    "h.1.attn.c_proj.weight: transposed": lambda m: changed(m, "h.1.attn.c_proj.weight", lambda w: w.T),
     "the order is k, v, q": lambda m: reordered(m),
 }
 
@@ -392,9 +382,9 @@ def test_a_debug_state_of_llmc_is_compared_with_the_model_it_is_of(tmp_path, cap
         targets,
     )
     assert main(["diff", *files]) == 1
-    assert "likely cause: h.0.attn.c_proj.weight and 1 more such: turned" in capsys.readouterr().out
+    assert "likely cause: h.0.attn.c_proj.weight and 1 more such: transposed" in capsys.readouterr().out
     assert main(["diff", *files[::-1]]) == 1
-    assert "likely cause: h.0.attn.c_proj.weight and 1 more such: turned" in capsys.readouterr().out
+    assert "likely cause: h.0.attn.c_proj.weight and 1 more such: transposed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bad", ["nothing", "two states", "text", "long", "folder"])
@@ -404,9 +394,14 @@ def test_what_cannot_be_compared_is_one_line(bad, tmp_path, capsys):
     (tmp_path / "text").write_text("some text")
     (tmp_path / "empty").mkdir()
     a, state = str(tmp_path / "a"), str(tmp_path / "c" / "debug_state.bin")
-    args = {"nothing": [a, str(tmp_path / "x")], "two states": [state, state], "text": [a, str(tmp_path / "text")],
-            "long": [a, a, "--tokens", "9"], "folder": [a, str(tmp_path / "empty")]}[bad]  # fmt: skip
-    assert main(["diff", *args]) == 2
+    args = {
+        "nothing": [a, str(tmp_path / "x")],
+        "two states": [state, state],
+        "text": [a, str(tmp_path / "text")],
+        "long": [a, a, "--tokens", "9"],
+        "folder": [a, str(tmp_path / "empty")],
+    }
+    assert main(["diff", *args[bad]]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "expected" in error
 

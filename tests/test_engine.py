@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
-from numgpt.layers.transformer import BLOCKS, causal_attention, ffn
 from numgpt.model.generate import logits_stream
-from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, op_subjects
+from numgpt.proofs.subjects import SMALL, VARIANTS, block_layers, layer_subject, model_subject, op_subjects
 
 pytest.importorskip("numba", reason="Numba is not installed")
 
@@ -67,7 +66,7 @@ def test_twins_keep_the_laws(op, data):
 def test_layers_and_models_keep_the_laws_on_twins(changes):
     config = Config(**SMALL | changes)
     for seed in range(5):
-        for layer in (causal_attention, ffn, BLOCKS[config.norm_position]):
+        for layer in block_layers(config):
             subject = layer_subject("layer", layer, config, seed)
             gradcheck.check(subject.forward, subject.backward, *subject.arrays)
         subject = model_subject("model", config, seed)

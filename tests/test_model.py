@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, Config, InputError, gradcheck
-from numgpt.layers import transformer
-from numgpt.proofs.subjects import SMALL, VARIANTS, layer_subject, model_subject, subjects
+from numgpt.proofs.subjects import SMALL, VARIANTS, block_layers, layer_subject, model_subject, subjects
 
 sizes = st.fixed_dictionaries(
     {
@@ -44,13 +43,13 @@ def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
 
 
 @every_variant
-@pytest.mark.parametrize("layer", ["causal_attention", "ffn", "block"])
+@pytest.mark.parametrize("layer", ["attention", "ffn", "block"])
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]))
 def test_every_layer_keeps_the_laws(changes, layer, seed, shape):
     config = Config(**SMALL | changes)
-    pair = transformer.BLOCKS[config.norm_position] if layer == "block" else getattr(transformer, layer)
-    subject = layer_subject(layer, pair, config, seed, shape)
+    (scoped,) = (scoped for scoped in block_layers(config) if scoped.name == layer)
+    subject = layer_subject(layer, scoped, config, seed, shape)
     gradcheck.check(subject.forward, subject.backward, *subject.arrays)
 
 

@@ -1,6 +1,4 @@
-"""PyTorch modules as their users have them: in any dtype, frozen, compiled, wrapped, giving what they give,
-and left as they were.
-"""
+"""PyTorch modules as their users have them: any dtype, frozen, compiled, wrapped, and left as they were."""
 
 import sys
 
@@ -50,7 +48,7 @@ def with_linears_of_ones_own(module):
     return module
 
 
-MADE = {
+KINDS = {
     "frozen": frozen,
     "all frozen": lambda m: m.requires_grad_(False),
     "training": lambda m: m.train(),
@@ -74,9 +72,9 @@ def state(module):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of its compiler
-@pytest.mark.parametrize("made", MADE)
-def test_a_module_is_compared_as_it_is_and_left_as_it_was(made, dtype):
-    module = MADE[made](module_of())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_is_compared_as_it_is_and_left_as_it_was(kind, dtype):
+    module = KINDS[kind](module_of())
     before = state(module)
     found = parity.first_divergence(model_of(), module, dtype=dtype)
     assert found.first is None and len(found.comparison.rows) > 80, str(found)
@@ -99,14 +97,14 @@ def test_a_graph_that_is_still_alive_does_not_shorten_the_gradients():
     parity.compare(module).check()
 
 
-class Gives(torch_gpt.GPT):
+class Returns(torch_gpt.GPT):
     form = None
 
     def forward(self, idx, targets=None):
         return self.form(*super().forward(idx, targets))
 
 
-class GivesLogits(Gives):
+class ReturnsLogits(Returns):
     def forward(self, idx):
         return super().forward(idx, idx)
 
@@ -122,8 +120,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_a_forward_gives_is_understood(form, monkeypatch):
-    monkeypatch.setattr(Gives, "form", staticmethod(FORMS[form]))
-    parity.compare(module_of(Gives)).check()
+    monkeypatch.setattr(Returns, "form", staticmethod(FORMS[form]))
+    parity.compare(module_of(Returns)).check()
 
 
 @pytest.mark.parametrize(
@@ -136,8 +134,8 @@ def test_what_a_forward_gives_is_understood(form, monkeypatch):
     ids=["logits", "pair", "mapping"],
 )
 def test_where_a_forward_gives_logits_alone_their_loss_is_taken(form, monkeypatch):
-    monkeypatch.setattr(Gives, "form", staticmethod(form))
-    for kind in (Gives, GivesLogits):
+    monkeypatch.setattr(Returns, "form", staticmethod(form))
+    for kind in (Returns, ReturnsLogits):
         parity.compare(module_of(kind)).check()
 
 
@@ -157,8 +155,8 @@ NO_USE = {
 
 @pytest.mark.parametrize("form", NO_USE)
 def test_what_a_forward_gives_and_cannot_be_used_is_one_line_and_the_module_as_it_was(form, monkeypatch):
-    monkeypatch.setattr(Gives, "form", staticmethod(NO_USE[form]))
-    module = frozen(module_of(Gives).train())
+    monkeypatch.setattr(Returns, "form", staticmethod(NO_USE[form]))
+    module = frozen(module_of(Returns).train())
     optimizer = torch.optim.AdamW(module.parameters())
     before = state(module)
     with pytest.raises(InputError, match="expected") as error:
@@ -221,9 +219,9 @@ def test_heads_that_a_module_does_not_tell_are_those_of_the_other_side():
         n_head = property(lambda self: str(self.heads))
 
         def forward(self, x):
-            told = torch_gpt.Attention(8, self.heads, 0, {})
-            told.c_attn, told.c_proj = self.c_attn, self.c_proj
-            return told(x)
+            plain = torch_gpt.Attention(8, self.heads, 0, {})
+            plain.c_attn, plain.c_proj = self.c_attn, self.c_proj
+            return plain(x)
 
     module = module_of()
     for block in module.transformer.h:
@@ -272,16 +270,37 @@ def test_tokens_may_come_as_lists_arrays_and_tensors(batch):
 @pytest.mark.parametrize(
     "given",
     [
-        {"tokens": IDS, "targets": IDS[:, :-1]}, {"tokens": IDS}, {"targets": IDS}, {"tokens": IDS[None], "targets": IDS[None]}, {"tokens": IDS[:0], "targets": IDS[:0]},
-        {"tokens": IDS + 15, "targets": IDS}, {"tokens": IDS - 1, "targets": IDS}, {"tokens": IDS * 1.0, "targets": IDS}, {"tokens": [[1, 2], [3]], "targets": IDS},
-        {"tokens": IDS, "targets": 0 * IDS - 1}, {"tokens": np.zeros((1, 9), int), "targets": np.zeros((1, 9), int)},
-        {"shape": (0, 3)}, {"shape": (-1, 3)}, {"shape": (2, 0)}, {"shape": (2, 9)}, {"shape": (2,)}, {"shape": "ab"}, {"shape": (2.5, 3)},
-        {"dtype": "float16"}, {"dtype": "longdouble"}, {"dtype": "no dtype"}, {"dtype": None},
-        {"optimizers": 3}, {"optimizers": (AdamW(model_of()), None)}, {"optimizers": (None, AdamW(model_of()))}, {"optimizers": (AdamW(model_of()), AdamW(model_of()))},
-        {"call": lambda module, tokens, targets: 3}, {"call": 3},
+        {"tokens": IDS, "targets": IDS[:, :-1]},
+        {"tokens": IDS},
+        {"targets": IDS},
+        {"tokens": IDS[None], "targets": IDS[None]},
+        {"tokens": IDS[:0], "targets": IDS[:0]},
+        {"tokens": IDS + 15, "targets": IDS},
+        {"tokens": IDS - 1, "targets": IDS},
+        {"tokens": IDS * 1.0, "targets": IDS},
+        {"tokens": [[1, 2], [3]], "targets": IDS},
+        {"tokens": IDS, "targets": 0 * IDS - 1},
+        {"tokens": np.zeros((1, 9), int), "targets": np.zeros((1, 9), int)},
+        {"shape": (0, 3)},
+        {"shape": (-1, 3)},
+        {"shape": (2, 0)},
+        {"shape": (2, 9)},
+        {"shape": (2,)},
+        {"shape": "ab"},
+        {"shape": (2.5, 3)},
+        {"dtype": "float16"},
+        {"dtype": "longdouble"},
+        {"dtype": "no dtype"},
+        {"dtype": None},
+        {"optimizers": 3},
+        {"optimizers": (AdamW(model_of()), None)},
+        {"optimizers": (None, AdamW(model_of()))},
+        {"optimizers": (AdamW(model_of()), AdamW(model_of()))},
+        {"call": lambda module, tokens, targets: 3},
+        {"call": 3},
     ],
     ids=lambda given: " ".join(given),
-)  # fmt: skip
+)
 def test_what_cannot_be_run_is_one_line(given):
     with pytest.raises(InputError, match="expected") as error:
         parity.first_divergence(model_of(), module_of(), **given)

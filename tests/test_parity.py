@@ -1,6 +1,4 @@
-"""The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and whose error is the
-smaller one.
-"""
+"""The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and smaller errors."""
 
 import sys
 
@@ -68,9 +66,8 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
     monkeypatch.setitem(op_table.TORCH, "gelu", rows[planted])
     subject = next(verify.variants(ops.gelu, 0))
     assert not verify.subject_line(subject, "float64", 0).holds
-    assert verify.subject_line(subject, "float32", 0).holds is (
-        planted == "small"
-    )  # which float32 cannot show
+    is_hidden = planted == "small"  # which float32 cannot show
+    assert verify.subject_line(subject, "float32", 0).holds is is_hidden
     assert main(["verify", "gelu"]) == 1
     assert " FAILS " in capsys.readouterr().out
 
@@ -79,10 +76,8 @@ def test_an_op_that_differs_is_said_to_fail(planted, monkeypatch, capsys):
 def test_what_is_skipped_is_what_pytorch_has_no_digits_of(op):
     subject = next(s for s in verify.variants(op, 0) if s.name in verify.LOST)
     x = subject.arrays[0].astype(np.longdouble)
-    exact, theirs = (
-        op.forward(x)[0],
-        op_table.TORCH[op.name](torch, torch.from_numpy(subject.arrays[0])).numpy(),
-    )
+    exact = op.forward(x)[0]
+    theirs = op_table.TORCH[op.name](torch, torch.from_numpy(subject.arrays[0])).numpy()
     assert abs(subject.forward(*subject.arrays)[0] / exact - 1).max() < 1e-13
     assert abs(theirs / exact - 1).max() > 0.5
 
@@ -147,12 +142,8 @@ def test_adamw_with_clipping_agrees_with_pytorch_step_by_step():
         norm = torch.nn.utils.clip_grad_norm_(tensors.values(), 0.5)
         theirs.step()
         assert abs(optimizer.step(grads, lr=1e-2) - norm.item()) < 1e-12
-        for (
-            name,
-            t,
-        ) in (
-            tensors.items()
-        ):  # PyTorch scales by clip/(norm + 1e-6): a difference of 1e-8, which Adam all but cancels
+        # PyTorch scales by clip/(norm + 1e-6): a difference of 1e-8, which Adam all but cancels
+        for name, t in tensors.items():
             np.testing.assert_allclose(model.params[name], t.detach().numpy(), rtol=1e-8, atol=1e-9)
 
 

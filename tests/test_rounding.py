@@ -1,6 +1,4 @@
-"""What rounding explains: right programs of any size, at any loss, stay within it, and what is no number does
-not.
-"""
+"""What rounding explains: right programs of any size, at any loss, stay within it; NaN does not."""
 
 import itertools
 
@@ -24,30 +22,17 @@ def test_right_programs_do_not_part_at_sizes_where_sums_cancel(sizes, norm_posit
     from numgpt.parity.torch_record import torch_run
 
     (C, H, L, T), V = sizes, 3
+    shape = {"vocab_size": V, "block_size": T, "n_layer": L, "n_head": H, "n_embd": C}
     for seed, (scale, activation) in enumerate(itertools.product((0.3, 2.0), ("gelu", "gelu_tanh", "relu"))):
         rng = np.random.default_rng(seed)
-        model = GPT(
-            Config(
-                vocab_size=V,
-                block_size=T,
-                n_layer=L,
-                n_head=H,
-                n_embd=C,
-                activation=activation,
-                norm_position=norm_position,
-            ),
-            seed,
-            "float64",
-        )
+        config = Config(**shape, activation=activation, norm_position=norm_position)
+        model = GPT(config, seed, "float64")
         model.params.flat += scale * rng.standard_normal(model.n_params)
         form, batch = parity.sides.Ours(model).form, rng.integers(0, V, (2, 4, T))
         theirs = torch_run(form, loss, batch, dtype)
-        bad = [
-            str(r)
-            for r in rows(form.run(*batch, dtype), theirs, rounding.explained(form, *batch, dtype), dtype)
-            if not r.agrees
-        ]
-        assert not bad, bad
+        limits = rounding.explained(form, *batch, dtype)
+        differing = [str(r) for r in rows(form.run(*batch, dtype), theirs, limits, dtype) if not r.agrees]
+        assert not differing, differing
 
 
 @BOTH

@@ -1,16 +1,15 @@
-"""A GPT in PyTorch with nanoGPT's names, as a user may have written it: right, or with one of the faults that
-users write.
-"""
+"""A GPT in PyTorch with nanoGPT's names, as a user may have written it: right, or with a common fault."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+# What the differ should say of a model → how the model is made.
 FAULTS = {
     "GELU in its erf form": {"activation": nn.GELU()},
     "epsilon is 1e-05 in A, 1e-12 in B": {"epsilon": 1e-12},
     "by C − 1 in B": {"unbiased": True},
-    "(out, in) in B": {"turned": True},
+    "(out, in) in B": {"transposed": True},
     "a copy of it in B": {"untied": True},
     "padded from 19 tokens to 64 in B": {"padded": 64},
     "1/√D in A, not scaled in B": {"scale": 1.0},
@@ -21,7 +20,7 @@ FAULTS = {
     "own token in B, not the next": {"shift": -1},
     "off by one": {"shift": 1},
     "the sum in B": {"reduction": "sum"},
-}  # what the differ should say of it -> how the module is made
+}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -32,9 +31,8 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x):
         if not self.unbiased:
             return super().forward(x)
-        return (x - x.mean(-1, keepdim=True)) * (
-            x.var(-1, keepdim=True) + self.eps
-        ) ** -0.5 * self.weight + self.bias
+        rstd = (x.var(-1, keepdim=True) + self.eps) ** -0.5
+        return (x - x.mean(-1, keepdim=True)) * rstd * self.weight + self.bias
 
 
 class Attention(nn.Module):
@@ -49,12 +47,11 @@ class Attention(nn.Module):
         B, T, C = x.shape
         parts = [a.view(B, T, self.n_head, -1).transpose(1, 2) for a in self.c_attn(x).split(C, dim=2)]
         q, k, v = (parts[i] for i in self.f.get("order", (0, 1, 2)))
-        scale = self.f.get("scale", (C // self.n_head) ** -0.5) / (
-            self.number + 1 if self.f.get("by_block") else 1
-        )
-        scores = (q @ k.transpose(-2, -1) * scale).masked_fill(
-            ~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf
-        )
+        scale = self.f.get("scale", (C // self.n_head) ** -0.5)
+        if self.f.get("by_block"):
+            scale /= self.number + 1
+        hidden = ~torch.ones(T, T, dtype=torch.bool).tril()
+        scores = (q @ k.transpose(-2, -1) * scale).masked_fill(hidden, -torch.inf)
         return self.c_proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C))
 
 
@@ -64,7 +61,8 @@ class Block(nn.Module):
     def __init__(self, C, H, number, f):
         super().__init__()
         self.ln_1, self.ln_2 = (LayerNorm(C, eps=f.get("epsilon", 1e-5)) for _ in range(2))
-        self.attn, self.post = Attention(C, H, number, f), f.get("post", False)
+        self.attn = Attention(C, H, number, f)
+        self.post = f.get("post", False)
         parts = {
             "c_fc": nn.Linear(C, 4 * C),
             "act": f.get("activation", nn.GELU("tanh")),
@@ -97,7 +95,9 @@ class GPT(nn.Module):
             "h": blocks,
             "ln_f": LayerNorm(C, eps=f.get("epsilon", 1e-5)),
         }
-        self.transformer, self.lm_head, self.f = nn.ModuleDict(parts), nn.Linear(C, wide, bias=False), f
+        self.f = f
+        self.transformer = nn.ModuleDict(parts)
+        self.lm_head = nn.Linear(C, wide, bias=False)
         if not f.get("untied"):
             self.lm_head.weight = self.transformer.wte.weight
         for m in self.modules():
@@ -111,25 +111,23 @@ class GPT(nn.Module):
             x = block(x)
         logits = self.lm_head(t.ln_f(x))
         shift = self.f.get("shift", 0)
-        targets = (
-            idx if shift < 0 else torch.cat([targets[:, shift:], torch.full_like(targets[:, :shift], -1)], 1)
-        )
-        return logits, F.cross_entropy(
-            logits.flatten(0, 1),
-            targets.flatten(),
-            ignore_index=-1,
-            reduction=self.f.get("reduction", "mean"),
-        )
+        if shift < 0:
+            targets = idx
+        else:
+            targets = torch.cat([targets[:, shift:], torch.full_like(targets[:, :shift], -1)], 1)
+        reduction = self.f.get("reduction", "mean")
+        flat = logits.flatten(0, 1), targets.flatten()
+        return logits, F.cross_entropy(*flat, ignore_index=-1, reduction=reduction)
 
     @torch.no_grad()
     def load(self, params):
         """Take numgpt's parameters; returns the module."""
         own = dict(self.named_parameters())
         for name, value in params.items():
-            value = torch.from_numpy(value.T if name.startswith("h.") and value.ndim == 2 else value)
-            own[f"transformer.{name}"][: len(value)].copy_(
-                value.T if self.f.get("turned") and name.endswith("attn.c_proj.weight") else value
-            )
+            is_linear = name.startswith("h.") and value.ndim == 2
+            is_transposed = self.f.get("transposed") and name.endswith("attn.c_proj.weight")
+            value = torch.from_numpy(value.T if is_linear and not is_transposed else value)
+            own[f"transformer.{name}"][: len(value)].copy_(value)
         if self.f.get("untied"):
             self.lm_head.weight.copy_(self.transformer.wte.weight)
         return self

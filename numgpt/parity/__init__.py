@@ -1,5 +1,6 @@
-"""The same model elsewhere, compared name by name: PyTorch modules, folders of transformers, llm.c's files,
-checkpoints.
+"""The same model elsewhere, compared name by name: enter here to ask where two models part, and why.
+
+Elsewhere is a PyTorch module, a folder of transformers, a file of llm.c, or another checkpoint.
 """
 
 from .divergence import compare, first_divergence

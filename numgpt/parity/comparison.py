@@ -1,11 +1,17 @@
 """Two runs of one batch side by side: a row for every parameter, value and gradient that both have."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from . import rounding
+from .forms import Run
 
 ORDER = {"value": 0, "gradient": 1, "update": 2, "parameter": 3}  # in which a difference is looked for
 
@@ -16,45 +22,66 @@ class ParityError(AssertionError):
 
 @dataclass(frozen=True)
 class Row:
-    """One name in both models: how far apart they are, root mean square, and how far rounding explains."""
+    """One name in both models.
 
-    stage: str  # parameter, value, gradient or update
+    Attributes
+    ----------
+    stage : {"parameter", "value", "gradient", "update"}
+        What is compared under the name.
+    name : str
+        numgpt's.
+    difference, explained, size : float
+        How far the two are apart, how much of that rounding explains, and how large A's array is: root mean
+        squares.
+    note : str
+        Where the shapes differ.
+    """
+
+    stage: str
     name: str
     difference: float
     explained: float
-    size: float  # of A's array
+    size: float
     note: str = ""
 
     @property
-    def agrees(self):
-        """Whether rounding explains the difference; NaN and infinity no, also where both sides have them."""
+    def agrees(self) -> bool:
+        """Whether rounding explains the difference; NaN and infinity do not agree even with themselves."""
         return self.difference <= self.explained and math.isfinite(self.difference)
 
-    def __str__(self):
+    def __str__(self) -> str:
         size = self.size or 1.0
+        note = f"  {self.note}" if self.note else ""
         return (
             f"{self.stage:9}  {self.name:24}  {self.difference / size:10.1e}  {self.explained / size:10.1e} "
-            f" {'ok' if self.agrees else 'DIFFERS'}{self.note and '  ' + self.note}"
+            f" {'ok' if self.agrees else 'DIFFERS'}{note}"
         )
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What compare found: titles of both sides, and a Row for each name that both have, in the order of
-    computation.
+    """What compare returns: a Row for each name that both sides have, in the order of computation.
+
+    Attributes
+    ----------
+    a, b : str
+        The titles of both sides.
+    dtype : str
+        Whose rounding counts.
+    rows : tuple of Row
     """
 
     a: str
     b: str
     dtype: str
-    rows: tuple
+    rows: tuple[Row, ...]
 
     @property
-    def first(self):
+    def first(self) -> Row | None:
         """The first Row that differs, values before gradients, parameters last; None where all agree."""
         return first(self.rows)
 
-    def check(self):
+    def check(self) -> None:
         """Raise ParityError where something differs."""
         if self.first is not None:
             raise ParityError(
@@ -62,57 +89,61 @@ class Comparison:
                 + " ".join(str(self.first).split()[2:])
             )
 
-    def __str__(self):
-        head = (
-            f"A  {self.a}\nB  {self.b}\n\n{'what':9}  {'name':24}  difference   explained  (of A's size, root"
-            f" mean square, {self.dtype})"
-        )
+    def __str__(self) -> str:
+        columns = f"{'what':9}  {'name':24}  difference   explained"
+        unit = f"(of A's size, root mean square, {self.dtype})"
+        head = f"A  {self.a}\nB  {self.b}\n\n{columns}  {unit}"
         return "\n".join([head, *map(str, self.rows), "", self.summary])
 
     @property
-    def summary(self):
-        """One line a stage: how many agree."""
-        stages = list(dict.fromkeys(r.stage for r in self.rows))
-        counts = [
-            (s, sum(r.stage == s and r.agrees for r in self.rows), sum(r.stage == s for r in self.rows))
-            for s in stages
-        ]
-        return ", ".join(f"{good} of {total} {stage}s agree" for stage, good, total in counts)
+    def summary(self) -> str:
+        """How many rows of each stage agree, in a line."""
+        counts = []
+        for stage in dict.fromkeys(r.stage for r in self.rows):
+            agreements = [r.agrees for r in self.rows if r.stage == stage]
+            counts.append(f"{sum(agreements)} of {len(agreements)} {stage}s agree")
+        return ", ".join(counts)
 
 
-def first(rows):
+def first(rows: Iterable[Row]) -> Row | None:
     """The first Row that differs, in the order of its stage; None where all agree."""
     return min((r for r in rows if not r.agrees), key=lambda r: ORDER[r.stage], default=None)
 
 
-def rows(a, b, explained, dtype):
-    """A Row for every name that two Runs have in common. explained: what rounding.explained gave for A's form
-    and the dtype.
+def computed(rows: Iterable[Row]) -> list[Row]:
+    """The rows of what was computed, not given."""
+    return [r for r in rows if r.stage != "parameter"]
+
+
+def rows(a: Run, b: Run, explained: Mapping[tuple[str, str], float], dtype: DTypeLike) -> tuple[Row, ...]:
+    """A Row for every name that two Runs share.
+
+    explained: what rounding.explained gave for A's form and the dtype.
     """
-    own, theirs = a.named(), b.named()
+    one_rounding = rounding.TIMES * rounding.unit(dtype)
     params = [
-        _row("parameter", n, x, b.params[n], rounding.TIMES * rounding.unit(dtype) * rounding.rms(x))
-        for n, x in a.params.items()
-        if n in b.params
+        _row("parameter", name, array, b.params[name], one_rounding * rounding.rms(array))
+        for name, array in a.params.items()
+        if name in b.params
     ]
-    return (
-        *params,
-        *(
-            _row(*key, x, theirs[key], explained[key])
-            for key, x in own.items()
-            if key in theirs and key in explained
-        ),
-    )
+    theirs = b.named()
+    computed = [
+        _row(*key, array, theirs[key], explained[key])
+        for key, array in a.named().items()
+        if key in theirs and key in explained
+    ]
+    return *params, *computed
 
 
-def _row(stage, name, a, b, explained):
-    """The Row of one name; arrays of which one is longer along one axis are compared where both are."""
+def _row(stage: str, name: str, a: Any, b: Any, explained: float) -> Row:
+    """The Row of one name; arrays of which one is longer along one axis are compared where they overlap."""
     a, b, note = np.asarray(a), np.asarray(b), ""
     if a.shape != b.shape:
         note = f"A's shape is {a.shape}, B's {b.shape}"
         if a.ndim != b.ndim or sum(m != n for m, n in zip(a.shape, b.shape)) > 1:
             return Row(stage, name, np.inf, explained, rounding.rms(a), note)
-        common = tuple(slice(min(m, n)) for m, n in zip(a.shape, b.shape))
-        a, b, note = a[common], b[common], f"{note}: compared where both are"
+        overlap = tuple(slice(min(m, n)) for m, n in zip(a.shape, b.shape))
+        a, b = a[overlap], b[overlap]
+        note = f"{note}: compared where they overlap"
     difference = rounding.rms(np.subtract(a, b, dtype=np.float64))
     return Row(stage, name, difference, explained, rounding.rms(a), note)

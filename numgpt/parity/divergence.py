@@ -1,54 +1,83 @@
 """The first place where two models part, and why."""
 
-import itertools
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from numpy.typing import ArrayLike
 
-from ..architecture.config import LARGEST, Config
+from ..architecture.config import Config
 from ..errors import InputError
 from ..model.gpt import GPT
-from ..ops.op import check_ids
-from ..random import generator
 from . import rounding
-from .causes import CAUSES, MANY, local
-from .comparison import Comparison, Row, first, rows
-from .modules import is_module
+from .batch import Batch, batch_of, dtype_of
+from .causes import CAUSES, MANY
+from .comparison import Comparison, Row, computed, first, rows
+from .forms import Form, Run
+from .modules import Call, is_module
+from .search import Search, best_cause
 from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
-SMALLER = 30  # times: a cause that shrinks the first difference by so much is one, though something is left
-# times what rounding explains of A, or B's last digit: more than it explains of a changed form, which is
-# measured where that is near
-ROOM = 1000
+SHOWN = 6  # names of a list, before it is shortened
 
 
-@np.errstate(
-    over="ignore", invalid="ignore", divide="ignore"
-)  # what is not finite is found where it is compared
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the comparison finds what is not finite
 def compare(
-    module,
-    model=None,
-    tokens=None,
-    targets=None,
+    module: Any,
+    model: GPT | Config | None = None,
+    tokens: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
     *,
-    names=None,
-    call=None,
-    dtype="float64",
-    seed=0,
-    shape=(2, None),
-):
-    """Load a PyTorch module's weights into numgpt, run both on the same batch, and compare every value and
-    gradient by name.
+    names: Mapping[str, str] | None = None,
+    call: Call | None = None,
+    dtype: str = "float64",
+    seed: int = 0,
+    shape: tuple[int, int | None] = (2, None),
+) -> Comparison:
+    """Compare every value and gradient of a PyTorch module with numgpt's, name by name.
 
-    model: a GPT or a Config that says what the module should compute; read off the module unless given.
-    names: numgpt's name -> the module's path, for one that does not name its parts as nanoGPT, minGPT or
-    transformers do.
-    call: (module, tokens, targets) -> (logits, loss), for one that takes them in another way. tokens, targets
-    (B, T) integers, targets below 0 do not count: drawn by seed unless given, in a shape (B, T), T None: 16
-    or what the block size allows. dtype: in which both run. Returns a Comparison; its check() raises
-    ParityError where they differ by more than rounding explains.
+    The module's weights are loaded into numgpt, and both run on the same batch.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A GPT. It may be frozen, compiled, in half precision or in training, and is left as it was.
+    model : GPT or Config, optional
+        What the module should compute; read off the module unless given.
+    tokens, targets : array_like of int, shape (B, T), optional
+        The batch; targets below 0 do not count. Drawn by the seed unless given.
+    names : mapping, optional
+        numgpt's name → the module's path, for a module that does not name its parts as nanoGPT, minGPT or
+        transformers do. parity.GPT2 and parity.GPT1 are such maps.
+    call : callable, optional
+        (module, tokens, targets) → (logits, loss), for a module that takes them in another way.
+    dtype : {"float64", "float32"}, default "float64"
+        In which both run.
+    seed : int, default 0
+        Draws the batch.
+    shape : (B, T), default (2, None)
+        Of the batch that is drawn; T None: 16, or what the block size allows.
+
+    Returns
+    -------
+    Comparison
+        A Row for each name; its check() raises ParityError where they differ by more than rounding explains.
+
+    Raises
+    ------
+    InputError
+        The module is none, its parts have other names, or it cannot be run.
+
+    Examples
+    --------
+    >>> from numgpt import parity
+    >>> parity.compare(module).check()                          # doctest: +SKIP
+    >>> parity.compare(module, dtype="float32").summary         # doctest: +SKIP
+    '28 of 28 parameters agree, 31 of 31 values agree, 59 of 59 gradients agree'
     """
     if not is_module(module):
         raise InputError(
@@ -57,199 +86,185 @@ def compare(
         )
     theirs = Theirs(module, names, call, config=_config(model))
     ours = Ours(GPT(theirs.config, params=theirs.params(), dtype="float64"), "numgpt with the weights of B")
-    return _compare((ours, theirs), _batch((ours, theirs), tokens, targets, seed, shape), _dtype(dtype))[0]
+    batch = batch_of((ours, theirs), tokens, targets, seed, shape)
+    return _compare((ours, theirs), batch, dtype_of(dtype))[0]
 
 
-@np.errstate(
-    over="ignore", invalid="ignore", divide="ignore"
-)  # what is not finite is found where it is compared
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the comparison finds what is not finite
 def first_divergence(
-    a,
-    b,
-    tokens=None,
-    targets=None,
+    a: Any,
+    b: Any,
+    tokens: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
     *,
-    names=None,
-    call=None,
-    optimizers=(None, None),
-    lr=None,
-    dtype="float64",
-    seed=0,
-    shape=(2, None),
-):
-    """The first value, else gradient, by which two models part beyond rounding, and the likely cause, found
-    by trying.
+    names: Mapping[str, str] | None = None,
+    call: Call | None = None,
+    optimizers: Sequence[Any] = (None, None),
+    lr: float | None = None,
+    dtype: str = "float64",
+    seed: int = 0,
+    shape: tuple[int, int | None] = (2, None),
+) -> Divergence:
+    """The first value, else gradient, by which two models part beyond rounding, and the likely cause.
 
-    a, b: each a GPT, a PyTorch module, or the path of a checkpoint, of a folder of transformers or of a file
-    of llm.c; each runs with its own weights. Where one of them is numgpt's it is called A. A debug state of
-    llm.c brings its own batch. names, call, tokens, targets, seed, shape: as in compare.
-    optimizers: an AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then
-    compared too; lr: of numgpt's, that of PyTorch's unless given. Returns a Divergence; print it.
+    Causes are found by trying: each changes what one side computes, and is likely if that side then gives
+    what the other gives.
+
+    Parameters
+    ----------
+    a, b : GPT, torch.nn.Module, str or path
+        The path of a checkpoint, of a folder of transformers or of a file of llm.c. Each runs with its own
+        weights. Where one of them is numgpt's it is called A. A debug state of llm.c brings its own batch.
+    tokens, targets, names, call, dtype, seed, shape
+        As in compare.
+    optimizers : pair, default (None, None)
+        An AdamW of each side (of numgpt, of torch.optim), whose first step from zero moments is then compared
+        too.
+    lr : float, optional
+        Of numgpt's AdamW; that of PyTorch's unless given.
+
+    Returns
+    -------
+    Divergence
+        Print it.
+
+    Raises
+    ------
+    InputError
+        One of the two cannot be read or run, or they have different sizes.
+
+    Examples
+    --------
+    >>> import numgpt
+    >>> settings = {"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 2, "n_embd": 4}
+    >>> tanh = numgpt.GPT(numgpt.Config(**settings))
+    >>> erf = numgpt.GPT(numgpt.Config(**settings, activation="gelu"), params=tanh.params)
+    >>> print(*numgpt.parity.first_divergence(tanh, erf).causes)
+    GELU in its tanh form in A, GELU in its erf form in B
     """
     sides = _opened((a, b), names, call, optimizers, lr)
-    batch = _batch(sides, tokens, targets, seed, shape)
-    comparison, runs, resolution = _compare(sides, batch, _dtype(dtype))
-    form, left, causes, untried = sides[0].form, comparison.first, [], list(CAUSES)
-    known = isinstance(sides[0], Ours) or _agrees(
-        form, runs[0], batch, resolution
-    )  # else no change of the form tells anything
-    while known and left is not None and len(causes) < DEPTH:
-        found = _best_cause(form, runs, batch, comparison.rows, left, resolution, untried)
-        if found is None:
+    batch = batch_of(sides, tokens, targets, seed, shape)
+    comparison, runs, resolution = _compare(sides, batch, dtype_of(dtype))
+    form, left = sides[0].form, comparison.first
+    texts: list[str] = []
+    untried = list(CAUSES)
+    # else no change of the form tells anything
+    is_known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)
+    while is_known and left is not None and len(texts) < DEPTH:
+        best = best_cause(Search(runs, batch, comparison.rows, left, resolution), form, untried)
+        if best is None:
             break
-        cause, text, form, left = found
-        causes.append(text)
-        if cause in untried and cause not in MANY:  # else the second would undo the first
-            untried.remove(cause)
-    return Divergence(comparison, tuple(causes), left)
+        form, left = best.form, best.left
+        texts.append(best.text)
+        if best.cause in untried and best.cause not in MANY:  # else the second would undo the first
+            untried.remove(best.cause)
+    return Divergence(comparison, tuple(texts), left)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """What first_divergence found: the comparison, its first Row that differs, the rows that agree before it,
-    and likely causes.
+    """What first_divergence returns; prints as a short report.
 
-    causes: what was found by trying, in order; each acts on top of those before it. left: the first Row that
-    differs with all of
-    them, or None: then they explain everything.
+    Attributes
+    ----------
+    comparison : Comparison
+        All rows.
+    causes : tuple of str
+        What was found by trying, in order; each acts on top of those before it.
+    left : Row or None
+        The first that differs with all causes at work. None: they explain everything.
     """
 
     comparison: Comparison
-    causes: tuple = ()
-    left: Row = None
+    causes: tuple[str, ...] = ()
+    left: Row | None = None
 
     @property
-    def first(self):
+    def first(self) -> Row | None:
         """The Row where the models part, None where they do not."""
         return self.comparison.first
 
     @property
-    def agreeing(self):
-        """The rows of its stage, and of the stages that are computed before, that agree before it."""
-        rows = [r for r in self.comparison.rows if r.stage != "parameter"]
-        return rows if self.first is None else rows[: rows.index(self.first)] if self.first in rows else rows
+    def agreeing(self) -> list[Row]:
+        """The rows that are computed before it and agree, of its stage and of those before."""
+        before = computed(self.comparison.rows)
+        return before[: before.index(self.first)] if self.first in before else before
 
-    def __str__(self):
+    def __str__(self) -> str:
         c, first = self.comparison, self.first
-        lines = [f"A  {c.a}", f"B  {c.b}", "", c.summary]
+        head = [f"A  {c.a}", f"B  {c.b}", "", c.summary]
         if first is None:
-            return "\n".join([*lines, f"no difference that rounding in {c.dtype} does not explain"])
+            return "\n".join([*head, f"no difference that rounding in {c.dtype} does not explain"])
+        return "\n".join([*head, *self._place(first), *self._explanation()])
+
+    def _place(self, first: Row) -> Iterator[str]:
+        """Where the models part, in lines."""
         before = [r.name for r in self.agreeing if r.stage == first.stage]
         if before:
-            lines.append(
-                "agree before it:"
-                f" {', '.join(before) if len(before) <= 6 else ', '.join(before[:3]) + ', … ' + ', '.join(before[-2:]) + f' ({len(before)} {first.stage}s)'}"
-            )
+            yield f"agree before it: {_shortened(before, first.stage)}"
         size = first.size or 1.0
-        lines.append(
+        yield (
             f"the first that differs: {first.stage} {first.name}, by {first.difference / size:.1e} of its"
-            f" size, where rounding in {c.dtype} explains {first.explained / size:.1e}"
+            f" size, where rounding in {self.comparison.dtype} explains {first.explained / size:.1e}"
         )
-        lines += [f"  {first.note}"] if first.note else []
-        odd = [r.name for r in c.rows if r.stage == "parameter" and not r.agrees]
-        if odd:
-            lines.append(
-                "parameters that differ:"
-                f" {', '.join(odd[:4])}{f' and {len(odd) - 4} more' if len(odd) > 4 else ''}"
-            )
-        lines += [f"likely cause: {text}" for text in self.causes]
+        if first.note:
+            yield f"  {first.note}"
+        params = self._differing_parameters()
+        if params:
+            more = f" and {len(params) - 4} more" if len(params) > 4 else ""
+            yield f"parameters that differ: {', '.join(params[:4])}{more}"
+
+    def _explanation(self) -> Iterator[str]:
+        """Why they part, in lines."""
+        yield from (f"likely cause: {text}" for text in self.causes)
         if not self.causes:
-            lines.append(
-                "no likely cause: none of those that are known makes A give what B gives"
-                + (", and the parameters differ: trained otherwise?" if odd else "")
+            trained = (
+                ", and the parameters differ: trained otherwise?" if self._differing_parameters() else ""
             )
-        elif self.left is None:
-            lines.append(
-                f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, everything agrees"
-            )
+            yield f"no likely cause: none of those that are known makes A give what B gives{trained}"
+            return
+        changed = f"with {'that' if len(self.causes) == 1 else 'those'} changed in A"
+        if self.left is None:
+            yield f"{changed}, everything agrees"
         else:
-            lines.append(
-                f"with {'that' if len(self.causes) == 1 else 'those'} changed in A, the first that differs is"
-                f" {self.left.stage} {self.left.name}"
-            )
-        return "\n".join(lines)
+            yield f"{changed}, the first that differs is {self.left.stage} {self.left.name}"
+
+    def _differing_parameters(self) -> list[str]:
+        return [r.name for r in self.comparison.rows if r.stage == "parameter" and not r.agrees]
 
 
-def _best_cause(form, runs, batch, compared, left, dtype, causes):
-    """(cause, what, form, the first Row that is left) of the cause that explains most; None where none moves
-    the first difference on.
-    """
-    place = {(r.stage, r.name): n for n, r in enumerate(_computed(compared))}
-    theirs, best = runs[1].named(), None
-    wide = {
-        k: ROOM * max(r.explained, rounding.unit(dtype) * rounding.rms(theirs[k]))
-        for r in _computed(compared)
-        for k in [(r.stage, r.name)]
-    }
-
-    def reached(row):  # by A's own order: that of the changed form may be another
-        return place.get((row.stage, row.name), len(place))
-
-    def first_left(run, limits):
-        return min(
-            (r for r in _computed(rows(run, runs[1], limits, dtype)) if not r.agrees),
-            key=reached,
-            default=None,
-        )
-
-    def moves_on(row):
-        return (
-            row is None
-            or reached(row) > reached(left)
-            or (reached(row) == reached(left) and row.difference * SMALLER < left.difference)
-        )
-
-    here = ((None, *tried) for tried in local(form, *runs, left.name)) if left.stage == "value" else ()
-    forms = itertools.chain(((cause, *tried) for cause in causes for tried in cause(form, *runs)), here)
-    for cause, text, changed in tqdm(forms, "causes tried", unit="", leave=False, disable=None):
-        try:
-            run = changed.run(*batch)
-        except InputError:  # a form that does not fit the batch
-            continue
-        if not moves_on(first_left(run, wide)):
-            continue
-        found = first_left(run, rounding.explained(changed, *batch, dtype, run))
-        if found is None:
-            return cause, text, changed, None
-        score = reached(found), -found.difference / (found.size or 1.0)
-        if moves_on(found) and (best is None or score > best[0]):
-            best = score, cause, text, changed, found
-    return None if best is None else best[1:]
+def _shortened(names: Sequence[str], stage: str) -> str:
+    """A list of names, its middle left out where it is long."""
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])}, … {', '.join(names[-2:])} ({len(names)} {stage}s)"
 
 
-def _agrees(form, run, batch, dtype):
+def _agrees(form: Form, run: Run, batch: Batch, dtype: np.dtype[Any]) -> bool:
     """Whether a form gives what a Run of another program holds."""
-    return (
-        first(_computed(rows(form.run(*batch), run, rounding.explained(form, *batch, dtype), dtype))) is None
-    )
+    limits = rounding.explained(form, *batch, dtype)
+    return first(computed(rows(form.run(*batch), run, limits, dtype))) is None
 
 
-def _computed(rows):
-    """The rows of what was computed, not given."""
-    return [r for r in rows if r.stage != "parameter"]
-
-
-def _compare(sides, batch, dtype):
+def _compare(sides: Any, batch: Batch, dtype: str) -> tuple[Comparison, tuple[Run, Run], np.dtype[Any]]:
     """(Comparison, both Runs, the dtype whose rounding counts: the coarser of dtype and that of a file)."""
-    runs = tuple(side.run(*batch, dtype) for side in sides)
-    resolution = max([np.dtype(dtype), *(s.dtype for s in sides if isinstance(s, State))], key=rounding.unit)
-    clean = runs[0] if isinstance(sides[0], Ours) and dtype == "float64" else None
-    found = rows(*runs, rounding.explained(sides[0].form, *batch, resolution, clean), resolution)
-    if not _computed(found):
+    a, b = sides
+    runs = a.run(*batch, dtype), b.run(*batch, dtype)
+    dtypes = [np.dtype(dtype), *(s.dtype for s in sides if isinstance(s, State))]
+    resolution = max(dtypes, key=rounding.unit)
+    clean = runs[0] if isinstance(a, Ours) and dtype == "float64" else None
+    compared = rows(*runs, rounding.explained(a.form, *batch, resolution, clean), resolution)
+    if not computed(compared):
         raise InputError(
-            f"parity: {sides[0].title} and {sides[1].title} have no value in common, expected names that both"
-            " know"
+            f"parity: {a.title} and {b.title} have no value in common, expected names that both know"
         )
-    return Comparison(sides[0].title, sides[1].title, resolution.name, found), runs, resolution
+    return Comparison(a.title, b.title, resolution.name, compared), runs, resolution
 
 
-def _opened(things, names, call, optimizers, lr):
+def _opened(things: Any, names: Any, call: Any, optimizers: Any, lr: float | None) -> tuple[Any, Any]:
     """Both sides; a debug state is read with the other's config."""
-    if (
-        not isinstance(optimizers, tuple | list)
-        or len(optimizers) != 2
-        or (optimizers[0] is None) is not (optimizers[1] is None)
-    ):
+    is_pair = isinstance(optimizers, tuple | list) and len(optimizers) == 2
+    if not is_pair or (optimizers[0] is None) is not (optimizers[1] is None):
         raise InputError("parity: optimizers are not two, expected an AdamW of each side, or none")
     if lr is None:
         lr = next((float(o.param_groups[0]["lr"]) for o in optimizers if hasattr(o, "param_groups")), None)
@@ -264,77 +279,13 @@ def _opened(things, names, call, optimizers, lr):
         if getattr(a.config, name) != getattr(b.config, name):
             raise InputError(
                 f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)},"
-                " expected two models of one size"
+                " expected two models of the same size"
             )
     return a, b
 
 
-def _batch(sides, tokens, targets, seed, shape):
-    """(tokens, targets): those given, those of a debug state, or drawn by seed, each target the token after."""
-    own = next((s.batch for s in sides if isinstance(s, State)), None)
-    if own is not None:
-        if tokens is not None or targets is not None:
-            raise InputError(
-                "parity: tokens or targets came beside a debug state, expected none: it brings its own"
-            )
-        return own
-    V, longest = (min(getattr(s.config, name) for s in sides) for name in ("vocab_size", "block_size"))
-    if tokens is None and targets is None:
-        B, T = _shape(shape, longest)
-        drawn = generator(seed, "parity").integers(0, V, (B, T + 1))
-        return np.ascontiguousarray(drawn[:, :-1]), np.ascontiguousarray(drawn[:, 1:])
-    if tokens is None or targets is None:
-        raise InputError(
-            f"parity: {'targets' if tokens is None else 'tokens'} came alone, expected tokens and targets,"
-            " (B, T) integers"
-        )
-    tokens, targets = _ids("tokens", tokens, V), _ids("targets", targets, V)
-    if tokens.shape != targets.shape or tokens.shape[1] > longest:
-        raise InputError(
-            f"parity: tokens have shape {tokens.shape} and targets {targets.shape}, expected (B, T) of both,"
-            f" T at most block_size {longest}"
-        )
-    return tokens, targets
-
-
-def _shape(shape, longest):
-    """(B, T) of a batch to draw."""
-    B, T = shape if isinstance(shape, tuple | list) and len(shape) == 2 else (None, None)
-    T = min(16, longest) if T is None else T
-    if not all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T)) or longest < T or B > LARGEST:
-        raise InputError(
-            f"parity: the shape of the batch is {shape!r}, expected (B, T) from 1, B at most {LARGEST:,}, T"
-            f" at most block_size {longest}"
-        )
-    return B, T
-
-
-def _ids(who, ids, V):
-    """Ids from a list, an array or a tensor.  → (B, T) int64"""
-    try:
-        ids = np.atleast_2d(np.asarray(ids))
-    except (ValueError, TypeError) as error:  # rows that differ in length; a tensor of another device
-        raise InputError(
-            f"parity: {who} are no array ({' '.join(str(error).split())}), expected (B, T) integers"
-        ) from error
-    if ids.ndim != 2 or not ids.size:
-        raise InputError(f"parity: {who} have shape {ids.shape}, expected (B, T) with at least one")
-    check_ids(f"parity: {who}", ids, V, negative=who == "targets")
-    return np.ascontiguousarray(ids, np.int64)
-
-
-def _dtype(dtype):
-    """The name of a dtype in which both sides can run."""
-    try:
-        name = np.dtype(dtype).name if dtype is not None else None
-    except TypeError:
-        name = None
-    if name not in ("float32", "float64"):
-        raise InputError(f"parity: dtype is {dtype}, expected float32 or float64")
-    return name
-
-
-def _config(model):
+def _config(model: Any) -> Config | None:
+    """The Config that compare was given, as such or by a GPT."""
     if model is None or isinstance(model, Config):
         return model
     if not isinstance(model, GPT):

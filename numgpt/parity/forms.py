@@ -1,16 +1,25 @@
-"""A model of numgpt and the way in which it is run: all that two programs for the same GPT may do
-differently.
-"""
+"""A model of numgpt and the way in which it is run: all that two programs for one GPT may do differently."""
+
+from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import engine
+from ..architecture.config import Config
 from ..architecture.parameters import Flat
 from ..layers.record import Record
 from ..layers.transformer import loss_backward, loss_forward
+
+Named = Mapping[str, Any]
+# (full name, op or layer, options) → the op or layer and the options in their place
+Replacement = Callable[[str, Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -18,16 +27,16 @@ class Run:
     """What a model gave for one batch, by numgpt's names and in the order of its computation.
 
     params, values, grads (of values and of parameters), and updated: the parameters after a step of an
-    optimizer. Each is a mapping name -> array; what the model does not show is not in it.
+    optimizer. Each is a mapping name → array; what the model does not show is not in it.
     """
 
-    params: dict = field(default_factory=dict)
-    values: dict = field(default_factory=dict)
-    grads: dict = field(default_factory=dict)
-    updated: dict = field(default_factory=dict)
+    params: Named = field(default_factory=dict)
+    values: Named = field(default_factory=dict)
+    grads: Named = field(default_factory=dict)
+    updated: Named = field(default_factory=dict)
 
-    def named(self):
-        """(stage, name) -> array of all that was computed: not of the parameters, which were given."""
+    def named(self) -> dict[tuple[str, str], Any]:
+        """(stage, name) → array of all that was computed; the parameters were given."""
         stages = {"value": self.values, "gradient": self.grads, "update": self.updated}
         return {(stage, name): array for stage, arrays in stages.items() for name, array in arrays.items()}
 
@@ -36,45 +45,49 @@ class Run:
 class Form:
     """A GPT with its parameters, and what is unusual in how it is run.
 
-    replaced: an op or a layer -> a function of (full name, op, options) that gives the op and the options in
-    their place.
-    targets: a function of (tokens, targets) that gives the targets that the loss is taken at.
-    count: a function of (tokens, targets) that gives what the loss's sum is divided by.
-    optimizer: settings of AdamW with lr, whose step is part of the run; decay_all: its decay acts on norms
-    and biases too.
+    replaced: an op or a layer → its Replacement. targets: a function of (tokens, targets) that gives the
+    targets of the loss. count: a function of (tokens, targets) that gives the divisor of the loss's sum.
+    optimizer: settings of AdamW with lr, whose step is part of the run; decay_all: it decays norms and biases
+    too.
     """
 
-    config: object
+    config: Config
     params: Flat
-    replaced: dict = field(default_factory=dict)
-    targets: callable = None
-    count: callable = None
-    optimizer: dict = None
+    replaced: dict[Any, Replacement] = field(default_factory=dict)
+    targets: Callable[[Any, Any], Any] | None = None
+    count: Callable[[Any, Any], Any] | None = None
+    optimizer: dict[str, Any] | None = None
     decay_all: bool = False
 
-    def but(self, **changes):
-        """The same form with other fields; config and params may be given as mappings of what changes in
-        them, None for what goes.
+    def but(self, **changes: Any) -> Form:
+        """The same form with other fields.
+
+        config and params may be mappings of what changes in them, None for a parameter that goes. What is
+        replaced already is replaced once more.
         """
         if isinstance(changes.get("config"), dict):
             changes["config"] = dataclasses.replace(self.config, **changes["config"])
         if isinstance(changes.get("params"), dict):
-            arrays = {name: a for name, a in {**self.params, **changes["params"]}.items() if a is not None}
-            flat = Flat({name: a.shape for name, a in arrays.items()}, self.params.dtype)
-            for name, a in arrays.items():
-                flat[name] = a
-            changes["params"] = flat
+            changes["params"] = self._with_params(changes["params"])
         if "replaced" in changes:
-            changes["replaced"] = self.replaced | {
-                op: _after(self.replaced.get(op), new) for op, new in changes["replaced"].items()
-            }
+            replaced = {op: _after(self.replaced.get(op), new) for op, new in changes["replaced"].items()}
+            changes["replaced"] = self.replaced | replaced
         return dataclasses.replace(self, **changes)
 
-    def run(self, tokens, targets, dtype="float64", record=None):
+    def _with_params(self, changes: Named) -> Flat:
+        """The parameters with some changed, added, or left out."""
+        arrays = {name: a for name, a in {**self.params, **changes}.items() if a is not None}
+        flat = Flat({name: a.shape for name, a in arrays.items()}, self.params.dtype)
+        for name, a in arrays.items():
+            flat[name] = a
+        return flat
+
+    def run(
+        self, tokens: Any, targets: Any, dtype: DTypeLike = "float64", record: type[FormRecord] | None = None
+    ) -> Run:
         """Everything that one forward and backward give, and the step where there is an optimizer."""
-        params = (
-            self.params if self.params.dtype == dtype else self.params.astype(dtype)
-        )  # which a run only reads
+        # a run only reads them
+        params = self.params if self.params.dtype == dtype else self.params.astype(dtype)
         r = (record or FormRecord)(params, self.config, grads=params.like(), keep=True)
         r.replaced = self.replaced
         count = None if self.count is None else self.count(tokens, targets)
@@ -83,32 +96,37 @@ class Form:
             loss = loss_forward(r, tokens, targets, count)
             loss_backward(r, np.ones_like(loss))
         r.finish_backward()
-        return Run(params, r.value, r.grad, {} if self.optimizer is None else self._step(params, r.grads))
+        return Run(params, r.value, r.grad, self._step(params, r.grads))
 
-    def _step(self, params, grads):
-        """The parameters after one step of AdamW from zero moments."""
+    def _step(self, params: Flat, grads: Any) -> Named:
+        """The parameters after one step of AdamW from zero moments, where there is an optimizer."""
+        if self.optimizer is None:
+            return {}
         from ..training.optim import AdamW
 
         settings = dict(self.optimizer)
-        lr, moved = settings.pop("lr"), params.astype(params.dtype)
-        optimizer = AdamW(moved, **settings)
+        lr = settings.pop("lr")
+        updated = params.astype(params.dtype)
+        optimizer = AdamW(updated, **settings)
         if self.decay_all:
-            moved.decayed = moved.flat
+            updated.decayed = updated.flat
         optimizer.step(grads, lr)
-        return moved
+        return updated
 
 
-def _after(first, second):
+def _after(first: Replacement | None, second: Replacement) -> Replacement:
     """Two replacements of one op, the second of what the first gives."""
-    return second if first is None else lambda name, op, options: second(name, *first(name, op, options))
+    if first is None:
+        return second
+    return lambda name, op, options: second(name, *first(name, op, options))
 
 
 class FormRecord(Record):
     """A Record that runs what a Form puts in the place of an op or a layer."""
 
-    replaced = {}
+    replaced: Mapping[Any, Replacement] = MappingProxyType({})
 
-    def __call__(self, name, op, *inputs, shares=None, **options):
+    def __call__(self, name: str, op: Any, *inputs: Any, shares: str | None = None, **options: Any) -> Any:
         if op in self.replaced:
             op, options = self.replaced[op](self.scope + name, op, options)
         return super().__call__(name, op, *inputs, shares=shares, **options)

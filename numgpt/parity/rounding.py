@@ -1,5 +1,4 @@
-"""How far two right programs may part: what rounding of each op's inputs and result does to every value and
-gradient.
+"""How far two right programs may part: what rounding does to every value and gradient of a model.
 
 A program that computes an op in floating point gives what exact arithmetic would give at slightly other
 inputs (Wilkinson 1963); in a sum of K terms, each of whose additions errs at random by half a unit u, they
@@ -8,50 +7,62 @@ at random by that much, and every result by u; what this moves at a name is the 
 right program may have there, with all that the model makes of them on the way.
 
 Where an op takes almost all of a sum away again (the mean in LayerNorm, 1 + erf in GELU, log Σ exp in the
-loss), moving its inputs
-moves both parts together and shows nothing of what rounding of either part leaves: INSIDE adds that, for
-programs that differ in the order in which they do it.
+loss), moving its inputs moves both parts together, and shows nothing of what the rounding of either part
+leaves: INSIDE adds that, for programs that do it in another order.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..layers.layer import Layer
-from ..ops import cross_entropy, gelu, gelu_tanh, layernorm, relu
-from .forms import FormRecord
+from ..ops.activations import gelu, gelu_tanh, relu
+from ..ops.losses import cross_entropy
+from ..ops.norms import layernorm
+from .forms import Form, FormRecord, Run
 
-UNIT = (
-    2.0**-24
-)  # at which errors are propagated: small enough to be linear in it, large enough for float64 to carry
+# At which errors are propagated: small enough to be linear in it, large enough for float64 to carry.
+UNIT = 2.0**-24
 TIMES = 8  # of the root mean square error: what no rounding reaches, and the smallest mistake exceeds
+SMALL_MODEL = 2**20  # parameters: below, arrays of few numbers need many draws to show their error's size
+Name = TypeVar("Name", bound=Hashable)
 
 
-def unit(dtype):
-    """Half of the distance from 1 to the next number of a dtype: the largest relative error of one rounding."""
+def unit(dtype: DTypeLike) -> float:
+    """The largest relative error of one rounding: half the distance from 1 to the next number of a dtype."""
     return float(np.finfo(dtype).eps) / 2
 
 
-def explained(form, tokens, targets, dtype, clean=None, seed=0):
-    """(stage, name) -> the difference, root mean square over the array, that rounding in dtype explains.
+def explained(
+    form: Form, tokens: Any, targets: Any, dtype: DTypeLike, clean: Run | None = None, seed: int = 0
+) -> dict[tuple[str, str], float]:
+    """(stage, name) → the difference, root mean square over the array, that rounding in dtype explains.
 
     clean: the form's run in float64, where it is known.
     """
     clean = form.run(tokens, targets) if clean is None else clean
-    draws = (
-        16 if form.params.flat.size < 2**20 else 4
-    )  # an array of few numbers tells its error's size by many draws only
-    found = spread(
-        clean.named(), lambda rng: form.run(tokens, targets, record=_with_noise(rng)).named(), draws, seed
-    )
-    return {
-        key: found[key] * unit(dtype) / UNIT + float(np.finfo(dtype).tiny) for key in found
-    }  # below tiny numbers lose their digits
+    draws = 16 if form.params.flat.size < SMALL_MODEL else 4
+
+    def noisy(rng: np.random.Generator) -> dict[tuple[str, str], Any]:
+        return form.run(tokens, targets, record=_with_noise(rng)).named()
+
+    errors = spread(clean.named(), noisy, draws, seed)
+    tiny = float(np.finfo(dtype).tiny)  # below it numbers lose their digits
+    return {key: error * unit(dtype) / UNIT + tiny for key, error in errors.items()}
 
 
-def spread(exact, noisy, draws, seed):
-    """Name -> TIMES the error, root mean square, that noisy(rng) shows beside what is exact, both mappings
-    name -> array.
+def spread(
+    exact: Mapping[Name, Any],
+    noisy: Callable[[np.random.Generator], Mapping[Name, Any]],
+    draws: int,
+    seed: int,
+) -> dict[Name, float]:
+    """Name → TIMES the root mean square error of what noisy(rng) gives, against the exact arrays by name.
 
     What is stored is rounded once more, whatever came before.
     """
@@ -64,40 +75,38 @@ def spread(exact, noisy, draws, seed):
     return {name: TIMES * (total / draws) ** 0.5 for name, total in sums.items()}
 
 
-def rms(array):
-    """The root mean square of an array."""
+def rms(array: Any) -> float:
+    """The root mean square of an array, 0 for an empty one."""
     flat = np.asarray(array).reshape(-1)
-    blocks = (flat[i : i + 65536] for i in range(0, len(flat), 65536))  # no array of squares as large as it
-    return (
-        math.sqrt(
-            sum(float(np.square(b, dtype=np.result_type(b, np.float64)).sum()) for b in blocks) / flat.size
-        )
-        if flat.size
-        else 0.0
-    )
+    if not flat.size:
+        return 0.0
+    wide = np.result_type(flat, np.float64)
+    blocks = (flat[i : i + 65536] for i in range(0, len(flat), 65536))  # so that no second array is as large
+    return math.sqrt(sum(float(np.square(block, dtype=wide).sum()) for block in blocks) / flat.size)
 
 
-def moved(array, size, rng):
-    """An array of floats, each moved at random by a relative size; others as they are."""
-    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind != "f":
+def moved(array: Any, size: float, rng: np.random.Generator) -> Any:
+    """An array of floats, each moved at random by a relative size; anything else as it is."""
+    is_floats = isinstance(array, np.ndarray | np.generic) and array.dtype.kind == "f"
+    if not is_floats:
         return array
     return array * (1 + size * rng.standard_normal(array.shape))
 
 
-def _with_noise(rng):
+def _with_noise(rng: np.random.Generator) -> type[FormRecord]:
     """A kind of FormRecord whose ops err at random."""
 
     class Noisy(FormRecord):
-        def __init__(self, *args, **options):
+        def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            self.inside = {}  # name -> how many u an entry of dx errs, times dy
+            self.inside: dict[str, Any] = {}  # name → how many u an entry of dx errs, times dy
 
-        def __call__(self, name, op, *inputs, **options):
+        def __call__(self, name: str, op: Any, *inputs: Any, **options: Any) -> Any:
             value = moved(super().__call__(name, op, *inputs, **options), UNIT, rng)
             self.value[self.scope + name] = value
             return value
 
-        def run(self, full, op, arrays, options):
+        def run(self, full: str, op: Any, arrays: Any, options: dict[str, Any]) -> tuple[Any, Any]:
             n = len(arrays) - len(op.parameters)
             K = max((a.shape[-1] for a in arrays[:n] if a.dtype.kind == "f"), default=1)
             given = (*(moved(a, UNIT * K**0.5, rng) for a in arrays[:n]), *arrays[n:])
@@ -107,35 +116,36 @@ def _with_noise(rng):
                 value, saved, self.inside[full] = INSIDE[op](rng, given, value, saved)
             return value, saved
 
-        def back(self, name, dy):
+        def back(self, name: str, dy: Any) -> Any:
             full = self.scope + name
             if not isinstance(self._entries[full].op, Layer) and dy.ndim:
-                K = max(
-                    dy.shape[-1], dy.size // dy.shape[-1]
-                )  # sums over channels for its inputs, over rows for its weights
+                # its inputs' gradients are sums over channels, those of its weights over rows
+                K = max(dy.shape[-1], dy.size // dy.shape[-1])
                 dy = moved(dy, UNIT * K**0.5, rng)
             dx = super().back(name, dy)
-            return (
-                dx + UNIT * self.inside[full] * dy * rng.standard_normal(dx.shape)
-                if full in self.inside
-                else dx
-            )
+            if full not in self.inside:
+                return dx
+            return dx + UNIT * self.inside[full] * dy * rng.standard_normal(dx.shape)
 
     return Noisy
 
 
-def _stored(saved, given, rng):
-    """What a forward saved, rounded: all that it computed, not the arrays that it was given."""
+def _stored(saved: Any, given: tuple[Any, ...], rng: np.random.Generator) -> Any:
+    """What a forward saved, rounded: all that it computed, but not the arrays that it was given."""
     if isinstance(saved, tuple):
         return tuple(_stored(part, given, rng) for part in saved)
     return saved if any(saved is a for a in given) else moved(saved, UNIT, rng)
 
 
-def _layernorm(rng, given, value, saved):
+# What rounds inside an op: (value, saved, how many u an entry of its backward's dx errs, times dy).
+Noise = tuple[Any, Any, Any]
+
+
+def _layernorm(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
     """The mean is a sum of C terms, whose error is the same in all channels: x̂ + ε with ε = u√C |μ| r.
 
-    dx is r g without its mean and its part along x̂, however little that leaves; a program that has Σ g x − μ
-    Σ g for Σ g (x − μ), as PyTorch's, errs by (μ r)² times that.
+    dx is r g without its mean and its part along x̂, however little that leaves; a program that computes
+    Σ g x − μ Σ g for Σ g (x − μ), as PyTorch does, errs by (μ r)² times that.
     """
     (x, weight, _), (xhat, rstd, *rest) = given, saved
     shift = x.mean(-1, keepdims=True) * rstd
@@ -143,49 +153,37 @@ def _layernorm(rng, given, value, saved):
     return value + error * weight, (xhat + error, rstd, *rest), rstd * weight * (1 + shift * shift)
 
 
-def _gelu(rng, given, value, saved):
-    """½ (1 + erf) errs by ½ u however small it is; x times that is the value, and the derivative has it as a
-    term.
-    """
+def _gelu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """½ (1 + erf) errs by ½ u however small it is; it is a factor of the value, a term of the derivative."""
     return value + 0.5 * UNIT * given[0] * rng.standard_normal(value.shape), saved, 0.5
 
 
-def _gelu_tanh(rng, given, value, saved):
-    """½ (1 + tanh) as in _gelu; the derivative has ½ x (1 − tanh²) times the slope of tanh's argument, with
-    an error of u there too.
-    """
+def _gelu_tanh(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """½ (1 + tanh) as in _gelu; the derivative has ½ x (1 − tanh²) times a slope, which errs by u too."""
     (x,) = given
     value, saved, half = _gelu(rng, given, value, saved)
     return value, saved, half * (1 + np.abs(x) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
 
 
-def _relu(rng, given, value, saved):
-    """Whether an entry near 0 is let through is chance, and a whole gradient: the more entries are tried, the
-    surer one is met.
-    """
+def _relu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """Whether an entry near 0 passes is chance, and a whole gradient depends on it."""
     (x,) = given
     band = 4 * UNIT * x.shape[-1] ** 0.5 * rms(x)
     return value, (x + band * rng.standard_normal(x.shape) > 0,), 0.0
 
 
-def _cross_entropy(rng, given, value, saved):
-    """Each row's log Σ exp − logit errs by u of what is subtracted, and by u of 1 in the logarithm's
-    argument, however small the loss.
+def _cross_entropy(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """Each row's log Σ exp − logit errs by u of what is subtracted, and by u of 1, however small the loss.
 
     So does each probability, from which its backward takes 1 at the target.
     """
     (logits, _), (_, _, top, total, count) = given, saved
     error = UNIT * math.sqrt(float(((1 + np.abs(top)) ** 2).sum())) / count * rng.standard_normal()
-    return (
-        value + error,
-        saved,
-        np.exp(logits - top.reshape(*logits.shape[:-1], 1)) / total.reshape(*logits.shape[:-1], 1) / count,
-    )
+    top, total = (a.reshape(*logits.shape[:-1], 1) for a in (top, total))
+    return value + error, saved, np.exp(logits - top) / total / count
 
 
-# An op -> what rounds inside its forward: (value, saved, how many u an entry of its backward's dx errs, times
-# dy).
-INSIDE = {
+INSIDE: dict[Any, Callable[..., Noise]] = {
     layernorm: _layernorm,
     gelu: _gelu,
     gelu_tanh: _gelu_tanh,

@@ -1,14 +1,17 @@
-"""Who is closer to the truth: the error of every tensor of a float32 training step against long double,
-numgpt's beside PyTorch's.
-"""
+"""Who is closer to the truth: numgpt's and PyTorch's errors in a float32 step, against long double."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import engine
 from ..architecture.config import Config
+from ..architecture.parameters import Flat
 from ..layers.transformer import loss
 from ..model.gpt import GPT
 from ..random import generator
@@ -19,15 +22,17 @@ from .rounding import rms
 from .torch_record import torch_run
 
 CONFIG = Config(vocab_size=65, block_size=32, n_layer=2, n_head=4, n_embd=64)
-STEP = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
+STEP: dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1}
 LR = 1e-3
 WARM = 10  # steps before the one that is measured, so that biases are not 0 and norms not 1
+Squares = dict[tuple[str, str], list[float]]  # (stage, name) → the squared errors of both sides, added up
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor's error in float32, root mean square over its entries and the seeds, in ulps: 2⁻²³ of its
-    root mean square.
+    """One tensor's error in float32, root mean square over its entries and the seeds.
+
+    In ulps: 2⁻²³ of the tensor's root mean square.
     """
 
     stage: str  # value, gradient or update
@@ -36,18 +41,20 @@ class Tensor:
     theirs: float
 
     @property
-    def ratio(self):
+    def ratio(self) -> float:
         """Ours to theirs; 1 where both are exact."""
-        return self.ours / self.theirs if self.theirs else 1.0 if self.ours == 0 else math.inf
+        if self.theirs:
+            return self.ours / self.theirs
+        return 1.0 if self.ours == 0 else math.inf
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.stage:9}  {self.name:24}  {self.ours:8.3f}  {self.theirs:8.3f}  {self.ratio:6.2f}"
 
 
 HEADER = f"{'error in ulps of':9}{'':18}  {'numgpt':>8}  {'PyTorch':>8}  {'ratio':>6}"
 
 
-def measure(config=CONFIG, seeds=range(16), B=16):
+def measure(config: Config = CONFIG, seeds: Sequence[int] = range(16), B: int = 16) -> list[Tensor]:
     """A Tensor for each value, gradient and updated parameter.
 
     seeds: sixteen, because the loss is one number a seed. B: rows of the batch; 16 of 32 tokens are enough
@@ -59,37 +66,48 @@ def measure(config=CONFIG, seeds=range(16), B=16):
     the same side's own gradient: otherwise the first step of Adam, which divides each gradient by its own
     size, would show which gradients are near 0, not how well it is computed.
     """
-    t, squares = torch(), {}
+    squares: Squares = {}
     for seed in seeds:
-        model, tokens, targets = _warm(config, seed, B)
-        params = model.params.to("reference")
-        form = Form(config, params)
-        exact, kept = form.run(tokens, targets, "longdouble"), form.run(tokens, targets, "float32")
-        value, there = model.loss_and_grads(tokens, targets)
-        value, grads = engine.home(value), there.to("reference")
-        theirs = torch_run(form, loss, (tokens, targets), "float32", lambda params: _torch_adamw(t, params))
-        ours = {"value": kept.values | {"loss": value}, "gradient": kept.grads | dict(grads)}
-        both = {"value": theirs.values, "gradient": theirs.grads}
-        for stage, truth in (("value", exact.values), ("gradient", exact.grads)):
-            for name in truth:
-                _add(squares, (stage, name), ours[stage][name], both[stage][name], truth[name], truth[name])
-        updated = model.params.astype("float32")
-        AdamW(updated, clip=0, **STEP).step(there, LR)
-        updated = updated.to("reference")
-        wide = _exact_step(params, grads), _exact_step(params, theirs.grads)
-        for name in updated:
-            _add(squares, ("update", name), updated[name], theirs.updated[name], wide[0][name], wide[1][name])
+        _add_seed(squares, config, seed, B)
     n = len(seeds)
-    return [Tensor(*key, math.sqrt(a / n), math.sqrt(b / n)) for key, (a, b) in squares.items()]
+    return [
+        Tensor(*key, math.sqrt(ours / n), math.sqrt(theirs / n)) for key, (ours, theirs) in squares.items()
+    ]
 
 
-def geometric_mean(tensors):
+def _add_seed(squares: Squares, config: Config, seed: int, B: int) -> None:
+    """Add the squared errors of one training step."""
+    t = torch()
+    model, tokens, targets = _warm(config, seed, B)
+    params = model.params.to("reference")
+    form = Form(config, params)
+    exact, kept = form.run(tokens, targets, "longdouble"), form.run(tokens, targets, "float32")
+    value, there = model.loss_and_grads(tokens, targets)
+    value, grads = engine.home(value), there.to("reference")
+    theirs = torch_run(form, loss, (tokens, targets), "float32", lambda params: _torch_adamw(t, params))
+    stages = (
+        ("value", {**kept.values, "loss": value}, theirs.values, exact.values),
+        ("gradient", {**kept.grads, **grads}, theirs.grads, exact.grads),
+    )
+    for stage, our_arrays, their_arrays, exact_arrays in stages:
+        for name, truth in exact_arrays.items():
+            _add(squares, (stage, name), (our_arrays[name], truth), (their_arrays[name], truth))
+    updated = model.params.astype("float32")
+    AdamW(updated, clip=0, **STEP).step(there, LR)
+    updated = updated.to("reference")
+    our_truth, their_truth = _exact_step(params, grads), _exact_step(params, theirs.grads)
+    for name in updated:
+        ours = updated[name], our_truth[name]
+        _add(squares, ("update", name), ours, (theirs.updated[name], their_truth[name]))
+
+
+def geometric_mean(tensors: Sequence[Tensor]) -> float:
     """The geometric mean of ours to theirs, over the tensors that are not exact on either side."""
     logs = [math.log(x.ratio) for x in tensors if x.ours and x.theirs]
     return math.exp(sum(logs) / len(logs))
 
 
-def _warm(config, seed, B):
+def _warm(config: Config, seed: int, B: int) -> tuple[GPT, Any, Any]:
     """A model after some steps on random tokens, and a batch that it has not seen."""
     model, rng = GPT(config, seed), generator(seed, "truth")
     optimizer = AdamW(model)
@@ -99,26 +117,26 @@ def _warm(config, seed, B):
     return model, *rng.integers(0, config.vocab_size, (2, B, config.block_size))
 
 
-def _torch_adamw(t, params):
-    matrices, vectors = ([p for p in params.values() if (p.ndim > 1) is wanted] for wanted in (True, False))
+def _torch_adamw(t: Any, params: Mapping[str, Any]) -> Any:
+    """PyTorch's AdamW with the same settings: decay on matrices only."""
+    matrices = [p for p in params.values() if p.ndim > 1]
+    vectors = [p for p in params.values() if p.ndim <= 1]
     return t.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], lr=LR, **STEP)
 
 
-def _exact_step(params, grads):
+def _exact_step(params: Flat, grads: Mapping[str, Any]) -> Flat:
     """The parameters after a first step of AdamW in long double from these gradients."""
     w, g = params.astype("longdouble"), params.astype("longdouble")
     for name in g:
         g[name] = grads[name]
-    zeros = w.like().flat, w.like().flat
-    adamw(
-        w.flat, g.flat, *zeros, w.decayed.size, STEP["betas"], STEP["eps"], STEP["weight_decay"], 1.0, LR, 1
-    )
+    m, v = w.like().flat, w.like().flat
+    adamw(w.flat, g.flat, m, v, w.decayed.size, STEP["betas"], STEP["eps"], STEP["weight_decay"], 1.0, LR, 1)
     return w
 
 
-def _add(squares, key, ours, theirs, truth, their_truth):
-    """Add this seed's squared errors in ulps."""
-    found = squares.setdefault(key, [0.0, 0.0])
-    for i, (array, exact) in enumerate(((ours, truth), (theirs, their_truth))):
-        size = rms(exact) * float(np.finfo(np.float32).eps)
-        found[i] += (rms(np.subtract(array, exact, dtype=np.longdouble)) / size) ** 2 if size else 0.0
+def _add(squares: Squares, key: tuple[str, str], *sides: tuple[Any, Any]) -> None:
+    """Add the squared errors in ulps of both sides' (array, exact array)."""
+    sums = squares.setdefault(key, [0.0, 0.0])
+    for i, (array, exact) in enumerate(sides):
+        ulp = rms(exact) * float(np.finfo(np.float32).eps)
+        sums[i] += (rms(np.subtract(array, exact, dtype=np.longdouble)) / ulp) ** 2 if ulp else 0.0

@@ -1,3 +1,1 @@
-"""What numgpt itself is held to: enter here to ask which subjects are checked, and how many planted faults
-are caught.
-"""
+"""What numgpt itself is held to: enter here to ask what is checked, and which share of faults is caught."""

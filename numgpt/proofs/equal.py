@@ -1,26 +1,26 @@
-"""Changes that are no faults: the gradient stays what it was, for a reason that stands beside them.
+"""Changes that are no faults: the gradient stays the same, for the reason beside each.
 
-A change that is no longer made, and one that a law catches, do not belong here; numgpt check --strength says
-so.
+A change that is no longer planted, or that a law catches, does not belong here; numgpt check --strength fails
+on both.
 """
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 
 class Equal(NamedTuple):
-    """Changes of a line of a function, and why they change no gradient."""
+    """Changes of one line of a function, and why they change no gradient."""
 
     function: str
     before: str
-    after: tuple
+    after: tuple[str, ...]
     reason: str
 
 
 INTO = "a backward that is given no place for its gradients returns them, and _add puts them in place"
-SPARE = "what the backward may write over it need not"
-MEMORY = (
-    "only how long something is held, or whether a gradient that nobody asked for is filed, depends on it"
-)
+SPARE = "what the backward may write over, it need not"
+MEMORY = "it only decides how long something is held, or whether a gradient nobody asked for is filed"
 CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
 CLIPPED = "return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
@@ -31,7 +31,7 @@ ADD = "twin = engine.gpu_twin(add_at) if engine.on_gpu(array) else np.add.at"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), {}.dtype.type(0))"
 VISIBLE = "visible = np.tri(T, S, S - T, dtype=bool, like={})"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
-THERE = ("ids", "ids", "np.where(counted, ids, 0)")
+AT_TARGET = ("ids", "ids", "np.where(counted, ids, 0)")
 ANYWHERE = ("ids", "np.where(counted, ids, 1)")
 PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
 
@@ -46,19 +46,19 @@ EQUAL = (
     Equal("masked_scores", VISIBLE.format("q"), (VISIBLE.format("k"),), "keys lie where their queries do"),
     Equal(
         "cross_entropy_backward",
-        TARGET.format(*THERE),
-        (TARGET.format("top", *THERE[1:]),),
+        TARGET.format(*AT_TARGET),
+        (TARGET.format("top", *AT_TARGET[1:]),),
         "each row has an id and a maximum",
     ),
     Equal(
         "cross_entropy_backward",
-        TARGET.format(*THERE),
-        (TARGET.format("ids", "top", THERE[2]),),
+        TARGET.format(*AT_TARGET),
+        (TARGET.format("ids", "top", AT_TARGET[2]),),
         "both lie where the logits do",
     ),
     Equal(
         "cross_entropy_backward",
-        TARGET.format(*THERE),
+        TARGET.format(*AT_TARGET),
         tuple(TARGET.format("ids", "ids", at) for at in ANYWHERE),
         "where no target counts, nothing is taken",
     ),
@@ -87,16 +87,14 @@ EQUAL = (
         "Record._add",
         "self.grad.pop(parameter, None)",
         ("without self.grad.pop(parameter, None)",),
-        "only the order of the names in record.grad depends on it",
+        "it only decides the order of the names in record.grad",
     ),
     Equal(
         "add_at",
         ADD,
-        (
-            ADD.replace("engine.gpu_twin(add_at) if engine.on_gpu(array) else ", ""),
-            ADD.replace("on_gpu(array)", "on_gpu(ids)"),
-        ),
-        "ids lie where array does; there np.add.at and its twin add the same terms, only the twin in a fixed order",
+        ("twin = np.add.at", ADD.replace("on_gpu(array)", "on_gpu(ids)")),
+        "ids lie where array does, and np.add.at adds the same terms as its twin, in an order of its own",
     ),
 )
+# The key of a mutant → why it is equal.
 REASONS = {(e.function, e.before, after): e.reason for e in EQUAL for after in e.after}

@@ -3,26 +3,28 @@
 Where a project is named, the fault or the report of it was read there; #n are its issues and pull requests.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong and who wrote it; the module and function that it goes into; the texts replaced, each
-    found once.
-    """
+    """A fault that was seen, and whose; the module and function that it goes into; and how."""
 
     seen: str
     module: str
     function: str
-    changes: tuple
+    changes: tuple[tuple[str, str], ...]  # (text that stands there once, text in its place)
     swaps_forward: bool = False
 
 
 SCORES = "dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))"
 VARIANCE = "xhat * (g * xhat).mean(-1, keepdims=True)"
-SOFTMAX = "dlogits = np.exp(logits.reshape(-1, logits.shape[-1]) - top)"
+ROWS = "logits.reshape(-1, logits.shape[-1])"
+SOFTMAX = f"dlogits = np.exp({ROWS} - top)"
 TARGET = "dlogits[np.arange(len(ids), like=ids), np.where(counted, ids, 0)] -= counted"
+IS_TARGET = "np.arange(dlogits.shape[-1]) == ids[:, None]"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))"
 
 FAULTS = (
@@ -98,15 +100,7 @@ FAULTS = (
         " (uesina15-max)",
         "numgpt.ops.losses",
         "cross_entropy_backward",
-        (
-            (
-                TARGET,
-                (
-                    "dlogits = np.where(np.arange(dlogits.shape[-1]) == ids[:, None], dlogits - 1,"
-                    " dlogits.dtype.type(0))"
-                ),
-            ),
-        ),
+        ((TARGET, f"dlogits = np.where({IS_TARGET}, dlogits - 1, dlogits.dtype.type(0))"),),
     ),
     Fault(
         "the skip past the feed-forward lost (uesina15-max)",
@@ -210,14 +204,6 @@ FAULTS = (
         "the probabilities are written over the logits",
         "numgpt.ops.losses",
         "cross_entropy_backward",
-        (
-            (
-                SOFTMAX,
-                (
-                    "rows = logits.reshape(-1, logits.shape[-1])\n   "
-                    f" {SOFTMAX.replace('logits.reshape(-1, logits.shape[-1]) - top', 'rows - top, out=rows')}"
-                ),
-            ),
-        ),
+        ((SOFTMAX, f"rows = {ROWS}\n    {SOFTMAX.replace(f'{ROWS} - top', 'rows - top, out=rows')}"),),
     ),
 )

@@ -1,25 +1,31 @@
 """The judge: each mutant in the place of what it was made from, held to the laws of numgpt check."""
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from .. import engine, ops
 from ..layers import record, transformer
-from .subjects import MISFIT, composed_subjects, op_subjects
+from ..ops import Op
+from .mutants import Mutant, source_of
+from .subjects import MISFIT, Subject, composed_subjects, op_subjects
 
-RAISES = (  # or does not fit in shape: weaker evidence than a law, since the first use would show it
-    "does not run"
-)
+# Or does not fit in shape: weaker evidence than a law, since the first use would show it.
+RAISES = "does not run"
 
 
-def verdict(mutant, seed=0, draws=1):
-    """The law that catches a mutant first; RAISES where all that shows is that it does not run; None where
-    nothing does.
+def verdict(mutant: Mutant, seed: int = 0, draws: int = 1) -> str | None:
+    """The law that catches a mutant first.
 
-    On the reference engine, whichever is in use: it is the specification that the mutants are made from.
+    RAISES where all that shows is that it does not run; None where nothing does. On the reference engine,
+    whichever is in use: it is the specification that the mutants are made from.
     """
     raised = None
     with _reference(), warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -37,7 +43,7 @@ def verdict(mutant, seed=0, draws=1):
 
 
 @contextmanager
-def _reference():
+def _reference() -> Iterator[None]:
     before = engine.current()
     engine.use("reference")
     try:
@@ -46,45 +52,41 @@ def _reference():
         engine.use(before)
 
 
-def subjects(mutant, seed=0, draws=1):
-    """What numgpt check holds to the laws, with the mutant's backward in the place of the package's; ops in
-    more shapes too.
-    """
+def subjects(mutant: Mutant, seed: int = 0, draws: int = 1) -> Iterator[Subject]:
+    """The subjects of numgpt check with a mutant's backward instead of the package's; ops in more shapes."""
     module = mutant.load()
     for n in range(seed, seed + draws):
         if mutant.module == transformer.__name__:
             yield from composed_subjects(n, layers=module)
         elif mutant.module == record.__name__:
-            yield from composed_subjects(
-                n, record=_with_method(module, mutant.function.removeprefix("Record."))
-            )
+            kind = _with_method(module, mutant.function.removeprefix("Record."))
+            yield from composed_subjects(n, record=kind)
         else:
-            for op in (
-                _with_pair(op, module, mutant.swaps_forward)
-                for op in ops.ALL.values()
-                if op.backward.__module__ == mutant.module
-            ):
-                for sizes, lead in _shapes(op):
-                    yield from op_subjects(op, n, sizes, lead)
+            for op in ops.ALL.values():
+                if source_of(op) == mutant.module:
+                    op = _with_pair(op, module, mutant.swaps_forward)
+                    for sizes, lead in _shapes(op):
+                        yield from op_subjects(op, n, sizes, lead)
 
 
-def _with_method(module, name):
+def _with_method(module: Any, name: str) -> type[record.Record]:
     """The Record with one method of another module's Record."""
     return type("Record", (record.Record,), {name: vars(module.Record)[name]})
 
 
-def _with_pair(op, module, swaps_forward):
+def _with_pair(op: Op, module: ModuleType, swaps_forward: bool) -> Op:
     """An op with the backward of another module, and perhaps its forward."""
     names = ["backward", "forward"] if swaps_forward else ["backward"]
     return dataclasses.replace(op, **{name: getattr(module, getattr(op, name).__name__) for name in names})
 
 
-def _shapes(op):
-    """(sizes, leading axes): as drawn; all equal, so that a transpose fits in shape; no two equal, so that
-    nothing fits by chance.
-    """
+def _shapes(op: Op) -> Iterator[tuple[dict[str, int] | None, tuple[int, ...]]]:
+    """(sizes, leading axes) in which an op is judged."""
     letters = sorted({c for c in op.line if c.isupper()})
-    equal = dict.fromkeys(letters, 3) | dict.fromkeys(
-        op.at_least, 0
-    )  # op_subjects adds the size that is the least
-    return (None, (2, 3)), (equal, (3,)), (equal, ()), ({c: i + 2 for i, c in enumerate(letters)}, (7,))
+    # op_subjects adds the size that is the least to one that is bounded by it
+    equal = dict.fromkeys(letters, 3) | dict.fromkeys(op.at_least, 0)
+    different = {c: i + 2 for i, c in enumerate(letters)}
+    yield None, (2, 3)  # as drawn
+    yield equal, (3,)  # so that a transpose fits in shape
+    yield equal, ()
+    yield different, (7,)  # so that nothing fits by chance
