@@ -1,29 +1,40 @@
-"""Twin of the feed-forward on a GPU: the bias goes with the activation, so that what lies between the two
-products is read and written once.
+"""Twin of the feed-forward on a GPU: one kernel adds the bias and applies the activation.
 
-Used where nothing inside the feed-forward is kept, edited or dropped. It saves what the ops do, with the bits
-that they give, but for
-the gradient of the first bias: that is summed by tiles of rows in double, in a fixed order.
+So what lies between the two products is read and written once. Used where nothing inside the feed-forward is
+kept, edited or dropped. It saves what the ops save and gives their bits, but for the gradient of the first
+bias: that is summed by tiles of rows in double, in a fixed order.
 """
 
 from ..ops import linear
 from ..ops.activations_cupy import bias_gelu, bias_gelu_backward
+from .known import ANY, beyond
 
-TANH_FORM = {"gelu": False, "gelu_tanh": True}
+TANH_FORM = {"gelu": False, "gelu_tanh": True}  # the activations that bias_gelu has, and its flag for each
 PARAMETERS = ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
+
+# The settings that this twin computes; with any other, or another value, the ops run one by one.
+KNOWN = {
+    "vocab_size": ANY,
+    "block_size": ANY,
+    "n_layer": ANY,
+    "n_head": ANY,
+    "n_embd": ANY,
+    "n_inner": ANY,
+    "bias": (True,),  # without one there is nothing to put together
+    "tied": ANY,
+    "activation": TANH_FORM,
+    "norm_position": ANY,
+    "dropout": ANY,  # where it drops, the Record asks for no twin
+    "layer_norm_epsilon": ANY,
+}
 
 
 def suits(r, x):
-    """Whether the twin is made for this feed-forward: without a bias, or with another activation, there is
-    nothing to put together.
+    """Whether the twin is made for this feed-forward and input.
 
-    One parameter alone may be complex, where a law asks which gradient is wrong.
+    Where a law asks which gradient is wrong, one parameter alone is complex: then the ops run.
     """
-    return (
-        r.config.bias
-        and r.config.activation in TANH_FORM
-        and all(r.parameter(name).dtype == x.dtype for name in PARAMETERS)
-    )
+    return beyond(r.config, KNOWN) is None and all(r.parameter(name).dtype == x.dtype for name in PARAMETERS)
 
 
 def ffn_forward(r, x):

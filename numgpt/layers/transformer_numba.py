@@ -1,5 +1,4 @@
-"""Twin of the pre-norm block: its ops run tile by tile of rows, so that what one writes the next finds in the
-cache.
+"""Twin of the pre-norm block: its ops run tile by tile of rows, and each reads from cache what one wrote.
 
 Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only
 x̂, from which the gradient of the matrix that reads the norm follows too, and the activation's slope in the
@@ -8,8 +7,8 @@ place of its input.
 
 import contextlib
 import functools
-import itertools
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +17,55 @@ from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients
 from ..ops.linear_numba import borders, grid, rows, set_rows, tile_sums
 from ..ops.norms_numba import gradient_rows, normalise_rows
-from .block_numba import ACTIVATIONS, gelu_and_slope, gelu_tanh_and_slope, parameters_of
+from .block_numba import KNOWN, Parameters, activate, parameters_of, tanh_flag
+from .known import beyond
 
 TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
+
+# The phases of a launch, forwards and backwards: each begins when all tasks of the one before are done. A
+# task is a tile of rows or a head; in the last two phases it is a part of a parameter's gradient.
+BEFORE_ATTENTION, ATTENTION, AFTER_ATTENTION = range(3)
+BACK_TO_ATTENTION, BACK_THROUGH_ATTENTION, BACK_TO_INPUT, BIASES, MATRICES = range(5)
+
+# The matrices in the order in which their gradients are computed.
+MATRIX_NAMES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")
+
+
+# As with Parameters, kernels are given these as plain tuples and name the parts inside.
+class Saved(NamedTuple):
+    """What the backward reads."""
+
+    xhat_1: Any  # x̂ and r of ln_1
+    rstd_1: Any
+    qkv: Any
+    heads: Any  # what attention returns, the heads side by side
+    top: Any  # the largest of each query's scores, and the sum of their exponentials
+    total: Any
+    xhat_2: Any  # x̂ and r of ln_2
+    rstd_2: Any
+    slope: Any  # the activation's slope, and its value
+    act: Any
+
+
+class Between(NamedTuple):
+    """The gradients within the block."""
+
+    dh: Any  # of what the activation reads
+    dmiddle: Any  # of the residual stream between attention and feed-forward
+    dheads: Any
+    dqkv: Any
+
+
+class Gradient(NamedTuple):
+    """Where the gradients of a linear map go, and how the matrix's is divided into tasks."""
+
+    end: Any  # the task after its last
+    rows: Any  # of blocks, and columns of blocks: a block is a task
+    columns: Any
+    weight: Any
+    add: Any  # whether to add to what weight holds
+    bias: Any  # None where there is none
 
 
 @kernel
@@ -37,64 +81,18 @@ def span(tile, N):
     return tile * N // TILES, (tile + 1) * N // TILES
 
 
-# Where there is no bias it is None, and tanh is None for GELU's erf form: the compiler then leaves out what
-# is not needed.
+# Where an argument is None Numba leaves its branch out; it does not where a field is. So each bias is handed
+# on as an argument of its own, and what a model does not need is never compiled.
 
 
 @kernel
-def before_attention(tile, x, w, b, eps, weight, bias, xhat, rstd, qkv):
-    """ln_1 and c_attn."""
-    N, C = x.shape
-    n0, n1 = span(tile, N)
-    normed, y = np.empty((n1 - n0, C), x.dtype), qkv[n0:n1]
-    normalise_rows(x[n0:n1], w, b, eps, normed, xhat[n0:n1], rstd[n0:n1])
+def multiply_rows(x, weight, bias, y):
+    """y = x weight + bias, bias None is none."""
     if bias is None:
-        gemm(False, False, 1.0, normed, weight, 0.0, y)
+        gemm(False, False, 1.0, x, weight, 0.0, y)
     else:
-        set_rows(bias, 0, qkv, n0, n1, len(bias))
-        gemm(False, False, 1.0, normed, weight, 1.0, y)
-
-
-@kernel
-def after_attention(
-    tile,
-    x,
-    y,
-    weight_o,
-    bias_o,
-    w,
-    b,
-    eps,
-    weight_fc,
-    bias_fc,
-    weight_proj,
-    bias_proj,
-    tanh,
-    xhat,
-    rstd,
-    slope,
-    act,
-    out,
-):
-    """c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual."""
-    N, C = x.shape
-    n0, n1 = span(tile, N)
-    normed, inner, stream = np.empty((n1 - n0, C), x.dtype), slope[n0:n1], out[n0:n1]
-    sum_with_bias(x[n0:n1], bias_o, stream)
-    gemm(False, False, 1.0, y[n0:n1], weight_o, 1.0, stream)
-    normalise_rows(stream, w, b, eps, normed, xhat[n0:n1], rstd[n0:n1])
-    if bias_fc is None:
-        gemm(False, False, 1.0, normed, weight_fc, 0.0, inner)
-    else:
-        set_rows(bias_fc, 0, slope, n0, n1, len(bias_fc))
-        gemm(False, False, 1.0, normed, weight_fc, 1.0, inner)
-    if tanh is None:
-        gelu_and_slope(inner.reshape(-1), act[n0:n1].reshape(-1))
-    else:
-        gelu_tanh_and_slope(inner.reshape(-1), act[n0:n1].reshape(-1))
-    if bias_proj is not None:
-        sum_with_bias(stream, bias_proj, stream)
-    gemm(False, False, 1.0, act[n0:n1], weight_proj, 1.0, stream)
+        set_rows(bias, 0, y, 0, len(y), len(bias))
+        gemm(False, False, 1.0, x, weight, 1.0, y)
 
 
 @kernel
@@ -110,30 +108,10 @@ def sum_with_bias(x, bias, y):
 
 
 @kernel
-def back_to_attention(
-    tile, dy, weight_proj, slope, weight_fc, xhat, rstd, w, weight_o, dh, dmiddle, dheads, sums
-):
-    """From the block's gradient to that of attention's result; dmiddle is the residual stream's between the
-    two parts.
-    """
-    N, C = dy.shape
-    n0, n1 = span(tile, N)
-    dnormed, d = np.empty((n1 - n0, C), dy.dtype), dh[n0:n1]
-    gemm(False, True, 1.0, dy[n0:n1], weight_proj, 0.0, d)
-    multiply_by(d.reshape(-1), slope[n0:n1].reshape(-1))
-    gemm(False, True, 1.0, d, weight_fc, 0.0, dnormed)
-    gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dy[n0:n1], dmiddle[n0:n1], sums[tile])
-    gemm(False, True, 1.0, dmiddle[n0:n1], weight_o, 0.0, dheads[n0:n1])
-
-
-@kernel
-def back_to_input(tile, dqkv, weight, xhat, rstd, w, dmiddle, dx, sums):
-    """From the gradient of c_attn's result to that of the block's input."""
-    N, C = dmiddle.shape
-    n0, n1 = span(tile, N)
-    dnormed = np.empty((n1 - n0, C), dx.dtype)
-    gemm(False, True, 1.0, dqkv[n0:n1], weight, 0.0, dnormed)
-    gradient_rows(dnormed, xhat[n0:n1], rstd[n0:n1], w, dmiddle[n0:n1], dx[n0:n1], sums[tile])
+def add_bias(y, bias):
+    """y += bias, bias None is none."""
+    if bias is not None:
+        sum_with_bias(y, bias, y)
 
 
 @kernel
@@ -153,67 +131,57 @@ def head(task, qkv, B, H):
 
 @parallel
 def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out):
-    """A block in three phases; parameters and saved as parameters_of and new_saved give them."""
-    w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = (
-        parameters
-    )
-    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
-    if phase == 0:
-        before_attention(task, x, w1, b1, eps, weight_a, bias_a, xhat1, rstd1, qkv)
-    elif phase == 1:
-        n, c, q, k, v = head(task, qkv, B, H)
-        attend_head(q, k, v, scale, merged[n, c], top[task], total[task])
-    else:
-        after_attention(
-            task,
-            x,
-            merged,
-            weight_o,
-            bias_o,
-            w2,
-            b2,
-            eps,
-            weight_fc,
-            bias_fc,
-            weight_proj,
-            bias_proj,
-            tanh,
-            xhat2,
-            rstd2,
-            slope,
-            act,
-            out,
-        )
+    """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters."""
+    p, s = Parameters(*parameters), Saved(*saved)
+    if phase == ATTENTION:
+        n, c, q, k, v = head(task, s.qkv, B, H)
+        attend_head(q, k, v, scale, s.heads[n, c], s.top[task], s.total[task])
+        return
+    N, C = x.shape
+    n0, n1 = span(task, N)
+    normed = np.empty((n1 - n0, C), x.dtype)
+    if phase == BEFORE_ATTENTION:  # ln_1 and c_attn
+        normalise_rows(x[n0:n1], p.ln_1_weight, p.ln_1_bias, eps, normed, s.xhat_1[n0:n1], s.rstd_1[n0:n1])
+        multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, s.qkv[n0:n1])
+    else:  # c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual
+        stream, inner, act = out[n0:n1], s.slope[n0:n1], s.act[n0:n1]
+        sum_with_bias(x[n0:n1], p.attn_c_proj_bias, stream)
+        gemm(False, False, 1.0, s.heads[n0:n1], p.attn_c_proj_weight, 1.0, stream)
+        normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, s.xhat_2[n0:n1], s.rstd_2[n0:n1])
+        multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner)
+        activate(tanh, inner, act)
+        add_bias(stream, p.mlp_c_proj_bias)
+        gemm(False, False, 1.0, act, p.mlp_c_proj_weight, 1.0, stream)
 
 
 @kernel
 def bias_gradient(task, d, dbias):
-    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles; returns the task's number
-    among those of the next.
+    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles.
+
+    Returns the task's number among the tiles of the next bias.
     """
     tiles = (d.shape[1] + 63) // 64
-    if dbias is not None:
-        if 0 <= task < tiles:
-            tile_sums(task, d, False, dbias)
+    if dbias is not None and 0 <= task < tiles:
+        tile_sums(task, d, False, dbias)
     return task - tiles
 
 
 @kernel
-def gradient(block, blocks, x, d, into):
-    """A block of g ← xᵀ d (+ g) for into = (g, whether to add)."""
-    g, add = into
-    i0, i1, j0, j1 = borders(block, blocks[1], blocks[2], g)
-    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if add else 0.0, g[i0:i1, j0:j1])
+def matrix_gradient(block, into, x, d):
+    """A block of g ← xᵀ d (+ g) for g = into.weight."""
+    g = into.weight
+    i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
+    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if into.add else 0.0, g[i0:i1, j0:j1])
 
 
 @kernel
-def scaled_gradient(block, blocks, x, d, w, b, dbias, into):
-    """A block of g ← w xᵀ d + b dbias (+ g): the gradient of a matrix that reads x̂ w + b."""
-    g, add = into
-    i0, i1, j0, j1 = borders(block, blocks[1], blocks[2], g)
+def scaled_matrix_gradient(block, into, xhat, d, w, b):
+    """A block of g ← w x̂ᵀ d + b dbias (+ g) for g = into.weight, of a matrix that reads x̂ w + b."""
+    g, dbias = into.weight, into.bias
+    i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
     part = np.empty((i1 - i0, j1 - j0), g.dtype)
-    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 0.0, part)
-    if not add:
+    gemm(True, False, 1.0, xhat[:, i0:i1], d[:, j0:j1], 0.0, part)
+    if not into.add:
         g[i0:i1, j0:j1] = 0
     for m in range(i1 - i0):
         for n in range(j1 - j0):
@@ -224,77 +192,69 @@ def scaled_gradient(block, blocks, x, d, w, b, dbias, into):
 
 
 @parallel
-def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx, sums, dbiases, blocks, into):
-    """A block backwards in five phases: the rows, attention, the rows again, the biases' gradients, the
-    matrices'.
+def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx, sums, gradients):
+    """A block backwards: the rows, attention, the rows again, the gradients of biases and of matrices.
 
-    between: the gradients within the block. For each of MATRICES dbiases has its bias's gradient, blocks the
-    task after its last, and the rows and columns that its own is divided into, into that gradient and whether
-    to add to it.
+    gradients: for each of MATRIX_NAMES a Gradient. sums (2, TILES, 2, C): of ln_1 and ln_2, for each tile,
+    Σ dy x̂ and Σ dy.
     """
-    w1, b1, weight_a, _, weight_o, _, w2, b2, weight_fc, _, weight_proj, _ = parameters
-    xhat1, rstd1, qkv, merged, top, total, xhat2, rstd2, slope, act = saved
-    dh, dmiddle, dmerged, dqkv = between
-    dbias_proj, dbias_fc, dbias_o, dbias_a = dbiases
-    if phase == 0:
-        back_to_attention(
-            task, dy, weight_proj, slope, weight_fc, xhat2, rstd2, w2, weight_o, dh, dmiddle, dmerged, sums[1]
-        )
-    elif phase == 1:
-        n, c, q, k, v = head(task, qkv, B, H)
-        _, _, dq, dk, dv = head(task, dqkv, B, H)
-        attend_head_gradients(dmerged[n, c], q, k, v, top[task], total[task], scale, dq, dk, dv)
-    elif phase == 2:
-        back_to_input(task, dqkv, weight_a, xhat1, rstd1, w1, dmiddle, dx, sums[0])
-    elif phase == 3:
-        task = bias_gradient(task, dy, dbias_proj)
-        task = bias_gradient(task, dh, dbias_fc)
-        task = bias_gradient(task, dmiddle, dbias_o)
-        bias_gradient(task, dqkv, dbias_a)
+    p, s, d = Parameters(*parameters), Saved(*saved), Between(*between)
+    proj, fc = Gradient(*gradients[0]), Gradient(*gradients[1])
+    out, qkv = Gradient(*gradients[2]), Gradient(*gradients[3])
+    if phase == BACK_THROUGH_ATTENTION:
+        n, c, q, k, v = head(task, s.qkv, B, H)
+        _, _, dq, dk, dv = head(task, d.dqkv, B, H)
+        attend_head_gradients(d.dheads[n, c], q, k, v, s.top[task], s.total[task], scale, dq, dk, dv)
+    elif phase == BACK_TO_ATTENTION or phase == BACK_TO_INPUT:
+        N, C = dy.shape
+        n0, n1 = span(task, N)
+        dnormed, dmiddle = np.empty((n1 - n0, C), dy.dtype), d.dmiddle[n0:n1]
+        if phase == BACK_TO_ATTENTION:  # through the feed-forward, ln_2 and attention's c_proj
+            dh, hat, rstd = d.dh[n0:n1], s.xhat_2[n0:n1], s.rstd_2[n0:n1]
+            gemm(False, True, 1.0, dy[n0:n1], p.mlp_c_proj_weight, 0.0, dh)
+            multiply_by(dh.reshape(-1), s.slope[n0:n1].reshape(-1))
+            gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed)
+            gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task])
+            gemm(False, True, 1.0, dmiddle, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1])
+        else:  # through c_attn and ln_1
+            gemm(False, True, 1.0, d.dqkv[n0:n1], p.attn_c_attn_weight, 0.0, dnormed)
+            hat, rstd = s.xhat_1[n0:n1], s.rstd_1[n0:n1]
+            gradient_rows(dnormed, hat, rstd, p.ln_1_weight, dmiddle, dx[n0:n1], sums[0, task])
+    elif phase == BIASES:
+        task = bias_gradient(task, dy, proj.bias)
+        task = bias_gradient(task, d.dh, fc.bias)
+        task = bias_gradient(task, d.dmiddle, out.bias)
+        bias_gradient(task, d.dqkv, qkv.bias)
+    elif task < proj.end:
+        matrix_gradient(task, proj, s.act, dy)
+    elif task < fc.end:
+        scaled_matrix_gradient(task - proj.end, fc, s.xhat_2, d.dh, p.ln_2_weight, p.ln_2_bias)
+    elif task < out.end:
+        matrix_gradient(task - fc.end, out, s.heads, d.dmiddle)
     else:
-        end_proj, end_fc, end_o = blocks[0][0], blocks[1][0], blocks[2][0]
-        if task < end_proj:
-            gradient(task, blocks[0], act, dy, into[0])
-        elif task < end_fc:
-            scaled_gradient(task - end_proj, blocks[1], xhat2, dh, w2, b2, dbias_fc, into[1])
-        elif task < end_o:
-            gradient(task - end_fc, blocks[2], merged, dmiddle, into[2])
-        else:
-            scaled_gradient(task - end_o, blocks[3], xhat1, dqkv, w1, b1, dbias_a, into[3])
+        scaled_matrix_gradient(task - out.end, qkv, s.xhat_1, d.dqkv, p.ln_1_weight, p.ln_1_bias)
 
 
 def suits(r, x):
     """Whether the twin is made for this block and input: many rows, or few that are decoded with a cache."""
     if r.cache is not None:
         return decoding().suits(r, x)
-    return r.config.activation in ACTIVATIONS and x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST
+    return x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST and beyond(r.config, KNOWN) is None
 
 
 @functools.cache
 def decoding():
-    """Imported when first needed: who trains only does not wait for it."""
+    """The twin for decoding, imported when first needed: a run that only trains does not wait for it."""
     from . import decoding_numba
 
     return decoding_numba
 
 
-MATRICES = (
-    "mlp.c_proj",
-    "mlp.c_fc",
-    "attn.c_proj",
-    "attn.c_attn",
-)  # in the order in which their gradients are done
-
-
 def new_saved(B, T, C, F, H, dtype):
-    """Arrays for x̂ and r of ln_1, q k v, what attention returns, its maxima and sums, x̂ and r of ln_2, the
-    activation's slope and value.
-    """
+    """Arrays for what the forward saves."""
     N = B * T
-    return tuple(
-        np.empty(s, dtype)
-        for s in ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F))
-    )
+    shapes = ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F))
+    return Saved(*(np.empty(shape, dtype) for shape in shapes))
 
 
 def pre_norm_block_forward(r, x):
@@ -303,21 +263,10 @@ def pre_norm_block_forward(r, x):
         return decoding().cached_block(r, x), None
     config, xs = r.config, rows(x)
     (N, C), T, H = xs.shape, x.shape[-2], config.n_head
-    B, scale, tanh = N // T, 1 / math.sqrt(C // H), True if config.activation == "gelu_tanh" else None
+    B, scale = N // T, 1 / math.sqrt(C // H)
     saved, out = new_saved(B, T, C, config.ffn_width, H, x.dtype), np.empty_like(xs)
-    launch(
-        block_forward,
-        (TILES, B * H, TILES),
-        xs,
-        B,
-        H,
-        scale,
-        config.layer_norm_epsilon,
-        tanh,
-        parameters_of(r),
-        saved,
-        out,
-    )
+    settings = B, H, scale, config.layer_norm_epsilon, tanh_flag(config)
+    launch(block_forward, (TILES, B * H, TILES), xs, *settings, parameters_of(r), tuple(saved), out)
     return out.reshape(x.shape), (B, H, scale, saved)
 
 
@@ -325,36 +274,33 @@ def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
     (B, H, scale, arrays), dys = saved, rows(dy)
     (N, C), F = dys.shape, r.config.ffn_width
-    between, dx = tuple(np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C)), np.empty_like(dys)
-    sums, widths = np.zeros((2, TILES, 2, C)), (C, F, C, 3 * C) if r.config.bias else ()
-    dbiases = tuple(np.empty(width, dy.dtype) for width in widths) or (None,) * len(MATRICES)
-    with contextlib.ExitStack() as stack:
-        into = tuple(stack.enter_context(r.place(f"{name}.weight")) for name in MATRICES)
-        grids = [grid(*g.shape) for g, _ in into]
-        ends = itertools.accumulate(i * j for i, j in grids)
-        blocks = tuple((end, *g) for end, g in zip(ends, grids))
-        phases = TILES, B * H, TILES, sum(-(-width // 64) for width in widths), blocks[-1][0]
+    between = tuple(np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C))
+    dx, sums = np.empty_like(dys), np.zeros((2, TILES, 2, C))
+    with contextlib.ExitStack() as places:
+        gradients = tuple(gradients_of(r, dy.dtype, places))
+        bias_tiles = sum(-(-len(g.bias) // 64) for g in gradients if g.bias is not None)
         launch(
             block_backward,
-            phases,
-            dys,
-            B,
-            H,
-            scale,
-            parameters_of(r),
-            arrays,
-            between,
-            dx,
-            sums,
-            dbiases,
-            blocks,
-            into,
+            (TILES, B * H, TILES, bias_tiles, gradients[-1].end),
+            *(dys, B, H, scale, parameters_of(r), tuple(arrays)),
+            *(between, dx, sums, tuple(map(tuple, gradients))),
         )
-    for name, dbias in zip(MATRICES, dbiases):
-        if dbias is not None:
-            r.put(f"{name}.bias", dbias)
+    for name, gradient in zip(MATRIX_NAMES, gradients):
+        if gradient.bias is not None:
+            r.put(f"{name}.bias", gradient.bias)
     for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
         if r.config.bias:
             r.put(f"{name}.bias", dbias)
     return dx.reshape(dy.shape)
+
+
+def gradients_of(r, dtype, places):
+    """A Gradient for each of MATRIX_NAMES; places holds the matrices' places open until they are filled."""
+    end = 0
+    for name in MATRIX_NAMES:
+        weight, add = places.enter_context(r.place(f"{name}.weight"))
+        rows, columns = grid(*weight.shape)
+        end += rows * columns
+        bias = np.empty(weight.shape[1], dtype) if r.config.bias else None
+        yield Gradient(end, rows, columns, weight, add, bias)
