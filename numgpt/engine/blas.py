@@ -1,5 +1,6 @@
-"""Matrix products inside kernels: a BLAS called by pointer, one thread a call, so that the kernels' threads
-are the only pool.
+"""Matrix products inside kernels: a BLAS called by pointer.
+
+It uses one thread a call, so that the kernels' threads are the only pool.
 """
 
 import contextlib
@@ -19,13 +20,13 @@ from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's own numbers
 _LOCK = threading.Lock()
 _entered, _before = 0, None  # how many are within one_thread, and the threads that there were outside
 
 
 def _mkl():
-    """The extra [fast]: MKL, told to bring no threads of its own."""
+    """MKL, which the extra [fast] installs; it is asked to use no threads of its own."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, AttributeError):
         for file in importlib.metadata.files("mkl") or ():
             if "mkl_rt" in file.name:
@@ -44,7 +45,8 @@ def _numpy_openblas():
         import scipy_openblas64
 
         folders.append(scipy_openblas64.get_lib_dir())
-    for path in (p for folder in folders for p in glob.glob(os.path.join(folder, "*scipy_openblas64_*"))):
+    paths = [p for folder in folders for p in glob.glob(os.path.join(folder, "*scipy_openblas64_*"))]
+    for path in paths:
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(path)
             return (
@@ -56,11 +58,13 @@ def _numpy_openblas():
             )
 
 
-NAME, _sgemm, _dgemm, _get_threads, _set_threads = (
-    (os.environ.get("NUMGPT_BLAS") != "openblas" and _mkl())
-    or _numpy_openblas()
-    or ("none", None, None, None, None)
-)
+def _find():
+    """(name, sgemm, dgemm, get threads, set threads) of the BLAS that kernels call."""
+    mkl = None if os.environ.get("NUMGPT_BLAS") == "openblas" else _mkl()
+    return mkl or _numpy_openblas() or ("none", None, None, None, None)
+
+
+NAME, _sgemm, _dgemm, _get_threads, _set_threads = _find()
 
 
 def available():
@@ -94,7 +98,7 @@ def one_thread():
 
 
 def _register():
-    """Give the two functions a name each, under which cached kernels find them again in another process."""
+    """Give the two functions a name each: by it a kernel from the cache finds them, wherever they lie now."""
     for name, function in (("numgpt_sgemm", _sgemm), ("numgpt_dgemm", _dgemm)):
         llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
 
@@ -105,11 +109,10 @@ if available():
 
 @intrinsic
 def gemm(typing, ta, tb, alpha, a, b, beta, c):
-    """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where the flag is set; rows contiguous,
-    strides free.
+    """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where its flag ta or tb is set.
 
-    Written as the instructions of the call alone: as a function it would be compiled anew for every mixture
-    of layouts.
+    Rows are contiguous, at any distance from each other. An intrinsic, only the instructions of the call: a
+    function would be compiled anew for every mixture of layouts.
     """
     if not a.dtype == b.dtype == c.dtype:
         raise TypingError(f"gemm: the matrices are {a.dtype}, {b.dtype} and {c.dtype}, expected one dtype")
@@ -121,17 +124,12 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
         def matrix(i):
             array = context.make_array(signature.args[i])(context, builder, values[i])
-            (M, N), (stride, _) = (
-                cgutils.unpack_tuple(builder, array.shape, 2),
-                cgutils.unpack_tuple(builder, array.strides, 2),
-            )
-            leading = builder.sdiv(stride, i64(size))
-            return (
-                M,
-                N,
-                builder.bitcast(array.data, pointer),
-                builder.select(builder.icmp_signed(">", leading, N), leading, N),
-            )
+            M, N = cgutils.unpack_tuple(builder, array.shape, 2)
+            stride, _ = cgutils.unpack_tuple(builder, array.strides, 2)
+            distance = builder.sdiv(stride, i64(size))
+            # Of a single row the stride may be anything; a BLAS refuses one that is smaller than the row.
+            leading = builder.select(builder.icmp_signed(">", distance, N), distance, N)
+            return M, N, builder.bitcast(array.data, pointer), leading
 
         def factor(i):
             return context.cast(builder, values[i], signature.args[i], c.dtype)
@@ -139,12 +137,9 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
         (a_rows, a_columns, a, lda), (_, _, b, ldb), (M, N, c_data, ldc) = matrix(3), matrix(4), matrix(6)
         K = builder.select(values[0], a_rows, a_columns)
         ops = [builder.select(values[i], i32(TRANSPOSED), i32(PLAIN)) for i in (0, 1)]
-        kind = ir.FunctionType(
-            ir.VoidType(), [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64]
-        )
-        call = cgutils.get_or_insert_function(
-            builder.module, kind, "numgpt_sgemm" if single else "numgpt_dgemm"
-        )
+        kinds = [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64]
+        name = "numgpt_sgemm" if single else "numgpt_dgemm"
+        call = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
         builder.call(call, [i32(ROW_MAJOR), *ops, M, N, K, factor(2), a, lda, b, ldb, factor(5), c_data, ldc])
         return context.get_dummy_value()
 
@@ -153,11 +148,10 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
 
 @functools.cache
 def keep_memory():
-    """Have the C library keep the memory that arrays leave, instead of giving it back and paging it in again
-    at every step.
+    """Have the C library keep the memory that arrays leave.
 
-    Not that of the largest: broken up for small ones, it would be asked for anew. linear_numba.empty holds
-    that of the logits.
+    Else it would give it back to the system and page it in again at every step. The largest arrays are left
+    out: their memory would be broken up for small ones. linear_numba.ReusedMemory holds that of the logits.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -13,9 +13,9 @@ import numpy as np
 THREADS = 256  # the most threads of a block
 OPTIONS = ("--fmad=false",)
 
-# What stands before every source. A row's sum is taken on two levels: each thread adds up every 256th term,
-# as `real` unless the source says double; then a tree adds the threads' sums in double. So no term goes
-# through more than ⌈n/256⌉ + 8 additions.
+# What stands before every source. A row is summed on two levels: each thread adds up every 256th term, as
+# `real` unless the source says double; then a tree adds the threads' sums in double. So no term goes through
+# more than ⌈n/256⌉ + 8 additions.
 PRELUDE = f"""
 typedef {{real}} real;
 
@@ -55,57 +55,57 @@ REALS = {np.dtype("float32"): "float", np.dtype("float64"): "double"}
 def complete(source, dtype):
     """A source as the compiler gets it: the prelude first, in which `real` is the C type of a dtype."""
     text = PRELUDE.format(real=REALS[np.dtype(dtype)]) + source
-    return text.encode(
-        "ascii", "ignore"
-    ).decode()  # CuPy writes it to a file in the locale's encoding, which may lack a comment's letters
+    # CuPy writes it to a file in the locale's encoding, which may lack the letters of a comment.
+    return text.encode("ascii", "ignore").decode()
 
 
 def kernel(source, name, dtype):
-    """The kernel of a name in a source, for float32 or float64; made once, and compiled when it is first
-    launched.
-    """
+    """The kernel of a name in a source, for float32 or float64; CuPy compiles it at its first launch."""
     import cupy as cp
 
-    return _made(cp.RawKernel, source, name, np.dtype(dtype))
+    return _raw_kernel(cp.RawKernel, source, name, np.dtype(dtype))
 
 
 @functools.cache
-def _made(make, source, name, dtype):
+def _raw_kernel(make, source, name, dtype):
+    """One object for each kernel and dtype; make is an argument because tests put another in its place."""
     return make(complete(source, dtype), name, options=OPTIONS)
 
 
 def launch(source, name, dtype, blocks, threads, *args):
     """Queue a kernel on blocks (x,) or (x, y) of so many threads each; without blocks nothing happens.
 
-    Numbers become what the kernel declares; an array must be contiguous and of the declared type already, for
-    the kernel would read its memory as if it were.
+    Numbers are converted to what the kernel declares. An array must be contiguous and of the declared type
+    already: the kernel reads its memory as if it were.
     """
     if 0 not in blocks:
-        kernel(source, name, dtype)(
-            blocks, (threads,), tuple(_arguments(source, name, np.dtype(dtype), args))
-        )
+        arguments = tuple(_arguments(source, name, np.dtype(dtype), args))
+        kernel(source, name, dtype)(blocks, (threads,), arguments)
 
 
 def _arguments(source, name, dtype, args):
+    """What a launch hands over: arrays as they are, numbers in the size that the kernel reads."""
+    dtypes = {"real": dtype, "double": np.dtype("float64"), "long long": np.dtype("int64")}
     for (kind, is_array, what), arg in zip(parameters(source, name), args, strict=True):
-        declared = {"real": dtype, "double": np.dtype("float64"), "long long": np.dtype("int64")}[kind]
-        if is_array:
-            assert arg.dtype == declared and arg.flags.c_contiguous, (
-                f"{name}: {what} is {arg.dtype}, expected contiguous {declared}"
-            )
-        yield arg if is_array else declared.type(arg)
+        declared = dtypes[kind]
+        if not is_array:
+            yield declared.type(arg)
+            continue
+        is_readable = arg.dtype == declared and arg.flags.c_contiguous
+        assert is_readable, f"{name}: {what} is {arg.dtype}, expected contiguous {declared}"
+        yield arg
 
 
 @functools.cache
 def parameters(source, name):
     """What a kernel declares: for each parameter its type, whether it is an array, and its name."""
-    found = re.search(rf'extern "C" __global__ void {name}\(([^)]*)\)', source)
-    assert found, f"{name} is not in the source"
-    read = [
+    signature = re.search(rf'extern "C" __global__ void {name}\(([^)]*)\)', source)
+    assert signature, f"{name} is not in the source"
+    declarations = [
         re.fullmatch(r"(?:const )?(real|double|long long) (\*?)(\w+)", " ".join(text.split()))
-        for text in found[1].split(",")
+        for text in signature[1].split(",")
     ]
-    return tuple((m[1], bool(m[2]), m[3]) for m in read)
+    return tuple((m[1], bool(m[2]), m[3]) for m in declarations)
 
 
 def names(source):
