@@ -1,4 +1,4 @@
-"""What kernels stand on: tasks spread over threads, sums of a few rows, the largest entry of a row."""
+"""What kernels stand on: tasks on threads, reused memory, products of a few rows, the largest of a row."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ numba = pytest.importorskip("numba", reason="Numba is not installed")
 from numgpt import GPT, Config, engine
 from numgpt.engine.jit import launch, parallel, set_threads, threads
 from numgpt.model.generate import logits_stream
+from numgpt.ops import linear_numba
 from numgpt.ops.elementary_numba import row_max
 from numgpt.ops.few_rows_numba import FEW, logits_of_few, multiply_few, suits, suits_logits
+from numgpt.ops.linear_numba import ReusedMemory
 
 every_count = pytest.mark.parametrize("count", [1, 2])
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
@@ -47,7 +49,7 @@ def test_every_task_runs_once(tasks, count):
 
 
 @every_count
-def test_a_task_that_fails_is_told_after_all_others_have_run(count):
+def test_a_failed_task_raises_after_all_others_have_run(count):
     set_threads(count)
     counts = np.zeros(6, int)
     with pytest.raises(MemoryError):
@@ -105,6 +107,71 @@ def test_numbas_own_number_of_threads_is_left_alone():
         numba.set_num_threads(before)
 
 
+LARGE = (3, 50)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Reused memory, for arrays beyond 1,000 bytes."""
+    monkeypatch.setattr(linear_numba, "REUSED_BYTES", 1000)
+    return ReusedMemory()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_memory_is_lent_again_when_nobody_refers_to_it(memory):
+    first = memory.empty(LARGE, "float64")
+    place = address(first)
+    del first
+    assert address(memory.empty(LARGE, "float64")) == place
+    assert memory.empty(LARGE, "float64").shape == LARGE
+
+
+@pytest.mark.parametrize(
+    "part", [lambda a: a, lambda a: a[1], lambda a: a.reshape(2, 75).T, lambda a: memoryview(a)],
+    ids=["the array", "a row", "a view of a view", "a buffer"],
+)  # fmt: skip
+def test_memory_is_not_lent_while_somebody_refers_to_it(memory, part):
+    first = memory.empty(LARGE, "float64")
+    first[:] = 7
+    reader = part(first)
+    del first
+    for _ in range(3):
+        memory.empty(LARGE, "float64")[:] = 0
+    assert (np.asarray(reader) == 7).all()
+    assert not np.shares_memory(np.asarray(reader), memory.empty(LARGE, "float64"))
+
+
+@pytest.mark.parametrize("shape, dtype", [((50, 3), "float64"), (LARGE, "complex128"), ((4, 50), "float64")])
+def test_memory_of_another_shape_or_dtype_is_asked_for_anew(memory, shape, dtype):
+    reader = memory.empty(LARGE, "float64")
+    other = memory.empty(shape, dtype)
+    assert other.shape == shape and other.dtype == dtype and not np.shares_memory(other, reader)
+
+
+def test_small_arrays_are_their_own(memory):
+    assert memory.empty((125,), "float64").base is None
+    assert memory.empty((126,), "float64").base is not None
+
+
+def test_logits_that_are_kept_stay_as_they_are(monkeypatch):
+    """Two calls of a model whose logits come from reused memory."""
+    monkeypatch.setattr(linear_numba, "REUSED_BYTES", 0)
+    before = engine.current()
+    engine.use("numba")
+    try:
+        model = GPT(Config(vocab_size=33, block_size=16, n_layer=1, n_head=2, n_embd=20))
+        first = model(np.arange(16)[None])
+        copy = first.copy()
+        second = model(np.arange(16, 32)[None])
+        assert first.tobytes() == copy.tobytes() != second.tobytes()
+        assert not np.shares_memory(first, second)
+    finally:
+        engine.use(before)
+
+
 @parallel
 def largest_of_rows(task, x, out):
     out[task] = row_max(x[task])
@@ -145,21 +212,16 @@ def test_few_rows_err_no_more_than_a_blas(M, K, N, dtype, wider):
         and not suits_logits(M, K, 31)
     )
     exact = x.astype(wider) @ w.astype(wider)
+    uneven = slice(N - 3)  # no multiple of the step
     for found, blas, truth in (
         (multiply_few(x, w), x @ w, exact),
         (multiply_few(x, w, b), x @ w + b, exact + b.astype(wider)),
         (logits_of_few(x, w.T.copy()), x @ w, exact),
-        (
-            logits_of_few(x, w.T[: N - 3].copy()),
-            x @ w[:, : N - 3],
-            exact[:, : N - 3],
-        ),  # no multiple of the step
+        (logits_of_few(x, w.T[uneven].copy()), x @ w[:, uneven], exact[:, uneven]),
     ):
         assert found.dtype == dtype and found.shape == blas.shape
-        assert (
-            abs(found - truth).max()
-            <= 2 * abs(blas - truth).max() + 16 * np.finfo(dtype).eps * abs(truth).max()
-        )
+        rounding = 16 * np.finfo(dtype).eps * abs(truth).max()
+        assert abs(found - truth).max() <= 2 * abs(blas - truth).max() + rounding
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

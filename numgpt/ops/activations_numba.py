@@ -7,7 +7,7 @@ import numpy as np
 from ..engine.jit import kernel, launch, parallel
 from .elementary_numba import exp, half_erfc
 
-CHUNK = 8192
+CHUNK = 8192  # entries a task
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 

@@ -1,5 +1,6 @@
-"""Twins of attend and attention: blocks of queries against the keys that they see; no T × T array, no copy of
-q, k or v.
+"""Twins of attend and attention: blocks of queries against the keys that they see.
+
+There is no T × T array and no copy of q, k or v.
 """
 
 import math
@@ -18,8 +19,9 @@ QUERIES = 64  # a block of queries
 
 @kernel(fastmath=SUMS)
 def exponentials(s, top):
-    """s ← exp(s − top); returns its sum, taken in lanes of s's type: all terms are positive, and float64
-    would halve the speed.
+    """s ← exp(s − top); returns its sum.
+
+    In lanes of s's own type: all terms are positive, so little is lost, and float64 would halve the speed.
     """
     total = s.dtype.type(0)
     for i in range(len(s)):
@@ -45,7 +47,7 @@ def multiply(x, factor):
 
 @intrinsic
 def contiguous(typing, x):
-    """A row of which the compiler does not know that its entries lie side by side, said to be such a row."""
+    """Tell the compiler that the entries of a row lie side by side, where it cannot know it."""
 
     def codegen(context, builder, signature, args):
         return impl_ret_borrowed(context, builder, signature.return_type, args[0])
@@ -62,10 +64,10 @@ def dot(a, b):
     return s
 
 
-# Keys that a query does not see are given the score −∞ instead of being left out: rows of one length, and a
-# round one, are what vector code likes. Each block has arrays of just its size, for the compiler knows of no
-# slice of columns that rows are contiguous. Loops that read one array and write another run over both axes of
-# a block: before each the compiler asks whether they overlap.
+# Keys that a query does not see get the score −∞ instead of being left out: vector code is fastest on rows of
+# one length, best a round one. Each block has arrays of just its size, because the compiler cannot know that
+# the rows of a slice of columns are contiguous. Loops that read one array and write another run over both
+# axes of a block: before each such loop the code has to test whether they overlap.
 
 
 @kernel
@@ -94,11 +96,8 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
         seen = t1 + S - T
-        p, ds, deltas = (
-            np.empty((t1 - t0, seen), dy.dtype),
-            np.empty((t1 - t0, seen), dy.dtype),
-            np.empty(t1 - t0, dy.dtype),
-        )
+        p, ds = np.empty((t1 - t0, seen), dy.dtype), np.empty((t1 - t0, seen), dy.dtype)
+        deltas = np.empty(t1 - t0, dy.dtype)
         beta = 0.0 if t0 == 0 else 1.0
         gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, p)
         gemm(False, True, 1.0, dy[t0:t1], v[:seen], 0.0, ds)
@@ -110,7 +109,7 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
         for t in range(t1 - t0):
             for s in range(seen):
                 ds[t, s] = p[t, s] * (ds[t, s] - deltas[t])
-        # The first block sees the fewest keys: what later blocks add to must be there already.
+        # The first block sees the fewest keys; the later ones add to what is there, so it must be 0.
         if t0 == 0:
             dk[seen:] = 0
             dv[seen:] = 0
@@ -136,8 +135,9 @@ def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
 
 
 def by_batch(x):
-    """x (..., H, T, D) → (B, H, T, D), or (..., T, D) → (1, B, T, D): a view where it can be, its last axis
-    contiguous.
+    """x (..., H, T, D) → (B, H, T, D) with a contiguous last axis, or (…, T, D) → (1, B, T, D).
+
+    A view where it can be one.
     """
     if x.shape[-1] > 1 and x.strides[-1] != x.itemsize:
         x = np.ascontiguousarray(x)
@@ -150,24 +150,16 @@ def place(x):
 
 
 def _batched(x):
-    return (1, *x.shape) if x.ndim == 3 else (1, 1, *x.shape) if x.ndim == 2 else (-1, *x.shape[-3:])
+    """Four axes: those that are missing are 1, and those before the last three become one."""
+    return (*[1] * (4 - x.ndim), *x.shape) if x.ndim < 4 else (-1, *x.shape[-3:])
 
 
 def attend_into(q, k, v, scale, y):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
     q, k, v = map(by_batch, (q, k, v))
-    launch(
-        attend_heads,
-        q.shape[0] * q.shape[1],
-        q,
-        k,
-        v,
-        scale,
-        place(y),
-        place(top)[..., 0],
-        place(total)[..., 0],
-    )
+    results = place(y), place(top)[..., 0], place(total)[..., 0]
+    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, scale, *results)
     return top, total
 
 
@@ -183,7 +175,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
 
 def attend_backward(dy, saved):
     """Twin of ops.attention.attend_backward."""
-    q, k, v, y, top, total, scale, mask, keep, p = saved
+    q, k, v, *_, mask, keep, _ = saved
     if mask is not None or keep is not None:
         return attend.backward(dy, saved)
     grads = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
@@ -195,20 +187,8 @@ def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved."""
     q, k, v, _, top, total, scale = saved[:7]
     dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
-    launch(
-        attend_heads_gradients,
-        q.shape[0] * q.shape[1],
-        dy,
-        q,
-        k,
-        v,
-        top[..., 0],
-        total[..., 0],
-        scale,
-        place(dq),
-        place(dk),
-        place(dv),
-    )
+    given = dy, q, k, v, top[..., 0], total[..., 0], scale
+    launch(attend_heads_gradients, q.shape[0] * q.shape[1], *given, place(dq), place(dk), place(dv))
 
 
 def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):

@@ -34,8 +34,8 @@ def _same_bits(to, of):
 def row_max(x):
     """The largest entry. A NaN may be passed over: the sum of exponentials that follows has it.
 
-    Floats are compared as integers, all bits but the sign's turned over below 0: that the compiler can turn
-    into vector code.
+    Floats are compared as integers, with all bits but the sign's turned over below 0: the compiler can turn
+    that into vector code.
     """
     top = _ordered(_bits_of(x[0]))
     for i in range(len(x)):
@@ -45,15 +45,15 @@ def row_max(x):
 
 
 def _ordered(bits):
-    """An integer that is ordered as the float with these bits is, and back."""
+    """The bits of a float → an integer in the order of the floats; applied twice, the bits again."""
 
 
 @overload(_ordered, inline="always")
 def _ordered_overload(bits):
-    kind, shift, mask = (
-        (types.int32, 31, 0x7FFFFFFF) if bits == types.int32 else (types.int64, 63, 0x7FFFFFFFFFFFFFFF)
-    )
-    return lambda bits: kind(bits ^ ((bits >> shift) & mask))  # Numba's integers grow to 64 bits otherwise
+    kind, shift, mask = types.int64, 63, 0x7FFFFFFFFFFFFFFF
+    if bits == types.int32:
+        kind, shift, mask = types.int32, 31, 0x7FFFFFFF
+    return lambda bits: kind(bits ^ ((bits >> shift) & mask))  # without kind Numba's integers grow to 64 bits
 
 
 def _exp(x):
@@ -72,9 +72,8 @@ def _exp_overload(x):
             n = (z * log2e + two52) - two52
             r = (z - n * ln2_hi) - n * ln2_lo
             p = r * r * (c2 + r * (c3 + r * (c4 + r * (c5 + r * (c6 + r * c7))))) + r + f(1)
-            y = (
-                p * f(2) * _float_of(i((i(n) + i(126)) << i(23)))
-            )  # 2ⁿ as 2 · 2ⁿ⁻¹, for n = 128 has no float32
+            # 2ⁿ as 2 · 2ⁿ⁻¹: for n = 128 there is no float32 2ⁿ.
+            y = p * f(2) * _float_of(i((i(n) + i(126)) << i(23)))
             y = f(0) if x < low else y
             y = f(math.inf) if x > f(88.7228) else y
             return y if x == x else x

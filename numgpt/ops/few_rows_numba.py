@@ -1,10 +1,8 @@
-"""Products of a few rows with a matrix, as decoding asks for: the matrix comes from memory once, in the order
-in which it lies.
+"""Products of a few rows with a matrix, for decoding: the matrix is read once, in the order in which it lies.
 
 A BLAS packs a matrix before it multiplies, which pays for many rows only. A row's result does not depend on
-the rows beside it.
-Written in vector instructions: of loops over columns the compiler would ask in vain whether y overlaps the
-rows of w.
+the rows beside it. Written in vector instructions: the compiler cannot tell whether y overlaps the rows of w,
+and would not use them for loops over columns.
 """
 
 import numpy as np
@@ -18,12 +16,12 @@ from ..engine.jit import kernel, launch, parallel
 
 FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
-DEPTH = 16  # a part's rows of the matrix are a multiple of it
-WIDTH = 32  # and the matrix's columns of this
-AHEAD, ROWS_AHEAD = (
-    4,
-    8,
-)  # vectors in a row, and rows of an embedding, that memory is asked for before they are read; the processor's own guess comes late
+DEPTH = 16  # the rows of a part are a multiple of it
+WIDTH = 32  # and the columns of the matrix a multiple of this
+# How far ahead memory is asked for, because the processor's own guess comes late: vectors within a row, and
+# rows of an embedding.
+AHEAD = 4
+ROWS_AHEAD = 8
 VECTOR = 64 if "+avx512f" in get_host_cpu_features() else 32  # bytes
 
 
@@ -40,20 +38,20 @@ def suits_logits(rows, K, V):
 def padded(x):
     """x (M, K) with rows of zeros added, up to 1, 4 or 8 rows, for which there are loops."""
     M = len(x)
-    missing = (1 if M == 1 else 4 if M <= 4 else FEW) - M
+    missing = next(size for size in (1, 4, FEW) if size >= M) - M
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
 def _instructions(context, builder, signature, args, dtype):
-    """(place, load, spread): the address of entry [row, column] of argument i, a vector or two from there on,
-    a number in all lanes.
+    """(vector, place, load, spread), to write a kernel in vector instructions.
+
+    vector: the type. place: the address of entry [row, column] of argument i. load: the vector at an address.
+    spread: the number at an address, in all lanes.
     """
     size = dtype.bitwidth // 8
     vector = ir.VectorType(context.get_value_type(dtype), VECTOR // size)
-    undefined, first = (
-        ir.Constant(vector, ir.Undefined),
-        ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count),
-    )
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
 
     def place(i, row, column, kind=vector):
         array = context.make_array(signature.args[i])(context, builder, args[i])
@@ -67,9 +65,8 @@ def _instructions(context, builder, signature, args, dtype):
         return loaded
 
     def spread(pointer):
-        return builder.shuffle_vector(
-            builder.insert_element(undefined, builder.load(pointer), ir.IntType(32)(0)), undefined, first
-        )
+        one_lane = builder.insert_element(undefined, builder.load(pointer), ir.IntType(32)(0))
+        return builder.shuffle_vector(one_lane, undefined, first)
 
     return vector, place, load, spread
 
@@ -80,7 +77,7 @@ def _fused(builder, a, b, c):
 
 
 def _prefetch(builder, address):
-    """Have a line of memory brought to the second cache; an address outside of all arrays does no harm."""
+    """Have a line of memory brought to the second cache; an address outside all arrays does no harm."""
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
     builder.call(
@@ -90,8 +87,9 @@ def _prefetch(builder, address):
 
 
 def _accumulate(rows):
-    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step], for so many rows
-    and two vectors a step.
+    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step].
+
+    For so many rows of x; a step is two vectors.
     """
 
     @intrinsic
@@ -106,14 +104,11 @@ def _accumulate(rows):
                 row = builder.add(k, intp(d))
                 entries = [load(place(1, row, column)) for column in both]
                 for column in both:
-                    _prefetch(
-                        builder, place(1, row, builder.add(column, intp(AHEAD * vector.count)), ir.IntType(8))
-                    )
+                    ahead = builder.add(column, intp(AHEAD * vector.count))
+                    _prefetch(builder, place(1, row, ahead, ir.IntType(8)))
                 for i in range(rows):
-                    factor = spread(place(0, intp(i), row, None))
-                    sums[2 * i : 2 * i + 2] = [
-                        _fused(builder, factor, e, s) for e, s in zip(entries, sums[2 * i : 2 * i + 2])
-                    ]
+                    factor, own = spread(place(0, intp(i), row, None)), slice(2 * i, 2 * i + 2)
+                    sums[own] = [_fused(builder, factor, e, s) for e, s in zip(entries, sums[own])]
             for p, total in zip(places, sums):
                 builder.store(total, p).align = w.dtype.bitwidth // 8
             return context.get_dummy_value()
@@ -146,16 +141,14 @@ def _dot_products(rows, group):
                         s = sums[i * group + j]
                         builder.store(_fused(builder, factors, entries[j], builder.load(s)), s)
             name = f"llvm.vector.reduce.fadd.v{vector.count}f{w.dtype.bitwidth}"
-            across = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector.element, [vector.element, vector]), name
-            )
+            kind = ir.FunctionType(vector.element, [vector.element, vector])
+            across = cgutils.get_or_insert_function(builder.module, kind, name)
+            zero = ir.Constant(vector.element, 0.0)
             for i in range(rows):
                 for j in range(group):
-                    total = builder.call(
-                        across,
-                        [ir.Constant(vector.element, 0.0), builder.load(sums[i * group + j])],
-                        fastmath=("reassoc",),
-                    )
+                    lanes = builder.load(sums[i * group + j])
+                    # reassoc: the lanes may be added in a tree, instead of one after the other
+                    total = builder.call(across, [zero, lanes], fastmath=("reassoc",))
                     builder.store(total, place(2, intp(i), builder.add(v, intp(j)), None))
             return context.get_dummy_value()
 

@@ -10,32 +10,24 @@ from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from . import few_rows_numba as few
 
-BLOCK, WIDE = 64, 192  # rows, and columns of a wide result, from which a block is worth a call of its own
-LARGE = 1 << 25  # bytes
-# as many blocks as a machine may have cores; by the shape alone, so that the bits do not depend on the
-# threads
+# The fewest rows and columns of a block, and the fewest columns where the result is wider than high.
+BLOCK = 64
+WIDE = 192
+# The most blocks, whatever the number of threads: so the bits depend on the shape alone.
 BLOCKS = 8
+REUSED_BYTES = 1 << 25  # from here on the C library would ask the system for an array's memory anew each time
 
 
 def grid(M, N):
-    """(rows, columns) of blocks that a result (M, N) is divided into: along the longer side, so that the BLAS
-    packs little twice.
+    """(rows, columns) of blocks that a result (M, N) is divided into.
+
+    Along the longer side, so that the BLAS packs little twice.
     """
     if N > M:
         columns = min(BLOCKS, max(1, N // WIDE))
         return min(BLOCKS // columns, max(1, M // BLOCK)), columns
     rows = min(BLOCKS, max(1, M // BLOCK))
     return rows, min(BLOCKS // rows, max(1, N // BLOCK))
-
-
-_large = np.empty(0)
-
-
-def _holders():
-    return sys.getrefcount(_large)
-
-
-_NOBODY = _holders()
 
 
 @kernel
@@ -48,9 +40,7 @@ def set_rows(x, c0, y, n0, n1, width):
 
 @kernel
 def borders(block, rows, columns, c):
-    """The rows and the columns (i0, i1, j0, j1) of a block of c, which is divided into rows × columns of
-    them.
-    """
+    """The rows and the columns (i0, i1, j0, j1) of a block of c, which is divided into rows × columns."""
     M, N = c.shape
     i, j = block // columns, block % columns
     return i * M // rows, (i + 1) * M // rows, j * N // columns, (j + 1) * N // columns
@@ -58,29 +48,51 @@ def borders(block, rows, columns, c):
 
 @parallel
 def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
-    """A block of c ← op(a) op(b) + bias + beta c; beta 0 ignores what c held, and so does a bias; None is
-    none.
+    """A block of c ← op(a) op(b) + bias, or without a bias (None) of c ← op(a) op(b) + beta c.
+
+    beta 0 ignores what c held.
     """
     i0, i1, j0, j1 = borders(block, rows, columns, c)
     scale = beta
     if bias is not None:
         set_rows(bias, j0, c, i0, i1, j1 - j0)
         scale = 1.0
-    gemm(
-        ta, tb, 1.0, a[:, i0:i1] if ta else a[i0:i1], b[j0:j1] if tb else b[:, j0:j1], scale, c[i0:i1, j0:j1]
-    )
+    rows_of_a = a[:, i0:i1] if ta else a[i0:i1]
+    columns_of_b = b[j0:j1] if tb else b[:, j0:j1]
+    gemm(ta, tb, 1.0, rows_of_a, columns_of_b, scale, c[i0:i1, j0:j1])
 
 
-def empty(shape, dtype):
-    """np.empty for logits; where they are large, the memory is held, and used again when nobody else does."""
-    global _large
-    if math.prod(shape) * np.dtype(dtype).itemsize <= LARGE:
-        return np.empty(shape, dtype)
-    with jit.LOCK:
-        if _holders() > _NOBODY or _large.shape != tuple(shape) or _large.dtype != dtype:
-            _large = None  # let go before another is asked for
-            _large = np.empty(shape, dtype)
-        return _large[...]  # a view, which holds what it shows
+class ReusedMemory:
+    """The memory of one large array, lent as long as anybody reads it, and lent again afterwards.
+
+    The logits are a model's largest array and needed anew at every step; memory that comes from the system
+    each time is paged in each time.
+
+    What is lent are views of _array, and each view, or view of a view, counts as a reference to it.
+    Invariant: _array is lent only when nobody but this object refers to it, so no two living arrays share
+    memory. When somebody does, another array takes its place; the old one lives as long as its views.
+    """
+
+    def __init__(self):
+        self._array = np.empty(0)
+        self._unlent = self._references()  # as counted here, where nobody else can have a view
+
+    def _references(self):
+        return sys.getrefcount(self._array)
+
+    def empty(self, shape, dtype):
+        """As np.empty, for arrays beyond REUSED_BYTES from reused memory where it fits."""
+        if math.prod(shape) * np.dtype(dtype).itemsize <= REUSED_BYTES:
+            return np.empty(shape, dtype)
+        with jit.LOCK:  # between the count and the view no other thread may ask
+            fits = self._array.shape == tuple(shape) and self._array.dtype == dtype
+            if not fits or self._references() > self._unlent:
+                self._array = None  # let go before more is asked for
+                self._array = np.empty(shape, dtype)
+            return self._array[...]
+
+
+LOGITS = ReusedMemory()
 
 
 def rows(x):
@@ -126,11 +138,10 @@ def sum_rows(x, into=None):
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
     xs, weight = rows(x), np.ascontiguousarray(weight)
-    y = (
-        few.multiply_few(xs, weight, bias)
-        if few.suits(len(xs), *weight.shape)
-        else multiply(False, False, xs, weight, bias)
-    )
+    if few.suits(len(xs), *weight.shape):
+        y = few.multiply_few(xs, weight, bias)
+    else:
+        y = multiply(False, False, xs, weight, bias)
     return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
 
@@ -150,7 +161,8 @@ def unembedding_forward(x, weight):
     if few.suits_logits(len(xs), weight.shape[1], len(weight)):
         y = few.logits_of_few(xs, weight)
     else:
-        y = multiply(False, True, xs, weight, into=(empty((len(xs), len(weight)), x.dtype), False))
+        logits = LOGITS.empty((len(xs), len(weight)), x.dtype)
+        y = multiply(False, True, xs, weight, into=(logits, False))
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
 
 
@@ -158,6 +170,5 @@ def unembedding_backward(dy, saved, into=(None,)):
     """Twin of ops.linear.unembedding_backward."""
     x, weight = saved
     dys = rows(dy)
-    return multiply(False, False, dys, weight).reshape(x.shape), multiply(
-        True, False, dys, rows(x), into=into[0]
-    )
+    dx = multiply(False, False, dys, weight).reshape(x.shape)
+    return dx, multiply(True, False, dys, rows(x), into=into[0])

@@ -27,9 +27,7 @@ def softmax_row(x, top, factor):
 
 @parallel
 def surprises(tile, logits, ids, top, total, surprise):
-    """The maximum, the sum of exponentials and the surprise of each row of a tile; 0 where the id is
-    negative.
-    """
+    """The maximum, the sum of exponentials and the surprise of each row; 0 where the id is negative."""
     for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
         row = logits[n]
         m = row_max(row)
@@ -40,7 +38,7 @@ def surprises(tile, logits, ids, top, total, surprise):
 
 @parallel
 def surprise_gradients(tile, ids, top, total, scale, logits):
-    """logits ← scale (softmax − one-hot), and 0 in the rows that do not count, of a tile of rows."""
+    """logits ← scale (softmax − one-hot) in a tile of rows, 0 in those that do not count."""
     for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
         row = logits[n]
         if ids[n] < 0:
@@ -59,11 +57,8 @@ def cross_entropy_forward(logits, targets, *, count=None):
     count = int((ids >= 0).sum() if count is None else count)
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
-    top, total, surprise = (
-        np.empty((len(ids), 1), logits.dtype),
-        np.empty((len(ids), 1), logits.dtype),
-        np.empty(len(ids)),
-    )
+    top, total = np.empty((len(ids), 1), logits.dtype), np.empty((len(ids), 1), logits.dtype)
+    surprise = np.empty(len(ids))
     launch(surprises, -(-len(ids) // TILE), rows, ids, top[:, 0], total[:, 0], surprise)
     return logits.dtype.type(surprise.sum() / count), (logits, ids, top, total, count)
 
@@ -72,13 +67,6 @@ def cross_entropy_backward(dy, saved, spare=False):
     """Twin of ops.losses.cross_entropy_backward; spare: the gradient may take the logits' place."""
     logits, ids, top, total, count = saved
     dlogits = logits if spare and logits.flags.c_contiguous else np.array(logits, order="C")
-    launch(
-        surprise_gradients,
-        -(-len(ids) // TILE),
-        ids,
-        top[:, 0],
-        total[:, 0],
-        float(dy) / count,
-        dlogits.reshape(-1, logits.shape[-1]),
-    )
+    rows = dlogits.reshape(-1, logits.shape[-1])
+    launch(surprise_gradients, -(-len(ids) // TILE), ids, top[:, 0], total[:, 0], float(dy) / count, rows)
     return dlogits, None

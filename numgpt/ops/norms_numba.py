@@ -38,7 +38,7 @@ def row_products(dy, weight, xhat):
     return a, b
 
 
-# Loops that write run over both axes of a tile: before each loop the compiler has to ask whether the arrays
+# Loops that write run over both axes of a tile: before each such loop the code has to test whether the arrays
 # overlap.
 
 
@@ -69,8 +69,9 @@ def normalise(tile, x, weight, bias, eps, y, xhat, rstd):
 
 @kernel(fastmath=False)  # a fused multiply-add would leave the rounding of dy w where g − ⟨g⟩ cancels
 def gradient_rows(dy, xhat, rstd, weight, base, dx, sums):
-    """dx = r (g − ⟨g⟩ − x̂ ⟨g x̂⟩) + base of each row, base None is none; Σ dy x̂ and Σ dy are added to sums
-    (2, C), float64.
+    """dx = r (g − ⟨g⟩ − x̂ ⟨g x̂⟩) + base of each row, base None is none.
+
+    Σ dy x̂ and Σ dy are added to sums (2, C) in float64.
     """
     N, C = dy.shape
     for n in range(N):
@@ -97,12 +98,8 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     xs = rows(x)
     y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
     launch(normalise, -(-len(xs) // TILE), xs, weight, bias, eps, y, xhat, rstd)
-    return y.reshape(x.shape), (
-        xhat.reshape(x.shape),
-        rstd.reshape(*x.shape[:-1], 1),
-        weight,
-        bias is not None,
-    )
+    saved = xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1), weight, bias is not None
+    return y.reshape(x.shape), saved
 
 
 def layernorm_backward(dy, saved, into=(None, None)):
@@ -112,11 +109,9 @@ def layernorm_backward(dy, saved, into=(None, None)):
     dx, sums = np.empty_like(dys), np.zeros((-(-len(dys) // TILE), 2, dys.shape[1]))
     launch(normalise_gradients, len(sums), dys, rows(xhat), rstd.reshape(-1), weight, dx, sums)
     dweight, dbias = sums.sum(0)
-    return (
-        dx.reshape(dy.shape),
-        put(dweight, dy.dtype, into[0]),
-        put(dbias, dy.dtype, into[1]) if has_bias else None,
-    )
+    dweight = put(dweight, dy.dtype, into[0])
+    dbias = put(dbias, dy.dtype, into[1]) if has_bias else None
+    return dx.reshape(dy.shape), dweight, dbias
 
 
 def put(gradient, dtype, into):

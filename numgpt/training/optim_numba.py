@@ -6,7 +6,7 @@ import numpy as np
 
 from ..engine.jit import SUMS, kernel, launch, parallel
 
-CHUNK = 65536
+CHUNK = 65536  # entries a task
 
 
 @kernel(fastmath=SUMS)
@@ -27,18 +27,11 @@ def chunk_squares(chunk, x, out):
 
 @parallel
 def update(chunk, w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root):
-    """AdamW over a chunk of the flat buffer, whose first entries, as many as decayed, are pulled to 0."""
-    t = w.dtype.type
-    rest1, rest2, beta1, beta2, clip, eps, rate, root = (
-        t(1 - beta1),
-        t(1 - beta2),
-        t(beta1),
-        t(beta2),
-        t(clip),
-        t(eps),
-        t(rate),
-        t(root),
-    )
+    """AdamW over a chunk of the flat buffer, of which the first `decayed` entries are pulled to 0."""
+    t = w.dtype.type  # constants of another type would turn float32's arithmetic into float64's
+    rest1, rest2 = t(1 - beta1), t(1 - beta2)
+    beta1, beta2 = t(beta1), t(beta2)
+    clip, eps, rate, root = t(clip), t(eps), t(rate), t(root)
     a, b = chunk * CHUNK, min(len(w), (chunk + 1) * CHUNK)
     c = min(max(decayed, a), b)
     for i0, i1, factor in ((a, c, t(keep)), (c, b, t(1))):
@@ -60,19 +53,5 @@ def global_norm(flat):
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
     """Twin of optim.adamw."""
     beta1, beta2 = betas
-    launch(
-        update,
-        -(-len(w) // CHUNK),
-        w,
-        g,
-        m,
-        v,
-        decayed,
-        beta1,
-        beta2,
-        clip,
-        eps,
-        1 - lr * weight_decay,
-        lr / (1 - beta1**t),
-        1 / (1 - beta2**t),
-    )
+    keep, rate, root = 1 - lr * weight_decay, lr / (1 - beta1**t), 1 / (1 - beta2**t)
+    launch(update, -(-len(w) // CHUNK), w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root)
