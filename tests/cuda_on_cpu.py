@@ -1,9 +1,9 @@
-"""Runs kernels in CUDA C on a CPU: g++ compiles them behind a shim, in which the threads of a block take
-turns at each barrier.
+"""Runs kernels in CUDA C on a CPU: g++ compiles them behind a shim.
 
-raw_kernel stands for cupy.RawKernel. It is stricter than a GPU: shared memory starts as NaN in each block, a
-write before or after an array is found, a barrier that part of a block does not reach is an error; and under
-order() threads and blocks run in other orders, so that what depends on one shows.
+The threads of a block take turns at each barrier. raw_kernel stands for cupy.RawKernel, and is stricter than
+a GPU: shared memory starts as NaN in each block, a write before or after an array is found, a barrier that
+part of a block does not reach is an error. Under order() threads and blocks run in another order, so that a
+result that depends on the order shows.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ import numpy as np
 
 from numgpt.engine.cuda import names, parameters
 
-# entries of 16 bits before and after each array, each array's its own NaN: one that was read outside another
-# differs from it
+# Entries of 16 bits before and after each array, for each a NaN of its own: what is read beside one array
+# differs from what is read beside another.
 GUARD = 2048
 ORDERS = {
     "forwards": (0, 0),
@@ -47,7 +47,8 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda {
 static int always_there __attribute__((section("cuda_shared"), used));
-extern "C" char __start_cuda_shared[] __attribute__((visibility("hidden"))), __stop_cuda_shared[] __attribute__((visibility("hidden")));
+extern "C" char __start_cuda_shared[] __attribute__((visibility("hidden")));
+extern "C" char __stop_cuda_shared[] __attribute__((visibility("hidden")));
 
 enum { STACK = 65536, MOST = 1024 };
 static ucontext_t contexts[MOST], scheduler;
@@ -146,13 +147,11 @@ def raw_kernel(source, name, options=()):
     entry = getattr(library, f"cuda_launch_{name}")
 
     def run(grid, block, args):
-        assert len(args) == len(declared), (
-            f"{name} was given {len(args)} arguments, it declares {len(declared)}"
-        )
+        counts = f"{name} was given {len(args)} arguments, it declares {len(declared)}"
+        assert len(args) == len(declared), counts
         threads = block[0]
-        assert len(block) == 1 and 0 < threads <= 1024 and 0 < len(grid) <= 2 and min(grid) > 0, (
-            f"{name}: grid {grid}, block {block}"
-        )
+        is_launchable = len(block) == 1 and 0 < threads <= 1024 and 0 < len(grid) <= 2 and min(grid) > 0
+        assert is_launchable, f"{name}: grid {grid}, block {block}"
         assert len(grid) == 1 or grid[1] <= 65535, f"{name}: grid {grid} is too high for a GPU"
         memory = _Guarded([a._host for a in args if hasattr(a, "_host")])
         values = [memory.address(a._host) if hasattr(a, "_host") else _scalar(a) for a in args]
@@ -170,8 +169,9 @@ def _scalar(number):
 
 
 class _Guarded:
-    """Copies of arrays between guards. An array given twice is one copy; arrays that overlap otherwise are
-    refused.
+    """Copies of arrays between guards.
+
+    An array that is given twice has one copy; other arrays that overlap are refused.
     """
 
     def __init__(self, arrays):
@@ -179,9 +179,8 @@ class _Guarded:
         for array in arrays:
             assert array.flags.c_contiguous, "a kernel was given an array that is not contiguous"
             if self._key(array) not in self.copies:
-                assert not any(np.may_share_memory(array, other) for other, _ in self.copies.values()), (
-                    "a kernel was given arrays that overlap"
-                )
+                overlaps = any(np.may_share_memory(array, other) for other, _ in self.copies.values())
+                assert not overlaps, "a kernel was given arrays that overlap"
                 copy = np.full(array.nbytes // 2 + 2 * GUARD, 0xFFF1 + len(self.copies), np.uint16)
                 copy[GUARD:-GUARD] = array.reshape(-1).view(np.uint16)
                 self.copies[self._key(array)] = array, copy
@@ -191,10 +190,8 @@ class _Guarded:
 
     def check_and_copy_back(self, name):
         for i, (array, copy) in enumerate(self.copies.values()):
-            guards = copy[:GUARD], copy[-GUARD:]
-            assert all((guard == 0xFFF1 + i).all() for guard in guards), (
-                f"{name} wrote outside an array of shape {array.shape}"
-            )
+            is_whole = all((guard == 0xFFF1 + i).all() for guard in (copy[:GUARD], copy[-GUARD:]))
+            assert is_whole, f"{name} wrote outside an array of shape {array.shape}"
             array.reshape(-1).view(np.uint16)[...] = copy[GUARD:-GUARD]
 
     def _key(self, array):
@@ -207,17 +204,9 @@ def _library(source):
     path = Path(_folder().name) / (hashlib.sha256(source.encode()).hexdigest()[:16] + ".cpp")
     path.write_text(SHIM + source + "".join(_entry(source, name) for name in names(source)))
     built = path.with_suffix(".so")
-    # No fused multiply-adds, as --fmad=false asks of a GPU's compiler; jumps between stacks are what a
-    # fortified longjmp forbids.
-    flags = [
-        "-O2",
-        "-ffp-contract=off",
-        "-fno-strict-aliasing",
-        "-U_FORTIFY_SOURCE",
-        "-fPIC",
-        "-shared",
-        "-w",
-    ]
+    # No fused multiply-adds, as --fmad=false asks of a GPU's compiler. A fortified longjmp would forbid jumps
+    # between stacks.
+    flags = "-O2 -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -fPIC -shared -w".split()
     done = subprocess.run([compiler(), *flags, str(path), "-o", str(built)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(built))
@@ -231,11 +220,11 @@ def _entry(source, name):
     )
     return f"""
 static void cuda_body_{name}(void **a) {{ {name}({arguments}); }}
-extern "C" int cuda_launch_{name}(void **a, unsigned gx, unsigned gy, unsigned n, int threads_backwards, int blocks_backwards)
+extern "C" int cuda_launch_{name}(void **a, unsigned gx, unsigned gy, unsigned n, int threads, int blocks)
 {{
     cuda::body = cuda_body_{name};
     cuda::arguments = a;
-    return cuda::launch(gx, gy, n, threads_backwards, blocks_backwards);
+    return cuda::launch(gx, gy, n, threads, blocks);
 }}
 """
 

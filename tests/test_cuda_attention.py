@@ -1,5 +1,6 @@
-"""Attention on a GPU by blocks of queries: no T × T array but what is given, each block's own part of a mask
-and of what dropout keeps.
+"""Attention on a GPU by blocks of queries: no T × T array but those that are given.
+
+Each block takes its own part of a mask, and of what dropout keeps.
 """
 
 import tracemalloc
@@ -8,6 +9,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from test_cuda_kernels import (
+    cupy,  # noqa: F401 (a fixture)
     device,
     leaves,
     module_of,
@@ -27,10 +29,8 @@ pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is n
 def test_attention_holds_no_array_of_all_queries_by_all_keys(options):
     """But for the booleans that it is given."""
     T = 1500
-    qkv, given = (
-        np.random.default_rng(0).standard_normal((T, 6)).astype("float32"),
-        np.random.default_rng(1).random((1, T, T)) < 0.7,
-    )
+    qkv = np.random.default_rng(0).standard_normal((T, 6)).astype("float32")
+    given = np.random.default_rng(1).random((1, T, T)) < 0.7
     given |= np.eye(T, dtype=bool)
     options = {name: device(given) if value is True else value for name, value in options.items()}
     forward, backward = twins_of(ops.attention)
@@ -50,8 +50,9 @@ def test_attention_holds_no_array_of_all_queries_by_all_keys(options):
 
 @pytest.mark.parametrize("op", [ops.attend, ops.attention], ids=lambda op: op.name)
 def test_masks_and_dropout_take_each_block_its_own_part(op):
-    """Masks of all shapes that broadcast, over more queries than a block has, together with dropout; hidden
-    keys get exactly nothing.
+    """Masks of all shapes that broadcast, over more queries than a block has, together with dropout.
+
+    Hidden keys get exactly nothing.
     """
     rng, T = np.random.default_rng(0), 150
     arrays, options = op.draw(rng, {"D": 3, "H": 2, "S": T, "T": T}, (2, 2) if op is ops.attend else (2,))
@@ -69,15 +70,14 @@ def test_masks_and_dropout_take_each_block_its_own_part(op):
         more = options | {"mask": mask, "keep": keep, "p": 0.3}
         found, expected = twinned(op, arrays, y, more), specified(op, arrays, y, more)
         for f, e in zip(found, expected, strict=True):
-            np.testing.assert_allclose(
-                f, e, rtol=0, atol=T * np.finfo(float).eps * abs(e).max()
-            )  # sums of at most T terms
+            # Sums of at most T terms.
+            np.testing.assert_allclose(f, e, rtol=0, atol=T * np.finfo(float).eps * abs(e).max())
         others = [a.copy() for a in arrays]
-        for a in others if op is ops.attention else others[1:]:
-            key = (
-                a[..., 7, 6:] if op is ops.attention else a[..., 7, :]
-            )  # of qkv's channels the keys and values
-            key += 1
+        if op is ops.attention:
+            others[0][..., 7, 6:] += 1  # of qkv's channels the keys and values
+        else:
+            others[1][..., 7, :] += 1
+            others[2][..., 7, :] += 1
         assert twinned(op, others, y, more)[0].tobytes() == found[0].tobytes()
 
 

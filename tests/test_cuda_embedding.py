@@ -1,5 +1,6 @@
-"""The embedding's gradient on a GPU: the order of its sums is stated and kept, in the twin and in the
-specification, whatever the ids.
+"""The embedding's gradient on a GPU: the order of its sums is stated and kept, whatever the ids.
+
+In the twin and in the specification.
 """
 
 import functools
@@ -43,10 +44,8 @@ def assert_adds_by_chunks(ids, chunk, monkeypatch, source=SOURCE):
         patch.setattr(embedding_cupy, "EMBEDDING_SOURCE", source)
         for name in cuda_on_cpu.ORDERS:
             with cuda_on_cpu.order(name):
-                assert (
-                    gradient(embedding_cupy.embedding_backward, dy, ids, weight).tobytes()
-                    == by_chunks(dy, ids, weight, chunk).tobytes()
-                )
+                found = gradient(embedding_cupy.embedding_backward, dy, ids, weight)
+                assert found.tobytes() == by_chunks(dy, ids, weight, chunk).tobytes()
 
 
 SKEWED = [
@@ -58,11 +57,8 @@ SKEWED = [
 def test_ids_that_are_not_too_frequent_get_the_bits_of_numpys_scatter_add(dtype):
     """Few ids, each often: an order other than the tokens' would round otherwise."""
     rng = np.random.default_rng(0)
-    ids, dy, weight = (
-        rng.integers(0, 5, (4, 70)),
-        rng.standard_normal((4, 70, 300)).astype(dtype),
-        np.zeros((9, 300), dtype),
-    )
+    ids, dy = rng.integers(0, 5, (4, 70)), rng.standard_normal((4, 70, 300)).astype(dtype)
+    weight = np.zeros((9, 300), dtype)
     assert np.bincount(ids.reshape(-1)).max() <= embedding_cupy.CHUNK
     expected = ops.embedding.backward(dy, (ids, weight))[1]
     for backward in (embedding_cupy.embedding_backward, ops.embedding.backward):
@@ -106,8 +102,7 @@ def test_a_mistake_in_a_chunk_is_found(before, after, monkeypatch):
 @each
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_one_token_that_is_half_of_the_text_errs_by_its_chunks_not_by_its_count(share, dtype):
-    """|error| ≤ k u/(1 − k u) Σ |dy|, u = eps/2, for the k = CHUNK + n/CHUNK + 1 additions on a term's way at
-    most.
+    """|error| ≤ k u/(1 − k u) Σ |dy|, u = eps/2, where a term goes through k = CHUNK + n/CHUNK + 1 additions.
 
     Equal rows, whose roundings do not cancel: added up one after the other they err by more than that.
     """
@@ -115,11 +110,8 @@ def test_one_token_that_is_half_of_the_text_errs_by_its_chunks_not_by_its_count(
     ids = np.where(rng.random(N) < share, 3, rng.integers(0, 9, N))
     dy, weight = np.full((N, 2), 0.1, dtype), np.zeros((9, 2), dtype)
     n = (ids == 3).sum()
-    exact, k, u = (
-        n * np.asarray(dy[0, 0], "longdouble"),
-        embedding_cupy.CHUNK + n / embedding_cupy.CHUNK + 1,
-        np.finfo(dtype).eps / 2,
-    )
+    exact = n * np.asarray(dy[0, 0], "longdouble")
+    k, u = embedding_cupy.CHUNK + n / embedding_cupy.CHUNK + 1, np.finfo(dtype).eps / 2
     bound = k * u / (1 - k * u) * exact
     assert abs(gradient(embedding_cupy.embedding_backward, dy, ids, weight)[3] - exact).max() <= bound
     assert abs(ops.embedding.backward(dy, (ids, weight))[1][3] - exact).max() > bound
@@ -128,16 +120,12 @@ def test_one_token_that_is_half_of_the_text_errs_by_its_chunks_not_by_its_count(
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_the_specification_adds_in_a_fixed_order_on_the_gpu_too(dtype, order, monkeypatch):
-    """CuPy's scatter-add is atomic; here also for complex numbers, whatever the layout of the weight, and in
-    all orders by chunks.
-    """
+    """By chunks, where CuPy's scatter-add is atomic; for complex numbers and any layout of the weight too."""
     monkeypatch.setattr(embedding_cupy, "CHUNK", 4)
     rng = np.random.default_rng(0)
-    ids, dy = (
-        rng.integers(0, 3, 40),
-        rng.standard_normal((40, 5)).astype(dtype) * (1 + 2j if dtype == "complex128" else 1),
-    )
-    dy, weight = dy.astype(dtype), np.zeros((7, 5), dtype, order)
+    ids, factor = rng.integers(0, 3, 40), 1 + 2j if dtype == "complex128" else 1
+    dy = (rng.standard_normal((40, 5)).astype(dtype) * factor).astype(dtype)
+    weight = np.zeros((7, 5), dtype, order)
     expected = by_chunks(dy, ids, weight, 4)
     for name in cuda_on_cpu.ORDERS:
         with cuda_on_cpu.order(name):
@@ -146,15 +134,11 @@ def test_the_specification_adds_in_a_fixed_order_on_the_gpu_too(dtype, order, mo
 
 
 def test_rows_are_added_to_what_is_there():
-    array, ids, rows = (
-        np.random.default_rng(0).standard_normal((4, 2)),
-        np.array([[1, 3], [1, 1]]),
-        np.random.default_rng(1).standard_normal((2, 2, 2)),
-    )
+    array, ids = np.random.default_rng(0).standard_normal((4, 2)), np.array([[1, 3], [1, 1]])
+    rows = np.random.default_rng(1).standard_normal((2, 2, 2))
     there = device(array)
     add_at(there, device(ids), device(rows))
     add_at(array, ids, rows)
-    np.testing.assert_allclose(
-        host(there), array, rtol=0, atol=8 * np.finfo(float).eps
-    )  # three additions in another order
+    # Three additions in another order.
+    np.testing.assert_allclose(host(there), array, rtol=0, atol=8 * np.finfo(float).eps)
     add_at(there, device(ids[:0]), device(rows[:0]))  # no rows

@@ -1,5 +1,6 @@
-"""The feed-forward's twin on a GPU, over the stand-in: the ops' bits with fewer passes, the laws, and only
-where nobody looks inside.
+"""The feed-forward's twin on a GPU, over the stand-in: the bits of the ops in fewer passes, and the laws.
+
+It runs only where nobody looks inside.
 """
 
 import cuda_on_cpu
@@ -26,8 +27,9 @@ TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, B, T))
 
 
 def assert_bias_gelu(op, dtype, N, F, add=False):
-    """The bits of h + bias and of the op's twins; the bias's gradient within the rounding of its sum in
-    float64 and of its own dtype.
+    """The bits of h + bias and of the op's twins.
+
+    The bias's gradient is right within the rounding of its sum in float64 and of its own dtype.
     """
     rng = np.random.default_rng(0)
     h, da, bias, held = (rng.standard_normal(shape).astype(dtype) for shape in ((N, F), (N, F), F, F))
@@ -45,10 +47,8 @@ def assert_bias_gelu(op, dtype, N, F, add=False):
         assert back is dplace
         steps = (min(N, TILE) + -(-N // TILE) + 1) * np.finfo(float).eps
         own = (1 + add) * np.finfo(dtype).eps
-        assert (
-            abs(dbias.get() - exact)
-            <= steps * abs(dh).sum(0) + own * (abs(exact) + add * abs(held) + add * abs(exact - held))
-        ).all()
+        added = add * (abs(held) + abs(exact - held))
+        assert (abs(dbias.get() - exact) <= steps * abs(dh).sum(0) + own * (abs(exact) + added)).all()
 
 
 @each
@@ -89,9 +89,7 @@ def launched(cupy, monkeypatch):
 
 
 def is_fused(launched):
-    """Whether the feed-forwards since the last question ran as one piece; asserts that all of them did, both
-    ways, or none.
-    """
+    """Whether the feed-forwards since the last question ran as one piece: all of them both ways, or none."""
     names, parts = set(launched), {"bias_gelu", "bias_gelu_gradient"}
     launched.clear()
     assert names & parts in (set(), parts) and bool(names & parts) != bool(names & {"gelu", "gelu_tanh"})

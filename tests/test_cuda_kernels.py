@@ -1,5 +1,6 @@
-"""The kernels of *_cupy.py on a CPU, under a minimal cupy: they keep the laws, err no more than the
-specification, depend on no order.
+"""The kernels of *_cupy.py on a CPU, under a minimal cupy.
+
+They keep the laws, err no more than the specification, and depend on no order.
 """
 
 import functools
@@ -145,22 +146,14 @@ SIZES = {
 
 @both
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    "scale", [1.0, 3.0]
-)  # larger scores would compare the luck of their rounding, not the code
+@pytest.mark.parametrize("scale", [1.0, 3.0])  # larger scores would compare the luck of their rounding
 @every_twin
 def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
     """Against wider precision, relative to the largest entry of each result: at most 4 times the
     specification's, and 16 roundings.
     """
     for subject in op_subjects(op, 0, SIZES[size], (2,)):
-        arrays = cast(
-            [
-                a * scale if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
-                for a in cast(subject.arrays, dtype)
-            ],
-            dtype,
-        )
+        arrays = cast(scaled(cast(subject.arrays, dtype), scale), dtype)
         y, _ = op.forward(*arrays, **subject.options)
         dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dtype)[()]
         exact = specified(op, cast(arrays, wider), np.asarray(dy, wider)[()], subject.options)
@@ -170,12 +163,16 @@ def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wide
             assert_errs_no_more(f, s, e, dtype, subject.name)
 
 
+def scaled(arrays, factor):
+    """Arrays of floats, multiplied; all others as they are."""
+    return [a * factor if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arrays]
+
+
 def assert_errs_no_more(found, specified, exact, dtype, what):
     largest = abs(exact).max(initial=0.0)
     ours, theirs = (abs(a - exact).max(initial=0.0) for a in (found, specified))
-    lost = (
-        np.finfo(dtype).tiny / np.finfo(dtype).eps
-    )  # below it what a value is made of underflows, in a twin perhaps earlier
+    # Below it what a value is made of underflows, in a twin perhaps earlier.
+    lost = np.finfo(dtype).tiny / np.finfo(dtype).eps
     assert ours <= 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost, (what, ours, theirs, largest)
 
 
@@ -183,28 +180,24 @@ def assert_errs_no_more(found, specified, exact, dtype, what):
 @settings(max_examples=15)
 @given(data=st.data())
 def test_twins_keep_the_laws(op, data):
-    """The twin's gradient is held to the specification's derivative, which complex and long double arrays run
-    on.
+    """A twin's gradient is held to the derivative of the specification, which complex and long double run on.
 
-    Of an activation not at one number alone: by chance it lies where the slope crosses 0, and all of its
-    error is rounding.
+    An activation gets more than one number: a single one may lie where the slope crosses 0, and then all of
+    its error is rounding.
     """
     forward, backward = twins_of(op)
 
     def on_either(*arrays, **options):
-        if any(
-            a is not None and a.dtype not in ("float32", "float64") and a.dtype.kind != "i" for a in arrays
-        ):
+        dtypes = [a.dtype for a in arrays if a is not None and a.dtype.kind != "i"]
+        if any(dtype not in ("float32", "float64") for dtype in dtypes):
             return op.forward(*arrays, **options)
         y, saved = forward(*device(arrays), **options)
         return host(y)[()], saved
 
     def back(dy, saved):
-        return (
-            host(backward(device(np.asarray(dy)), saved))
-            if dy.dtype in ("float32", "float64")
-            else op.backward(dy, saved)
-        )
+        if dy.dtype not in ("float32", "float64"):
+            return op.backward(dy, saved)
+        return host(backward(device(np.asarray(dy)), saved))
 
     sizes = {c: data.draw(st.integers(1, 9), label=c) for c in sorted({c for c in op.line if c.isupper()})}
     lead = data.draw(st.sampled_from([(), (1,), (3,), (2, 3)] if sizes else [(3,), (2, 3)]), label="lead")
@@ -218,20 +211,10 @@ def test_the_bits_are_the_same_in_any_order_of_blocks_and_threads(op, dtype):
     """And in a second run, at sizes of several blocks and of several entries a thread."""
     subject = next(iter(op_subjects(op, 0, {"C": 300, "D": 4, "H": 2, "S": 3, "T": 140, "V": 1000}, (2,))))
     arrays = cast(subject.arrays, dtype)
-    dy = (
-        np.random.default_rng(1)
-        .standard_normal(np.shape(op.forward(*arrays, **subject.options)[0]))
-        .astype(dtype)[()]
-    )
-    assert (
-        len(
-            {
-                bits_in_order(name, op, arrays, dy, subject.options)
-                for name in (*cuda_on_cpu.ORDERS, "forwards")
-            }
-        )
-        == 1
-    )
+    shape = np.shape(op.forward(*arrays, **subject.options)[0])
+    dy = np.random.default_rng(1).standard_normal(shape).astype(dtype)[()]
+    orders = *cuda_on_cpu.ORDERS, "forwards"
+    assert len({bits_in_order(name, op, arrays, dy, subject.options) for name in orders}) == 1
 
 
 def bits_in_order(name, op, arrays, dy, options):
@@ -241,17 +224,15 @@ def bits_in_order(name, op, arrays, dy, options):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_each_barrier_of_layernorm_is_needed_and_missed(monkeypatch, place):
-    """The only kernel with barriers of its own; those of sums and maxima are looked at in test_cuda_shim.py."""
+    """The only kernel with barriers of its own; test_cuda_shim.py looks at those of sums and maxima."""
     module = module_of(ops.layernorm.forward)
     pieces = module.NORMS_SOURCE.split("__syncthreads();")
     assert len(pieces) == 3
     x, weight = np.random.default_rng(0).standard_normal((3, 100)), np.ones(100)
     expected = host(module.layernorm_forward(device(x), device(weight))[0])
-    monkeypatch.setattr(
-        module,
-        "NORMS_SOURCE",
-        "__syncthreads();".join(pieces[: place + 1]) + "__syncthreads();".join(pieces[place + 1 :]),
-    )
+    before, after = pieces[: place + 1], pieces[place + 1 :]
+    without_one = "__syncthreads();".join(before) + "__syncthreads();".join(after)
+    monkeypatch.setattr(module, "NORMS_SOURCE", without_one)
     found = []
     for name in cuda_on_cpu.ORDERS:
         with cuda_on_cpu.order(name):
@@ -298,24 +279,23 @@ def leaves(tree):
 @each
 @pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("op", [ops.layernorm, ops.embedding], ids=lambda op: op.name)
-def test_gradients_go_where_they_are_told(op, add, dtype):
+def test_gradients_go_to_the_places_that_are_given(op, add, dtype):
     for subject in op_subjects(op, 0, SIZES["odd"]):
         arrays, (forward, backward) = cast(subject.arrays, dtype), twins_of(op)
         y, saved = forward(*device(arrays), **subject.options)
         dy = np.random.default_rng(0).standard_normal(y.shape).astype(dtype)
         expected = op.backward(dy, op.forward(*arrays, **subject.options)[1])[-len(op.parameters) :]
-        held = [
+        there = [
             None if e is None else np.random.default_rng(1).standard_normal(e.shape).astype(dtype)
             for e in expected
         ]
-        places = [None if h is None else (device(h), add) for h in held]
+        places = [None if t is None else (device(t), add) for t in there]
         found = backward(device(dy), saved, into=places)[-len(op.parameters) :]
-        for f, e, h, place in zip(found, expected, held, places, strict=True):
+        for f, e, t, place in zip(found, expected, there, places, strict=True):
             assert (f is None) == (e is None) and (f is None or f is place[0])
             if f is not None:
-                np.testing.assert_allclose(
-                    host(f), h * add + e, rtol=0, atol=100 * np.finfo(dtype).eps * abs(e).max()
-                )
+                atol = 100 * np.finfo(dtype).eps * abs(e).max()
+                np.testing.assert_allclose(host(f), t * add + e, rtol=0, atol=atol)
 
 
 def test_a_gradient_that_nobody_gave_a_place_gets_one_of_its_own():
@@ -360,16 +340,16 @@ def test_adamw_has_the_bits_of_its_specification(N, decayed, clip, dtype):
 @each
 @pytest.mark.parametrize("N", [1, 255, 16384, 16385, 50001])
 def test_the_norm_is_the_specifications_to_float64s_rounding(N, dtype):
-    """Both add squares in float64: no term goes through more than 16384/256 + 16 additions in one, 65536 + 1
-    in the other at worst.
+    """Both add squares in float64: a term goes through at most 16384/256 + 16 additions here.
+
+    In the specification it goes through 65536 + 1 at worst.
     """
     x = (np.random.default_rng(0).standard_normal(N) * 1e5).astype(dtype)
     norms = {name: bits_of_norm(name, x) for name in cuda_on_cpu.ORDERS}
     assert len(set(norms.values())) == 1
     found = np.frombuffer(next(iter(norms.values())))[0]
-    assert found == pytest.approx(
-        math.sqrt(math.fsum(float(v) ** 2 for v in x)), rel=80 * np.finfo(float).eps
-    )
+    exact = math.sqrt(math.fsum(float(v) ** 2 for v in x))
+    assert found == pytest.approx(exact, rel=80 * np.finfo(float).eps)
     assert found == pytest.approx(optim.global_norm(x), rel=1e-12)
 
 
@@ -388,14 +368,14 @@ def test_one_pass_over_a_row_keeps_the_digits_of_two(shift, dtype, wider):
     x, weight = (rng.standard_normal((20, 500)) + shift).astype(dtype), rng.standard_normal(500).astype(dtype)
     x[:, 0] += 50 * rng.standard_normal(20).astype(dtype)  # no entry stands for the mean
     exact, theirs = (ops.layernorm.forward(*cast((x, weight), d), None)[0] for d in (wider, dtype))
-    assert_errs_no_more(
-        host(twins_of(ops.layernorm)[0](device(x), device(weight))[0]), theirs, exact, dtype, "layernorm"
-    )
+    ours = host(twins_of(ops.layernorm)[0](device(x), device(weight))[0])
+    assert_errs_no_more(ours, theirs, exact, dtype, "layernorm")
 
 
 def test_hidden_logits_count_for_nothing():
-    """Logits of −∞, also first in a row and alone in a thread's entries; a row of nothing else is NaN, as in
-    the specification.
+    """Logits of −∞, also first in a row and alone in a thread's entries.
+
+    A row of nothing else is NaN, as in the specification.
     """
     logits = np.random.default_rng(0).standard_normal((4, 700))
     logits[0, :300] = logits[1, 5:] = logits[2, ::2] = -np.inf
@@ -409,9 +389,8 @@ def test_hidden_logits_count_for_nothing():
     )
     logits[3] = -np.inf
     with np.errstate(invalid="ignore"):
-        assert np.isnan(ops.cross_entropy.forward(logits, targets)[0]) and np.isnan(
-            host(forward(device(logits), device(targets))[0])
-        )
+        assert np.isnan(ops.cross_entropy.forward(logits, targets)[0])
+        assert np.isnan(host(forward(device(logits), device(targets))[0]))
 
 
 def test_targets_that_all_do_not_count_are_an_error():
@@ -427,13 +406,10 @@ def test_what_is_not_finite_is_not_hidden(op, bad):
     next(a for a in arrays if a.dtype.kind == "f").reshape(-1)[-1] = bad
     with np.errstate(all="ignore"):
         dy = np.ones(np.shape(op.forward(*arrays, **subject.options)[0]), "float32")[()]
-        for found, expected in zip(
-            twinned(op, arrays, dy, subject.options), specified(op, arrays, dy, subject.options), strict=True
-        ):
-            if op.name in (
-                "attend",
-                "attention",
-            ):  # a block does not look at keys that none of its queries sees
+        ours, theirs = twinned(op, arrays, dy, subject.options), specified(op, arrays, dy, subject.options)
+        for found, expected in zip(ours, theirs, strict=True):
+            # A block of attention does not look at keys that none of its queries sees.
+            if op.name in ("attend", "attention"):
                 assert np.isfinite(found).all() <= np.isfinite(expected).all()
             else:
                 assert not (np.isfinite(found) & ~np.isfinite(expected)).any()

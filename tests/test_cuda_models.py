@@ -1,5 +1,6 @@
-"""Whole models on the twins, over the stand-in that refuses to mix host and device: laws, errors, bits, and
-no look at the device in a step.
+"""Whole models on the twins, over the stand-in that refuses to mix host and device: laws, errors and bits.
+
+And in a step the host never waits for the device.
 """
 
 import cuda_on_cpu
@@ -42,8 +43,9 @@ def step(model, add=False):
 @both
 @every_variant
 def test_a_model_errs_no_more_on_the_twins_than_on_the_specification(cupy, changes, dtype, wider):
-    """Loss and gradients, against wider precision: at most 4 times the specification's error, and 16
-    roundings of the largest.
+    """Loss and gradients, against wider precision.
+
+    At most 4 times the specification's error, and 16 roundings of the largest.
     """
     ours = step(GPT(config(changes), 0, dtype), add=True)
     engine.use("reference")
@@ -90,9 +92,7 @@ def test_training_launches_every_kernel(cupy, monkeypatch):
 
 
 def test_thirty_steps_take_the_same_curve_on_the_twins_as_on_the_specification(cupy):
-    """In float64, where what is rounded otherwise has not grown by then: 30 steps multiply it by far less
-    than 1e6.
-    """
+    """In float64: 30 steps multiply a rounding that differs by far less than 1e6."""
     curves = {}
     for name in ("cupy", "reference"):
         engine.use(name)

@@ -1,5 +1,6 @@
-"""What looks at kernels without a GPU sees: the shim finds planted mistakes, the compiler a planted error,
-the launcher a wrong array.
+"""What kernels are looked at with, where there is no GPU, finds what is planted.
+
+The shim finds mistakes, the compiler an error, the launcher a wrong array.
 """
 
 import importlib
@@ -46,10 +47,8 @@ extern "C" __global__ void row_sums(const real *x, long long N, long long C, rea
         sums[blockIdx.x] = part[0];
 }
 """
-X = (
-    np.random.default_rng(0).standard_normal((5, 300))
-    * 10.0 ** np.random.default_rng(1).integers(-6, 6, (5, 300))
-).astype("float32")
+X = np.random.default_rng(0).standard_normal((5, 300))
+X = (X * 10.0 ** np.random.default_rng(1).integers(-6, 6, X.shape)).astype("float32")
 
 
 def planted(before, after):
@@ -58,22 +57,21 @@ def planted(before, after):
     return ROW_SUMS.replace(before, after)
 
 
-def row_sums(source, order="forwards", rows=len(X), threads=64):
+def row_sums(source, order="forwards", blocks=5):
     """What the kernel of a source gives for X."""
     sums = np.full(len(X), np.nan, "float32")
-    arrays = [types.SimpleNamespace(_host=a) for a in (X, sums)]
+    x, out = (types.SimpleNamespace(_host=a) for a in (X, sums))
     with cuda_on_cpu.order(order):
         kernel = cuda_on_cpu.raw_kernel(cuda.complete(source, "float32"), "row_sums")
-        kernel((rows,), (threads,), (arrays[0], np.int64(len(X)), np.int64(X.shape[1]), arrays[1]))
+        kernel((blocks,), (64,), (x, np.int64(len(X)), np.int64(X.shape[1]), out))
     return sums
 
 
 def assert_sums(source):
     """Right, and with the same bits in all orders."""
     found = [row_sums(source, order) for order in cuda_on_cpu.ORDERS]
-    np.testing.assert_allclose(
-        found[0], X.astype("float64").sum(-1), rtol=0, atol=300 * np.finfo("float32").eps * abs(X).max()
-    )
+    atol = 300 * np.finfo("float32").eps * abs(X).max()
+    np.testing.assert_allclose(found[0], X.astype("float64").sum(-1), rtol=0, atol=atol)
     assert len({f.tobytes() for f in found}) == 1, "the order shows"
 
 
@@ -113,9 +111,8 @@ def assert_prelude(prelude):
         arrays = [types.SimpleNamespace(_host=a) for a in (x, sums, tops)]
         with cuda_on_cpu.order(order):
             cuda_on_cpu.raw_kernel(prelude + TWICE, "twice")((1,), (64,), arrays)
-        assert (sums == x.sum() * np.array([[1], [2]])).all() and (
-            tops == np.array([[x.max()], [-x.min()]])
-        ).all()
+        assert (sums == x.sum() * np.array([[1], [2]])).all()
+        assert (tops == np.array([[x.max()], [-x.min()]])).all()
 
 
 @with_gcc
@@ -131,13 +128,10 @@ def test_each_barrier_of_the_sums_and_maxima_of_a_block_is_needed_and_missed():
 
 @with_gcc
 def test_a_barrier_that_part_of_a_block_passes_by_is_found():
+    zero = "    part[threadIdx.x] = 0;"
+    source = planted(zero, f"    if (threadIdx.x == 7)\n        return;\n{zero}")
     with pytest.raises(AssertionError, match="wait at a barrier that others have passed by"):
-        assert_sums(
-            planted(
-                "    part[threadIdx.x] = 0;",
-                "    if (threadIdx.x == 7)\n        return;\n    part[threadIdx.x] = 0;",
-            )
-        )
+        assert_sums(source)
 
 
 @with_gcc
@@ -148,9 +142,9 @@ def test_shared_memory_that_nobody_set_is_found():
 
 @with_gcc
 def test_a_row_out_of_bounds_is_found():
-    row_sums(ROW_SUMS, rows=6)  # one block more than there are rows, which looks where it stands
+    row_sums(ROW_SUMS, blocks=6)  # one block more than there are rows, which returns at once
     with pytest.raises(AssertionError, match=r"row_sums wrote outside an array of shape \(5,\)"):
-        row_sums(planted("blockIdx.x >= N", "blockIdx.x > N"), rows=6)
+        row_sums(planted("blockIdx.x >= N", "blockIdx.x > N"), blocks=6)
     with pytest.raises(AssertionError, match="wrote outside"):
         row_sums(planted("sums[blockIdx.x] =", "sums[blockIdx.x - 1ll] ="))
 
@@ -181,10 +175,8 @@ def test_a_sum_in_the_order_in_which_it_happens_to_run_is_found(before, after):
 
 @with_gcc
 def test_the_shim_takes_no_number_whose_size_is_a_guess_and_no_arrays_that_overlap():
-    kernel, x = (
-        cuda_on_cpu.raw_kernel(cuda.complete(ROW_SUMS, "float32"), "row_sums"),
-        np.zeros(64, "float32"),
-    )
+    kernel = cuda_on_cpu.raw_kernel(cuda.complete(ROW_SUMS, "float32"), "row_sums")
+    x = np.zeros(64, "float32")
     whole, half = types.SimpleNamespace(_host=x), types.SimpleNamespace(_host=x[32:])
     with pytest.raises(AssertionError, match="5 is no NumPy scalar"):
         kernel((1,), (32,), (whole, 5, np.int64(2), whole))
@@ -202,21 +194,15 @@ def test_the_shim_takes_no_number_whose_size_is_a_guess_and_no_arrays_that_overl
     ids=["dtype", "strides", "integers"],
 )
 def test_an_array_that_a_kernel_would_misread_is_not_launched(wrong):
-    sums = np.zeros(2, "float32")
-    assert (
-        len(
-            list(
-                cuda._arguments(
-                    ROW_SUMS, "row_sums", np.dtype("float32"), (np.zeros((2, 3), "float32"), 2, 3, sums)
-                )
-            )
-        )
-        == 4
-    )
+    def arguments(*args):
+        return list(cuda._arguments(ROW_SUMS, "row_sums", np.dtype("float32"), args))
+
+    x, sums = np.zeros((2, 3), "float32"), np.zeros(2, "float32")
+    assert len(arguments(x, 2, 3, sums)) == 4
     with pytest.raises(AssertionError, match="row_sums: x is"):
-        list(cuda._arguments(ROW_SUMS, "row_sums", np.dtype("float32"), (wrong, 2, 3, sums)))
+        arguments(wrong, 2, 3, sums)
     with pytest.raises(ValueError, match="shorter"):
-        list(cuda._arguments(ROW_SUMS, "row_sums", np.dtype("float32"), (np.zeros((2, 3), "float32"), 2)))
+        arguments(x, 2)
 
 
 def test_numbers_get_the_size_that_a_kernel_declares():
@@ -267,27 +253,19 @@ def test_what_a_gpus_compiler_would_refuse_or_order_by_chance_is_found():
         nvrtc.ptx(cuda.complete(planted("part[0];", "part[0]"), "float32"), "compute_80", cuda.OPTIONS)
     with pytest.raises(nvrtc.CompileError, match='identifier "rows" is undefined'):
         nvrtc.ptx(cuda.complete(planted(">= N", ">= rows"), "float32"), "compute_90", cuda.OPTIONS)
-    assert re.search(
-        ATOMIC,
-        nvrtc.ptx(
-            cuda.complete(planted("sums[blockIdx.x] = part[0]", "atomicAdd(sums, part[0])"), "float32"),
-            "compute_80",
-            cuda.OPTIONS,
-        ),
-    )
+    atomic = planted("sums[blockIdx.x] = part[0]", "atomicAdd(sums, part[0])")
+    assert re.search(ATOMIC, nvrtc.ptx(cuda.complete(atomic, "float32"), "compute_80", cuda.OPTIONS))
 
 
 @with_nvidia
 def test_no_product_and_sum_are_fused():
     """As in the specification; with the compiler's default they would be."""
-    source = cuda.complete(
-        'extern "C" __global__ void f(const real *a, real *b) { b[0] = a[0] * a[1] + a[2]; }', "float32"
-    )
+    kernel = 'extern "C" __global__ void f(const real *a, real *b) { b[0] = a[0] * a[1] + a[2]; }'
+    source = cuda.complete(kernel, "float32")
     assert "fma" not in nvrtc.ptx(source, "compute_80", cuda.OPTIONS)
     assert "fma" in nvrtc.ptx(source, "compute_80")
 
 
 def test_sources_reach_the_compiler_in_ascii():
-    assert cuda.complete("// Φ(x)\nreal x;", "float64").endswith(
-        "// (x)\nreal x;"
-    ) and "typedef double real;" in cuda.complete("", "float64")
+    assert cuda.complete("// Φ(x)\nreal x;", "float64").endswith("// (x)\nreal x;")
+    assert "typedef double real;" in cuda.complete("", "float64")

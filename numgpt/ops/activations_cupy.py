@@ -1,5 +1,6 @@
-"""Twins of the activations on a GPU: an element a thread, read and written once; and GELU with the bias
-before it, for transformer_cupy.py.
+"""Twins of the activations on a GPU: an element a thread, read and written once.
+
+And GELU with the bias before it in one kernel, for transformer_cupy.py.
 """
 
 from ..engine.cuda import THREADS, blocks_of, launch, threads_for
@@ -77,7 +78,8 @@ extern "C" __global__ void bias_gelu(real *h, const real *bias, long long C, lon
 }
 
 // da ← da gelu'(h), and the sum of that over a tile of rows, a thread a column: sums (tiles, C)
-extern "C" __global__ void bias_gelu_gradient(const real *h, real *da, long long N, long long C, long long tile, long long tanh_form, double *sums)
+extern "C" __global__ void bias_gelu_gradient(const real *h, real *da, long long N, long long C,
+                                              long long tile, long long tanh_form, double *sums)
 {
     long long c = blockIdx.y * (long long)blockDim.x + threadIdx.x;
     if (c >= C)
@@ -130,27 +132,17 @@ def bias_gelu(h, bias, tanh_form):
     import cupy as cp
 
     a, F = cp.empty_like(h), h.shape[-1]
-    threads = threads_for(F)
-    launch(
-        ACTIVATIONS_SOURCE,
-        "bias_gelu",
-        h.dtype,
-        (h.size // F, blocks_of(F, threads)),
-        threads,
-        h,
-        cp.ascontiguousarray(bias),
-        F,
-        tanh_form,
-        a,
-    )
+    threads, bias = threads_for(F), cp.ascontiguousarray(bias)
+    blocks = h.size // F, blocks_of(F, threads)
+    launch(ACTIVATIONS_SOURCE, "bias_gelu", h.dtype, blocks, threads, h, bias, F, tanh_form, a)
     return a
 
 
 def bias_gelu_backward(da, h, tanh_form, dbias, add):
-    """The gradient of h + bias, whose value h is, in da's place, and its sum over the rows: dbias ← Σ (+
-    dbias, if add).
+    """Gradients of bias_gelu, where h is what the activation read: dh in da's place, and dbias.
 
-        dh = da gelu'(h),  dbias = Σ dh        because h = x W + bias, and all rows share the bias
+        dh = da gelu'(h)
+        dbias ← Σ dh (+ dbias, if add)    because all rows share the bias
 
     da and h (..., F) contiguous → dh (..., F)
     """
@@ -159,19 +151,7 @@ def bias_gelu_backward(da, h, tanh_form, dbias, add):
     F = h.shape[-1]
     N, threads = h.size // F, threads_for(F)
     sums = cp.empty((tiles_of(N), 1, F), "float64")
-    launch(
-        ACTIVATIONS_SOURCE,
-        "bias_gelu_gradient",
-        h.dtype,
-        (len(sums), blocks_of(F, threads)),
-        threads,
-        h,
-        da,
-        N,
-        F,
-        TILE,
-        tanh_form,
-        sums,
-    )
+    blocks, args = (len(sums), blocks_of(F, threads)), (h, da, N, F, TILE, tanh_form, sums)
+    launch(ACTIVATIONS_SOURCE, "bias_gelu_gradient", h.dtype, blocks, threads, *args)
     add_tiles(sums, 0, dbias, add)
     return da

@@ -1,7 +1,7 @@
 """Twins of attend and attention on a GPU: blocks of queries against the keys that they see; no T × T array.
 
 The products are cuBLAS's, batched over the heads; one kernel a block of queries does what lies between them.
-A mask, and what dropout keeps, are arrays that are given; what they are applied to is a block at a time.
+A mask, and what dropout keeps, are given as whole arrays and applied to a block at a time.
 """
 
 import math
@@ -11,9 +11,9 @@ from .attention import dropped, masked_scores, one_head_each, split_heads
 
 QUERIES = 128  # a block of queries
 
-# A row of scores is ⟨q_t, k_s⟩ for the keys that the last query of its block sees: row n belongs to the (n
-# mod block)-th query, which sees `fewest` keys and one more for each query before it. What it does not see
-# becomes 0 and is not read.
+# A row of scores is ⟨q_t, k_s⟩ for the keys that the last query of its block sees. Row n belongs to the query
+# n mod block of its block, which sees `fewest` keys and one more for each query before it in the block. What
+# a query does not see becomes 0 and is not read.
 ATTENTION_SOURCE = r"""
 #define MINE (fewest + blockIdx.x % block)
 
@@ -21,8 +21,8 @@ ATTENTION_SOURCE = r"""
 #define QUERY (blockIdx.x / block * T + start + blockIdx.x % block)
 
 // scores ← exp(s − m) / Σ exp(s − m) with s = scale scores; m and the sum of each query
-extern "C" __global__ void softmax(real *scores, real scale, long long S, long long fewest, long long block, long long T, long long start,
-                                   real *top, real *total)
+extern "C" __global__ void softmax(real *scores, real scale, long long S, long long fewest, long long block,
+                                   long long T, long long start, real *top, real *total)
 {
     real *row = scores + blockIdx.x * S;
     long long seen = MINE;
@@ -47,8 +47,9 @@ extern "C" __global__ void softmax(real *scores, real scale, long long S, long l
 }
 
 // scores ← P from the forward's m and sum; dprobs ← ds = P (dP − Δ), Δ = Σ_s dP P
-extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real scale, long long S, long long fewest, long long block,
-                                            long long T, long long start, const real *top, const real *total)
+extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real scale, long long S,
+                                            long long fewest, long long block, long long T, long long start,
+                                            const real *top, const real *total)
 {
     real *row = scores + blockIdx.x * S, *drow = dprobs + blockIdx.x * S;
     long long seen = MINE;
@@ -67,8 +68,10 @@ extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real sca
 
 
 def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attend_forward. Each block of queries waits for the GPU to know that a mask
-    leaves them a key; without one nothing waits.
+    """Twin of ops.attention.attend_forward.
+
+    With a mask the host waits for the GPU at each block of queries, to know that every query has a key;
+    without one it never waits.
     """
     import cupy as cp
 
@@ -118,9 +121,8 @@ def attend_into(q, k, v, scale, mask, keep, p, y):
     top, total = cp.empty((*q.shape[:-1], 1), q.dtype), cp.empty((*q.shape[:-1], 1), q.dtype)
     for start, stop in blocks(T):
         seen = stop + S - T
-        scores, rest = scores_of(
-            q[..., start:stop, :], k[..., :seen, :], scale, part_of(mask, q, S, start, stop)
-        )
+        visible = part_of(mask, q, S, start, stop)
+        scores, rest = scores_of(q[..., start:stop, :], k[..., :seen, :], scale, visible)
         row_by_row("softmax", scores, (scores,), rest, T, S, start, top, total)
         y[..., start:stop, :] = dropped(scores, part_of(keep, q, S, start, stop), p) @ v[..., :seen, :]
     return top, total
@@ -140,10 +142,9 @@ def attend_back_into(dy, saved, dq, dk, dv):
         dscores = cp.ascontiguousarray(dropped(dys @ v[..., :seen, :].swapaxes(-1, -2), kept, p))
         row_by_row("softmax_gradient", probs, (probs, dscores), rest, T, S, start, top, total)
         dq[..., start:stop, :] = dscores @ ks * scale
-        for place, part in (
-            (dk, dscores.swapaxes(-1, -2) @ qs * scale),
-            (dv, dropped(probs, kept, p).swapaxes(-1, -2) @ dys),
-        ):
+        dks = dscores.swapaxes(-1, -2) @ qs * scale
+        dvs = dropped(probs, kept, p).swapaxes(-1, -2) @ dys
+        for place, part in ((dk, dks), (dv, dvs)):
             if stop == T:
                 place[...] = part
             else:
@@ -151,8 +152,9 @@ def attend_back_into(dy, saved, dq, dk, dv):
 
 
 def scores_of(q, k, scale, mask):
-    """The scores of a block of queries, and what is left to scale them by: with a mask nothing is, for scaled
-    is not what is −∞.
+    """The scores of a block of queries, and the factor that is yet to be applied to them.
+
+    With a mask that is 1: masks with −∞ are applied after scaling.
     """
     import cupy as cp
 
@@ -162,16 +164,12 @@ def scores_of(q, k, scale, mask):
 
 
 def part_of(mask, q, S, start, stop):
-    """Of booleans that broadcast to (..., T, S) those of a block of queries and the keys that it sees; None
-    is none.
-    """
+    """The part of a mask (…, T, S) for a block of queries and the keys that it sees; None is none."""
     import cupy as cp
 
-    return (
-        None
-        if mask is None
-        else cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, : stop + S - q.shape[-2]]
-    )
+    if mask is None:
+        return None
+    return cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, : stop + S - q.shape[-2]]
 
 
 def blocks(T):
@@ -183,19 +181,5 @@ def row_by_row(name, scores, arrays, scale, T, S, start, top, total):
     """Launch a kernel over the rows of scores (..., queries, keys seen)."""
     queries, seen = scores.shape[-2:]
     fewest = start + S - T + 1
-    launch(
-        ATTENTION_SOURCE,
-        name,
-        scores.dtype,
-        (scores.size // seen,),
-        threads_for(seen),
-        *arrays,
-        scale,
-        seen,
-        fewest,
-        queries,
-        T,
-        start,
-        top,
-        total,
-    )
+    blocks, args = (scores.size // seen,), (*arrays, scale, seen, fewest, queries, T, start, top, total)
+    launch(ATTENTION_SOURCE, name, scores.dtype, blocks, threads_for(seen), *args)

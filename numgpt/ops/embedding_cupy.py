@@ -1,5 +1,6 @@
-"""Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order, also where one
-token is half of the text.
+"""Twin of embedding's backward on a GPU: each row's gradients are added up in a fixed order.
+
+And in parallel, even where one token is half of the text.
 """
 
 from ..engine.cuda import blocks_of, launch, threads_for
@@ -11,10 +12,11 @@ CHUNK = 256  # tokens of one id that one block adds up
 # chunks in theirs: an id that is used at most CHUNK times gets np.add.at's bits, and of one that is used n
 # times no term goes through more than CHUNK + n/CHUNK additions.
 EMBEDDING_SOURCE = r"""
-// All chunks of an id but its first. At the places [start, start + chunk) of a block one such at most begins, and it is of the id at
-// start, whose first place is first[block]: the chunk before it is full and begins before start. Where there is none, nobody reads the sum.
-extern "C" __global__ void chunk_sums(const long long *ids, const long long *order, const long long *first, const real *dy,
-                                      long long N, long long C, long long chunk, real *parts)
+// All chunks of an id but its first. At the places [start, start + chunk) of a block at most one of them
+// begins. It is of the id at start, whose first place is first[block]: the chunk before it is full and begins
+// before start. Where none begins, nobody reads the sum.
+extern "C" __global__ void chunk_sums(const long long *ids, const long long *order, const long long *first,
+                                      const real *dy, long long N, long long C, long long chunk, real *parts)
 {
     long long start = blockIdx.x * chunk, id = ids[start], before = start - first[blockIdx.x];
     long long begin = start + (chunk - before % chunk) % chunk;
@@ -26,9 +28,11 @@ extern "C" __global__ void chunk_sums(const long long *ids, const long long *ord
     }
 }
 
-// The block of the first token of an id adds up its first chunk, then the sums of the others; the blocks of the others have nothing to do.
-extern "C" __global__ void add_rows(const long long *ids, const long long *order, const real *dy, const real *parts,
-                                    long long N, long long C, long long chunk, real *dweight)
+// The block of the first token of an id adds up its first chunk, then the sums of the other chunks; the other
+// tokens' blocks have nothing to do.
+extern "C" __global__ void add_rows(const long long *ids, const long long *order, const real *dy,
+                                    const real *parts, long long N, long long C, long long chunk,
+                                    real *dweight)
 {
     long long first = blockIdx.x, id = ids[first];
     if (first > 0 && ids[first - 1] == id)
@@ -59,8 +63,9 @@ def embedding_backward(dy, saved, into=(None,)):
 
 
 def add_at(array, ids, rows):
-    """array_v += Σ_{n: ids_n = v} rows_n.  array (V, C) contiguous, ids (...), rows (..., C); a complex
-    number is two real ones.
+    """array_v += Σ_{n: ids_n = v} rows_n.  array (V, C) contiguous, ids (...), rows (..., C)
+
+    A complex number is added as two real ones.
     """
     import cupy as cp
 
@@ -71,25 +76,10 @@ def add_at(array, ids, rows):
     ids = ids.reshape(-1).astype("int64", copy=False)
     order = cp.argsort(ids, kind="stable").astype("int64", copy=False)
     ids = ids[order]
-    parts, first = (
-        cp.empty((blocks_of(N, CHUNK), C), dtype),
-        cp.searchsorted(ids, ids[::CHUNK]).astype("int64", copy=False),
-    )
-    launch(
-        EMBEDDING_SOURCE,
-        "chunk_sums",
-        dtype,
-        (len(parts),),
-        threads_for(C),
-        ids,
-        order,
-        first,
-        rows,
-        N,
-        C,
-        CHUNK,
-        parts,
-    )
-    launch(
-        EMBEDDING_SOURCE, "add_rows", dtype, (N,), threads_for(C), ids, order, rows, parts, N, C, CHUNK, array
-    )
+    parts = cp.empty((blocks_of(N, CHUNK), C), dtype)
+    first = cp.searchsorted(ids, ids[::CHUNK]).astype("int64", copy=False)
+    threads, sizes = threads_for(C), (N, C, CHUNK)
+    args = ids, order, first, rows, *sizes, parts
+    launch(EMBEDDING_SOURCE, "chunk_sums", dtype, (len(parts),), threads, *args)
+    args = ids, order, rows, parts, *sizes, array
+    launch(EMBEDDING_SOURCE, "add_rows", dtype, (N,), threads, *args)

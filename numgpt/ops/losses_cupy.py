@@ -3,11 +3,12 @@
 from ..engine.cuda import THREADS, launch, threads_for
 from ..errors import InputError
 
-# Each thread carries the maximum of its entries and the sum of their exponentials below it, scaled anew when
-# the maximum grows; at the end all are scaled to the row's. An entry equal to the maximum counts 1, also
-# where both are −∞: exp(∞ − ∞) is no number.
+# Each thread carries the maximum m of its entries and Σ exp(x − m), scaled anew when m grows; at the end all
+# are scaled to the row's maximum. An entry equal to the maximum counts 1, also where both are −∞: exp(∞ − ∞)
+# would be NaN.
 LOSSES_SOURCE = r"""
-extern "C" __global__ void surprises(const real *logits, const long long *ids, long long V, real *top, real *total, double *surprise)
+extern "C" __global__ void surprises(const real *logits, const long long *ids, long long V, real *top,
+                                     real *total, double *surprise)
 {
     const real *row = logits + blockIdx.x * V;
     real m = row[0], s = 0;
@@ -40,8 +41,9 @@ extern "C" __global__ void mean_surprise(const double *surprise, long long N, do
 }
 
 // dlogits may be the logits themselves: an entry is read and written by one thread
-extern "C" __global__ void surprise_gradients(const real *logits, const long long *ids, const real *top, const real *total, const real *dy,
-                                              double count, long long V, real *dlogits)
+extern "C" __global__ void surprise_gradients(const real *logits, const long long *ids, const real *top,
+                                              const real *total, const real *dy, double count, long long V,
+                                              real *dlogits)
 {
     long long row = blockIdx.x * V, id = ids[blockIdx.x];
     real m = top[blockIdx.x], s = total[blockIdx.x], scale = *dy * (real)(1 / count);
@@ -52,8 +54,9 @@ extern "C" __global__ void surprise_gradients(const real *logits, const long lon
 
 
 def cross_entropy_forward(logits, targets, *, count=None):
-    """Twin of ops.losses.cross_entropy_forward. Where count is not given, the number of targets that count is
-    fetched.
+    """Twin of ops.losses.cross_entropy_forward.
+
+    Where count is not given, the number of targets that count is fetched from the GPU: the host waits for it.
     """
     import cupy as cp
 
@@ -63,12 +66,8 @@ def cross_entropy_forward(logits, targets, *, count=None):
     if count == 0:
         raise InputError("cross_entropy: no target counts, expected at least one that is not negative")
     N = ids.size
-    top, total, surprise, loss = (
-        cp.empty((N, 1), dtype),
-        cp.empty((N, 1), dtype),
-        cp.empty(N, "float64"),
-        cp.empty((), dtype),
-    )
+    top, total = cp.empty((N, 1), dtype), cp.empty((N, 1), dtype)
+    surprise, loss = cp.empty(N, "float64"), cp.empty((), dtype)
     launch(LOSSES_SOURCE, "surprises", dtype, (N,), threads_for(V), logits, ids, V, top, total, surprise)
     launch(LOSSES_SOURCE, "mean_surprise", dtype, (1,), THREADS, surprise, N, count, loss)
     return loss, (logits, ids, top, total, count)
@@ -83,21 +82,8 @@ def cross_entropy_backward(dy, saved, spare=False):
     logits, ids = cp.ascontiguousarray(logits), _ids(ids)
     dlogits = logits if spare else cp.empty_like(logits)
     dy = dy if isinstance(dy, cp.ndarray) else cp.full((), dy, dtype)
-    launch(
-        LOSSES_SOURCE,
-        "surprise_gradients",
-        dtype,
-        (ids.size,),
-        threads_for(V),
-        logits,
-        ids,
-        top,
-        total,
-        dy,
-        count,
-        V,
-        dlogits,
-    )
+    args = logits, ids, top, total, dy, count, V, dlogits
+    launch(LOSSES_SOURCE, "surprise_gradients", dtype, (ids.size,), threads_for(V), *args)
     return dlogits, None
 
 

@@ -1,5 +1,6 @@
-"""Twin of layernorm on a GPU: a block a row; the parameters' gradients are added up by tiles of rows, then
-the tiles in order.
+"""Twin of layernorm on a GPU: a block a row.
+
+The parameters' gradients are added up by tiles of rows, then the tiles in order.
 """
 
 from ..engine.cuda import blocks_of, launch, threads_for
@@ -11,8 +12,8 @@ from .tiles_cupy import TILE, add_tiles, tiles_of
 # entry, the mean errs by at most about n eps max|x|, and the variance relatively by n eps (1 + |mean|/σ). Two
 # passes find the variance better where the mean is large, but not x̂, whose error is the mean's there.
 NORMS_SOURCE = r"""
-extern "C" __global__ void normalise(const real *x, const real *weight, const real *bias, long long has_bias, long long C, real eps,
-                                     real *y, real *xhat, real *rstd)
+extern "C" __global__ void normalise(const real *x, const real *weight, const real *bias, long long has_bias,
+                                     long long C, real eps, real *y, real *xhat, real *rstd)
 {
     __shared__ real counts[256], means[256], squares[256];
     long long row = blockIdx.x * C;
@@ -48,7 +49,8 @@ extern "C" __global__ void normalise(const real *x, const real *weight, const re
     }
 }
 
-extern "C" __global__ void input_gradient(const real *dy, const real *xhat, const real *rstd, const real *weight, long long C, real *dx)
+extern "C" __global__ void input_gradient(const real *dy, const real *xhat, const real *rstd,
+                                          const real *weight, long long C, real *dx)
 {
     long long row = blockIdx.x * C;
     real a = 0, b = 0;
@@ -63,7 +65,8 @@ extern "C" __global__ void input_gradient(const real *dy, const real *xhat, cons
 }
 
 // Σ dy x̂ and Σ dy over a tile of rows, a thread a column: sums (tiles, 2, C)
-extern "C" __global__ void tile_sums(const real *dy, const real *xhat, long long N, long long C, long long tile, double *sums)
+extern "C" __global__ void tile_sums(const real *dy, const real *xhat, long long N, long long C,
+                                     long long tile, double *sums)
 {
     long long c = blockIdx.y * (long long)blockDim.x + threadIdx.x;
     if (c >= C)
@@ -90,22 +93,8 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     y, xhat, rstd = cp.empty_like(x), cp.empty_like(x), cp.empty((*x.shape[:-1], 1), x.dtype)
     weight = cp.ascontiguousarray(weight)
     biases = weight if bias is None else cp.ascontiguousarray(bias)  # not read without a bias
-    launch(
-        NORMS_SOURCE,
-        "normalise",
-        x.dtype,
-        (rstd.size,),
-        threads_for(C),
-        x,
-        weight,
-        biases,
-        bias is not None,
-        C,
-        eps,
-        y,
-        xhat,
-        rstd,
-    )
+    args = x, weight, biases, bias is not None, C, eps, y, xhat, rstd
+    launch(NORMS_SOURCE, "normalise", x.dtype, (rstd.size,), threads_for(C), *args)
     return y, (xhat, rstd, weight, bias is not None)
 
 
@@ -120,9 +109,8 @@ def layernorm_backward(dy, saved, into=(None, None)):
     launch(NORMS_SOURCE, "input_gradient", dtype, (N,), threads_for(C), dy, xhat, rstd, weight, C, dx)
     threads, tiles = threads_for(C), tiles_of(N)
     sums = cp.empty((tiles, 2, C), "float64")
-    launch(
-        NORMS_SOURCE, "tile_sums", dtype, (tiles, blocks_of(C, threads)), threads, dy, xhat, N, C, TILE, sums
-    )
+    blocks = tiles, blocks_of(C, threads)
+    launch(NORMS_SOURCE, "tile_sums", dtype, blocks, threads, dy, xhat, N, C, TILE, sums)
     grads = [dx]
     for n, place in enumerate(into if has_bias else into[:1]):  # the weight's, then the bias's
         gradient, add = place or (cp.empty_like(weight), False)

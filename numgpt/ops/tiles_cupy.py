@@ -5,8 +5,9 @@ from ..engine.cuda import blocks_of, launch, threads_for
 TILE = 64  # rows that one thread adds up for its column
 
 TILES_SOURCE = r"""
-// Of sums (tiles, sets, C) those of one set
-extern "C" __global__ void add_tiles(const double *sums, long long tiles, long long sets, long long C, long long which, long long add, real *total)
+// The sum over the tiles of sums (tiles, sets, C), for one of the sets
+extern "C" __global__ void add_tiles(const double *sums, long long tiles, long long sets, long long C,
+                                     long long which, long long add, real *total)
 {
     long long c = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (c >= C)
@@ -28,17 +29,5 @@ def add_tiles(sums, which, total, add):
     """total (C) ← Σ_t sums[t, which] (+ total, if add).  sums (tiles, sets, C) in float64"""
     tiles, sets, C = sums.shape
     threads = threads_for(C)
-    launch(
-        TILES_SOURCE,
-        "add_tiles",
-        total.dtype,
-        (blocks_of(C, threads),),
-        threads,
-        sums,
-        tiles,
-        sets,
-        C,
-        which,
-        add,
-        total,
-    )
+    args = sums, tiles, sets, C, which, add, total
+    launch(TILES_SOURCE, "add_tiles", total.dtype, (blocks_of(C, threads),), threads, *args)

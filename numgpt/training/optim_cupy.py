@@ -27,8 +27,9 @@ extern "C" __global__ void root_of_sum(const double *sums, long long chunks, dou
         *norm = sqrt(s);
 }
 
-extern "C" __global__ void update(real *w, const real *g, real *m, real *v, long long N, long long decayed, real beta1, real rest1,
-                                  real beta2, real rest2, const real *clip, real keep, real eps, real root, real rate)
+extern "C" __global__ void update(real *w, const real *g, real *m, real *v, long long N, long long decayed,
+                                  real beta1, real rest1, real beta2, real rest2, const real *clip, real keep,
+                                  real eps, real root, real rate)
 {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= N)
@@ -56,35 +57,15 @@ def global_norm(flat):
 
 
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):
-    """Twin of optim.adamw in one launch, with the specification's roundings; clip is a number, or an array ()
-    of w's dtype on the device.
+    """Twin of optim.adamw in one launch, with the specification's roundings.
+
+    clip is a number, or an array () of w's dtype on the device.
     """
     import cupy as cp
 
     beta1, beta2 = betas
     clip = clip if isinstance(clip, cp.ndarray) else cp.full((), clip, w.dtype)
-    constants = (
-        beta1,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        clip,
-        1 - lr * weight_decay,
-        eps,
-        1 - beta2**t,
-        lr / (1 - beta1**t),
-    )
-    launch(
-        OPTIM_SOURCE,
-        "update",
-        w.dtype,
-        (blocks_of(w.size),),
-        THREADS,
-        w,
-        g,
-        m,
-        v,
-        w.size,
-        decayed,
-        *constants,
-    )
+    decays = beta1, 1 - beta1, beta2, 1 - beta2
+    keep, root, rate = 1 - lr * weight_decay, 1 - beta2**t, lr / (1 - beta1**t)
+    args = w, g, m, v, w.size, decayed, *decays, clip, keep, eps, root, rate
+    launch(OPTIM_SOURCE, "update", w.dtype, (blocks_of(w.size),), THREADS, *args)
