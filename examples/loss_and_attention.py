@@ -15,7 +15,7 @@ STEPS, HALF = 600, 9  # the second half of each text repeats the first
 
 
 def batch(seed, size):
-    """Tokens and targets (B, 2·9 − 1), of which those in the first half do not count: nobody could know them."""
+    """Tokens and targets (B, 2·9 − 1). Those in the first half do not count: nobody could know them."""
     half = np.random.default_rng(seed).integers(0, len(LETTERS), (size, HALF))
     text = np.concatenate([half, half], axis=1)
     targets = text[:, 1:].copy()

@@ -99,7 +99,7 @@ def test_an_example_runs_and_prints_its_conclusion(path):
 
 
 def test_the_replay_in_another_order_of_all_sums_prints_the_same_losses():
-    """A few steps, which magnify rounding (of 1e-7) to nothing that four digits show but in the last of them."""
+    """A few steps magnify rounding (1e-7) to nothing that four digits show, but in the last of them."""
     runs = []
     for flags in ([], ["--perturb", "1"]):
         done = subprocess.run(

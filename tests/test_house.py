@@ -25,9 +25,6 @@ CODE = [p for folder in ("numgpt", "benchmarks", "examples") for p in sorted((RO
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 ROOMS = sorted((ROOT / "numgpt").glob("*/__init__.py"))
 
-# Rooms are cleaned one by one.
-cleaning = pytest.mark.xfail(strict=False, reason="not every room is clean yet")
-
 
 def name(path):
     """A path as failures show it."""
@@ -114,7 +111,6 @@ def long_lines(path):
     return sorted(long - exempt_lines(path)) if long else []
 
 
-@cleaning
 def test_no_line_is_longer_than_the_page():
     places = [f"{name(path)}:{number}" for path in CODE + TESTS for number in long_lines(path)]
     assert not places, f"lines over {COLUMNS} columns: {', '.join(places)}"
@@ -160,13 +156,11 @@ def trees():
     return {path: ast.parse(path.read_text("utf-8")) for path in CODE}
 
 
-@cleaning
 def test_no_conditional_expression_stands_inside_another(trees):
     places = [f"{name(p)}:{line}" for p, tree in trees.items() for line in nested_conditionals(tree)]
     assert not places, f"conditional expressions inside others: {', '.join(places)}"
 
 
-@cleaning
 def test_no_function_is_longer_than_a_page(trees):
     sizes = {
         f"{name(path)}:{function.lineno} {function.name}": lines_of(function)
@@ -178,7 +172,6 @@ def test_no_function_is_longer_than_a_page(trees):
     assert not long, f"functions over {LINES} lines: {', '.join(long)}"
 
 
-@cleaning
 def test_no_function_takes_more_parameters_than_fingers(trees):
     counts = {
         f"{name(path)}: {function.name}": parameters_of(function)
@@ -263,7 +256,6 @@ def test_the_list_of_annotated_files_is_sorted_and_real():
 # Rooms.
 
 
-@cleaning
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.parent.name)
 def test_a_room_says_in_one_sentence_what_it_is_for(path):
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""

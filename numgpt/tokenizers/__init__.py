@@ -1,4 +1,4 @@
-"""Tokenizers: text to integers and back, behind one small interface. KINDS says which there are."""
+"""Text to integers and back: enter here to ask how a text is cut, and how a vocabulary is learned or read."""
 
 from .bpe import BPE
 from .bpe_training import train
