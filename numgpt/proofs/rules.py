@@ -300,7 +300,7 @@ def _each_result(node: ast.AST, place: Place, text: str) -> Nodes:
 
 def _results(node: ast.AST, place: Place) -> Nodes:
     """(the node, its entries) of what a backward returns."""
-    if isinstance(node, ast.Return) and place.function.name.endswith("_backward"):
+    if isinstance(node, ast.Return) and node.value and place.function.name.endswith("_backward"):
         yield node.value, node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
 
 
