@@ -1,6 +1,8 @@
-"""Every block of the README runs and prints what the page says; every example runs and asserts its answer."""
+"""Every block of a page runs and prints what the page says; every example runs and asserts its answer."""
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -12,82 +14,133 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numgpt import Config, Record, gradcheck, ops
+from numgpt import Config, Record, engine, gradcheck, ops
 from numgpt.__main__ import main
 from numgpt.architecture.parameters import shapes
+from numgpt.commands.table import COMMANDS
 from numgpt.layers import transformer
+from numgpt.ops.linear import sum_rows
 from numgpt.proofs.subjects import SMALL, op_subjects
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```(?:\n\n```text\n(.*?)```)?", README, re.DOTALL)
-PYTHON = [(code, output) for language, code, output in BLOCKS if language == "python"]
-SHELL = [code for language, code, _ in BLOCKS if language == "sh"]
+ROOMS = ("numgpt", "examples", "benchmarks")
+PAGES = [ROOT / "README.md", *sorted(p for room in ROOMS for p in (ROOT / room).rglob("README.md"))]
+FENCE = re.compile(r"```(\w+)\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+# Lines of a page that are not run: what installs, what has a test or a benchmark of its own.
+ELSEWHERE = ("pip install ", "pytest", "python benchmarks/", "python examples/", "lint-imports")
 
 
-def test_the_readme_has_its_blocks():
-    assert len(PYTHON) >= 4 and len(SHELL) >= 3
+def blocks(page, language):
+    """(code, the text block after it or "") of every block of a language."""
+    found = FENCE.findall(page.read_text("utf-8"))
+    return [(code, output) for kind, code, output in found if kind == language]
 
 
-@pytest.mark.parametrize("code, output", PYTHON, ids=range(len(PYTHON)))
-def test_a_python_block_prints_what_the_page_says(code, output):
+def name_of(page):
+    """A page's path in the repository."""
+    return str(page.relative_to(ROOT))
+
+
+PYTHON = [(page, n) for page in PAGES for n, _ in enumerate(blocks(page, "python"))]
+SHELL = [page for page in PAGES if blocks(page, "sh")]
+
+
+def commands(page):
+    """The command lines of a page, in order."""
+    lines = [line.split("  #")[0] for code, _ in blocks(page, "sh") for line in code.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip()]
+
+
+def defined(page, name):
+    """What the block of a page that defines a name leaves behind, given the ops."""
+    (code,) = (code for code, _ in blocks(page, "python") if name in code)
+    names = vars(ops).copy()
+    exec(compile(code, name_of(page), "exec"), names)
+    return names
+
+
+def test_the_pages_have_their_blocks():
+    assert len(PAGES) >= 8 and len(PYTHON) >= 10 and len(SHELL) >= 2
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 180
+
+
+@pytest.mark.parametrize("page, n", PYTHON, ids=[f"{name_of(page)} {n}" for page, n in PYTHON])
+def test_a_python_block_prints_what_the_page_says(page, n):
+    code, output = blocks(page, "python")[n]
+    names = {"__name__": "page", "linear": ops.linear, "gelu": ops.gelu, "Op": ops.Op, "sum_rows": sum_rows}
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    before = engine.current()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, name_of(page), "exec"), names)
+    finally:
+        engine.use(before)
     assert printed.getvalue() == output
 
 
+@pytest.fixture
+def fast_engine():
+    """Numba's, where it is installed: what a user's commands run on."""
+    before = engine.current()
+    engine.use("numba" if importlib.util.find_spec("numba") else "reference")
+    yield
+    engine.use(before)
+
+
+@pytest.mark.parametrize("page", SHELL, ids=name_of)
+@pytest.mark.usefixtures("fast_engine")
+def test_the_commands_of_a_page_work(page, tmp_path, monkeypatch, capsys):
+    shutil.copy(ROOT / "README.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        if command.startswith(ELSEWHERE):
+            continue
+        program, *args = shlex.split(command)
+        assert program == "numgpt", f"{command}: expected a command of numgpt, or one of {ELSEWHERE}"
+        if args[0] == "verify":
+            pytest.importorskip("torch", reason="PyTorch is not installed, which the page compares with")
+        if args == ["train"]:
+            args += ["--steps", "2", "--eval-iters", "1", "--sample-tokens", "10"]
+        assert main(args) == 0, command
+    capsys.readouterr()
+
+
+def test_every_command_is_shown_on_some_page():
+    shown = {shlex.split(c)[1] for page in SHELL for c in commands(page) if c.startswith("numgpt ")}
+    assert shown == set(COMMANDS)
+
+
+LINKS = [(p, target) for p in PAGES for target in re.findall(r"\]\(([^)#]+)[^)]*\)", p.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("page, target", LINKS, ids=[f"{name_of(p)} {target}" for p, target in LINKS])
+def test_a_link_leads_somewhere(page, target):
+    assert target.startswith("https://") or (page.parent / target).exists()
+
+
 def test_the_op_that_the_page_adds_keeps_the_laws():
-    names = {}
-    exec(next(code for code, _ in PYTHON if "squared_relu" in code), names)
+    names = defined(ROOT / "numgpt/ops/README.md", "squared_relu")
     for subject in op_subjects(names["squared_relu"], 0):
         gradcheck.check(subject.forward, subject.backward, *subject.arrays)
 
 
+def test_the_readme_shows_layernorm_as_it_stands():
+    source = (ROOT / "numgpt/ops/norms.py").read_text("utf-8")
+    (code,) = (code for code, _ in blocks(ROOT / "README.md", "python") if "layernorm" in code)
+    assert code.strip() in source
+
+
 def test_the_layer_that_the_page_shows_computes_what_the_package_does():
-    names = {"linear": ops.linear, "gelu": ops.gelu}
-    exec(next(code for code, _ in PYTHON if "ffn_backward" in code), names)
+    names = defined(ROOT / "numgpt/README.md", "ffn_backward")
     config = Config(**SMALL | {"activation": "gelu"})
     rng = np.random.default_rng(0)
-    params = {
-        n.removeprefix("h.0.mlp."): rng.standard_normal(s)
-        for n, s in shapes(config).items()
-        if n.startswith("h.0.mlp.")
-    }
+    prefix = "h.0.mlp."
+    inside = {n.removeprefix(prefix): s for n, s in shapes(config).items() if n.startswith(prefix)}
+    params = {n: rng.standard_normal(s) for n, s in inside.items()}
     x, dy = rng.standard_normal((2, 4, 6))
     shown, ours = (Record(params, config) for _ in range(2))
     assert np.array_equal(names["ffn_forward"](shown, x), transformer.ffn_forward(ours, x))
     assert np.array_equal(names["ffn_backward"](shown, dy), transformer.ffn_backward(ours, dy))
-
-
-def test_the_commands_of_the_page_work(tmp_path, monkeypatch, capsys):
-    shutil.copy(ROOT / "README.md", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    commands = [part.strip() for block in SHELL for line in block.splitlines() for part in line.split("&&")]
-    ours = [c for c in commands if c.startswith("numgpt ")]
-    assert {c.split()[1] for c in ours} == {
-        "train",
-        "sample",
-        "eval",
-        "check",
-        "curvature",
-        "tokenizer",
-        "convert",
-        "diff",
-        "info",
-        "export",
-    }
-    for command in ours:
-        args = shlex.split(command)[1:]
-        if args == ["train"]:
-            args += ["--steps", "2", "--eval-iters", "1", "--sample-tokens", "10"]
-        assert main(args) == 0, command
-    assert all(
-        c.startswith(("numgpt ", "pip install ")) or c == "pytest"
-        for c in commands
-        if not c.startswith("python benchmarks/")
-    )
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
@@ -96,6 +149,17 @@ def test_an_example_runs_and_prints_its_conclusion(path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1].endswith(".")
     assert "assert" in path.read_text("utf-8")
+
+
+def test_the_picture_of_the_page_can_be_drawn(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[plots]'")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = importlib.import_module("loss_and_attention")
+    example.draw(
+        tmp_path / "picture.svg", [2.0, 1.0, 0.5], np.tri(17) / 17, example.LETTERS[np.arange(17) % 8]
+    )
+    assert "<svg" in (tmp_path / "picture.svg").read_text("utf-8")
+    assert "<svg" in (ROOT / ".github" / "loss-and-attention.svg").read_text("utf-8")
 
 
 def test_the_replay_in_another_order_of_all_sums_prints_the_same_losses():
