@@ -52,7 +52,7 @@ def values_of(field):
 
 ROWS = [(name, value) for name, field in FIELDS.items() for value in values_of(field)]
 every_field = pytest.mark.parametrize(("name", "value"), ROWS, ids=[f"{n}={v}" for n, v in ROWS])
-# What the twins take of fields with values that they decline. A choice that is added is declined until it is here.
+# What the twins take, of fields with values that they decline; a choice that is added is declined until then.
 BLOCK_TAKES = {
     "activation": {"gelu", "gelu_tanh"},
     "norm": {"layernorm"},
