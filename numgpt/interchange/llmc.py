@@ -59,11 +59,14 @@ BLOCK = (
 class Differentiable(Model, Protocol):
     """A GPT as its debug state needs it."""
 
-    def __call__(self, tokens: Any, /) -> NDArray[Any]: ...
+    def __call__(self, tokens: Any, /) -> NDArray[Any]:
+        """The logits."""
 
-    def loss_and_grads(self, tokens: Any, targets: Any, /) -> tuple[Any, Flat]: ...
+    def loss_and_grads(self, tokens: Any, targets: Any, /) -> tuple[Any, Flat]:
+        """The loss, and its gradients by name."""
 
-    def to(self, name: str, /) -> Differentiable: ...
+    def to(self, name: str, /) -> Differentiable:
+        """The model where the engine of a name computes."""
 
 
 def kind_of(path: StrPath) -> int:
