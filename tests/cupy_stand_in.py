@@ -78,9 +78,8 @@ class ndarray:
     def _view(self, host):
         """A result that may show this array's memory."""
         shows = isinstance(host, np.ndarray) and np.may_share_memory(host, self._host)
-        return ndarray(
-            None, host=np.asarray(host), base=(self if self.base is None else self.base) if shows else None
-        )
+        owner = self if self.base is None else self.base
+        return ndarray(None, host=np.asarray(host), base=owner if shows else None)
 
     def reshape(self, *shape, order="C"):
         return self._view(self._host.reshape(*shape, order=order))
