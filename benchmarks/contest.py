@@ -6,6 +6,7 @@ alike, and what counts is the median of the paired ratios.
 
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -152,10 +153,9 @@ def apart(numbers, most, what):
     first = next(iter(numbers.values()))
     differences = [abs(a - b) for each in numbers.values() for a, b in zip(each, first, strict=True)]
     heads = ", ".join(f"{name} {each[:3]}" for name, each in numbers.items())
-    assert all(d <= most for d in differences), (
-        f"{what} lie {max(differences):.1e} apart, expected the same within {most}: {heads}"
-    )
-    return max(differences, default=0.0)
+    largest = max(differences, key=lambda d: math.inf if math.isnan(d) else d, default=0.0)
+    assert largest <= most, f"{what} lie {largest:.1e} apart, expected the same within {most}: {heads}"
+    return largest
 
 
 def number(x, form):
