@@ -1,8 +1,6 @@
 """Twins keep their specifications' laws, err no more, and give the same bits on any number of threads."""
 
 import os
-import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -456,35 +454,6 @@ def test_a_blas_keeps_to_one_thread_until_the_last_of_several_has_left():
         assert blas._get_threads() == 2
     finally:
         blas._set_threads(outside)
-
-
-def test_a_changed_byte_in_any_kernels_file_means_another_cache(tmp_path, monkeypatch):
-    from numgpt.engine import jit
-
-    before, source = jit.cache_folder(), jit.ROOT
-    copy = tmp_path / "numgpt"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(jit, "ROOT", copy)
-    assert jit.cache_folder() == before
-    files = jit.kernel_files()
-    kernels = [
-        p
-        for p in copy.rglob("*.py")
-        if re.search(r"^@(kernel|parallel|intrinsic|numba\.njit)\b", p.read_text("utf-8"), re.M)
-    ]
-    assert len(kernels) > 10 and set(kernels) <= set(files)  # wherever kernels lie, they are among them
-    for path in files:
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + b" ")
-        assert jit.cache_folder() != before, path
-        path.write_bytes(whole)
-
-
-def test_the_cache_lies_where_numba_is_told(tmp_path, monkeypatch):
-    from numgpt.engine import jit
-
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "mine"))
-    assert jit.cache_folder().startswith(str(tmp_path / "mine"))
 
 
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch):

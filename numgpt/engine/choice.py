@@ -121,7 +121,7 @@ def host_twin(function: Function) -> Function:
 
     It runs under the cupy engine too, since integers such as a tokenizer's stay on the host.
     """
-    numba_runs = current() == "numba" or (_engine == "cupy" and importlib.util.find_spec("numba") is not None)
+    numba_runs = current() == "numba" or (_engine == "cupy" and _numba_lacks() is None)
     return (_twin(function) if numba_runs else None) or function
 
 
@@ -192,13 +192,22 @@ def _numba_lacks() -> str | None:
     """What the numba engine lacks on this machine, or None."""
     if importlib.util.find_spec("numba") is None:  # looks, but does not import: that takes half a second
         return "numba is not installed, expected it for the numba engine: pip install numba"
-    from . import blas
-
+    count = os.environ.get("NUMBA_NUM_THREADS", "")
+    if count.lstrip("-").isdigit() and int(count) < 1:  # with it Numba cannot even be imported
+        return f"NUMBA_NUM_THREADS is {count}, expected 1 or more: unset it"
+    try:
+        from . import blas, jit
+    except Exception as error:  # of every kind: Numba looks at NumPy, at its settings, at the processor
+        reason = " ".join(str(error).split())[:200]
+        return (
+            f"numba does not load ({reason}), expected one that fits NumPy {np.__version__}: pip install -U"
+            " numba"
+        )
     if not blas.available():
         return (
             "kernels find no BLAS to call, expected that of NumPy's wheel from PyPI, or MKL: pip install mkl"
         )
-    return None
+    return jit.wrong_setting()
 
 
 @functools.cache

@@ -1,17 +1,12 @@
-"""How kernels are compiled and run: one thread pool, one lock, a cache that is never stale.
+"""How kernels are compiled and run: one thread pool, one lock.
 
 Imports Numba, so it is itself imported only when a kernel is needed.
 """
 
-import contextlib
 import functools
-import hashlib
 import os
-import re
-import sys
 import threading
 import types as python_types
-from pathlib import Path
 
 import numba
 import numba.core.config as numba_config
@@ -19,7 +14,8 @@ from numba.core.codegen import get_host_cpu_features
 from numba.core.registry import cpu_target
 from numba.np.ufunc.parallel import _launch_threads
 
-from .._version import __version__
+from ..errors import InputError
+from . import kernel_cache
 from .spread import spread
 
 # LLVM's flags. contract: a multiplication and an addition may become one rounding. None of the flags that
@@ -28,11 +24,10 @@ FAST = {"contract"}
 # reassoc: a sum may be taken in lanes. They are the same for every number of threads, and so are the bits.
 SUMS = {"contract", "reassoc"}
 LOCK = threading.RLock()  # held while a kernel runs: the pool's threads are one kernel's at a time
-RELATIVE_IMPORT = re.compile(r"^from (\.+)([\w.]*) import \(?([\w,\s]+)", re.M)
-ROOT = Path(__file__).parents[1]  # of the package: every file of kernels lies below it
 
 # OpenMP's threads wait for work awake, which starts a kernel in some microseconds; Numba's own workqueue
 # sleeps and needs a hundred.
+LAYERS = ("default", "omp", "tbb", "workqueue", "safe", "threadsafe", "forksafe")
 numba_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 
@@ -54,40 +49,6 @@ def _use_wide_vectors():
 
 
 _use_wide_vectors()
-
-
-def kernel_files():
-    """The files whose bytes decide what is compiled: kernels', and those that they import from."""
-    own = [*ROOT.rglob("*_numba.py"), *(ROOT / "engine" / f"{name}.py" for name in ("jit", "spread", "blas"))]
-    files = set(own)
-    for path in own:
-        for dots, module, names in RELATIVE_IMPORT.findall(path.read_text("utf-8")):
-            # `from .a import b, c` reads a.py, or where a is a folder perhaps a/b.py and a/c.py.
-            target = path.parents[len(dots) - 1].joinpath(*module.split("."))
-            inside = [target / f"{name.strip()}.py" for name in names.split(",")]
-            files.update(p for p in (target.with_suffix(".py"), *inside) if p.is_file())
-    return sorted(files)
-
-
-def cache_folder():
-    """Where compiled kernels lie: NUMBA_CACHE_DIR or the user's cache, in a folder named by a digest.
-
-    Numba's own cache looks at the time of one file, but a kernel also holds what it calls from others. The
-    digest is of all files of kernels: any change begins a new folder.
-    """
-    digest = hashlib.sha256(f"{__version__} {numba.__version__}".encode())
-    for path in kernel_files():
-        digest.update(path.read_bytes())
-    home = (
-        os.environ.get("NUMBA_CACHE_DIR")
-        or os.environ.get("XDG_CACHE_HOME")
-        or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
-        or Path.home() / ".cache"
-    )
-    return str(Path(home) / "numgpt" / digest.hexdigest()[:32])
-
-
-_cache = cache_folder()
 
 
 def kernel(function=None, *, fastmath=FAST):
@@ -121,13 +82,7 @@ def parallel(function):
         code, {"__name__": __name__, "spread": spread, "task": kernel(function)}, name
     )
     loop.__qualname__ = name
-    # njit reads the folder of the cache where it is applied. It is set for this moment only: the user's own
-    # functions stay in the user's cache.
-    before, numba_config.CACHE_DIR = numba_config.CACHE_DIR, _cache
-    try:
-        return numba.njit(loop, cache=True, nogil=True, no_cfunc_wrapper=True)
-    finally:
-        numba_config.CACHE_DIR = before
+    return kernel_cache.cached(numba.njit(loop, nogil=True, no_cfunc_wrapper=True))
 
 
 def launch(kernel, tasks, *args):
@@ -135,11 +90,32 @@ def launch(kernel, tasks, *args):
     global _pool_runs
     with LOCK:
         if not _pool_runs:
-            _launch_threads()  # Numba starts its pool with its first prange: there is none here
-            _announce_compiling()
+            _start_pool()
             _pool_runs = True
         most = max(tasks) if isinstance(tasks, tuple) else tasks
         kernel(tasks, 1 if _pool_is_lost else min(_threads, most), *args)
+
+
+def _start_pool():
+    """Start Numba's threads: Numba does so at its first prange, and there is none here."""
+    try:
+        _launch_threads()
+    except ValueError as error:
+        raise InputError(
+            f"engine: Numba starts no threads by NUMBA_THREADING_LAYER {numba_config.THREADING_LAYER!r}"
+            f" ({' '.join(str(error).split())}), expected a layer that is installed: unset it, or use the"
+            " reference"
+        ) from error
+
+
+def wrong_setting():
+    """The setting of Numba's by which kernels cannot run, or None."""
+    if numba_config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT is set, expected a Numba that compiles: unset it"
+    layer = str(numba_config.THREADING_LAYER).lower()
+    if layer not in LAYERS:
+        return f"NUMBA_THREADING_LAYER is {layer!r}, expected one of {', '.join(LAYERS)}: unset it"
+    return None
 
 
 def _after_fork():
@@ -154,14 +130,6 @@ _pool_is_lost = False
 _threads = numba_config.NUMBA_NUM_THREADS
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _announce_compiling():
-    """Say why the first launch of all takes seconds; silent where the cache has anything compiled."""
-    if not any(Path(_cache).rglob("*.nbc")) and sys.stderr is not None:
-        message = "numgpt: compiling kernels; this happens once and takes some seconds"
-        with contextlib.suppress(OSError):
-            print(message, file=sys.stderr, flush=True)
 
 
 def set_threads(n):
