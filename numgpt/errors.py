@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST = 2000  # characters of a message; the middle of a longer one is left out
 
@@ -19,6 +20,13 @@ class InputError(ValueError):
         if len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has the message as it is: its parts are not asked for again, and it is not cut once more.
+
+        A process that cannot read the error of another one would wait for it for ever.
+        """
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class TextError(InputError):

@@ -167,7 +167,10 @@ class Flat(Mapping[str, NDArray[Any]]):
         return len(self.shapes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles rebuild the views: copied one by one, they would lose their buffer."""
+        """Copies and pickles rebuild the views: copied one by one, they would lose their buffer.
+
+        A shallow copy, copy.copy, shows the same numbers.
+        """
         return type(self), (self.shapes, self.dtype, self.flat)
 
     def __repr__(self) -> str:

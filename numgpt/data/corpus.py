@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -39,6 +40,12 @@ class Corpus:
     source: str
     digest: str
     recipe: dict[str, Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Corpus:
+        """Tokens that lie in a file are shared: nobody writes to them, and they may be larger than memory."""
+        mapped = [tokens for tokens in (self.train, self.held_out) if isinstance(tokens, np.memmap)]
+        memo.update((id(tokens), tokens) for tokens in mapped)
+        return Corpus(**copy.deepcopy(vars(self), memo))
 
 
 def prepare(

@@ -65,6 +65,10 @@ class Finding:
             self._detail = self._detail()
         return self._detail
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the message instead of the function that makes it."""
+        return vars(self) | {"_detail": self.detail}
+
     @property
     def holds(self) -> bool:
         """Whether the residual is within the limit (NaN is not)."""

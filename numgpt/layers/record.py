@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,6 +239,13 @@ class Record:
     def saved_bytes(self) -> int:
         """Bytes of the arrays that are held for the backward, each counted once, parameters left out."""
         return held_bytes((entry.saved for entry in self._entries.values()), self.params)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """What is filed would tear: its entries, values and gradients share memory."""
+        raise InputError(
+            f"{type(self).__name__}: cannot be copied or pickled, expected what it holds by name: take"
+            " dict(record.value) and dict(record.grad)"
+        )
 
     def __repr__(self) -> str:
         """What is filed and what is kept, as a table."""

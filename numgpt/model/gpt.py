@@ -52,6 +52,9 @@ class GPT:
     moved them; logits, losses and gradients lie where they do. Tokens are given in the host's memory, where
     they are checked.
 
+    ``copy.deepcopy`` and pickle give a model of its own, and an optimizer that is copied with it,
+    ``copy.deepcopy((model, optimizer))``, goes on with the copy. ``copy.copy`` shares the parameters.
+
     Examples
     --------
     >>> import numgpt

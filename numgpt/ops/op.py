@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,11 @@ class Op:
             "__doc__": describe(self, signature),
         }
         vars(self).update(shown)  # the dataclass is frozen
+
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        """An op of a module is copied and pickled by its name, as functions are: a copy is the op itself."""
+        module = sys.modules.get(self.forward.__module__)
+        return self.name if getattr(module, self.name, None) is self else super().__reduce_ex__(protocol)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The value, without what the backward needs, computed by the engine in use.
