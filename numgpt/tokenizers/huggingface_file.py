@@ -37,6 +37,7 @@ SOURCES = {
         r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
 }
+LONGEST_PATTERN = 2**14  # characters
 WHOLE = r"[\s\S]+"  # the pattern that does not cut
 # What Oniguruma, whose syntax is Ruby's, and the regex package take alike. Elsewhere they part: \h is a
 # hexadecimal digit to one and a blank to the other; \w, on which \b rests, has other members; sets may hold
@@ -169,6 +170,10 @@ def _expect_level(level: Mapping[str, Any], name: str, expected: bool) -> None:
 
 def _same_in_both(source: str) -> str:
     """A pattern that Oniguruma and the regex package take alike; InputError for what they may not."""
+    if len(source) > LONGEST_PATTERN:  # to look for what follows takes time in its square
+        raise InputError(
+            f"pattern: {source[:40]!r}… has {len(source):,} characters, expected at most {LONGEST_PATTERN:,}"
+        )
     rest = source.replace(r"\s++$", "")  # $ behind all white space is the end to both
     plain = ESCAPE.sub("_", rest)
     bare = SET.sub("_", plain)

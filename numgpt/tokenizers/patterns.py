@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from ..errors import InputError, TextError
 
 LARGEST = 2**18  # characters of a pattern, its repetitions written out
+# How long a pattern of your own may take: seconds of this process's CPU, and more for each character of the
+# text, some fifty times what a pattern usually takes.
+PATIENCE = 2.0
+PATIENCE_A_CHARACTER = 1e-5
 
 # As published with GPT-2, and as tiktoken spells those of GPT-4 and GPT-4o (tiktoken_ext/openai_public.py).
 # Alternatives are tried from left to right. (?!\S) leaves the last of several spaces to the word behind them;
@@ -64,7 +69,8 @@ class Pattern:
     Raises
     ------
     InputError
-        Where the expression does not compile.
+        Where the expression does not compile. Later, where a text would take it more time than PATIENCE
+        grants: some take twice the time for each character more, such as (a|aa)+b on a word of a's.
 
     Examples
     --------
@@ -87,17 +93,22 @@ class Pattern:
         TextError names the first character that no pretoken has.
         """
         # With groups, findall would give those instead of what matches.
-        pretokens = self._compiled.findall(text) if self._compiled.groups == 0 else list(self.matches(text))
+        if self._compiled.groups == 0:
+            with self._in_time(text) as seconds:
+                pretokens = self._compiled.findall(text, timeout=seconds)
+        else:
+            pretokens = list(self.matches(text))
         if sum(map(len, pretokens)) != len(text):
             self._raise_dropped(text)
         return pretokens
 
     def _raise_dropped(self, text: str) -> None:
         place = 0
-        for match in self._compiled.finditer(text):
-            if match.start() > place:
-                break
-            place = match.end()
+        with self._in_time(text) as seconds:
+            for match in self._compiled.finditer(text, timeout=seconds):
+                if match.start() > place:
+                    break
+                place = match.end()
         c = text[place]
         raise TextError(
             f"pattern: {self.source!r} drops {c!r} (U+{ord(c):04X})",
@@ -107,7 +118,26 @@ class Pattern:
 
     def matches(self, text: str) -> Iterator[str]:
         """The pretokens one by one; unlike split, it does not notice what is dropped between them."""
-        return (match[0] for match in self._compiled.finditer(text))
+        with self._in_time(text) as seconds:
+            for match in self._compiled.finditer(text, timeout=seconds):
+                yield match[0]
+
+    @contextlib.contextmanager
+    def _in_time(self, text: str) -> Iterator[float | None]:
+        """The seconds that the expression may take for a text; InputError where they, or memory, run out.
+
+        The published patterns take time in proportion to any text, and are not stopped.
+        """
+        seconds = PATIENCE + PATIENCE_A_CHARACTER * len(text)
+        try:
+            yield None if self.source in PATTERNS.values() else seconds
+        except (TimeoutError, MemoryError) as error:
+            spent = f"{seconds:.1f} s" if isinstance(error, TimeoutError) else "all memory"
+            raise InputError(
+                f"pattern: {self.source!r} takes more than {spent} for {len(text):,} characters, expected"
+                " time in proportion to the text: a repetition of what can match the same text in several"
+                " ways, such as (a|aa)+ or (a*)*, tries them all; write a+, or possessively a++"
+            ) from error
 
     def safe_cut(self, text: str) -> int:
         """The last place where the text is cut whatever follows it, 0 where none is known.
