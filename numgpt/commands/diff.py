@@ -34,6 +34,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown="those of nanoGPT, minGPT and transformers",
     )
     flags.add(
+        parser,
+        "--configs",
+        action="store_true",
+        help="compare the settings alone, of models, runs and their training; nothing is computed",
+    )
+    flags.add(
         parser, "--all", action="store_true", help="print a line for every parameter, value and gradient"
     )
     flags.add(
@@ -64,11 +70,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print where the models part; 0 where they agree, 1 where they do not."""
-    from ..parity import first_divergence
+    """Print where the models or their settings part; 0 where they agree, 1 where they do not."""
+    from ..parity import compare_settings, first_divergence
     from ..storage.files import read_json
 
     names = read_json(args.names) if args.names else None
+    if args.configs:
+        settings = compare_settings(args.a, args.b, names=names)
+        print(settings)
+        return 1 if settings.differing else 0
     shape = (args.batch_size, args.tokens)
     divergence = first_divergence(args.a, args.b, names=names, dtype=args.dtype, seed=args.seed, shape=shape)
     if args.all:

@@ -5,5 +5,6 @@ Elsewhere is a PyTorch module, a folder of transformers, a file of llm.c, or ano
 
 from .divergence import compare, first_divergence
 from .modules import GPT1, GPT2
+from .settings import compare_settings
 
-__all__ = ["GPT1", "GPT2", "compare", "first_divergence"]
+__all__ = ["GPT1", "GPT2", "compare", "compare_settings", "first_divergence"]

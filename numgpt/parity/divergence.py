@@ -19,6 +19,7 @@ from .comparison import Comparison, Row, computed, first, rows
 from .forms import Form, Run
 from .modules import Call, is_module
 from .search import Search, best_cause
+from .settings import Settings, differing, of_optimizer, side_settings
 from .sides import Ours, State, Theirs, is_state, opened
 
 DEPTH = 3  # causes that may act together
@@ -142,7 +143,7 @@ def first_divergence(
     >>> print(*numgpt.parity.first_divergence(tanh, erf).causes)
     GELU in its tanh form in A, GELU in its erf form in B
     """
-    sides = _opened((a, b), names, call, optimizers, lr)
+    sides, settings = _opened((a, b), names, call, optimizers, lr)
     batch = batch_of(sides, tokens, targets, seed, shape)
     comparison, runs, resolution = _compare(sides, batch, dtype_of(dtype))
     form, left = sides[0].form, comparison.first
@@ -158,7 +159,7 @@ def first_divergence(
         texts.append(best.text)
         if best.cause in untried and best.cause not in MANY:  # else the second would undo the first
             untried.remove(best.cause)
-    return Divergence(comparison, tuple(texts), left)
+    return Divergence(comparison, tuple(texts), left, settings)
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,14 @@ class Divergence:
         What was found by trying, in order; each acts on top of those before it.
     left : Row or None
         The first that differs with all causes at work. None: they explain everything.
+    settings : Settings or None
+        Those in which the two models and their optimizers differ, whether it shows or not.
     """
 
     comparison: Comparison
     causes: tuple[str, ...] = ()
     left: Row | None = None
+    settings: Settings | None = None
 
     @property
     def first(self) -> Row | None:
@@ -193,9 +197,11 @@ class Divergence:
     def __str__(self) -> str:
         c, first = self.comparison, self.first
         head = [f"A  {c.a}", f"B  {c.b}", "", c.summary]
+        settings = [] if self.settings is None else self.settings.lines(alone=False)
         if first is None:
-            return "\n".join([*head, f"no difference that rounding in {c.dtype} does not explain"])
-        return "\n".join([*head, *self._place(first), *self._explanation()])
+            nothing = f"no difference that rounding in {c.dtype} does not explain"
+            return "\n".join([*head, nothing, *settings])
+        return "\n".join([*head, *self._place(first), *self._explanation(), *settings])
 
     def _place(self, first: Row) -> Iterator[str]:
         """Where the models part, in lines."""
@@ -261,8 +267,10 @@ def _compare(sides: Any, batch: Batch, dtype: str) -> tuple[Comparison, tuple[Ru
     return Comparison(a.title, b.title, resolution.name, compared), runs, resolution
 
 
-def _opened(things: Any, names: Any, call: Any, optimizers: Any, lr: float | None) -> tuple[Any, Any]:
-    """Both sides; a debug state is read with the other's config."""
+def _opened(
+    things: Any, names: Any, call: Any, optimizers: Any, lr: float | None
+) -> tuple[tuple[Any, Any], Settings]:
+    """Both sides, and the settings in which they differ; a debug state is read with the other's config."""
     is_pair = isinstance(optimizers, tuple | list) and len(optimizers) == 2
     if not is_pair or (optimizers[0] is None) is not (optimizers[1] is None):
         raise InputError("parity: optimizers are not two, expected an AdamW of each side, or none")
@@ -273,15 +281,17 @@ def _opened(things: Any, names: Any, call: Any, optimizers: Any, lr: float | Non
         things, options = things[::-1], options[::-1]
     a = opened(things[0], **options[0])
     b = opened(things[1], a.config, **options[1])
+    settings = [side_settings(side, thing) for side, thing in zip((a, b), things)]
+    known = [(title, own | of_optimizer(o["optimizer"], lr)) for (title, own), o in zip(settings, options)]
     if isinstance(b, Ours) and not isinstance(a, Ours):
-        a, b = b, a
+        a, b, known = b, a, known[::-1]
     for name in ("n_embd", "n_layer"):
         if getattr(a.config, name) != getattr(b.config, name):
             raise InputError(
                 f"parity: A and B have {name} {getattr(a.config, name)} and {getattr(b.config, name)},"
                 " expected two models of the same size"
             )
-    return a, b
+    return (a, b), differing(*known)
 
 
 def _config(model: Any) -> Config | None:
