@@ -8,12 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import load_file, save_file
 
+import numgpt
 from numgpt import GPT, Config, InputError, tokenizers
 from numgpt.__main__ import main
 from numgpt.architecture.parameters import shapes
-from numgpt.storage import files
+from numgpt.interchange import llmc
+from numgpt.storage import files, safetensors_file
 
 SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
 
@@ -35,7 +38,7 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
         "d": np.ones(3, np.float16),
     }
     save_file(arrays, tmp_path / "x", metadata={"format": "np"})
-    tensors = files.tensors(tmp_path / "x")
+    tensors = safetensors_file.tensors(tmp_path / "x")
     dtypes = {name: dtype for name, (dtype, _) in tensors.items()}
     assert dtypes == {"a": "F32", "b": "I64", "c": "BOOL", "d": "F16"}
     for name, array in arrays.items():
@@ -59,8 +62,11 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
         (file_of({"a": entry(0, 8, [-1, -2])}, bytes(8)), r"a has shape \[-1, -2\]"),
         (file_of({"a": entry(0, 8, [2.0])}, bytes(8)), r"a has shape \[2.0\]"),
         (file_of({"a": entry(0, 8, [True, 2])}, bytes(8)), r"a has shape \[True, 2\]"),
-        (file_of({"a": entry(0, 8, [1] * 99 + [2])}, bytes(8)), "expected at most 8 integers"),
-        (file_of({"a": entry(0, 8, [2**62, 8])}, bytes(8)), r"a has data_offsets \[0, 8\]"),
+        (file_of({"a": entry(0, 8, [1] * 99 + [2])}, bytes(8)), "a has 100 axes, expected at most 8"),
+        (file_of({"a": entry(0, 0, [2**62, 8, 0])}), "expected one that an address can count"),
+        (file_of({"__metadata__": {"a": 1}}), "its __metadata__ are not texts"),
+        (file_of({"__metadata__": entry(0, 0, [0])}), "its __metadata__ are not texts"),
+        (file_of({"a": entry(0, 8, [2**62, 8])}, bytes(8)), "expected one that an address can count"),
         (file_of({"a": entry(0, 8, [3])}, bytes(8)), r"a has data_offsets \[0, 8\]"),
         (file_of({"a": entry(8, 0)}, bytes(8)), r"a has data_offsets \[8, 0\]"),
         (file_of({"a": entry(-8, 0)}, bytes(8)), r"a has data_offsets \[-8, 0\]"),
@@ -83,34 +89,77 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
 def test_a_header_that_lies_is_refused_with_its_lie(tmp_path, data, message):
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(InputError, match=message):
-        files.tensors(tmp_path / "x")
+        safetensors_file.tensors(tmp_path / "x")
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("[" * 66 + "]" * 66, "nested more than 64 levels deep"),
-        ('{"a":' * 900 + "0" + "}" * 900, "nested more than 64|recursion"),
-        ("[" * 10**6, "recursion"),
-        ("9" * 5000, "is not JSON"),
-        ('{"a": {"b": 1, "b": 1}}', "'b' occurs twice"),
-        (" " * 2**24 + "0", "has more than 16,777,216 bytes"),
-    ],
-    ids=range(6),
-)
-def test_json_that_is_too_deep_too_long_or_ambiguous_is_refused(tmp_path, text, message):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match=message):
-        files.read_json(tmp_path / "x.json")
-    with pytest.raises(InputError, match="expected"):
-        tokenizers.load(tmp_path / "x.json")
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 7, 2)], ids=str)
+def test_an_array_without_numbers_is_an_array(tmp_path, shape):
+    arrays = {"a": np.zeros(shape, np.float32), "b": np.arange(2.0), "c": np.zeros(shape, np.int8)}
+    save_file(arrays, tmp_path / "x")
+    tensors = safetensors_file.tensors(tmp_path / "x")
+    assert {name: array.shape for name, (_, array) in tensors.items()} == {"a": shape, "b": (2,), "c": shape}
+
+
+@pytest.mark.parametrize("dtype, size", [("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8), ("F4", 0.5)])
+def test_a_dtype_that_is_not_read_is_named_and_called_nothing_worse(tmp_path, dtype, size):
+    data = file_of({"a": entry(0, int(2 * size), dtype=dtype)}, bytes(int(2 * size)))
+    assert safetensors.deserialize(data)
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(InputError, match=rf"a has dtype '{dtype}', expected one of F64.*\.to\(") as caught:
+        safetensors_file.tensors(tmp_path / "x")
+    assert "damaged" not in str(caught.value)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"1" * 64 + b"\nsize 548105171\n"
+
+
+def test_a_pointer_of_git_lfs_is_called_one_by_every_reader(tmp_path):
+    GPT(Config(**SMALL), tokenizer=tokenizers.Characters("abcdefg")).save(tmp_path / "model")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        whole = (tmp_path / "model" / name).read_bytes()
+        (tmp_path / "model" / name).write_bytes(LFS)
+        with pytest.raises(
+            InputError, match=f"{name}: is a pointer of Git LFS, expected .*: run git lfs pull"
+        ):
+            GPT.load(tmp_path / "model")
+        (tmp_path / "model" / name).write_bytes(whole)
+    (tmp_path / "x.txt").write_bytes(LFS)
+    reads = (tokenizers.load, GPT.load, llmc.load_tokens, numgpt.prepare, files.read_json, files.read_bytes)
+    for read in reads:
+        with pytest.raises(InputError, match="x.txt: is a pointer of Git LFS"):
+            read(tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_bytes(LFS + b"\nis how a pointer begins.\n" * 50)
+    numgpt.prepare(tmp_path / "x.txt")  # a text that quotes one
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "pytorch_model.bin", "old.pth"])
+def test_pickled_weights_are_refused_with_the_two_lines_that_make_them_safe(tmp_path, monkeypatch, name):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("safetensors.torch")
+    monkeypatch.chdir(tmp_path)
+    weight = torch.arange(4.0)
+    zipped = not name.startswith("old")
+    torch.save({"a": weight, "b": weight}, name, _use_new_zipfile_serialization=zipped)
+    messages = set()
+    for place in (name, "."):  # the file, and the folder that holds nothing else
+        with pytest.raises(InputError, match="is pickled, which may run code") as caught:
+            GPT.load(place)
+        messages.add(str(caught.value))
+    (message,) = messages
+    first, second = message.partition(" PyTorch writes it: ")[2].split("; ")
+    exec(f"import torch, safetensors.torch\n{first}\n{second}", {})
+    tensors = safetensors_file.tensors("model.safetensors")
+    assert {n: a.tolist() for n, (_, a) in tensors.items()} == {key: [0, 1, 2, 3] for key in "ab"}
+    (tmp_path / name).rename("model.safetensors")  # whatever its name says
+    with pytest.raises(InputError, match="model.safetensors: is pickled"):
+        safetensors_file.tensors("model.safetensors")
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):
     """Reading a pipe without a writer would never end, and reading /dev/zero would fill the memory."""
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path / "pipe", tmp_path, "/dev/zero"):
-        for read in (files.read_json, files.tensors, tokenizers.load):
+        for read in (files.read_json, safetensors_file.tensors, tokenizers.load):
             message = "is a (folder|device|pipe), expected a file"
             if (read, place) == (tokenizers.load, tmp_path):  # a folder may hold a tokenizer
                 message = "holds no tokenizer"

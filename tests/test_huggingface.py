@@ -1,11 +1,14 @@
 """Folders of transformers, in and out: the same arrays, the same logits, and one line for what is wrong."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import numgpt
 from numgpt import GPT, Config
 from numgpt.__main__ import main
 from numgpt.errors import InputError
@@ -124,7 +127,7 @@ def test_shards_are_joined(folder):
         (folder / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": index | {"transformer.wte.weight": bad}})
         )
-        with pytest.raises(InputError, match="same folder|does not exist|is missing"):
+        with pytest.raises(InputError, match="same folder|does not exist|is missing|half of a character"):
             GPT.load(folder)
 
 
@@ -144,7 +147,7 @@ def test_shards_are_joined(folder):
         ({"embd_pdrop": []}, "embd_pdrop is"),
         ({"attn_pdrop": None}, "attn_pdrop is"),
         ({"resid_pdrop": -1}, "resid_pdrop is -1"),
-        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is inf"),
+        ({"layer_norm_epsilon": 10**400}, "of 401 characters, is beyond the largest float"),
         ({"n_layer": 2**24}, "n_layer is 16777216, expected 0 to 4,096"),
     ],
 )
@@ -218,9 +221,78 @@ def test_a_shard_whose_name_no_file_can_have_is_refused(folder):
 
 
 def test_pickled_weights_are_not_opened(folder):
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pickled"):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InputError, match="pytorch_model.bin: is pickled.*torch.load.*save_file"):
         GPT.load(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"another program's")
+    with pytest.raises(InputError, match="has neither model.safetensors nor"):
+        GPT.load(folder)
+
+
+def test_a_name_that_safetensors_left_out_is_the_array_that_its_metadata_says(folder):
+    """Its save_model stores tied matrices once, under either name."""
+    model, arrays = GPT.load(folder), load_file(folder / "model.safetensors")
+    arrays["lm_head.weight"] = arrays.pop("transformer.wte.weight")
+    save_file(arrays, folder / "model.safetensors", {"transformer.wte.weight": "lm_head.weight"})
+    same(GPT.load(folder), model)
+    for metadata in (None, {"transformer.wte.weight": "nowhere"}, {"format": "pt"}):
+        save_file(arrays, folder / "model.safetensors", metadata)
+        with pytest.raises(InputError, match="wte.weight is missing"):
+            GPT.load(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_save_model_of_safetensors_writes_is_read(folder, tied):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from safetensors.torch import save_model
+
+    change_config(folder, tie_word_embeddings=tied)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config.from_pretrained(folder)).eval()
+    save_model(theirs, folder / "model.safetensors")
+    model = GPT.load(folder, dtype="float64")
+    tokens = np.arange(8)[None]
+    logits = theirs.double()(torch.from_numpy(tokens)).logits.detach().numpy()
+    np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["numgpt", "hf"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "longdouble", "complex128"])
+def test_a_model_is_loaded_in_the_dtype_that_is_asked_for(tmp_path, layout, dtype):
+    model = model_of("float64")
+    model.save(tmp_path / "model", layout)
+    again = GPT.load(tmp_path / "model", dtype=dtype)
+    assert again.params.dtype == np.dtype(dtype)
+    assert np.array_equal(again.params.flat, model.params.flat.astype(dtype))
+    with pytest.raises(InputError, match="dtype float16 is unknown, expected one of float32"):
+        GPT.load(tmp_path / "nowhere", dtype="float16")
+
+
+def test_the_page_turns_a_checkpoint_of_nanogpt_into_a_model(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    import torch_gpt
+
+    monkeypatch.chdir(tmp_path)
+    theirs = torch_gpt.GPT(activation=torch.nn.GELU()).eval()
+    sizes = {
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 8,
+        "block_size": 8,
+        "bias": True,
+        "vocab_size": 19,
+        "dropout": 0.1,
+    }
+    weights = {f"_orig_mod.{name}": w for name, w in theirs.state_dict().items()}
+    torch.save({"model": weights, "model_args": sizes}, "ckpt.pt")
+    page = (Path(numgpt.__file__).parent / "interchange" / "README.md").read_text("utf-8")
+    (code,) = (block for block in re.findall(r"```py\n(.*?)```", page, re.DOTALL) if "ckpt.pt" in block)
+    exec(code, {"torch": torch, "numgpt": numgpt})
+    tokens = np.arange(8)[None]
+    with torch.no_grad():
+        logits = theirs(torch.from_numpy(tokens), torch.from_numpy(tokens))[0].numpy()
+    np.testing.assert_allclose(GPT.load("converted")(tokens), logits, rtol=0, atol=1e-5)
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(folder):

@@ -18,7 +18,8 @@ from ..architecture.config import LONGEST, Config, from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..storage.atomic import OLD, StrPath, beside, replace_folder, write_json
-from ..storage.files import Missing, read_json, tensors
+from ..storage.files import Missing, pickled, pickled_in, read_json
+from ..storage.safetensors_file import tensors
 from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
 
@@ -191,7 +192,7 @@ def read_state(folder: StrPath) -> dict[str, Any]:
         raise InputError(
             f"{path.parent}: holds a model but no run to resume, expected {STATE} and {OPTIMIZER}"
         )
-    state = read_json(path)
+    state = read_json(path, halves=True)  # names of files that are not UTF-8 are in its recipe
     for name, kind in STATE_TYPES.items():
         if not isinstance(state, dict) or name not in state:
             problem = f"no {name}"
@@ -233,6 +234,9 @@ def find(folder: StrPath) -> Path:
         raise InputError(
             f"{folder}: does not exist, expected a checkpoint's folder, such as numgpt train writes"
         )
+    weights = pickled_in(folder)
+    if weights is not None:
+        raise pickled(weights)
     raise InputError(
         f"{folder}: holds no checkpoint, expected a folder with {CONFIG} and {MODEL}, or a run with best or"
         " last in it"

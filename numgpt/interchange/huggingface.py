@@ -21,8 +21,9 @@ from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
+from ..storage import safetensors_file
 from ..storage.atomic import StrPath, replace_folder, write_file, write_json
-from ..storage.files import Missing, read_json, tensors
+from ..storage.files import Missing, pickled, pickled_in, read_json
 from ..tokenizers import Tokenizer, gpt2_files
 from ..tokenizers.files import as_bpe, huggingface_bytes
 from . import checkpoint
@@ -125,13 +126,19 @@ def load(folder: StrPath) -> dict[str, Any]:
 def _entries(folder: Path) -> dict[str, Entry]:
     """Name of a parameter → its entry, from all files of a folder."""
     entries: dict[str, Entry] = {}
+    same: dict[str, str] = {}  # a name that a file left out → the name of the same array
     for file in _files(folder):
-        for name, (dtype, array) in tensors(file).items():
+        stored, metadata = safetensors_file.read(file)
+        same |= {name: other for name, other in metadata.items() if other in stored and name not in stored}
+        for name, (dtype, array) in stored.items():
             parameter = name.removeprefix(PREFIX)
             if parameter in entries:
                 raise InputError(f"{file}: {name} occurs twice, expected each array once")
             if not MASKS.fullmatch(parameter):
                 entries[parameter] = Entry(file, name, dtype, array)
+    for name, other in same.items():
+        if other.removeprefix(PREFIX) in entries:
+            entries.setdefault(name.removeprefix(PREFIX), entries[other.removeprefix(PREFIX)])
     return entries
 
 
@@ -140,10 +147,10 @@ def _files(folder: Path) -> list[Path]:
     if (folder / MODEL).exists():
         return [folder / MODEL]
     if not (folder / INDEX).exists():
-        hint = ""
-        if any(folder.glob("*.bin")):
-            hint = ": the weights are pickled, which numgpt never opens; save them with safe_serialization"
-        raise Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them{hint}")
+        weights = pickled_in(folder)
+        if weights is not None:
+            raise pickled(weights)
+        raise Missing(f"{folder}: has neither {MODEL} nor {INDEX}, expected one of them")
     index = read_json(folder / INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards or not all(isinstance(n, str) for n in shards.values()):

@@ -20,7 +20,7 @@ from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..random import generator
 from ..storage.atomic import StrPath, replace_folder, write_file
-from ..storage.files import Missing, mapped, open_file
+from ..storage.files import Missing, is_pickled, mapped, open_file, pickled
 from ..tokenizers import Tokenizer
 from .checkpoint import Model
 
@@ -72,7 +72,10 @@ class Differentiable(Model, Protocol):
 def kind_of(path: StrPath) -> int:
     """The magic number of a file; InputError if it is none of llm.c's."""
     with open_file(path) as file:
-        magic = int.from_bytes(file.read(4), "little")
+        begin = file.read(8)
+    magic = int.from_bytes(begin[:4], "little")
+    if is_pickled(begin):
+        raise pickled(path)
     if magic not in KINDS:
         raise InputError(
             f"{path}: begins with {magic}, expected a file of llm.c: {MODEL_MAGIC} for a model, {STATE_MAGIC}"
@@ -346,8 +349,11 @@ def _read(path: StrPath, magic: int, versions: Sequence[int]) -> tuple[int, list
     except Missing as error:
         raise InputError(f"{path}: does not exist, expected a {KINDS[magic]} of llm.c") from error
     actual, version, *fields = [0, 0] if len(data) < HEADER else data[:HEADER].view("<i4").tolist()
+    if is_pickled(data[:8].tobytes()):
+        raise pickled(path)
     if actual != magic:
-        raise InputError(f"{path}: does not begin with {magic}, expected a {KINDS[magic]} of llm.c")
+        advice = ": of any other model, give the folder" if magic == MODEL_MAGIC else ""
+        raise InputError(f"{path}: does not begin with {magic}, expected a {KINDS[magic]} of llm.c{advice}")
     if version not in versions:
         raise InputError(f"{path}: has version {version}, expected {' or '.join(map(str, versions))}")
     return version, fields, data[HEADER:]

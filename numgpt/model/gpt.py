@@ -281,7 +281,7 @@ class GPT:
         LAYOUTS[layout].save(folder, self)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> GPT:
+    def load(cls, folder: str | PathLike[str], dtype: DTypeLike | None = None) -> GPT:
         """The model of a checkpoint, of a run, of transformers or of llm.c.
 
         Parameters
@@ -290,6 +290,8 @@ class GPT:
             A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
             no best; the folder of a GPT-2 that transformers saved; a model's file of llm.c; or "hf:" and a
             name on the Hugging Face hub, where huggingface_hub is installed.
+        dtype : "float32", "float64", "longdouble" or "complex128", optional
+            Of the parameters; that of the file unless given.
 
         Raises
         ------
@@ -303,15 +305,21 @@ class GPT:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save(folder)
         ...     again = numgpt.GPT.load(folder)
-        >>> bool((again.params.flat == model.params.flat).all())
-        True
+        ...     double = numgpt.GPT.load(folder, dtype="float64")
+        >>> bool((again.params.flat == model.params.flat).all()), double.params.dtype
+        (True, dtype('float64'))
         """
+        if dtype is not None:
+            _expect_known(dtype)
         if Path(folder).is_file():
             arguments = llmc.load(folder)
         else:
             theirs = huggingface.find(folder)
             arguments = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)
-        return cls(**arguments | {"params": _here(arguments["params"])})
+        params: Flat = arguments["params"]
+        if dtype is not None and params.dtype != dtype:
+            params = params.astype(dtype)
+        return cls(**arguments | {"params": _here(params), "dtype": params.dtype})
 
     def to(self, name: str) -> GPT:
         """The same model where the named engine computes.

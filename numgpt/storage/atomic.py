@@ -72,8 +72,8 @@ def write_file(path: StrPath, data: bytes) -> None:
 
 
 def write_json(path: StrPath, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+    """Write a JSON file, whole or not at all; ValueError for NaN and infinity, which JSON has no word for."""
+    write_file(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def beside(path: StrPath, ending: str) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable
 from io import BufferedReader
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +22,14 @@ from .atomic import StrPath
 LONGEST_JSON = 2**24
 # Levels of lists and objects: deeper ones would overflow the functions that print what is wrong with them.
 DEEPEST_JSON = 64
-# A dtype's name in a safetensors file → NumPy's. NumPy has no bfloat16, so its bits stand for it.
-DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "u1",
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
-}  # fmt: skip
+DIGITS = 308  # of integers that are certainly below the largest float
 # What may stand in a file's place.
 NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-
-Tensors = dict[str, tuple[str, NDArray[Any]]]
+# What a file of Git LFS begins with as long as only its pointer was fetched, and the most bytes that one has.
+LFS, LONGEST_LFS = b"version https://git-lfs.github.com/spec/v1", 1024
+# What torch.save writes begins with: a zip archive since PyTorch 1.6, a pickle before.
+TORCH = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+HALVES = re.compile(rb"\\u[dD][89a-fA-F]")  # escapes of half a character
 
 
 class Missing(InputError):
@@ -43,14 +43,47 @@ def open_file(path: StrPath, expected: str = "a file", pipes: bool = False) -> B
 
     expected: the words for it in the error. pipes: accept a pipe, which can be read only once.
     """
+    file = None
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode)):
-            return open(path, "rb")
+        status = os.stat(path)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFREG or (pipes and kind == stat.S_IFIFO):
+            file = open(path, "rb")  # noqa: SIM115 closed by who asked for it
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: an impossible name
         raise Missing(f"{path}: does not exist, expected {expected}") from error
-    actual = NO_FILES.get(stat.S_IFMT(mode), "a device")
-    raise InputError(f"{path}: is {actual}, expected {expected}")
+    if file is None:
+        raise InputError(f"{path}: is {NO_FILES.get(kind, 'a device')}, expected {expected}")
+    if kind == stat.S_IFREG and status.st_size <= LONGEST_LFS and file.peek(len(LFS)).startswith(LFS):
+        file.close()
+        raise InputError(
+            f"{path}: is a pointer of Git LFS, expected {expected}: run git lfs pull to get what it points to"
+        )
+    return file
+
+
+def is_pickled(begin: bytes) -> bool:
+    """Whether a file that begins so was written by torch.save."""
+    return begin.startswith(TORCH)
+
+
+def pickled(path: StrPath) -> InputError:
+    """The error for a file of torch.save, with the two lines of PyTorch that write what can be read."""
+    return InputError(
+        f"{path}: is pickled, which may run code when it is read, expected safetensors, as PyTorch writes it:"
+        f" weights = torch.load({Path(path).name!r}, map_location='cpu', weights_only=True);"
+        " safetensors.torch.save_file({name: w.clone() for name, w in weights.items()}, 'model.safetensors')"
+    )
+
+
+def pickled_in(folder: StrPath) -> Path | None:
+    """A file of torch.save in a folder, None where there is none."""
+    for path in sorted(
+        p for p in Path(folder).glob("*") if p.suffix in (".bin", ".pt", ".pth") and p.is_file()
+    ):
+        with open_file(path) as file:
+            if is_pickled(file.read(8)):
+                return path
+    return None
 
 
 def mapped(file: IO[bytes]) -> NDArray[Any]:
@@ -69,21 +102,31 @@ def read_bytes(path: StrPath, longest: int = LONGEST_JSON) -> bytes:
     return data
 
 
-def read_json(path: StrPath) -> Any:
-    """The content of a JSON file."""
-    return parse_json(read_bytes(path), path)
+def read_json(path: StrPath, halves: bool = False) -> Any:
+    """The content of a JSON file; halves as in parse_json."""
+    return parse_json(read_bytes(path), path, halves)
 
 
-def parse_json(data: bytes, path: StrPath) -> Any:
-    """The content of JSON bytes.
+def parse_json(data: bytes, path: StrPath, halves: bool = False) -> Any:
+    """The content of JSON bytes, where every parser gives the same; the only place that reads JSON.
 
-    A name that occurs twice in an object is an error, since parsers differ in which of the two they take.
+    Python's own takes more, in which parsers differ: NaN and Infinity, a name that occurs twice in an object,
+    half of a character, a number beyond the largest float, levels without end.
 
-    path: the file's name, for errors.
+    path: the file's name, for errors. halves: whether texts may hold halves of characters, by which Python
+    spells the bytes of file names that are not UTF-8.
     """
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
+        content = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
         _expect_shallow(content)
+        if not halves and HALVES.search(data):
+            _expect_whole_characters(content)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: is not JSON ({error}), expected a file written by numgpt or transformers"
@@ -100,81 +143,52 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        shown = text if len(text) <= 20 else f"{text[:10]}…, of {len(text):,} characters,"
+        raise ValueError(f"the number {shown} is beyond the largest float")
+    return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        _float(text)
+    return int(text)
+
+
 def _expect_shallow(content: Any) -> None:
     """Raise ValueError if lists and objects are nested too deep; level by level, not to overflow."""
     level = [content]
     for _ in range(DEEPEST_JSON + 1):
-        level = [part for value in level for part in _parts(value)]
+        level = [value for value in level if isinstance(value, list | dict)]
         if not level:
             return
+        level = [part for value in level for part in _parts(value)]
     raise ValueError(f"nested more than {DEEPEST_JSON} levels deep")
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    return value.values() if isinstance(value, dict) else value
 
 
-def tensors(path: StrPath) -> Tensors:
-    """Name → (dtype, array) of a safetensors file. The arrays are memory-mapped; their numbers are not read.
-
-        8 bytes     n, little-endian
-        n bytes     JSON: {name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, …}
-        the rest    the arrays, each from its begin to its end, with nothing between or after them
-
-    All of that is checked. dtype is spelled as in the file; BF16 comes as its bits, in uint16.
-    Source: the description of the format in the repository huggingface/safetensors.
-    """
-    with open_file(path) as file:
-        data = mapped(file)
-    n = int.from_bytes(data[:8].tobytes(), "little")
-    if len(data) < 8 or n > min(LONGEST_JSON, len(data) - 8):
-        raise _damaged(path, f"it declares a header of {n:,} bytes, and has {len(data):,} in all")
-    header = parse_json(data[8 : 8 + n].tobytes(), path)
-    data = data[8 + n :]
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        _check_entry(path, name, entry)
-
-    arrays: Tensors = {}
-    place = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = entry["data_offsets"]
-        if begin != place or end > len(data):
-            raise _damaged(
-                path, f"{name} lies at {begin:,} to {end:,} of {len(data):,} bytes, not from {place:,} on"
-            )
-        dtype = entry["dtype"]
-        arrays[name] = dtype, data[begin:end].view(DTYPES[dtype]).reshape(entry["shape"])
-        place = end
-    if place != len(data):
-        raise _damaged(path, f"its arrays end at {place:,} of {len(data):,} bytes")
-    return arrays
+def _expect_whole_characters(content: Any) -> None:
+    """Raise ValueError if a text, which may be a name, holds half of a character: UTF-8 has no such text."""
+    level = [content]
+    while level:
+        for value in level:
+            for text in value if isinstance(value, dict) else (value,):
+                if isinstance(text, str):
+                    _expect_utf8(text)
+        level = [part for value in level if isinstance(value, list | dict) for part in _parts(value)]
 
 
-def _check_entry(path: StrPath, name: str, entry: Any) -> None:
-    """Raise InputError unless an array's entry in the header is consistent."""
-    if not isinstance(entry, dict):
-        entry = {}
-    dtype, shape, place = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _damaged(path, f"{name} has dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if not _are_sizes(shape, least=1) or len(shape) > 8:
-        raise _damaged(path, f"{name} has shape {shape!r}, expected at most 8 integers from 1")
-    size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if not _are_sizes(place, least=0) or len(place) != 2 or place[1] - place[0] != size:
-        raise _damaged(
-            path,
-            f"{name} has data_offsets {place!r}, expected begin and end of {dtype} numbers of shape {shape}",
-        )
-
-
-def _are_sizes(values: Any, least: int) -> bool:
-    return isinstance(values, list) and all(type(v) is int and least <= v < 2**63 for v in values)
-
-
-def _damaged(path: StrPath, reason: str) -> InputError:
-    return InputError(f"{path}: is damaged ({reason}), expected an intact safetensors file")
+def _expect_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"U+{ord(text[error.start]):04X} is half of a character") from error

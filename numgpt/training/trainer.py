@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
 from ..storage import atomic
+from ..storage.files import parse_json
 from .optim import AdamW, learning_rate
 
 Entry = dict[str, Any]  # a line of the log
@@ -365,7 +366,7 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
     lines = []
     for line in path.read_text("utf-8", errors="replace").splitlines():
         # The last line of a killed run may be half there.
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            if json.loads(line)["step"] <= step:
+        with contextlib.suppress(InputError, TypeError, KeyError):
+            if parse_json(line.encode(), path)["step"] <= step:
                 lines.append(line + "\n")
     return lines
