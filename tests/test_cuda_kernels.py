@@ -372,6 +372,39 @@ def test_one_pass_over_a_row_keeps_the_digits_of_two(shift, dtype, wider):
     assert_errs_no_more(ours, theirs, exact, dtype, "layernorm")
 
 
+@pytest.mark.parametrize(
+    "dtype, size", [("float32", 1e19), ("float32", 1e38), ("float64", 1e154), ("float64", 1e307)]
+)
+def test_a_norm_is_right_where_squares_overflow(dtype, size):
+    rng = np.random.default_rng(0)
+    x, dy = (3 * size * rng.uniform(-1, 1, (3, 300))).astype(dtype), rng.standard_normal((3, 300))
+    x[1] = x[1] / np.dtype(dtype).type(size)
+    parameters = rng.standard_normal((2, 300)).astype(dtype)
+    y, saved = ops.layernorm.forward(*(a.astype("longdouble") for a in (x, *parameters)))
+    truth = y, *ops.layernorm.backward(dy.astype("longdouble"), saved)
+    forward, backward = twins_of(ops.layernorm)
+    y, saved = forward(*map(device, (x, *parameters)))
+    for ours, right in zip((y, *backward(device(dy.astype(dtype)), saved)), truth):
+        assert abs(host(ours) - right).max() <= 64 * np.finfo(dtype).eps * abs(right).max()
+    x[0, 7], x[2, 7] = np.inf, np.nan
+    y = host(forward(*map(device, (x, *parameters)))[0])
+    assert np.isnan(y[::2]).all() and np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("dtype, largest", [("float32", 38), ("float64", 307)])
+@pytest.mark.parametrize("op", [ops.gelu, ops.gelu_tanh], ids=lambda op: op.name)
+def test_the_slope_of_an_activation_is_right_for_inputs_of_any_size(op, dtype, largest):
+    x = 10.0 ** np.linspace(-largest, largest, 300)
+    x = np.concatenate([-x, x]).astype(dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        y, saved = op.forward(x.astype("longdouble"))
+        (right,) = op.backward(np.ones_like(y), saved)
+    forward, backward = twins_of(op)
+    y, saved = forward(device(x))
+    (dx,) = backward(device(np.ones_like(x)), saved)
+    assert abs(host(dx) - right).max() <= 64 * np.finfo(dtype).eps
+
+
 def test_hidden_logits_count_for_nothing():
     """Logits of −∞, also first in a row and alone in a thread's entries.
 

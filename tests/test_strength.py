@@ -63,7 +63,7 @@ def test_every_rule_is_used_and_a_law_catches_what_it_makes(kind):
         "g - g.mean(-1, keepdims=True) + xhat * (g * xhat)",
         "→  dk = dscores @ q * scale",
         "→  dweight[ids] = dy",
-        "→  q, v, k, y, top, total, scale, mask, keep, p = saved",
+        "→  q, v, k, top, total, scale, mask, keep, p = saved",
         "→  return (dq, dv, dk)",
         "→  counted = ids > 0",
         "→  dx = dy + r.back('mlp', r.back('ln_2', dy))",

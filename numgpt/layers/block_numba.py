@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from ..engine.jit import kernel
-from ..ops.activations_numba import INV_SQRT_2PI, SQRT_2_OVER_PI
+from ..ops.activations_numba import BOUND, INV_SQRT_2PI, SQRT_2_OVER_PI
 from ..ops.elementary_numba import exp, half_erfc
 from .known import ANY
 
@@ -38,12 +38,13 @@ def gelu_and_slope(h, act):
 def gelu_tanh_and_slope(h, act):
     """act = x σ(2u) and h ← σ + x 2σ(1 − σ) du/dx, the slope, for x = h, all flat."""
     one, a, b = h.dtype.type(1), h.dtype.type(-2 * SQRT_2_OVER_PI), h.dtype.type(0.044715)
-    c, e = h.dtype.type(2 * SQRT_2_OVER_PI), h.dtype.type(3 * 0.044715)
+    c, e, bound = h.dtype.type(2 * SQRT_2_OVER_PI), h.dtype.type(3 * 0.044715), h.dtype.type(BOUND)
     for i in range(len(h)):
         v = h[i]
         s = one / (one + exp(a * (v + b * v * v * v)))
         act[i] = v * s
-        h[i] = s + v * s * (one - s) * c * (one + e * v * v)
+        near = min(max(v, -bound), bound)
+        h[i] = s + v * s * (one - s) * c * (one + e * near * near)
 
 
 # The activations that a fused block computes. One more here needs its branch in activate.

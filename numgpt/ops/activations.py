@@ -61,16 +61,22 @@ def gelu_tanh_backward(dy, saved):
     In words: the gate's value, plus x times how fast the gate opens.
     """
     (x,) = saved
-    s = gate(x)
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+    s, near = gate(x), bounded(x)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * near * near)
     return (dy * (s + 2 * x * s * (1 - s) * slope),)
 
 
 def gate(x):
     """σ = ½ (1 + tanh u) = 1/(1 + exp(−2u)): the right side keeps its digits where 1 + tanh u cancels."""
+    x = bounded(x)
     z = -2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    largest = 80.0 if x.dtype == np.float32 else 700.0  # exp would overflow beyond, and σ is 0 long before
-    return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))
+    shut = z.real > math.floor(np.log(np.finfo(x.dtype).max))  # exp would overflow: σ is below all numbers
+    return np.where(shut, 0, 1 / (1 + np.exp(np.where(shut, 0, z))))
+
+
+def bounded(x):
+    """x cut to ±64, where σ has been 0 or 1 for long: x² and x³ would overflow, and 0 · ∞ is no number."""
+    return np.where(abs(x.real) > 64, np.copysign(64, x.real), x)
 
 
 gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)

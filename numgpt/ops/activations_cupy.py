@@ -11,6 +11,7 @@ ACTIVATIONS_SOURCE = r"""
 #define INV_SQRT_2PI ((real)0.39894228040143267794)
 #define SQRT_2_OVER_PI ((real)0.79788456080286535588)
 #define CUBIC ((real)0.044715)
+#define BOUND ((real)64)
 #define HERE (blockIdx.x * (long long)blockDim.x + threadIdx.x)
 
 // Φ(x) = ½ erfc(−x/√2), which keeps its digits in the left tail
@@ -34,7 +35,8 @@ __device__ real slope(real x)
 // σ + x 2σ(1 − σ) du/dx
 __device__ real slope_tanh(real x)
 {
-    real s = gate(x), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * x * x);
+    real near = x > BOUND ? BOUND : x < -BOUND ? -BOUND : x; // x² might overflow where the gate does not move
+    real s = gate(x), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * near * near);
     return s + 2 * x * s * (1 - s) * du;
 }
 

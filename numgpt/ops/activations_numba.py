@@ -10,6 +10,7 @@ from .elementary_numba import exp, half_erfc
 CHUNK = 8192  # entries a task
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+BOUND = 64.0  # of |x|, beyond which the tanh form's gate is 0 or 1, and x² might overflow
 
 
 @kernel
@@ -46,11 +47,12 @@ def gelu_tanh_chunk(x, y):
 def gelu_tanh_gradient_chunk(x, dy, dx):
     """dx = dy (σ + x 2σ(1 − σ) du/dx)."""
     one, a, b = x.dtype.type(1), x.dtype.type(-2 * SQRT_2_OVER_PI), x.dtype.type(0.044715)
-    c, d = x.dtype.type(2 * SQRT_2_OVER_PI), x.dtype.type(3 * 0.044715)
+    c, d, bound = x.dtype.type(2 * SQRT_2_OVER_PI), x.dtype.type(3 * 0.044715), x.dtype.type(BOUND)
     for i in range(len(x)):
         v = x[i]
         s = one / (one + exp(a * (v + b * v * v * v)))
-        dx[i] = dy[i] * (s + v * s * (one - s) * c * (one + d * v * v))
+        near = min(max(v, -bound), bound)
+        dx[i] = dy[i] * (s + v * s * (one - s) * c * (one + d * near * near))
 
 
 @kernel

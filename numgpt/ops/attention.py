@@ -27,7 +27,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     exps = np.exp(scores - top)
     total = exps.sum(-1, keepdims=True)
     y = dropped(exps / total, keep, p) @ v
-    return y, (q, k, v, y, top, total, scale, mask, keep, p)
+    return y, (q, k, v, top, total, scale, mask, keep, p)
 
 
 def attend_backward(dy, saved):
@@ -36,18 +36,21 @@ def attend_backward(dy, saved):
         P = exp(s − m) / Σ exp(s − m)       again, so that the forward need not keep a (T, S) array
         dv = P̃ᵀ dy                          because y = P̃ v
         dP̃ = dy vᵀ,  dP = dP̃ k / (1 − p)
-        Δ = Σ_s dP P = ⟨dy, y⟩              because dP P = dP̃ P̃, and Σ_s P̃_s ⟨dy, v_s⟩ = ⟨dy, Σ_s P̃_s v_s⟩
+        Δ = Σ_s P dP                        the mean of dP under P
         ds = P (dP − Δ)                     because ∂P_s/∂s_r = P_s ([s = r] − P_r)
         dq = scale ds k,  dk = scale dsᵀ q  because s = scale q kᵀ
 
     In words: a score's gradient is how much better its key did than the mean key, times how much it was used;
     hidden keys have P = 0 and so get exactly nothing.
+
+    Δ is ⟨dy, y⟩ too, which costs less. But y is not rounded as dP is: where one key takes all of P, the truth
+    is ds = 0, and what would be left there is noise as large as dP's, which q and k then multiply.
     """
-    q, k, v, y, top, total, scale, mask, keep, p = saved
+    q, k, v, top, total, scale, mask, keep, p = saved
     probs = np.exp(masked_scores(q, k, scale, mask) - top) / total
     dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
     dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
-    dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))
+    dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdims=True))
     dq = dscores @ k * scale
     dk = dscores.swapaxes(-1, -2) @ q * scale
     return dq, dk, dv
@@ -98,10 +101,8 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     mask (..., 1 or H, T, T); keep (..., H, T, T).  qkv (..., T, 3HD) → y (..., T, HD)
     """
     q, k, v = split_heads(qkv, n_head)
-    y, (q, k, v, y, *rest) = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
-    y = merge_heads(y)
-    heads = one_head_each(y, n_head)  # a view of y, so that nothing is held twice
-    return y, ((q, k, v, heads, *rest), n_head)
+    y, saved = attend_forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
+    return merge_heads(y), (saved, n_head)
 
 
 def attention_backward(dy, saved):

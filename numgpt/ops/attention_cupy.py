@@ -78,7 +78,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     y = cp.empty(q.shape, q.dtype)
     top, total = attend_into(q, k, v, scale, mask, keep, p, y)
-    return y, (q, k, v, y, top, total, scale, mask, keep, p)
+    return y, (q, k, v, top, total, scale, mask, keep, p)
 
 
 def attend_backward(dy, saved):
@@ -100,7 +100,7 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     q, k, v = split_heads(qkv, n_head)
     y = one_head_each(merged, n_head)
     top, total = attend_into(q, k, v, scale, mask, keep, p, y)
-    return merged, ((q, k, v, y, top, total, scale, mask, keep, p), n_head)
+    return merged, ((q, k, v, top, total, scale, mask, keep, p), n_head)
 
 
 def attention_backward(dy, saved):
@@ -132,7 +132,7 @@ def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved; the last block goes first, for it sees all keys."""
     import cupy as cp
 
-    q, k, v, _, top, total, scale, mask, keep, p = saved
+    q, k, v, top, total, scale, mask, keep, p = saved
     top, total = cp.ascontiguousarray(top), cp.ascontiguousarray(total)
     T, S = q.shape[-2], k.shape[-2]
     for start, stop in reversed(blocks(T)):

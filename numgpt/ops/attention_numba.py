@@ -170,7 +170,7 @@ def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     y = np.empty(q.shape, q.dtype)
     top, total = attend_into(q, k, v, scale, y)
-    return y, (q, k, v, y, top, total, scale, mask, keep, p)
+    return y, (q, k, v, top, total, scale, mask, keep, p)
 
 
 def attend_backward(dy, saved):
@@ -185,7 +185,7 @@ def attend_backward(dy, saved):
 
 def attend_back_into(dy, saved, dq, dk, dv):
     """Fill dq, dk and dv from what attend saved."""
-    q, k, v, _, top, total, scale = saved[:7]
+    q, k, v, top, total, scale = saved[:6]
     dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
     given = dy, q, k, v, top[..., 0], total[..., 0], scale
     launch(attend_heads_gradients, q.shape[0] * q.shape[1], *given, place(dq), place(dk), place(dv))
@@ -201,7 +201,7 @@ def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
     q, k, v = split_heads(qkv, n_head)
     y = one_head_each(merged, n_head)
     top, total = attend_into(q, k, v, scale, y)
-    return merged, ((q, k, v, y, top, total, scale, mask, keep, p), n_head)
+    return merged, ((q, k, v, top, total, scale, mask, keep, p), n_head)
 
 
 def attention_backward(dy, saved):

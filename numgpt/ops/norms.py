@@ -1,5 +1,8 @@
 """Normalisation over channels."""
 
+import numpy as np
+
+from .. import engine
 from .linear import sum_rows
 from .op import Op
 
@@ -11,15 +14,20 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
         x̂ = (x − μ) r
         y = x̂ w + b
 
-    ⟨·⟩ is the mean over the channels.  x (..., C) → y (..., C).  Source: Ba, Kiros and Hinton 2016.
+    ⟨·⟩ is the mean over the channels. Where the squares would overflow, x is divided by s first, and
+
+        x̂(x, eps) = x̂(x/s, eps/s²)      because μ and √v are s times as large for x as for x/s
+
+    x (..., C) → y (..., C).  Source: Ba, Kiros and Hinton 2016.
     """
+    x, s = within_range(x)
     centred = x - x.mean(-1, keepdims=True)
-    rstd = ((centred * centred).mean(-1, keepdims=True) + eps) ** -0.5
+    rstd = ((centred * centred).mean(-1, keepdims=True) + eps / s / s) ** -0.5
     xhat = centred * rstd
     y = xhat * weight
     if bias is not None:
         y = y + bias
-    return y, (xhat, rstd, weight, bias is not None)
+    return y, (xhat, rstd / s, weight, bias is not None)
 
 
 def layernorm_backward(dy, saved):
@@ -41,6 +49,20 @@ def layernorm_backward(dy, saved):
     dweight = sum_rows((dy * xhat).reshape(-1, C))
     dbias = sum_rows(dy.reshape(-1, C)) if has_bias else None
     return dx, dweight, dbias
+
+
+def within_range(x):
+    """x / s and s: a vector whose Σ x² might overflow is divided by a power of two, which costs no digit.
+
+    s is 1 where no vector is that large, else (..., 1). It is a constant: what divides by it undoes it.
+    """
+    largest = abs(x.real).max(-1, keepdims=True)
+    limit = 0.25 * (np.finfo(x.dtype).max / x.shape[-1]) ** 0.5  # |x − μ| may be twice |x|
+    if not engine.on_gpu(x) and not (largest > limit).any():  # on a GPU the host would wait for the answer
+        return x, 1.0
+    exponents = np.frexp(largest)[1] - 1
+    s = np.where(largest > limit, np.ldexp(np.ones_like(largest), exponents), 1)
+    return x / s, s
 
 
 layernorm = Op("...C, C, C? -> ...C", layernorm_forward, layernorm_backward, parameters=("weight", "bias"))

@@ -10,40 +10,58 @@ from .tiles_cupy import TILE, add_tiles, tiles_of
 # update, and pairs of threads are merged with Chan's formula in a tree. Nothing is subtracted but an entry
 # and a mean, so a large mean costs no more digits than it must: with n = ⌈C/256⌉ + 8 steps on the way of an
 # entry, the mean errs by at most about n eps max|x|, and the variance relatively by n eps (1 + |mean|/σ). Two
-# passes find the variance better where the mean is large, but not x̂, whose error is the mean's there.
+# passes find the variance better where the mean is large, but not x̂, whose error is the mean's there. A row
+# whose squares overflow is gone through once more, divided by s, as in the specification.
 NORMS_SOURCE = r"""
+__device__ real power_of_two_below(real x)
+{
+    int exponent;
+    frexp(x, &exponent);
+    return ldexp((real)1, exponent - 1);
+}
+
 extern "C" __global__ void normalise(const real *x, const real *weight, const real *bias, long long has_bias,
                                      long long C, real eps, real *y, real *xhat, real *rstd)
 {
     __shared__ real counts[256], means[256], squares[256];
     long long row = blockIdx.x * C;
     int i = threadIdx.x;
-    real n = 0, mean = 0, m2 = 0;
-    for (long long c = i; c < C; c += blockDim.x) {
-        n += 1;
-        real d = x[row + c] - mean;
-        mean += d / n;
-        m2 += d * (x[row + c] - mean);
-    }
-    counts[i] = n;
-    means[i] = mean;
-    squares[i] = m2;
-    __syncthreads();
-    for (int half = blockDim.x / 2; half > 0; half /= 2) {
-        if (i < half && counts[i + half] > 0) {
-            real a = counts[i], b = counts[i + half], d = means[i + half] - means[i];
-            means[i] += d * (b / (a + b));
-            squares[i] += squares[i + half] + d * d * (a * b / (a + b));
-            counts[i] = a + b;
+    real s = 1;
+    for (int pass = 0; pass < 2; pass++) {
+        real n = 0, mean = 0, m2 = 0;
+        for (long long c = i; c < C; c += blockDim.x) {
+            n += 1;
+            real d = x[row + c] / s - mean;
+            mean += d / n;
+            m2 += d * (x[row + c] / s - mean);
         }
+        counts[i] = n;
+        means[i] = mean;
+        squares[i] = m2;
         __syncthreads();
+        for (int half = blockDim.x / 2; half > 0; half /= 2) {
+            if (i < half && counts[i + half] > 0) {
+                real a = counts[i], b = counts[i + half], d = means[i + half] - means[i];
+                means[i] += d * (b / (a + b));
+                squares[i] += squares[i + half] + d * d * (a * b / (a + b));
+                counts[i] = a + b;
+            }
+            __syncthreads();
+        }
+        if (isfinite(squares[0]))
+            break; // all threads at once, for they read the same number
+        real largest = 0;
+        for (long long c = i; c < C; c += blockDim.x)
+            largest = fabs(x[row + c]) > largest ? fabs(x[row + c]) : largest;
+        largest = block_max(largest);
+        s = pass == 0 ? power_of_two_below(largest) : s;
     }
-    mean = means[0];
-    real r = 1 / sqrt(squares[0] / C + eps);
+    real mean = means[0];
+    real r = 1 / sqrt(squares[0] / C + eps / s / s);
     if (i == 0)
-        rstd[blockIdx.x] = r;
+        rstd[blockIdx.x] = r / s;
     for (long long c = i; c < C; c += blockDim.x) {
-        real hat = (x[row + c] - mean) * r, scaled = hat * weight[c];
+        real hat = (x[row + c] / s - mean) * r, scaled = hat * weight[c];
         xhat[row + c] = hat;
         y[row + c] = has_bias ? scaled + bias[c] : scaled;
     }

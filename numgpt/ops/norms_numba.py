@@ -1,5 +1,7 @@
 """Twin of layernorm: one pass a row, sums in float64."""
 
+import math
+
 import numpy as np
 
 from ..engine.jit import SUMS, kernel, launch, parallel
@@ -38,6 +40,29 @@ def row_products(dy, weight, xhat):
     return a, b
 
 
+@kernel
+def normalise_large(x, weight, bias, eps, y, xhat):
+    """y and x̂ of a row whose squares overflow; returns r. As in the specification, x is divided by s."""
+    largest = 0.0
+    for i in range(len(x)):
+        largest = max(largest, abs(np.float64(x[i])))
+    s = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    mean = 0.0
+    for i in range(len(x)):
+        mean += x[i] / s
+    mean /= len(x)
+    squares = 0.0
+    for i in range(len(x)):
+        squares += (x[i] / s - mean) ** 2
+    r = 1.0 / np.sqrt(squares / len(x) + eps / s / s)
+    for i in range(len(x)):
+        xhat[i] = (x[i] / s - mean) * r
+        y[i] = xhat[i] * weight[i]
+        if bias is not None:
+            y[i] += bias[i]
+    return x.dtype.type(r / s)
+
+
 # Loops that write run over both axes of a tile: before each such loop the code has to test whether the arrays
 # overlap.
 
@@ -49,7 +74,8 @@ def normalise_rows(x, weight, bias, eps, y, xhat, rstd):
     for n in range(N):
         row = x[n]
         mean = x.dtype.type(row_sum(row) / C)
-        r = x.dtype.type(1.0 / np.sqrt(row_squares(row, mean) / C + eps))
+        squares = row_squares(row, mean)
+        r = x.dtype.type(1.0 / np.sqrt(squares / C + eps))
         rstd[n] = r
         for c in range(C):
             hat = (x[n, c] - mean) * r
@@ -58,6 +84,8 @@ def normalise_rows(x, weight, bias, eps, y, xhat, rstd):
                 y[n, c] = hat * weight[c]
             else:
                 y[n, c] = hat * weight[c] + bias[c]
+        if not np.isfinite(squares):
+            rstd[n] = normalise_large(row, weight, bias, eps, y[n], xhat[n])
 
 
 @parallel

@@ -22,7 +22,10 @@ INTO = "a backward that is given no place for its gradients returns them, and _a
 SPARE = "what the backward may write over, it need not"
 MEMORY = "it only decides how long something is held, or whether a gradient nobody asked for is filed"
 CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
-CLIPPED = "return 1 / (1 + np.exp(np.where(z.real > largest, x.dtype.type(largest), z)))"
+SHUT = "shut = z.real {} math.floor(np.log(np.finfo(x.dtype).max))"
+SHUT_TO_0 = "return np.where(shut, 0, 1 / (1 + np.exp({})))"
+BOUNDED = "return np.where(abs(x.real) {} 64, np.copysign(64, x.real), x)"
+FAR = "it keeps x² and x³ from overflowing; where they do not, σ is 0 or 1 there, and σ(1 − σ) is 0"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
 PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
 TAKES_SPARE = "if self.spare and engine.takes(backward, 'spare'):"
@@ -68,9 +71,17 @@ EQUAL = (
         (COUNTED.format("dy"),),
         "dy has the dtype of the logits, and 0 is 0",
     ),
-    Equal("gate", "largest = 80.0 if x.dtype == np.float32 else 700.0", ("largest = 700.0",), CLIP),
-    Equal("gate", CLIPPED, ("return 1 / (1 + np.exp(z))",), CLIP),
-    Equal("gate", CLIPPED, (CLIPPED.replace(">", ">="),), "where z equals the clip both give the clip"),
+    Equal("gate", "x = bounded(x)", ("without x = bounded(x)",), FAR),
+    Equal("bounded", BOUNDED.format(">"), ("return x",), FAR),
+    Equal("bounded", BOUNDED.format(">"), (BOUNDED.format(">="),), "at 64 both are 64"),
+    Equal("gate", SHUT.format(">"), (SHUT.format(">="),), "σ there is below every normal number"),
+    Equal("gate", SHUT_TO_0.format("np.where(shut, 0, z)"), (SHUT_TO_0.format("z"),), CLIP),
+    Equal(
+        "gate",
+        SHUT_TO_0.format("np.where(shut, 0, z)"),
+        (SHUT_TO_0.format("np.where(shut, 1, z)"),),
+        "what is shut is 0 whatever exp gives",
+    ),
     Equal(
         "Record.back",
         "entry = self._entries[full] if self.keep else self._entries.pop(full)",

@@ -19,7 +19,7 @@ class Fault:
     swaps_forward: bool = False
 
 
-SCORES = "dscores = probs * (dprobs - (dy * y).sum(-1, keepdims=True))"
+SCORES = "dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdims=True))"
 VARIANCE = "xhat * (g * xhat).mean(-1, keepdims=True)"
 ROWS = "logits.reshape(-1, logits.shape[-1])"
 SOFTMAX = f"dlogits = np.exp({ROWS} - top)"
@@ -90,7 +90,7 @@ FAULTS = (
         ((SCORES, "dscores = probs * (1 - probs) * dprobs"),),
     ),
     Fault(
-        "softmax without ⟨dy, y⟩ in attention (the term that an entry-by-entry derivation does not have)",
+        "softmax without Σ P dP in attention (the term that an entry-by-entry derivation does not have)",
         "numgpt.ops.attention",
         "attend_backward",
         ((SCORES, "dscores = probs * dprobs"),),

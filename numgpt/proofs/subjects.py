@@ -170,8 +170,9 @@ def op_subjects(
     for variant, more in op.variants.items():
         yield subject(variant, arrays, more(rng, sizes) if callable(more) else more)
     if op.line == "... -> ..." and not op.noise:
-        # where an activation is all but 0, and its slope too
+        # where an activation is all but 0, and its slope too; and where exp would overflow, in long double too
         yield subject("far left", [0.1 * a - 10 for a in arrays], {})
+        yield subject("out of sight", [0.1 * a - 200 for a in arrays], {})
     if op.noise:
         yield subject("dropout", arrays, {"keep": rng.random(op.noise(*arrays, **options)) < 0.7, "p": 0.3})
 

@@ -1,0 +1,154 @@
+"""Numbers near the end of a type's range: a result is right or not finite, never merely plausible.
+
+The truth is the specification's in long double, whose range and digits are far larger.
+"""
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, engine, ops
+from numgpt.ops.activations import ACTIVATIONS
+from numgpt.ops.norms import NORMS
+
+ENGINES = ["reference", "numba"]
+every_engine = pytest.mark.parametrize("engine_name", ENGINES, indirect=True)
+SIZES = {"float32": [1e-30, 1, 1e17, 1e19, 1e20, 1e30, 1e38], "float64": [1, 1e153, 1e154, 1e200, 1e307]}
+every_size = pytest.mark.parametrize("dtype, size", [(d, size) for d in SIZES for size in SIZES[d]])
+
+
+@pytest.fixture
+def engine_name(request):
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="Numba is not installed")
+    before = engine.current()
+    engine.use(request.param)
+    yield request.param
+    engine.use(before)
+
+
+def both_ways(op, dy, *arrays):
+    """The value and the gradients on the engine in use, and in long double."""
+    run, back = engine.forward(op, arrays), engine.backward(op, dy)
+    with np.errstate(over="ignore", under="ignore"):
+        y, saved = run(*arrays)
+        ours = y, *back(dy, saved)
+        y, saved = op.forward(*(a.astype(np.longdouble) for a in arrays))
+        return ours, (y, *op.backward(dy.astype(np.longdouble), saved))
+
+
+def assert_near(ours, truth, tolerance):
+    for mine, right in zip(ours, truth, strict=True):
+        assert np.isfinite(mine).all()
+        assert abs(mine - right).max() <= tolerance * abs(right).max()
+
+
+@every_size
+@every_engine
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_is_right_for_inputs_of_any_size(name, engine_name, dtype, size):
+    rng = np.random.default_rng(0)
+    x, dy = (3 * size * rng.uniform(-1, 1, (6, 9))).astype(dtype), rng.standard_normal((6, 9)).astype(dtype)
+    x[0], x[1, 1:], x[2] = 0, 0, x[2] / np.dtype(dtype).type(size)  # rows of all sizes beside one another
+    parameters = rng.standard_normal((len(NORMS[name].parameters), 9)).astype(dtype)
+    assert_near(*both_ways(NORMS[name], dy, x, *parameters), 16 * np.finfo(dtype).eps)
+
+
+@every_engine
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_of_what_is_not_finite_is_not_finite(name, engine_name, bad):
+    x, parameters = np.ones((2, 4), "float32"), np.ones((len(NORMS[name].parameters), 4), "float32")
+    x[1, 2] = bad
+    with np.errstate(invalid="ignore"):
+        y, _ = engine.forward(NORMS[name], [x, *parameters])(x, *parameters)
+    assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize("dtype, largest", [("float32", 38), ("float64", 307)])
+@every_engine
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_right_for_inputs_of_any_size(name, engine_name, dtype, largest):
+    """The slope errs by more than eps where 1 − σ cancels, which x du/dx multiplies by up to 30."""
+    x = 10.0 ** np.linspace(-largest, largest, 301)
+    x = np.concatenate([-x, x, np.linspace(-45, 45, 401)]).astype(dtype)
+    ours, truth = both_ways(ACTIVATIONS[name].op, np.ones_like(x), x)
+    eps = np.finfo(dtype).eps
+    assert (abs(ours[0] - truth[0]) <= 4 * eps * abs(x) + np.finfo(dtype).tiny).all()
+    assert (abs(ours[1] - truth[1]) <= 64 * eps).all()
+
+
+@pytest.mark.parametrize(
+    "dtype, part, factor",
+    [
+        ("float32", "", 1e3),
+        ("float32", "", 1e6),
+        ("float32", "", 1e9),
+        ("float32", "wte", 5e19),
+        ("float32", "ln_", 1e20),
+        ("float64", "", 1e6),
+        ("float64", "", 1e18),
+        ("float64", "wte", 1e160),
+    ],
+)
+@every_engine
+def test_a_model_of_large_weights_has_the_right_loss_and_gradients(engine_name, dtype, part, factor):
+    """Above all a diverged run's: its loss must not look like chance."""
+    config = Config(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=8)
+    model = GPT(config, seed=0).astype(dtype)
+    for name, weight in model.params.items():
+        if part in name:
+            weight *= factor
+    batch = [[0, 1, 2, 3]], [[1, 2, 3, 4]]
+    with np.errstate(over="ignore", under="ignore"):
+        loss, grads = model.loss_and_grads(*batch)
+        true_loss, truth = model.astype("longdouble").loss_and_grads(*batch)
+    eps = np.finfo(dtype).eps
+    assert abs(loss - true_loss) <= 64 * eps * true_loss
+    assert true_loss > 1000
+    largest = max(abs(grad).max() for grad in truth.values())
+    for name, grad in grads.items():
+        assert abs(grad - truth[name]).max() <= 64 * eps * largest, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_engine
+def test_a_query_with_one_key_has_a_gradient_of_exactly_nothing(engine_name, dtype):
+    """Its probability is 1 whatever it asks: ds = P (dP − Σ P dP) = 0; with ⟨dy, y⟩ noise is left."""
+    rng = np.random.default_rng(0)
+    q, k, v, dy = (rng.standard_normal((3, 5, 7)).astype(dtype) for _ in range(4))
+    (_, dq, _, _), _ = both_ways(ops.attend, dy, q, k, v)
+    assert (dq[:, 0] == 0).all() and (dq[:, 1:] != 0).any()
+    (_, dq, dk, _), _ = both_ways(ops.attend, dy[:, :1], q[:, :1], k[:, :1], v[:, :1])
+    assert (dq == 0).all() and (dk == 0).all()
+    qkv = rng.standard_normal((3, 1, 12)).astype(dtype)
+    saved = engine.forward(ops.attention, [qkv])(qkv, n_head=2)[1]
+    (dqkv,) = engine.backward(ops.attention, qkv)(dy[:, :1, :4].copy(), saved)
+    assert (dqkv[..., :8] == 0).all() and (dqkv[..., 8:] != 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("factor", [1, 30])
+@every_engine
+def test_attention_errs_by_the_rounding_of_its_scores_and_by_no_more(engine_name, factor, seed):
+    """A score is rounded to u |s|, so a probability errs by that share, and so do the gradients."""
+    q, k, v, dy = queries(seed, factor)
+    ours, truth = both_ways(ops.attend, dy, q, k, v)
+    largest_score = (abs(q) @ abs(k).swapaxes(-1, -2)).max() / 4
+    assert_near(ours, truth, np.finfo("float32").eps * (4 + largest_score))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@every_engine
+def test_a_softmax_that_has_made_its_choice_passes_nothing_back(engine_name, seed):
+    """The truth is below 1e-100; what ⟨dy, y⟩ leaves there is multiplied by keys and by queries × 10⁵."""
+    q, k, v, dy = queries(seed, 1e5)
+    (_, dq, dk, _), (_, true_dq, true_dk, _) = both_ways(ops.attend, dy, q, k, v)
+    assert abs(true_dq).max() < 1e-30 and abs(true_dk).max() < 1e-30
+    assert abs(dq).max() < 1e-30 and abs(dk).max() < 1e-30
+
+
+def queries(seed, factor):
+    """q, k, v and dy in float32, the queries multiplied by a factor."""
+    rng = np.random.default_rng(seed)
+    q, k, v, dy = (rng.standard_normal((2, 32, 16)).astype("float32") for _ in range(4))
+    return q * np.float32(factor), k, v, dy
