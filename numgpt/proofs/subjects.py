@@ -170,7 +170,7 @@ def op_subjects(
     for variant, more in op.variants.items():
         yield subject(variant, arrays, more(rng, sizes) if callable(more) else more)
     if op.line == "... -> ..." and not op.noise:
-        # where an activation is all but 0, and its slope too; and where exp would overflow, in long double too
+        # where an activation and its slope are all but 0; and where exp overflows, in long double too
         yield subject("far left", [0.1 * a - 10 for a in arrays], {})
         yield subject("out of sight", [0.1 * a - 200 for a in arrays], {})
     if op.noise:
