@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, tokenizers
+from numgpt.__main__ import main
 from numgpt.data import corpora, split, text
 from numgpt.data import corpus as data
 from numgpt.tokenizers import Bytes, Characters
@@ -266,8 +267,105 @@ def test_files_and_folders_are_read_in_order(tmp_path):
     (tmp_path / ".git" / "hidden.txt").write_text("hidden")
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "c.txt").write_text("c")
-    assert text.read([tmp_path]) == "a\n\nb\nb\n\nc"
+    with pytest.warns(UserWarning, match="3 texts are read, left out: 1 .png, 1 hidden folder"):
+        assert text.read([tmp_path]) == "a\n\nb\nb\n\nc"
     assert text.read([tmp_path / "b.txt", tmp_path / "a.md"]) == "b\nb\n\na"
+
+
+def test_endings_count_in_capitals_too_and_what_is_left_out_is_counted(tmp_path):
+    for name in ("B.TXT", "a.Md", "x.png", "y.png", "Makefile", ".notes.txt", ".DS_Store", ".git/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with pytest.warns(
+        UserWarning, match="2 texts are read, left out: 2 .png, 1 hidden folder, 1 hidden"
+    ) as caught:
+        assert text.read([tmp_path]) == "B.TXT\n\na.Md"
+    (message,) = (str(warning.message) for warning in caught)
+    for part in ("1 hidden folder", "1 hidden text", "1 without an ending", ".txt and .md files"):
+        assert part in message
+    for name in ("B.TXT", "a.Md"):
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        InputError, match=r"holds no text \(2 .png, .*\), expected files that end in .txt or .md"
+    ):
+        text.Text([tmp_path])
+
+
+def test_a_folder_of_texts_alone_is_read_without_a_word(tmp_path, recwarn):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    assert text.read([tmp_path]) == "a"
+    assert list(recwarn) == []
+
+
+def test_linked_folders_are_read_once_and_a_loop_of_links_ends(tmp_path):
+    (tmp_path / "elsewhere/inner").mkdir(parents=True)
+    (tmp_path / "elsewhere/inner/c.txt").write_text("c")
+    (tmp_path / "texts/z").mkdir(parents=True)
+    (tmp_path / "texts/z/b.txt").write_text("b")
+    for link, target in {
+        "texts/y": "elsewhere",
+        "texts/x": "elsewhere/inner",  # after y or before, it is read once
+        "texts/a": "texts/z",  # what is read anyway keeps its place
+        "texts/z/up": "texts",
+        "elsewhere/inner/down": "elsewhere",
+        "texts/itself": "texts/itself",
+    }.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    with pytest.warns(UserWarning, match="2 texts are read, left out: 1 link to nothing"):
+        listing = text.Text([tmp_path / "texts"])
+    assert "".join(listing) == "c\n\nb"
+    (tmp_path / "texts/itself").unlink()
+    (tmp_path / "texts/gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="gone.txt: does not exist"):
+        text.Text([tmp_path / "texts"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.warns(UserWarning, match="1 text is read, left out: 1 pipe or device"):
+        assert text.read([tmp_path]) == "a"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "To be, or not to be.",
+        "Быть или не быть, вот в чём вопрос: достойно ли " * 4,
+        "Τὸ εἶναι ἢ μή " * 20,
+        "né",
+    ],
+)
+def test_wide_characters_without_a_mark_are_no_text(tmp_path, encoding, content):
+    """They are UTF-8 full of zeros, on which a model would learn to write every second character."""
+    (tmp_path / "text.txt").write_bytes(content.encode(encoding))
+    with pytest.raises(InputError, match=r"(looks like|is) UTF-16.*expected UTF-8.*iconv|is not UTF-8"):
+        text.read([tmp_path / "text.txt"])
+
+
+@pytest.mark.parametrize(
+    "content", ["one\0two\0three\0" * 99, "abc\0" * 99, "a\0", "\n".join("abcde" * 99), "a" * 9999 + "\0"]
+)
+def test_a_text_with_zeros_of_its_own_is_read(tmp_path, content):
+    (tmp_path / "text.txt").write_text(content)
+    assert text.read([tmp_path / "text.txt"]) == content
+
+
+def test_repeats_that_are_left_out_are_counted(tmp_path, capsys):
+    parts = paragraphs(60)
+    (tmp_path / "text.txt").write_text("\n\n".join(parts + parts[:3]))
+    assert data.prepare(tmp_path / "text.txt").repeats == 3
+    assert data.prepare(tmp_path / "text.txt", dedup=False).repeats == 0
+    options = (
+        "--n-layer 1 --n-head 1 --n-embd 4 --block-size 4 --steps 0 --eval-iters 1 --sample-tokens 0".split()
+    )
+    assert (
+        main(["train", "--data", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), *options]) == 0
+    )
+    assert "3 repeated paragraphs left out, vocabulary" in capsys.readouterr().err
 
 
 @given(

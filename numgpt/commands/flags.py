@@ -177,7 +177,7 @@ def add_data(parser: Flags, default: str) -> None:
         "--data",
         nargs="+",
         metavar="PATH",
-        help="UTF-8 text files, or folders of .txt and .md files",
+        help="UTF-8 text files, or folders, of which .txt and .md files are read",
         shown=default,
     )
 

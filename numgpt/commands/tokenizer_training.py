@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="UTF-8 text files, or folders of .txt and .md files",
+        help="UTF-8 text files, or folders, of which .txt and .md files are read",
         shown="Python's language reference",
     )
     flags.add(

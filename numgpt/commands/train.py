@@ -11,7 +11,7 @@ from ..architecture.config import Config, Training, from_dict
 from ..data.split import SPLITS
 from ..errors import InputError
 from . import flags, runs
-from .printing import default_prompt, print_texts, say
+from .printing import default_prompt, plural, print_texts, say
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
@@ -254,9 +254,10 @@ def _expect_same_tokenizer(out: Path, model: GPT, args: argparse.Namespace, begu
 def announce(trainer: Trainer, resumed: bool) -> None:
     """Say what is about to be trained, on what, and where."""
     corpus, model = trainer.corpus, trainer.model
+    repeats = f", {plural(corpus.repeats, 'repeated paragraph')} left out" if corpus.repeats else ""
     say(
         f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held"
-        f" out, vocabulary {_vocabulary(corpus)}"
+        f" out{repeats}, vocabulary {_vocabulary(corpus)}"
     )
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(

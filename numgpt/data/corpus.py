@@ -31,7 +31,8 @@ class Corpus:
 
     source: what the text is, to be printed. digest: SHA-256 of the text, the tokenizer and those settings
     that decide which tokens come out; paths and names do not count. recipe: the arguments of prepare()
-    besides folder, and without a tokenizer that was given as an object.
+    besides folder, and without a tokenizer that was given as an object. repeats: how many paragraphs were
+    left out because they repeat earlier ones; None where the tokens were found ready.
     """
 
     train: NDArray[Any]
@@ -40,6 +41,7 @@ class Corpus:
     source: str
     digest: str
     recipe: dict[str, Any]
+    repeats: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Corpus:
         """Tokens that lie in a file are shared: nobody writes to them, and they may be larger than memory."""
@@ -65,8 +67,8 @@ def prepare(
     Parameters
     ----------
     paths
-        Files and folders; a folder stands for its .txt and .md files at any depth. None: the default text,
-        Python's language reference.
+        Files and folders; a folder stands for its .txt and .md files at any depth, and a warning counts what
+        else it holds. None: the default text, Python's language reference.
     tokenizer
         A name as `numgpt.tokenizers.build` takes it ("chars", "bytes", "bpe:2048", a tokenizer's file), or a
         tokenizer. "chars" learns its characters from the whole text, so that each has a token; byte pairs
@@ -127,7 +129,7 @@ def prepare(
     digest = _digest(text, built, recipe)
     train_ids, held_out_ids = _encoded(parts, built, special, folder, digest)
     recipe["paths"] = [str(Path(p).resolve()) for p in paths] if paths else None
-    return Corpus(train_ids, held_out_ids, built, text.source, digest, recipe | named)
+    return Corpus(train_ids, held_out_ids, built, text.source, digest, recipe | named, parts.dropped)
 
 
 def _digest(text: Text, tokenizer: tokenizers.Tokenizer, settings: dict[str, Any]) -> str:

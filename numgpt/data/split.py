@@ -124,6 +124,13 @@ class Split:
         """Characters of the text without repeats."""
         return self._counts[0]
 
+    @property
+    def dropped(self) -> int | None:
+        """Paragraphs that are left out as repeats; None as long as nobody has asked for the parts."""
+        if not self.dedup:
+            return 0
+        return int(self._repeated.sum()) if "_repeated" in vars(self) else None
+
     @functools.cached_property
     def _counts(self) -> tuple[int, int, int]:
         """(characters, paragraphs, lines) of the text without repeats."""

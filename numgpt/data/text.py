@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,15 +17,21 @@ from ..errors import InputError
 from ..storage.atomic import StrPath
 from ..storage.files import open_file
 from . import corpora
+from .folders import SUFFIXES, texts_in
 
 PART = 2**20  # bytes that are read at once
-SUFFIXES = (".txt", ".md")  # of the files that a folder stands for
+# UTF-16 has a 0 in nearly half of its bytes where the letters are Latin, and elsewhere in those of spaces and
+# digits; in most alphabets every second byte is small, the number of the alphabet.
+SHARE = 0.4  # of the bytes, from which on zeros are no chance
+ZEROS = 16  # that are no chance where all lie at even places, or all at odd ones
+ALPHABETS = 0x11  # and 19 of 20 bytes there are below this
 
 
 class Text:
     """The text of files and folders, joined by blank lines, or the default text; read in parts.
 
-    A folder stands for its .txt and .md files at any depth, sorted. Iterating yields the text's parts, cut
+    A folder stands for its .txt and .md files at any depth, sorted, those of linked folders among them; a
+    warning says how many others it holds. Iterating yields the text's parts, cut
     anywhere, with \\n for \\r\\n and without a byte order mark. Every pass yields the same text; a file that
     has changed in between raises InputError.
 
@@ -40,13 +47,7 @@ class Text:
             self.size = len(self._default)
             return
         for path in map(Path, paths):
-            inside = sorted(_texts_in(path)) if path.is_dir() else [path]
-            if not inside:
-                raise InputError(
-                    f"{path}: holds no text, expected files that end in {' or '.join(SUFFIXES)}: name the"
-                    " files themselves"
-                )
-            self._files += [(file, _spooled(file, self)) for file in inside]
+            self._files += [(file, _spooled(file, self)) for file in _files_of(path)]
         self.source = ", ".join(map(str, paths))
         self.size = sum(
             os.stat(path).st_size if spool is None else spool.seek(0, os.SEEK_END)
@@ -101,17 +102,25 @@ def read(paths: Sequence[StrPath]) -> str:
     return "".join(Text(paths))
 
 
-def _texts_in(folder: Path) -> Iterator[Path]:
-    """The text files in a folder at any depth, but for hidden ones. An unreadable folder is an error."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(place) / name
+def _files_of(path: Path) -> list[Path]:
+    """The files that a path stands for; what is left out of a folder is said in a warning."""
+    if not path.is_dir():
+        return [path]
+    listing = texts_in(path)
+    if not listing.texts:
+        besides = f" ({listing})" if str(listing) else ""
+        raise InputError(
+            f"{path}: holds no text{besides}, expected files that end in {' or '.join(SUFFIXES)}: name the"
+            " files themselves"
+        )
+    if str(listing):
+        texts = "1 text is" if len(listing.texts) == 1 else f"{len(listing.texts):,} texts are"
+        warnings.warn(
+            f"{path}: {texts} read, left out: {listing} (a folder stands for its {' and '.join(SUFFIXES)}"
+            " files; name others to read them)",
+            stacklevel=4,
+        )
+    return listing.texts
 
 
 def _spooled(path: Path, owner: Text) -> IO[bytes] | None:
@@ -134,6 +143,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) -> Iterator[str]:
     """The parts of an open file's text, with \\n for \\r\\n and without a byte order mark."""
+    _expect_one_byte_units(path, file.peek(1))  # type: ignore[attr-defined]  # all these files are buffered
     begun, blank, waiting = False, True, ""
     for text, last in decoded(path, file, update):
         text = waiting + text
@@ -147,6 +157,26 @@ def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) ->
             yield text
     if blank:
         raise InputError(f"{path}: is empty, expected text to train on")
+
+
+def _expect_one_byte_units(path: Path, begin: bytes) -> None:
+    """Raise InputError for a text in UTF-16, which without a mark may be read as UTF-8 full of zeros."""
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(
+            f"{path}: is UTF-16 (it begins with its mark), expected UTF-8 text: convert it, for example with"
+            " iconv -f UTF-16 -t UTF-8"
+        )
+    halves = begin[::2], begin[1::2]
+    zeros = [half.count(0) for half in halves]
+    n = sum(zeros)
+    high = halves[1] if zeros[1] >= zeros[0] else halves[0]  # where UTF-16 would have its high bytes
+    is_alphabet = 20 * sum(byte < ALPHABETS for byte in high) >= 19 * len(high)
+    if (len(begin) >= 4 and n >= SHARE * len(begin)) or (n >= ZEROS and min(zeros) == 0 and is_alphabet):
+        kind = "UTF-16LE" if high is halves[1] else "UTF-16BE"
+        raise InputError(
+            f"{path}: looks like {kind} ({n:,} of its first {len(begin):,} bytes are 0), expected UTF-8 text:"
+            f" convert it, for example with iconv -f {kind} -t UTF-8"
+        )
 
 
 def decoded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -25,6 +26,8 @@ DEEPEST_JSON = 64
 DIGITS = 308  # of integers that are certainly below the largest float
 # What may stand in a file's place.
 NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+# Errors that mean that a path leads nowhere: for one, a link to itself.
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 # What a file of Git LFS begins with as long as only its pointer was fetched, and the most bytes that one has.
 LFS, LONGEST_LFS = b"version https://git-lfs.github.com/spec/v1", 1024
 # What torch.save writes begins with: a zip archive since PyTorch 1.6, a pickle before.
@@ -49,7 +52,9 @@ def open_file(path: StrPath, expected: str = "a file", pipes: bool = False) -> B
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG or (pipes and kind == stat.S_IFIFO):
             file = open(path, "rb")  # noqa: SIM115 closed by who asked for it
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: an impossible name
+    except (OSError, ValueError) as error:  # ValueError: an impossible name
+        if isinstance(error, OSError) and error.errno not in NOWHERE:
+            raise
         raise Missing(f"{path}: does not exist, expected {expected}") from error
     if file is None:
         raise InputError(f"{path}: is {NO_FILES.get(kind, 'a device')}, expected {expected}")
