@@ -15,7 +15,7 @@ from ..errors import InputError
 from .joining import join, join_queued
 from .patterns import Pattern
 from .spelling import spell, unspell
-from .tokenizer import Tokenizer, counted, utf8
+from .tokenizer import Tokenizer, counted, expect_characters, utf8
 
 LONG = 64  # characters of a pretoken from which on its ids are not remembered
 REMEMBERED = 2**18  # pretokens whose ids are remembered
@@ -201,12 +201,12 @@ def checked_specials(specials: Mapping[str, int]) -> dict[str, int]:
     """Special tokens as a dict {text: id}; InputError unless keys are texts and values integers."""
     try:
         checked = {text: _index(i) for text, i in specials.items()}
-        for text in checked:
-            text.encode()
-    except (AttributeError, TypeError, UnicodeError) as error:
+    except (AttributeError, TypeError) as error:
         raise InputError(
             f"tokenizer: the special tokens are not texts with ids ({error}), expected {{text: id}}"
         ) from error
+    for text in checked:
+        expect_characters(text, "tokenizer: the special token")
     return checked
 
 
@@ -217,8 +217,7 @@ def _index(i: Any) -> int:
 
 
 def _expect_settings(pattern: object, whole: object) -> None:
-    is_text = isinstance(pattern, str) and not any(0xD800 <= ord(c) < 0xE000 for c in pattern)
-    if not is_text or not isinstance(whole, bool | None):
+    if not isinstance(pattern, str) or not isinstance(whole, bool | None):
         raise InputError(
             f"tokenizer: pattern is {pattern!r} and whole {whole!r}, expected a text, and true or false"
         )

@@ -16,7 +16,7 @@ from ..errors import InputError
 from .bpe import BPE
 from .patterns import Pattern
 from .spelling import ALPHABET, unspell
-from .tokenizer import finder, utf8
+from .tokenizer import expect_characters, finder, utf8
 
 BYTES = [unspell(c) for c in sorted(ALPHABET)]  # the tokens that are there before any merge, in GPT-2's order
 BLOCK = 2**20  # characters that are cut into pretokens at once
@@ -107,6 +107,7 @@ def _checked(vocab_size: Any, specials: str | Iterable[str], min_frequency: Any)
             raise InputError(
                 f"train: {text!r} is no text among the special tokens, expected texts, all different"
             )
+        expect_characters(text, "train: the special token")
         if specials.count(text) > 1:
             raise InputError(
                 f"train: {text!r} is there twice among the special tokens, expected texts, all different"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, TextError
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, expect_characters
 
 
 class Characters(Tokenizer):
@@ -30,10 +30,11 @@ class Characters(Tokenizer):
     kind = "chars"
 
     def __init__(self, characters: str) -> None:
-        if not isinstance(characters, str) or any(0xD800 <= ord(c) < 0xE000 for c in characters):
+        if not isinstance(characters, str):
             raise InputError(
                 "tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it"
             )
+        expect_characters(characters, "tokenizer: the vocabulary", "whole ones: take bytes for any others")
         self.characters = characters
         self._codes = _codes(characters)
         if len(characters) == 0 or (np.diff(self._codes.astype(np.int64)) <= 0).any():

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, TextError
+from .tokenizer import expect_characters
 
 LARGEST = 2**18  # characters of a pattern, its repetitions written out
 # How long a pattern of your own may take: seconds of this process's CPU, and more for each character of the
@@ -80,6 +81,7 @@ class Pattern:
     """
 
     def __init__(self, name: str) -> None:
+        expect_characters(name, "pattern:", "a regular expression of whole characters")
         self.name = name
         self.source = PATTERNS.get(name, name)
         self._compiled = _compile(self.source)

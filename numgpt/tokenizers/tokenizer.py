@@ -332,6 +332,21 @@ def utf8(text: str) -> bytes:
         ) from error
 
 
+def expect_characters(text: object, who: str, expected: str = "text") -> None:
+    """Raise InputError unless text is a str of whole characters: no file of UTF-8 holds half of one.
+
+    who: what the text is, for the error, such as "train: the special token".
+    """
+    if not isinstance(text, str):
+        raise InputError(f"{who} {text!r} is of type {type(text).__name__}, expected {expected}")
+    half = re.search("[\ud800-\udfff]", text)
+    if half is not None:
+        quoted = repr(text if len(text) <= 40 else f"{text[:40]}…")
+        raise InputError(
+            f"{who} {quoted} holds U+{ord(half[0]):04X}, half of a character, expected {expected}"
+        )
+
+
 def _integers(ids: ArrayLike) -> list[int]:
     """ids as a list; InputError unless they are integers in a row."""
     try:

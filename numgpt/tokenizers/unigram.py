@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .sentencepiece_file import normalisation
-from .tokenizer import Tokenizer, utf8
+from .tokenizer import Tokenizer, expect_characters, utf8
 
 SPACE = "▁"  # U+2581, which stands for a space in pieces
 LONG = 2**16  # characters from which on a text goes to sentencepiece in stretches
@@ -215,6 +215,8 @@ def train(
         Where vocab_size is too small, or exact and too large for the text.
     """
     package, out = _package(), io.BytesIO()
+    for special in specials:
+        expect_characters(special, "train: the special token")
     if vocab_size < 257 + len(specials):
         raise InputError(
             f"train: vocab_size is {vocab_size}, expected more than {257 + len(specials)}: 256 bytes, <unk>"
@@ -253,6 +255,7 @@ def _lines(texts: str | Iterable[str]) -> Iterator[str]:
     """The lines of a text that comes in parts, without their ends; long ones in parts."""
     rest = ""
     for part in [texts] if isinstance(texts, str) else texts:
+        expect_learnable(part)
         *lines, rest = (rest + part).split("\n")
         for line in lines:
             yield from _short(line)
@@ -260,6 +263,18 @@ def _lines(texts: str | Iterable[str]) -> Iterator[str]:
             *done, rest = _short(rest)
             yield from done
     yield from _short(rest)
+
+
+def expect_learnable(part: object) -> None:
+    """Raise InputError for a part of a text that sentencepiece does not take."""
+    if not isinstance(part, str):
+        raise InputError(f"train: a part of the text is of type {type(part).__name__}, expected str")
+    half = re.search("[\ud800-\udfff]", part)
+    if half:
+        raise InputError(
+            f"train: the text holds U+{ord(half[0]):04X}, half of a character or a byte that is not UTF-8,"
+            " expected text"
+        )
 
 
 def _short(line: str) -> Iterator[str]:

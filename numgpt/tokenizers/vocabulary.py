@@ -13,12 +13,15 @@ from .bpe import BPE
 from .joining import join
 from .spelling import spell, unspell
 from .tiktoken_file import recover_merges
+from .tokenizer import expect_characters
 
 
 def checked_vocabulary(vocab: Any) -> dict[str, int]:
     """The vocabulary of a file; InputError unless it is {text: id}, each with an id of its own."""
     if not isinstance(vocab, dict) or not vocab:
         raise InputError("the vocabulary is not a JSON object with tokens, expected {token: id}")
+    for text in vocab:
+        expect_characters(text, "token")
     wrong = next((text for text, i in vocab.items() if type(i) is not int or i < 0), None)
     if wrong is not None:
         raise InputError(f"token {wrong!r} has id {vocab[wrong]!r}, expected an integer from 0")
