@@ -154,7 +154,7 @@ def test_joining_in_another_order_is_caught(monkeypatch, wrong):
     tokenizer = BPE([*BYTES, b"bb", b"ab"], [(b, b), (a, b)], WHOLE)
     theirs = huggingface(tokenizer)
     expect_equal_ids(tokenizer.encode, theirs, "abbb")
-    monkeypatch.setattr(bpe, "join", wrong)
+    monkeypatch.setattr(joining, "join", wrong)
     tokenizer.remembered.clear()
     with pytest.raises(AssertionError, match="ids part"):
         expect_equal_ids(tokenizer.encode, theirs, "abbb")

@@ -333,7 +333,7 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         (
             "train text.txt --out new.json --kind unigram --format gpt2",
             b"",
-            "--format is for --kind bpe only",
+            "--format gpt2 is for --kind bpe only, expected numgpt or sentencepiece",
         ),
         (
             "train text.txt --out new.json --kind unigram --pattern gpt2",

@@ -13,7 +13,7 @@ from tokenizer_samples import BYTE, SPECIALS, TEXT, content, cut_by_huggingface,
 
 from numgpt import InputError, tokenizers
 from numgpt.data import corpora
-from numgpt.tokenizers import BPE, Bytes, huggingface_file, tiktoken_file
+from numgpt.tokenizers import BPE, Bytes, huggingface_file, tiktoken_file, two_libraries
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 from numgpt.tokenizers.spelling import ALPHABET
 
@@ -232,8 +232,8 @@ LLAMA3 = (
 
 @pytest.mark.parametrize(
     "name, sources",
-    [*huggingface_file.SOURCES.items(), (LLAMA3, [LLAMA3])],
-    ids=[*huggingface_file.SOURCES, "llama3"],
+    [*two_libraries.SOURCES.items(), (LLAMA3, [LLAMA3])],
+    ids=[*two_libraries.SOURCES, "llama3"],
 )
 @given(text=texts)
 def test_a_pattern_cuts_alike_however_it_is_spelled(name, sources, text):
@@ -247,13 +247,23 @@ FORMS = [
     {},
     {"pre_tokenizer": BYTE | {"use_regex": False}},
     {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE]}},
-    {"pre_tokenizer": split(huggingface_file.SOURCES["cl100k"][0])},
+    {"pre_tokenizer": split(two_libraries.SOURCES["cl100k"][0])},
     {"pre_tokenizer": split(LLAMA3)},
     {"pre_tokenizer": split(r"\S+|\s+")},
     {"pre_tokenizer": split(r"\S+|\s+", "Removed", True)},
     {"pre_tokenizer": split(r"\S+|\s+", "Isolated", True)},
     {"model__unk_token": "<|endoftext|>", "model__byte_fallback": True},
     {"model__ignore_merges": True},
+    {"normalizer": {"type": "NFC"}},
+    {"pre_tokenizer": BYTE | {"add_prefix_space": True}},
+    {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE],
+        }
+    },
+    {"pre_tokenizer": split(r"\s", "MergedWithNext")},
+    {"pre_tokenizer": split(r"\d")},
     {"model__dropout": 0.0},
     {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""},
     {"normalizer": {"type": "Sequence", "normalizers": []}},
@@ -289,7 +299,7 @@ def test_a_form_that_is_read_gives_their_ids(tmp_path, changes):
 @given(text=st.text(st.sampled_from("abcABCſK-_\\h[] 1中文ʰ²\t.")))
 @settings(deadline=None)
 def test_a_pattern_that_is_written_is_taken_alike(source, text):
-    assert huggingface_file._pattern(split(source)) == source
+    assert two_libraries.name_of(source) == source
     assert cut_by_huggingface(source, text) == [
         pretoken for pretoken in Pattern(source).split(text) if pretoken
     ]

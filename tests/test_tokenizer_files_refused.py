@@ -6,18 +6,25 @@ import pytest
 from tokenizer_samples import BYTE, content, cut_by_huggingface, learned, lines, split, token
 
 from numgpt import InputError, tokenizers
-from numgpt.tokenizers import BPE, Bytes, Characters, huggingface_file
+from numgpt.tokenizers import BPE, Bytes, Characters, huggingface_file, two_libraries
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
-from numgpt.tokenizers.spelling import ALPHABET, spell
+from numgpt.tokenizers.spelling import spell
 
 DIGITS = {"type": "Digits", "individual_digits": True}
+METASPACE = {"type": "Metaspace", "replacement": "▁"}
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+NFC = {"type": "NFC"}
 SPLIT = split(r"\w+")["pretokenizers"][0]
-LETTERS = {c: i for i, c in enumerate(ALPHABET[1:])}  # a vocabulary that lacks a byte
 
 
 def sequence(*steps):
     """A pre-tokenizer of several steps."""
     return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def decoders(*steps):
+    """A decoder of several steps."""
+    return {"type": "Sequence", "decoders": list(steps)}
 
 
 def words(vocab, **changes):
@@ -26,19 +33,46 @@ def words(vocab, **changes):
 
 
 REFUSED = [
-    ({"normalizer": {"type": "NFC"}}, "normalizer"),
-    ({"pre_tokenizer": None}, "pre_tokenizer is none"),
-    ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace"),
-    ({"pre_tokenizer": BYTE | {"add_prefix_space": True}}, "add_prefix_space true"),
-    ({"pre_tokenizer": sequence(DIGITS, BYTE)}, "Digits, ByteLevel"),
-    ({"pre_tokenizer": sequence(SPLIT, BYTE)}, "use_regex true"),
-    ({"pre_tokenizer": SPLIT}, "pre_tokenizer is Split"),
-    ({"pre_tokenizer": split(r"\w+", "Contiguous")}, "behavior"),
+    ({"normalizer": {"type": "BertNormalizer"}}, "normalizer is BertNormalizer, expected NFC, .*Replace"),
+    (
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": r"\w"}, "content": ""}},
+        "may mean something else",
+    ),
+    (
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": ""}},
+        "Replace has another pattern",
+    ),
+    ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": 5}}, "Replace has content"),
+    ({"normalizer": {"type": "Strip", "strip_left": True}}, "Strip has strip_right null"),
+    ({"normalizer": {"type": "Prepend", "prepend": ""}}, "Prepend has prepend"),
+    ({"normalizer": {"type": "Sequence", "normalizers": [5]}}, "its normalizers are 5"),
+    (
+        {"normalizer": {"type": "NFC"}, "added_tokens": [token("<|endoftext|>", 276, normalized=True)]},
+        "is normalized, expected false beside a normalizer",
+    ),
+    ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace, expected ByteLevel, .*Split"),
+    ({"pre_tokenizer": BYTE | {"add_prefix_space": "yes"}}, "ByteLevel has add_prefix_space"),
+    ({"pre_tokenizer": BYTE | {"use_regex": 1}}, "ByteLevel has use_regex 1"),
+    ({"pre_tokenizer": {"type": "Digits"}}, "Digits has individual_digits null"),
+    ({"pre_tokenizer": {"type": "Metaspace", "replacement": "__"}}, "Metaspace has replacement"),
+    ({"pre_tokenizer": METASPACE | {"prepend_scheme": "last"}}, "prepend_scheme"),
+    ({"pre_tokenizer": METASPACE | {"add_prefix_space": False}}, "add_prefix_space false"),
+    (
+        {"pre_tokenizer": sequence(DIGITS, METASPACE | {"prepend_scheme": "first"})},
+        "prepend_scheme first behind",
+    ),
+    ({"pre_tokenizer": sequence(SPLIT, BYTE)}, "may mean something else"),
+    ({"pre_tokenizer": split(r"a+", "Apart")}, "Split has behavior"),
+    ({"pre_tokenizer": split(r"a+", "Isolated", None)}, "Split has invert null"),
     ({"pre_tokenizer": split(PATTERNS["cl100k"])}, r"holds \}\+|regular"),
     ({"pre_tokenizer": split(r"a$|\s\S")}, r"holds \$"),
     ({"pre_tokenizer": split("(")}, "does not compile"),
     ({"pre_tokenizer": split("a{100000000}")}, "does not compile"),
     ({"decoder": {"type": "WordPiece"}}, "decoder is WordPiece"),
+    ({"decoder": decoders({"type": "Fuse"}, {"type": "ByteFallback"})}, "has ByteFallback where it cannot"),
+    ({"decoder": decoders({"type": "Fuse"}, STRIP | {"stop": 1})}, "decoder's Strip is"),
+    ({"decoder": STRIP}, "has Strip where it cannot"),
+    ({"decoder": {"type": "Replace", "pattern": {"Regex": "a"}, "content": ""}}, "expected a String"),
     ({"model__type": "WordPiece"}, "WordPiece"),
     ({"model__dropout": 0.1}, "dropout"),
     ({"model__end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
@@ -46,15 +80,20 @@ REFUSED = [
     ({"model__merges": [["a", "zz"]]}, "merge 0 joins 'zz'"),
     ({"model__merges": ["a b c"]}, "merge 0 is"),
     ({"model__merges": [["a", "b"]]}, "merge 0 makes b'ab'"),
+    ({"normalizer": NFC, "model__merges": [["a", "b"]]}, "merge 0 makes 'ab'"),
+    ({"normalizer": NFC, "model__merges": [["a", "zz"]]}, "merge 0 joins 'zz'"),
+    ({"normalizer": NFC, "model__merges": [["t", "h"], ["t", "h"]]}, "as an earlier one does|makes"),
+    ({"normalizer": NFC, "model__ignore_merges": 5}, "BPE has ignore_merges 5"),
+    ({"normalizer": NFC, "model__unk_token": "<nowhere>"}, "unk_token is '<nowhere>'"),
+    ({"normalizer": NFC, "model__dropout": 0.1}, "dropout"),
+    ({"normalizer": NFC, "model__end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
+    ({"normalizer": NFC, "model__vocab": {"a": 0, "b": 2}, "added_tokens": [], "model__merges": []}, "id 1"),
     ({"model__merges": {}}, "list of merges"),
     ({"model__vocab": {"a": 0, "b": 0}}, "both have id 0"),
     ({"model__vocab": {"a": 0, "b": 2}, "added_tokens": []}, "no token has id 1"),
     ({"model__vocab": {"a": 0, "b": 2**40}, "added_tokens": []}, "no token has id 1"),
     ({"model__vocab": {"a": -1}}, "has id -1"),
     ({"model__vocab": {"a": True}}, "has id True"),
-    (words({"a b": 0}, added_tokens=[]), "expected the characters that stand for bytes"),
-    (words(LETTERS, model__unk_token="!"), "unk_token"),
-    (words(LETTERS, model__byte_fallback=True), "byte_fallback"),
     ({"added_tokens": [token("<|endoftext|>", 276, lstrip=True)]}, "lstrip"),
     ({"added_tokens": [token("<|endoftext|>", 276, single_word=True)]}, "single_word"),
     ({"added_tokens": [token("<|end|>", 300)]}, "has id 300, expected 277"),
@@ -96,7 +135,7 @@ def test_a_pattern_that_hugging_face_takes_otherwise_is_neither_read_nor_written
     with pytest.raises(InputError, match="may mean something else to Hugging Face"):
         tokenizers.export(BPE(Bytes.pieces, [], pattern=source), tmp_path / "t.json", "huggingface")
     with pytest.raises(InputError, match="may mean something else to Hugging Face"):
-        huggingface_file._pattern(split(source))
+        two_libraries.name_of(source)
 
 
 def test_an_added_token_that_merges_make_too_is_named(tmp_path):
@@ -229,7 +268,7 @@ HARD = [
     (BPE([*ORDER.tokens[:256], b"abc"], []), "gpt2", "would not say so"),
     (BPE(ORDER.tokens[:256], [], specials={"a": 256}), "huggingface", "is spelled as token 97 is"),
     (BPE(ORDER.tokens[:256], [], pattern=r"a{2}+|[\s\S]"), "huggingface", r"holds \}\+"),
-    (Characters("abc"), "huggingface", "is 'chars'"),
+    (Characters("abc"), "gpt2", "is 'chars', expected bytes or bpe .* choose numgpt or huggingface"),
     (learned(3), "onnx", "kind 'onnx' is unknown"),
 ]  # fmt: skip
 

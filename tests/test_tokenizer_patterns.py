@@ -8,7 +8,7 @@ from tokenizer_samples import content, split
 
 from numgpt import InputError, tokenizers
 from numgpt.__main__ import main
-from numgpt.tokenizers import BPE, Bytes, huggingface_file, patterns
+from numgpt.tokenizers import BPE, Bytes, patterns, two_libraries
 from numgpt.tokenizers.patterns import PATTERNS, Pattern
 
 # Each takes twice the time, or nearly, for every character more.
@@ -87,5 +87,5 @@ def test_a_pattern_is_measured_before_it_is_looked_through():
     start = time.process_time()
     for source in ("[" * 2**18, "(?i:" * 2**16):
         with pytest.raises(InputError, match="characters, expected at most"):
-            huggingface_file._pattern(split(source))
+            two_libraries.name_of(source)
     assert time.process_time() - start < 5

@@ -54,7 +54,7 @@ def test_transformers_takes_model_and_tokenizer_from_one_folder(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "tokenizer, names", [(bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 0), (None, 0)]
+    "tokenizer, names", [(bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 2), (None, 0)]
 )
 def test_files_of_the_tokenizer_lie_beside_the_model_where_they_say_the_same(tmp_path, tokenizer, names):
     model = model_of(tokenizer)
@@ -65,6 +65,26 @@ def test_files_of_the_tokenizer_lie_beside_the_model_where_they_say_the_same(tmp
     (tmp_path / "hf" / "merges.txt.old").write_text("mine")
     with pytest.raises(InputError, match="choose another name"):
         model.save(tmp_path / "hf", "hf")
+
+
+@pytest.mark.parametrize("padded", [0, 3])
+def test_transformers_takes_characters_from_the_folder_that_convert_writes(tmp_path, monkeypatch, padded):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tokenizer = Characters.build(TEXT)
+    model_of(tokenizer, padded).save(tmp_path / "ours")
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "hf"), "--to", "hf"]) == 0
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in (TEXT, TEXT[::-1], " \n\n ", ""):
+        ids = tokenizer.encode(text).tolist()
+        assert theirs(text)["input_ids"] == ids and theirs.decode(ids) == text
+    with pytest.raises(Exception, match="Missing"):  # as ours refuses a character that it lacks
+        theirs("Ω")
+    theirs.save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "again" / name).write_bytes((tmp_path / "hf" / name).read_bytes())
+    for folder in ("hf", "again"):
+        assert GPT.load(tmp_path / folder).tokenizer == tokenizer
 
 
 def test_the_older_two_files_are_enough(tmp_path):
@@ -105,7 +125,7 @@ def test_a_tokenizer_larger_than_its_model_stays_out(tmp_path):
     "tokenizer, note",
     [
         (bpe(), ""),
-        (Characters("abc"), "the tokenizer is not converted"),
+        (Characters("abc"), ""),
         (bpe(r"a$|[\s\S]"), "the tokenizer is not converted"),
         (None, ""),
     ],

@@ -41,7 +41,8 @@ def load(args: argparse.Namespace, sample: str | bytes | None = None) -> Tokeniz
             f"tokenizer: {name} has a vocabulary only where there is a text, expected bytes, or a tokenizer's"
             " file, a checkpoint or a run"
         )
-    if name in tokenizers.KINDS and not tokenizers.KINDS[name].size:
+    row = tokenizers.KINDS.get(name)
+    if row is not None and row.learn is not None and not row.size:
         if isinstance(sample, bytes):
             sample = sample.decode("utf-8", "surrogateescape")
         return tokenizers.build(name, sample or "")

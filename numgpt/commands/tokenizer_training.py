@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..tokenizers.files import FORMATS
+from ..tokenizers.kinds import KINDS
 from ..tokenizers.patterns import Pattern
 from . import flags
 from . import tokenizer_files as files
@@ -16,6 +18,10 @@ from .printing import bytes_and_tokens, say
 if TYPE_CHECKING:
     from ..data.text import Text
     from ..tokenizers import Tokenizer
+
+
+# The kinds whose vocabulary has a size that is asked for: characters and bytes have their own.
+LEARNED = {kind: row for kind, row in KINDS.items() if row.learn and row.size}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--format",
-        choices=("numgpt", "huggingface", "gpt2", "tiktoken"),
-        help=(
-            "numgpt's own; tokenizer.json of Hugging Face; a folder with GPT-2's vocab.json and merges.txt;"
-            " or a .tiktoken"
-        ),
+        choices=tuple(form for form in FORMATS if any(form in row.formats for row in LEARNED.values())),
+        help="; ".join(f"{form}: {FORMATS[form].writes}" for form in FORMATS),
         default="numgpt",
     )
     _add_vocabulary_flags(parser)
@@ -62,8 +65,8 @@ def _add_vocabulary_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         vocabulary,
         "--kind",
-        choices=("bpe", "unigram"),
-        help="byte-pair encoding, or SentencePiece's unigram model, which needs the sentencepiece package",
+        choices=tuple(LEARNED),
+        help="; ".join(f"{kind}: {row.what}" for kind, row in LEARNED.items()),
         default="bpe",
     )
     flags.add(
@@ -96,10 +99,11 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     files.expect_place(out, args.format)
-    if args.kind == "unigram":
-        _expect_no_flags_of_pairs(args)
-    else:
+    _expect_format(args)
+    if LEARNED[args.kind].pattern:
         _expect_writable(args)
+    else:
+        _expect_no_flags_of_pairs(args)
     corpus = Text(args.files)
     tokenizer = _trained(args, corpus)
     _write(tokenizer, out, args.format)
@@ -117,16 +121,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _expect_format(args: argparse.Namespace) -> None:
+    """Raise InputError where a tokenizer of the kind cannot be written in the format."""
+    formats = LEARNED[args.kind].formats
+    if args.format not in formats:
+        kinds = " or ".join(kind for kind, row in LEARNED.items() if args.format in row.formats)
+        raise InputError(
+            f"tokenizer train: --format {args.format} is for --kind {kinds} only, expected"
+            f" {' or '.join(formats)} for {args.kind}"
+        )
+
+
 def _expect_no_flags_of_pairs(args: argparse.Namespace) -> None:
-    """Raise InputError for a flag that says nothing to a unigram model."""
-    given = {
-        "--pattern": args.pattern,
-        "--min-frequency": args.min_frequency,
-        "--format": args.format != "numgpt",
-    }
-    for flag, value in given.items():
+    """Raise InputError for a flag that says nothing to a kind without a pattern."""
+    kinds = " or ".join(kind for kind, row in LEARNED.items() if row.pattern)
+    for flag, value in (("--pattern", args.pattern), ("--min-frequency", args.min_frequency)):
         if value:
-            raise InputError(f"tokenizer train: {flag} is for --kind bpe only: leave it out")
+            raise InputError(f"tokenizer train: {flag} is for --kind {kinds} only: leave it out")
 
 
 def _expect_writable(args: argparse.Namespace) -> None:

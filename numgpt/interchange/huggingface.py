@@ -269,7 +269,7 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
         )
     try:
         files = tokenizer_files(model)
-    except InputError:  # transformers has none, for characters, say; the command convert reports it
+    except InputError:  # transformers has none, for a unigram, say; the command convert reports it
         files = {}
 
     def write(new: Path) -> None:
@@ -353,7 +353,7 @@ def tokenizer_files(model: checkpoint.Model) -> dict[str, bytes]:
     """
     if model.tokenizer is None:
         return {}
-    tokenizer = as_bpe(model.tokenizer)
+    tokenizer = model.tokenizer
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.block_size,
@@ -366,7 +366,7 @@ def tokenizer_files(model: checkpoint.Model) -> dict[str, bytes]:
         "tokenizer_config.json": (json.dumps(config, indent=1) + "\n").encode(),
     }
     with contextlib.suppress(InputError):
-        files["vocab.json"], files["merges.txt"] = gpt2_files.write(tokenizer)
+        files["vocab.json"], files["merges.txt"] = gpt2_files.write(as_bpe(tokenizer))
     return files
 
 

@@ -8,6 +8,7 @@ from .files import export, load
 from .kinds import KINDS, from_state
 from .names import build, expect_named, is_closed
 from .patterns import PATTERNS
+from .pipeline import Pipeline
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
@@ -17,6 +18,7 @@ __all__ = [
     "PATTERNS",
     "Bytes",
     "Characters",
+    "Pipeline",
     "Tokenizer",
     "Unigram",
     "build",

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from .. import engine
 from ..errors import InputError
-from .joining import join, join_queued
+from .joining import joiner
 from .patterns import Pattern
 from .spelling import spell, unspell
 from .tokenizer import Tokenizer, counted, expect_characters, utf8
 
 LONG = 64  # characters of a pretoken from which on its ids are not remembered
 REMEMBERED = 2**18  # pretokens whose ids are remembered
-SCANNED = 64  # ids of a pretoken up to which all pairs are looked at for each join
 FEW = 512  # characters of a text up to which the specification answers sooner than Numba is imported
 MOST = 2**22  # ids, unused ones among them: so a huge id that a file makes up does not claim memory
 LONGEST_RANKED = 1024  # bytes of a token where there are no merges: each of its cuts in two is looked up
@@ -149,7 +148,7 @@ class BPE(Tokenizer):
                 f"text: byte 0x{byte:02x} of {pretoken[:40]!r} has no token, expected one for every byte: use"
                 " another tokenizer"
             )
-        return (join if len(ids) <= SCANNED else join_queued)(ids, self.ranks).tolist()
+        return joiner(self.ranks)(ids).tolist()
 
 
 def encode(text: str, tokenizer: BPE) -> NDArray[Any]:

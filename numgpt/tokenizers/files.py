@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..storage.atomic import write_file
@@ -36,7 +36,8 @@ def load(
     ----------
     path
         numgpt's file, which save writes, or a checkpoint's tokenizer.json;
-        Hugging Face's tokenizer.json, if it is byte-pair encoding of bytes, all its added tokens special;
+        Hugging Face's tokenizer.json, if it is byte-pair encoding whose steps are known here, or single
+        characters;
         GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe: either file, or their folder;
         tiktoken's .tiktoken; or SentencePiece's .model.
     pattern
@@ -48,7 +49,7 @@ def load(
     Returns
     -------
     Tokenizer
-        A Characters, Bytes, BPE or Unigram.
+        A Characters, Bytes, BPE, Unigram or Pipeline.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dic
     ----------
     tokenizer
         The tokenizer. Those of byte pairs and bytes can be written in every kind of file but sentencepiece's;
-        a Unigram as that; Characters as numgpt's alone.
+        a Unigram as that; Characters and a Pipeline for "huggingface".
     path
         The file, or for "gpt2" the folder.
     kind
@@ -187,7 +188,7 @@ def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dic
         raise InputError(f"export: kind {kind!r} is unknown, expected one of {', '.join(FORMATS)}")
     if kind not in formats_of(tokenizer):
         raise _refusal(tokenizer, kind)
-    return FORMATS[kind](tokenizer, Path(path))
+    return FORMATS[kind].write(tokenizer, Path(path))
 
 
 def _refusal(tokenizer: Tokenizer, kind: str) -> InputError:
@@ -203,12 +204,18 @@ def as_bpe(tokenizer: Tokenizer) -> BPE:
     if isinstance(tokenizer, Bytes):
         return BPE(tokenizer.pieces, [])
     if not isinstance(tokenizer, BPE):
-        raise _refusal(tokenizer, "huggingface")
+        raise _refusal(tokenizer, "gpt2")
     return tokenizer
 
 
-def huggingface_bytes(tokenizer: BPE) -> bytes:
-    """The bytes of a tokenizer.json."""
+def huggingface_bytes(tokenizer: Tokenizer) -> bytes:
+    """The bytes of a tokenizer.json by which Hugging Face's tokenizers give the same ids.
+
+    InputError where there is none.
+    """
+    if "huggingface" not in formats_of(tokenizer):
+        raise _refusal(tokenizer, "huggingface")
+    tokenizer = as_bpe(tokenizer) if isinstance(tokenizer, Bytes) else tokenizer
     return (json.dumps(huggingface_file.write(tokenizer), ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -218,7 +225,7 @@ def _write_numgpt(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
 
 
 def _write_huggingface(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
-    write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(as_bpe(tokenizer)))
+    write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(tokenizer))
     return {}
 
 
@@ -242,11 +249,17 @@ def _write_sentencepiece(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
     return {}
 
 
-# The kind of a file that is written → its writer, which returns what load has to be given besides.
-FORMATS: dict[str, Callable[[Tokenizer, Path], dict[str, Any]]] = {
-    "numgpt": _write_numgpt,
-    "huggingface": _write_huggingface,
-    "gpt2": _write_gpt2,
-    "tiktoken": _write_tiktoken,
-    "sentencepiece": _write_sentencepiece,
+class Format(NamedTuple):
+    """A kind of file that is written."""
+
+    write: Callable[[Tokenizer, Path], dict[str, Any]]  # returns what load has to be given besides
+    writes: str  # what it writes, for the help of the command line
+
+
+FORMATS = {
+    "numgpt": Format(_write_numgpt, "numgpt's own tokenizer.json"),
+    "huggingface": Format(_write_huggingface, "Hugging Face's tokenizer.json"),
+    "gpt2": Format(_write_gpt2, "a folder with GPT-2's vocab.json and merges.txt"),
+    "tiktoken": Format(_write_tiktoken, "a .tiktoken"),
+    "sentencepiece": Format(_write_sentencepiece, "a .model"),
 }

@@ -48,6 +48,18 @@ def join(ids, ranks, scanned=SCANNED):
     return out[: count[0]].astype(np.int64)
 
 
+def joiner(ranks):
+    """What joining.joiner gives; the tables of the ranks are made once."""
+    table = tables(ranks)
+
+    def join(ids):
+        out, count = np.array(ids, np.int32), np.zeros(1, np.int64)
+        launch(_join_one, 1, out, count, table, room(len(out), len(table.joined)))
+        return out[: count[0]].astype(np.int64)
+
+    return join
+
+
 def room(longest, ranks, scanned=SCANNED):
     """Work for runs of up to `longest` ids, and so many ranks."""
     # Short runs need no queue. Up to n pairs are queued at the start, and two more for each of up to n joins.

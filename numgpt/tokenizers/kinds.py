@@ -10,6 +10,7 @@ from . import bpe_training, unigram
 from .bpe import BPE
 from .bytes import Bytes
 from .characters import Characters
+from .pipeline import Pipeline
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
@@ -28,20 +29,25 @@ class Kind(NamedTuple):
     """A row of the table."""
 
     tokenizer: type[Tokenizer]
-    learn: Callable[
-        [Texts, Name, bool], Tokenizer
-    ]  # from a text, what the name asks for; whether a bar shows
+    # From a text, what the name asks for; whether a bar shows. None for what is only read from files.
+    learn: Callable[[Texts, Name, bool], Tokenizer] | None
     size: int = 0  # of the vocabulary, unless the name says another; 0 where a name says none
     pattern: str = ""  # likewise
     closed: bool = False  # whether it can encode only what is made of characters that it learned
     formats: tuple[str, ...] = ("numgpt",)  # of files.FORMATS, in which it can be written
+    what: str = ""  # it is, for the help of the command line
 
 
 _OF_BYTE_PAIRS = ("numgpt", "huggingface", "gpt2", "tiktoken")
 
 # A tokenizer's name, which is its class's `kind` and its state's "type" → its row.
 KINDS = {
-    "chars": Kind(Characters, lambda texts, name, progress: Characters.build(texts), closed=True),
+    "chars": Kind(
+        Characters,
+        lambda texts, name, progress: Characters.build(texts),
+        closed=True,
+        formats=("numgpt", "huggingface"),
+    ),
     "bytes": Kind(Bytes, lambda texts, name, progress: Bytes(), formats=_OF_BYTE_PAIRS),
     "bpe": Kind(
         BPE,
@@ -51,13 +57,16 @@ KINDS = {
         size=2048,
         pattern="gpt2",
         formats=_OF_BYTE_PAIRS,
+        what="byte-pair encoding",
     ),
     "unigram": Kind(
         Unigram,
         lambda texts, name, progress: unigram.train(texts, name.size),
         size=2048,
         formats=("numgpt", "sentencepiece"),
+        what="SentencePiece's unigram model, which needs the sentencepiece package",
     ),
+    "pipeline": Kind(Pipeline, None, formats=("numgpt", "huggingface")),
 }
 
 

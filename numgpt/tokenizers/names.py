@@ -44,7 +44,8 @@ def build(name: str, texts: Texts, progress: bool = False) -> Tokenizer:
     <BPE: 258 tokens, 2 merges, pattern 'gpt2'>
     """
     parsed = _parsed(name)
-    return load(name) if parsed is None else KINDS[parsed.kind].learn(texts, parsed, progress)
+    learn = None if parsed is None else KINDS[parsed.kind].learn
+    return load(name) if parsed is None or learn is None else learn(texts, parsed, progress)
 
 
 def is_closed(name: str) -> bool:
@@ -80,6 +81,8 @@ def _parsed(name: str) -> Name | None:
     """The parts of a name, None where it is the path of something that exists."""
     kind, _, rest = name.partition(":")
     row = KINDS.get(kind)
+    if row is not None and row.learn is None:
+        row = None
     if row is not None and name == kind:
         return Name(kind, row.size, row.pattern)
     if row is not None and row.size:
@@ -99,6 +102,8 @@ def _examples() -> list[str]:
     """A name of every kind, and one with a pattern."""
     examples = []
     for kind, row in KINDS.items():
+        if row.learn is None:
+            continue
         examples.append(f"{kind}:{row.size}" if row.size else kind)
         if row.pattern:
             examples.append(f"{kind}:{row.size}:cl100k")

@@ -124,6 +124,20 @@ class Pattern:
             for match in self._compiled.finditer(text, timeout=seconds):
                 yield match[0]
 
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """(start, end) of what matches, in order; what stands between matches is the caller's affair.
+
+        InputError where a match has no characters: libraries differ in where they go on.
+        """
+        with self._in_time(text) as seconds:
+            for match in self._compiled.finditer(text, timeout=seconds):
+                if match.start() == match.end():
+                    raise InputError(
+                        f"pattern: {self.source!r} matches no characters at position {match.start()},"
+                        " expected at least one: write + in the place of *"
+                    )
+                yield match.span()
+
     @contextlib.contextmanager
     def _in_time(self, text: str) -> Iterator[float | None]:
         """The seconds that the expression may take for a text; InputError where they, or memory, run out.

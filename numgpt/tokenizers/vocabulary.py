@@ -5,11 +5,12 @@ Special tokens stand as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 from .bpe import BPE
+from .entries import short
 from .joining import join
 from .spelling import spell, unspell
 from .tiktoken_file import recover_merges
@@ -32,6 +33,31 @@ def checked_vocabulary(vocab: Any) -> dict[str, int]:
     return vocab
 
 
+def expect_no_holes(ids: Iterable[int], last: int | None = None) -> None:
+    """Raise InputError unless each id from 0 to the last is there. last: the largest, unless it is given."""
+    taken = set(ids)
+    last = max(taken, default=-1) if last is None else last
+    hole = next((i for i in range(last) if i not in taken), None)
+    if hole is not None:
+        raise InputError(f"no token has id {hole}, expected one for each up to {last}")
+
+
+def read_pairs(merges: Any) -> list[tuple[str, str]]:
+    """The merges of a tokenizer.json as pairs of texts."""
+    if not isinstance(merges, list):
+        raise InputError("its model has no list of merges, expected one")
+    pairs = []
+    for n, merge in enumerate(merges):
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        is_list = isinstance(parts, list) and len(parts) == 2
+        if not is_list or not all(isinstance(part, str) and part for part in parts):
+            raise InputError(
+                f"merge {n} is {short(merge, 80)}, expected two tokens, as a pair or divided by a space"
+            )
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
 def assemble(
     vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
@@ -45,11 +71,9 @@ def assemble(
     """
     both = checked_vocabulary({**vocab, **specials})
     ordinary = {text: i for text, i in both.items() if text not in specials}
-    last, taken = max(ordinary.values(), default=-1), set(both.values())
+    last = max(ordinary.values(), default=-1)
     # Looked for before the list is made: a last id that a file makes up would claim all memory.
-    hole = next((i for i in range(last) if i not in taken), None)
-    if hole is not None:
-        raise InputError(f"no token has id {hole}, expected one for each up to {last}")
+    expect_no_holes(both.values(), last)
     tokens: list[bytes | None] = [None] * (last + 1)
     for text, i in ordinary.items():
         tokens[i] = unspell(text)
