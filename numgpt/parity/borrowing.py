@@ -28,7 +28,7 @@ def as_numpy(tensor: Any) -> Any:
 
 
 def gradient(tensor: Any) -> Any:
-    """The gradient that a backward left, 0 where it did not reach the tensor."""
+    """The gradient that a backward left, 0 where it did not reach the tensor, which rows call missing."""
     return torch().zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..gradcheck.missing import index, reached
 from . import rounding
 from .forms import Run
 
+# Elements that are 0 on one side of arrays that agree by their root mean square are missing where the other
+# side has so many times what rounding explains, in one of so many elements.
+FAR, SHARE = 8, 50
 ORDER = {"value": 0, "gradient": 1, "update": 2, "parameter": 3}  # in which a difference is looked for
 
 
@@ -35,6 +40,10 @@ class Row:
         squares.
     note : str
         Where the shapes differ.
+    missing : str
+        Of a gradient, the side that lacks some of it, and how much it reaches; "" where neither does.
+    worst : str
+        The element in which the two differ most, where they differ.
     """
 
     stage: str
@@ -43,18 +52,27 @@ class Row:
     explained: float
     size: float
     note: str = ""
+    missing: str = ""
+    worst: str = ""
 
     @property
     def agrees(self) -> bool:
         """Whether rounding explains the difference; NaN and infinity do not agree even with themselves."""
-        return self.difference <= self.explained and math.isfinite(self.difference)
+        return self.difference <= self.explained and math.isfinite(self.difference) and not self.missing
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", "DIFFERS", or "MISSING" of a gradient that differs by what does not arrive alone."""
+        if self.agrees:
+            return "ok"
+        return "MISSING" if self.missing else "DIFFERS"
 
     def __str__(self) -> str:
         size = self.size or 1.0
-        note = f"  {self.note}" if self.note else ""
+        notes = "".join(f"  {note}" for note in (self.note, self.missing or self.worst) if note)
         return (
             f"{self.stage:9}  {self.name:24}  {self.difference / size:10.1e}  {self.explained / size:10.1e} "
-            f" {'ok' if self.agrees else 'DIFFERS'}{note}"
+            f" {self.verdict}{notes}"
         )
 
 
@@ -69,12 +87,23 @@ class Comparison:
     dtype : str
         Whose rounding counts.
     rows : tuple of Row
+    warnings : tuple of str
+        Where the comparison says little: parts that are not compared, and inputs that hide mistakes.
+    cut : str
+        Where a gradient that is missing is lost, "" where none is.
     """
 
     a: str
     b: str
     dtype: str
     rows: tuple[Row, ...]
+    warnings: tuple[str, ...] = ()
+    cut: str = ""
+
+    @property
+    def missing(self) -> tuple[Row, ...]:
+        """The gradients that do not arrive on one side, or not everywhere; the nearest to the loss first."""
+        return tuple(r for r in self.rows if r.missing)
 
     @property
     def first(self) -> Row | None:
@@ -93,7 +122,8 @@ class Comparison:
         columns = f"{'what':9}  {'name':24}  difference   explained"
         unit = f"(of A's size, root mean square, {self.dtype})"
         head = f"A  {self.a}\nB  {self.b}\n\n{columns}  {unit}"
-        return "\n".join([head, *map(str, self.rows), "", self.summary])
+        warnings = [f"warning: {text}" for text in self.warnings]
+        return "\n".join([head, *map(str, self.rows), "", self.summary, *warnings])
 
     @property
     def summary(self) -> str:
@@ -102,12 +132,28 @@ class Comparison:
         for stage in dict.fromkeys(r.stage for r in self.rows):
             agreements = [r.agrees for r in self.rows if r.stage == stage]
             counts.append(f"{sum(agreements)} of {len(agreements)} {stage}s agree")
+        if self.missing:
+            counts.append(f"{len(self.missing)} gradient{'s' * (len(self.missing) > 1)} missing")
         return ", ".join(counts)
 
 
 def first(rows: Iterable[Row]) -> Row | None:
     """The first Row that differs, in the order of its stage; None where all agree."""
     return min((r for r in rows if not r.agrees), key=lambda r: ORDER[r.stage], default=None)
+
+
+def cut(rows: Iterable[Row], a: Run, b: Run) -> str:
+    """Where the first gradient that is missing is lost, "" where none is.
+
+    A program in which no parameter acts on a value has lost the gradient before it: of several such values
+    in a row the cut is in what gives the earliest.
+    """
+    constants = a.constants | b.constants
+    missing = [r.name for r in rows if r.missing]
+    behind = list(itertools.takewhile(lambda name: name in constants, missing))
+    if behind:
+        return f"where {behind[-1]} is computed"
+    return f"where {missing[0]} is used" if missing else ""
 
 
 def computed(rows: Iterable[Row]) -> list[Row]:
@@ -146,4 +192,37 @@ def _row(stage: str, name: str, a: Any, b: Any, explained: float) -> Row:
         a, b = a[overlap], b[overlap]
         note = f"{note}: compared where they overlap"
     difference = rounding.rms(np.subtract(a, b, dtype=np.float64))
-    return Row(stage, name, difference, explained, rounding.rms(a), note)
+    missing = _missing(a, b, difference, explained) if stage == "gradient" else ""
+    worst = ""
+    if not difference <= explained:
+        worst = _worst(a, b)
+    return Row(stage, name, difference, explained, rounding.rms(a), note, missing, worst)
+
+
+def _worst(a: Any, b: Any) -> str:
+    """The element in which two arrays differ most; one that is not a number comes first."""
+    apart = abs(np.subtract(a, b, dtype=np.float64))
+    apart = np.where(np.isnan(apart), np.inf, apart)
+    at = np.unravel_index(int(apart.argmax()), apart.shape)
+    return f"most at {index(apart == apart[at])}: {a[at]:.9g} in A, {b[at]:.9g} in B"
+
+
+def _missing(a: Any, b: Any, difference: float, explained: float) -> str:
+    """Which side's gradient lacks elements, and how many arrive; "" where none is missing.
+
+    An element is missing where one side has exactly 0 and the other more than rounding explains of the array,
+    if nothing else in the array differs. Where the arrays agree otherwise, it takes far more and in many
+    elements: errors of single ones may be larger than their root mean square, and a rectifier may let one
+    pass on one side only.
+    """
+    agrees = difference <= explained
+    for side, own, other in (("B", b, a), ("A", a, b)):
+        is_missing = (own == 0) & (abs(other) > (FAR * explained if agrees else explained))
+        count = int(np.count_nonzero(is_missing))
+        if not count or (agrees and count * SHARE < own.size):
+            continue
+        rest = np.where(is_missing, 0.0, np.subtract(a, b, dtype=np.float64))
+        if rounding.rms(rest) <= explained:
+            needed = (other != 0) if own.any() else np.ones(own.shape, bool)
+            return f"missing in {side}: {reached((own == 0) & needed, needed)}"
+    return ""

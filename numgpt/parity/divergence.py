@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike
 
 from ..architecture.config import Config
 from ..errors import InputError
+from ..gradcheck.missing import degenerate
 from ..model.gpt import GPT
 from . import rounding
 from .batch import Batch, batch_of, dtype_of
 from .causes import CAUSES, MANY
-from .comparison import Comparison, Row, computed, first, rows
+from .comparison import Comparison, Row, computed, cut, first, rows
 from .forms import Form, Run
 from .modules import Call, is_module
 from .search import Search, best_cause
@@ -196,7 +197,7 @@ class Divergence:
 
     def __str__(self) -> str:
         c, first = self.comparison, self.first
-        head = [f"A  {c.a}", f"B  {c.b}", "", c.summary]
+        head = [f"A  {c.a}", f"B  {c.b}", "", c.summary, *(f"warning: {text}" for text in c.warnings)]
         settings = [] if self.settings is None else self.settings.lines(alone=False)
         if first is None:
             nothing = f"no difference that rounding in {c.dtype} does not explain"
@@ -213,16 +214,31 @@ class Divergence:
             f"the first that differs: {first.stage} {first.name}, by {first.difference / size:.1e} of its"
             f" size, where rounding in {self.comparison.dtype} explains {first.explained / size:.1e}"
         )
-        if first.note:
-            yield f"  {first.note}"
+        yield from (f"  {note}" for note in (first.note, first.missing or first.worst) if note)
+        yield from self._missing()
         params = self._differing_parameters()
         if params:
             more = f" and {len(params) - 4} more" if len(params) > 4 else ""
             yield f"parameters that differ: {', '.join(params[:4])}{more}"
 
+    def _missing(self) -> Iterator[str]:
+        """The gradients that do not arrive, the nearest to the loss first, in lines."""
+        missing = self.comparison.missing
+        if len(missing) > 1 or (missing and missing[0] is not self.first):
+            names = _shortened([r.name for r in missing], "gradient")
+            yield f"missing, the nearest to the loss first: {names}"
+            partly = [r for r in missing if r is not self.first and "but not" in r.missing]
+            yield from (f"  {r.name}: {r.missing}" for r in partly[:SHOWN])
+
     def _explanation(self) -> Iterator[str]:
         """Why they part, in lines."""
         yield from (f"likely cause: {text}" for text in self.causes)
+        if not self.causes and self.first in self.comparison.missing:
+            yield (
+                f"likely cause: the gradient is cut {self.comparison.cut}, by detach, no_grad, .data, a cast,"
+                " or an edit in place"
+            )
+            return
         if not self.causes:
             trained = (
                 ", and the parameters differ: trained otherwise?" if self._differing_parameters() else ""
@@ -264,7 +280,32 @@ def _compare(sides: Any, batch: Batch, dtype: str) -> tuple[Comparison, tuple[Ru
         raise InputError(
             f"parity: {a.title} and {b.title} have no value in common, expected names that both know"
         )
-    return Comparison(a.title, b.title, resolution.name, compared), runs, resolution
+    warnings = tuple(_warnings(sides, runs, batch))
+    comparison = Comparison(a.title, b.title, resolution.name, compared, warnings, cut(compared, *runs))
+    return comparison, runs, resolution
+
+
+def _warnings(sides: Any, runs: tuple[Run, Run], batch: Batch) -> Iterator[str]:
+    """Where a comparison says little."""
+    for letter, side, run in zip("AB", sides, runs):
+        uncalled = side.uncalled(run) if isinstance(side, Theirs) else []
+        if uncalled:
+            yield f"{letter} does not call {_shortened(uncalled, 'part')}: their values are not compared"
+    for letter, own, other in zip("AB", runs, runs[::-1]):
+        alone = [name for name in own.params if other.params and name not in other.params]
+        if alone:
+            yield f"{letter} alone has {_shortened(alone, 'parameter')}: not compared"
+    tokens, _ = batch
+    if tokens.size > 1 and (tokens == tokens.flat[0]).all():
+        yield "all tokens are the same: what depends on which token stands where does not show"
+    places: dict[str, list[str]] = {}
+    for stage, arrays in (("value", runs[0].values), ("gradient", runs[0].grads)):
+        for name, array in arrays.items():
+            what = degenerate(array) if stage == "value" or not np.any(array) else ""
+            if what:
+                places.setdefault(f"{stage}s that say little, each {what}", []).append(name)
+    for what, names in places.items():
+        yield f"{what}: {_shortened(names, 'name')}"
 
 
 def _opened(

@@ -28,12 +28,14 @@ class Run:
 
     params, values, grads (of values and of parameters), and updated: the parameters after a step of an
     optimizer. Each is a mapping name → array; what the model does not show is not in it.
+    constants: the names of values that no parameter acts on, as far as the program knows.
     """
 
     params: Named = field(default_factory=dict)
     values: Named = field(default_factory=dict)
     grads: Named = field(default_factory=dict)
     updated: Named = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
 
     def named(self) -> dict[tuple[str, str], Any]:
         """(stage, name) → array of all that was computed; the parameters were given."""

@@ -113,27 +113,37 @@ class Module:
         seen: dict[str, Any] = {}
         with hooks(self._parts(), seen), torch().enable_grad():
             logits, loss = outcome(self.call(self.module, tokens, targets), targets)
+            reported = set()  # logits that are returned for a look may have no gradient
             for name, value in (("lm_head", logits), ("loss", loss)):
                 if name not in seen and value is not None:
-                    value.retain_grad()
                     seen[name] = value
+                    if value.requires_grad:
+                        value.retain_grad()
+                    else:
+                        reported.add(name)
             loss.backward()
         tensors = self._tensors()
         params = {n: self._array(n, p).copy() for n, p in tensors.items()}
         values = {n: as_numpy(v) for n, v in seen.items()}
-        grads = {n: as_numpy(gradient(v)) for n, v in reversed(seen.items()) if v.requires_grad}
+        grads = {n: as_numpy(gradient(v)) for n, v in reversed(seen.items()) if n not in reported}
         grads |= {n: self._array(n, gradient(p)) for n, p in tensors.items()}
+        constants = frozenset(n for n, v in seen.items() if not v.requires_grad and n not in reported)
         if self.optimizer is None:
-            return Run(params, values, grads)
+            return Run(params, values, grads, constants=constants)
         for p in frozen:
             p.grad = None
         self.optimizer.step()
         trained = {n: p for n, p in tensors.items() if not any(p is f for f in frozen)}
-        return Run(params, values, grads, {n: self._array(n, p).copy() for n, p in trained.items()})
+        updated = {n: self._array(n, p).copy() for n, p in trained.items()}
+        return Run(params, values, grads, updated, constants)
 
     def arrays(self) -> dict[str, Any]:
         """The parameters by numgpt's names, each in its layout."""
         return {name: self._array(name, tensor) for name, tensor in self._tensors().items()}
+
+    def uncalled(self, run: Run) -> list[str]:
+        """The parts of the map that a run did not call: a fused function took their weights itself."""
+        return [name for name in self._parts() if name not in run.values]
 
     def _parts(self) -> dict[str, tuple[Any, bool]]:
         """Name → (the module, whether its input is meant) of all that is a value."""
