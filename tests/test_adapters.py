@@ -114,7 +114,7 @@ def test_a_custom_autograd_function_that_is_right_passes(torch, dtype):
 @pytest.mark.parametrize(
     ("mistake", "name", "words"),
     [
-        ("sign", "x", "sign is turned"),
+        ("sign", "x", "sign is flipped"),
         ("mean", "weight", "×1/3"),
         ("constant", "x", "×(1 +0.0001)"),
         ("no gradient", "weight", "zero"),

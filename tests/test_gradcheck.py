@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from numgpt import gradcheck, ops
+from numgpt import InputError, gradcheck, ops
 from numgpt.gradcheck import GradientError
 
 X = np.random.default_rng(1).standard_normal((3, 5))
@@ -98,6 +98,94 @@ def test_a_backward_that_remembers_is_rejected():
         return dx * (1 + 1e-15 * len(calls)), dw
 
     assert "repeatable" in broken_laws(square_forward, backward, X, W)
+
+
+@pytest.mark.parametrize("laws", [{}, {"laws": ("repeatable", "transpose of the derivative")}])
+def test_what_is_not_repeatable_or_writes_to_its_arguments_is_told_of_nothing_else(laws):
+    rng = np.random.default_rng(0)
+
+    def drawing(x, w):
+        return x * (rng.random(x.shape) < 0.5) * w, (x, w)
+
+    found = list(gradcheck.findings(drawing, square_backward, X, W, **laws))
+    assert [f.law for f in found if not f.holds] == ["repeatable"]
+    assert found[-1].law == "repeatable"
+    with pytest.raises(GradientError, match="^repeatable: the forward gives another value each time .*eval"):
+        gradcheck.check(drawing, square_backward, X, W, **laws)
+
+
+def test_what_was_written_to_is_named():
+    def forward(x, w, mask=None):
+        mask[0] = 0
+        return square_forward(x, w)
+
+    def backward(dy, saved):
+        grads = square_backward(dy, saved)
+        dy *= 0.5
+        return grads
+
+    with pytest.raises(
+        GradientError, match="^pure: the forward wrote to mask and the backward wrote to dy: "
+    ):
+        gradcheck.check(forward, backward, X, W, mask=np.ones(3))
+
+
+def over_float64(x, w):
+    """A right pair that closes over a float64 array."""
+    y, saved = square_forward(x, w)
+    return y * np.full(5, 1.0), saved
+
+
+def test_laws_choose_what_is_asked():
+    with pytest.raises(GradientError, match="keeps the dtype: the value is float64 for float32"):
+        gradcheck.check(over_float64, square_backward, X, W)
+    laws = set(gradcheck.LIMITS) - {"keeps the dtype"}
+    assert {f.law for f in gradcheck.check(over_float64, square_backward, X, W, laws=laws)} == laws
+    for law in gradcheck.LIMITS:
+        assert [f.law for f in gradcheck.check(square_forward, square_backward, X, W, laws=[law])] == [law]
+        assert [f.law for f in gradcheck.check(square_forward, square_backward, X, W, laws=law)] == [law]
+    for law, message in (
+        ("keeps the type", "there is no law 'keeps the type', expected .*'keeps the dtype'"),
+        ([], "empty"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gradcheck.check(square_forward, square_backward, X, W, laws=law)
+
+
+def test_where_differences_alone_can_stand_for_the_derivative_they_do():
+    (only,) = gradcheck.check(
+        lambda x: (np.sin(np.real(x)), x), lambda dy, x: (dy * np.cos(x),), X, laws=[gradcheck.TRANSPOSE]
+    )
+    assert only.law == gradcheck.WITNESS
+
+
+SMOOTH = {
+    "sigmoid": (lambda x: ((1 + np.exp(-x)) ** -1,) * 2, lambda dy, y: (dy * y * (1 - y),)),
+    "exp": (lambda x: (np.exp(x),) * 2, lambda dy, y: (dy * y,)),
+    "exp of the real part": (lambda x: (np.exp(np.real(x)),) * 2, lambda dy, y: (dy * y,)),
+    "a + 1": (lambda x: (x + 1, None), lambda dy, saved: (dy,)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 1e-8, 1e-12, 1e-30, 1e-300])
+def test_a_right_pair_passes_at_inputs_of_any_size_and_a_wrong_one_does_not(name, scale):
+    forward, backward = SMOOTH[name]
+    gradcheck.check(forward, backward, X * scale)
+    with pytest.raises(GradientError):
+        gradcheck.check(forward, lambda dy, saved: (1.0001 * backward(dy, saved)[0],), X * scale)
+
+
+def test_rounding_explains_a_residual_only_where_the_elements_add_up_to_it():
+    """Every element is right, but the forward is another function in the directions that are tried."""
+
+    def forward(x):
+        moved = (abs(np.asarray(x) - X) > 0).sum() > 1
+        return np.where(moved, 2, 1) * x, None
+
+    with pytest.raises(GradientError, match="correct, which does not explain the residual") as error:
+        gradcheck.check(forward, lambda dy, saved: (dy,), X)
+    assert "rounding explains" not in str(error.value)
 
 
 def test_a_leak_of_float64_is_rejected():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numgpt import InputError, gradcheck, ops
-from numgpt.gradcheck import GradientError, differences, verdict
+from numgpt.gradcheck import GradientError, differences, kinks, verdict
 from numgpt.gradcheck.witness import choose
 from numgpt.proofs.subjects import op_subjects
 
@@ -148,7 +148,7 @@ def at_one(array, index, factor):
 
 
 MISTAKES = {
-    "sign": (lambda dx, dw: (-dx, dw), 0, 24, "sign is turned"),
+    "sign": (lambda dx, dw: (-dx, dw), 0, 24, "sign is flipped"),
     "factor": (lambda dx, dw: (2 * dx, dw), 0, 24, "all of them ×2"),
     "half": (lambda dx, dw: (dx / 2, dw), 0, 24, "all of them ×1/2"),
     "mean for sum": (lambda dx, dw: (dx, dw / 4), 1, 6, "×1/4 (4 is the length of an axis"),
@@ -294,16 +294,61 @@ def test_a_float32_path_of_its_own_is_wrong_and_the_note_says_that_float64_is_ri
     assert verdict(scaled_square_forward, backward, X, W).word != "wrong"
 
 
+def drawing_forward(factor, in_backward=False):
+    """Dropout whose mask is drawn anew in each call, and its gradient times a factor."""
+    rng = np.random.default_rng(9)
+
+    def forward(x):
+        keep = np.ones_like(x) if in_backward else (rng.random(x.shape) < 0.7).astype(x.dtype)
+        return x * keep, keep
+
+    def backward(dy, keep):
+        drawn = rng.choice([-1, 1], keep.shape).astype(keep.dtype) if in_backward else keep
+        return (dy.dtype.type(factor) * dy * drawn,)
+
+    return forward, backward
+
+
 @both
-def test_noise_that_no_arithmetic_explains_is_wrong(dtype):
+@pytest.mark.parametrize("factor", [1, -1, 0])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 4)], ids=str)
+def test_a_pair_that_draws_at_random_has_no_verdict(factor, shape, dtype):
+    """Neither right nor wrong: what its gradient is compared with is another function each time."""
+    with pytest.raises(GradientError, match="repeatable: the forward gives another value each time"):
+        verdict(*drawing_forward(factor), np.full(shape, 0.8), dtype=dtype)
+
+
+@both
+def test_a_backward_that_draws_at_random_has_no_verdict(dtype):
     rng = np.random.default_rng(9)
 
     def backward(dy, saved):
         dx, dw = scaled_square_backward(dy, saved)
         return dx * (1 + 1e-3 * rng.standard_normal(dx.shape)).astype(dx.dtype), dw
 
-    judged = verdict(scaled_square_forward, backward, X, W, dtype=dtype)
-    assert [a.name for a in judged.wrong] == ["x"]
+    message = r"repeatable: the backward gives another gradient each time for x \(\d+ of 24 elements\)"
+    with pytest.raises(GradientError, match=message):
+        verdict(scaled_square_forward, backward, X, W, dtype=dtype)
+    with pytest.raises(GradientError, match="repeatable: the backward"):
+        verdict(*drawing_forward(1, in_backward=True), X, dtype=dtype)
+
+
+@both
+def test_a_pair_that_writes_to_its_arguments_has_no_verdict(dtype):
+    def forward(x, w):
+        y = scaled_square_forward(x.copy(), w.copy())
+        w *= 2
+        return y
+
+    def backward(dy, saved):
+        grads = scaled_square_backward(dy, saved)
+        dy *= 2
+        return grads
+
+    with pytest.raises(GradientError, match="pure: the forward wrote to w: "):
+        verdict(forward, scaled_square_backward, X, W, dtype=dtype)
+    with pytest.raises(GradientError, match="pure: the backward wrote to dy: "):
+        verdict(scaled_square_forward, backward, X, W, dtype=dtype)
 
 
 @both
@@ -422,6 +467,36 @@ def test_central_differences_are_no_further_off_than_they_say(seed, scale, f):
     assert (error <= 1e-8 * abs(expected).max()).all()
 
 
+@both
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    exponent=st.integers(-300, 0),
+    f=st.sampled_from([np.exp, np.sin, np.tanh, lambda x: x + 1, lambda x: 1 / (1 + np.exp(-x)), np.cos]),
+)
+def test_central_differences_of_values_far_larger_than_the_arrays_are_no_further_off_than_they_say(
+    dtype, seed, exponent, f
+):
+    """Their steps are lost in the rounding of f where x is small: larger ones are as good as f allows."""
+    if dtype == np.float32:
+        exponent = exponent % 30 - 30
+    x = (np.random.default_rng(seed).uniform(0.2, 2, 7) * 10.0**exponent).astype(dtype).astype(np.float64)
+    slope, error = differences(lambda x: (f(x), None), [x], [np.ones(7)], {}, dtype)
+    exact = f(x + 1e-30j).imag / 1e-30
+    assert (abs(slope - exact) <= 2 * error + 4e-16 * abs(exact)).all()
+    most = 3e-3 if dtype == np.float32 else 1e-9
+    assert (error <= most * np.maximum(abs(exact), abs(f(x)))).all()
+
+
+@given(exponent=st.integers(-20, -3), small=st.integers(0, 12))
+def test_a_larger_step_is_not_believed_across_the_features_of_a_function(exponent, small):
+    """1 + ε tanh(x/s) has slope ε/s near 0; a step far beyond s agrees with itself on a slope of nearly 0."""
+    scale, height = 10.0**exponent, 10.0**-small
+    x = np.array([0.3, -0.2]) * scale
+    slope, error = differences(lambda x: (1 + height * np.tanh(x / scale), None), [x], [np.ones(2)], {})
+    exact = height / scale / np.cosh(x / scale) ** 2
+    assert (abs(slope - exact) <= 2 * error).all()
+
+
 def test_central_differences_do_not_know_the_slope_of_a_kink():
     """At the kink they are off by half the jump at most, and say so; beside it smaller steps are taken."""
     x = np.array([0.0, 1e-6, -1.0, 2.0])
@@ -429,6 +504,98 @@ def test_central_differences_do_not_know_the_slope_of_a_kink():
     assert error[0] >= 0.5
     assert (error[1:] < 1e-6).all()
     assert np.allclose(found[1:], [1, 0, 1], atol=1e-6)
+
+
+def relu_forward(x):
+    return np.maximum(x, 0), (x,)
+
+
+def abs_forward(x):
+    return abs(x), (x,)
+
+
+def max_forward(x):
+    return x.max(), (x,)
+
+
+KINKS = {
+    "relu": (relu_forward, lambda dy, s: (dy * (s[0] > 0),), lambda dy, s: (dy * (s[0] >= 0),)),
+    "relu by a product": (
+        lambda x: (x * (x > 0), (x,)),
+        lambda dy, s: (dy * (s[0] > 0),),
+        lambda dy, s: (dy * np.heaviside(s[0], 0.5).astype(dy.dtype),),
+    ),
+    "abs": (
+        abs_forward,
+        lambda dy, s: (dy * np.sign(s[0]),),
+        lambda dy, s: (dy * np.where(s[0] < 0, -1, 1).astype(dy.dtype),),
+    ),
+    "max": (
+        max_forward,
+        lambda dy, s: (dy * (np.arange(s[0].size) == s[0].argmax()),),
+        lambda dy, s: (dy * ((s[0] == s[0].max()) / (s[0] == s[0].max()).sum()).astype(dy.dtype),),
+    ),
+}
+AT_KINKS = {name: np.array([0.0, 1.0, -1.0, 2.0]) for name in KINKS} | {"max": np.array([2.0, 1, -1, 2])}
+
+
+@both
+@pytest.mark.parametrize("convention", [0, 1])
+@pytest.mark.parametrize("name", KINKS)
+def test_at_a_kink_either_convention_is_not_wrong_and_the_point_is_named(name, convention, dtype):
+    forward, *backwards = KINKS[name]
+    x, message = AT_KINKS[name], r"no derivative at x\[0\]\S* .*left and right disagree; move the point"
+    judged = verdict(forward, backwards[convention], x, dtype=dtype)
+    assert not judged.wrong, str(judged)
+    with pytest.raises(GradientError, match=message) as error:
+        gradcheck.check(forward, backwards[convention], x)
+    assert "rounding" not in str(error.value)
+    moved = x + np.array([1e-3, 0, 0, 0])
+    assert not verdict(forward, backwards[convention], moved, dtype=dtype)["x"].kinks
+    gradcheck.check(forward, backwards[convention], moved, laws=set(gradcheck.LIMITS) - {"keeps the dtype"})
+
+
+@both
+@pytest.mark.parametrize("name", KINKS)
+@pytest.mark.parametrize("factor", [-1, 2, 0])
+def test_at_a_kink_a_gradient_of_neither_side_is_wrong_and_so_are_the_others(name, factor, dtype):
+    forward, _, backward = KINKS[name]
+    wrong = verdict(forward, lambda dy, s: (dtype(factor) * backward(dy, s)[0],), AT_KINKS[name], dtype=dtype)
+    if name == "max" and factor != -1:
+        # each of two that tie may have any share
+        assert not wrong.wrong
+    else:
+        assert (3,) in wrong["x"].wrong
+    if name in ("relu", "abs") and factor == 2:
+        assert (0,) in wrong["x"].wrong
+
+
+def test_points_all_of_which_are_at_kinks_have_no_verdict():
+    with pytest.raises(
+        InputError, match=r"no derivative at x\[0\], x\[1\], x\[2\] and 1 more: left and right"
+    ):
+        verdict(relu_forward, KINKS["relu"][1], np.zeros(4))
+    with pytest.raises(GradientError, match=r"no derivative at x\[0\], x\[1\], x\[2\] and 1 more: left and"):
+        gradcheck.check(relu_forward, KINKS["relu"][1], np.zeros(4))
+
+
+@given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-9, 3))
+def test_a_smooth_function_has_no_kink_wherever_it_bends(seed, exponent):
+    """A bend as sharp as 1e-9 of the array's size, and a function that loses most digits, are not kinks."""
+    x = np.random.default_rng(seed).standard_normal((2, 4))
+    x[0, 0] = 0.0
+    bend = 10.0**exponent
+
+    def variance(x):
+        mean = x.mean(-1, keepdims=True)
+        return (x - mean) * ((x * x).mean(-1, keepdims=True) - mean * mean + 1e-5) ** -0.5
+
+    for function, at in (
+        (lambda x: (x * x + bend * bend) ** 0.5, x),
+        (variance, x + 1000),
+    ):
+        chosen = choose(lambda x, f=function: (f(x), None), [at], np.float64, {})
+        assert all(kinks.sides(chosen, [at], 0, j) is None for j in range(at.size))
 
 
 def test_the_complex_step_is_believed_where_differences_are_noise():

@@ -14,13 +14,18 @@ A forward that does not accept them is held to central differences, which know t
 """
 
 from .adapters import from_jax, from_module, from_torch
-from .judgement import ArgumentVerdict, Element, Verdict, verdict
-from .laws import LIMITS, TRANSPOSE, WITNESS, Finding, check, findings
+from .finding import LIMITS, TRANSPOSE, WITNESS, Finding
+from .judgement import verdict
+from .laws import check, findings
 from .pair import GradientError, Pair
+from .preconditions import PURE, REPEATABLE
+from .verdicts import ArgumentVerdict, Element, Verdict
 from .witness import along, differences
 
 __all__ = [
     "LIMITS",
+    "PURE",
+    "REPEATABLE",
     "TRANSPOSE",
     "WITNESS",
     "ArgumentVerdict",

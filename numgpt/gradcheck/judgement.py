@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,165 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ..errors import InputError
-from .pair import Backward, Forward, argument_names, as_dtype, is_float, title
+from . import kinks
+from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
-from .ulps import DIRECTIONS, EPS64, TINY, Case, Columns, Elements, elements, search
-from .witness import Witness
-
-PHRASES = {
-    "right": "correct",
-    "rounding": "correct (differs by rounding only)",
-    "wrong": "wrong",
-}  # from best to worst
-WORDS = tuple(PHRASES)
-SHOWN = 3  # wrong elements of an argument
-
-
-@dataclass(frozen=True)
-class Element:
-    """One element of a gradient: where, what it should be, what it is, and their distance."""
-
-    index: tuple[int, ...]
-    expected: float
-    got: float
-    ulps: float
-
-    def __str__(self) -> str:
-        place = f"[{', '.join(map(str, self.index))}]" if self.index else "its value"
-        digits = 9 if abs(self.got - self.expected) > 1e-6 * abs(self.expected) else 17
-        return (
-            f"{place} expected {self.expected:.{digits}g}, got {self.got:.{digits}g}, {self.ulps:.2g}"
-            " ulps off"
-        )
-
-
-@dataclass(frozen=True)
-class ArgumentVerdict:
-    """The verdict on the gradient of one argument.
-
-    Attributes
-    ----------
-    index, name, shape
-        Which argument; name is None where the forward does not give it one.
-    word : {"right", "rounding", "wrong"}
-        "right": each element is within 4 floats of the exact one, or no further off than the witness may be.
-        "rounding": further off, but within what rounding explains. "wrong": beyond that.
-    ulps, limit, doubt : float
-        Of the element that is furthest beyond, or nearest to, its limit: how far it is off, how far it may
-        be, and how much of that is the witness's own error; in the ulps of ulps.py.
-    examined : int
-        How many elements were looked at.
-    wrong : tuple of indices
-        The elements beyond rounding, among those examined.
-    worst : tuple of Element
-        The first few of them, or the element that is furthest off.
-    pattern, note : str
-        What the mistake looks like, and what else is to be known; "" for nothing.
-    """
-
-    index: int
-    name: str | None
-    shape: tuple[int, ...]
-    word: str
-    ulps: float
-    limit: float
-    doubt: float
-    examined: int
-    wrong: tuple[tuple[int, ...], ...]
-    worst: tuple[Element, ...]
-    pattern: str = ""
-    note: str = ""
-
-    @property
-    def title(self) -> str:
-        """The argument's name, or "argument 1" where it has none."""
-        return title(self.index, self.name)
-
-    @property
-    def size(self) -> int:
-        """How many elements the gradient has."""
-        return int(np.prod(self.shape))
-
-    def __str__(self) -> str:
-        size = f"{self.size:,} element{'s' * (self.size != 1)}"
-        sample = f"{self.examined:,} sampled of {size}" if self.examined < self.size else size
-        explained = f"rounding explains {self.limit - self.doubt:.2g}"
-        if self.doubt > 1:
-            explained += f", and the witness may be off by {self.doubt:.2g}"
-        if self.word == "wrong":
-            parts = [f"wrong in {len(self.wrong):,} of {sample} ({explained} ulps)", *map(str, self.worst)]
-        else:
-            parts = [PHRASES[self.word], f"{sample}, at most {self.ulps:.2g} ulps off where {explained}"]
-        return f"{self.title}: " + "; ".join([*parts, *filter(None, (self.pattern, self.note))])
-
-
-@dataclass(frozen=True, repr=False)
-class Verdict:
-    """The verdict on a backward: an ArgumentVerdict for each array of floats; prints as a short table.
-
-    Attributes
-    ----------
-    arguments : tuple of ArgumentVerdict
-        In the forward's order; verdict["weight"] and verdict[1] pick one.
-    dtype : dtype
-        In which the pair was run.
-    witness : Witness
-        What the gradients were compared with.
-    known : float
-        How far the witness may be off, on the whole, relative to the terms.
-    """
-
-    arguments: tuple[ArgumentVerdict, ...]
-    dtype: np.dtype[Any]
-    witness: Witness
-    known: float
-
-    @property
-    def word(self) -> str:
-        """The worst word of all arguments: "right", "rounding" or "wrong"."""
-        return max((a.word for a in self.arguments), key=WORDS.index)
-
-    @property
-    def wrong(self) -> tuple[ArgumentVerdict, ...]:
-        """The arguments whose gradient is wrong."""
-        return tuple(a for a in self.arguments if a.word == "wrong")
-
-    def __getitem__(self, key: int | str) -> ArgumentVerdict:
-        """The ArgumentVerdict of an argument, by its index or its name."""
-        for argument in self.arguments:
-            if key in (argument.index, argument.name):
-                return argument
-        known = ", ".join(a.title for a in self.arguments)
-        raise KeyError(f"the verdict has no argument {key!r}, expected one of {known}")
-
-    def summary(self) -> str:
-        """What is wrong in one paragraph, or the verdict in a sentence."""
-        if self.wrong:
-            return ". ".join(map(str, self.wrong))
-        if self.word == "right":
-            return "all gradients are correct"
-        return "all gradients are correct (they differ by rounding only)"
-
-    def __str__(self) -> str:
-        why = f"; {self.witness.why}" if self.witness.why else ""
-        head = (
-            f"{self.dtype} gradients: {PHRASES[self.word]}."
-            f" Witness: {self.witness}, good to {self.known:.0e}{why}"
-        )
-        rows = [("argument", "shape", "ulps off", "allowed", "verdict")]
-        rows += [(a.title, str(a.shape), f"{a.ulps:.2g}", f"{a.limit:.2g}", _told(a)) for a in self.arguments]
-        widths = [max(map(len, column)) for column in zip(*rows)][:-1]
-        lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows]
-        return "\n".join([head, *(f"  {line}" for line in lines), *(f"  {a}" for a in self.wrong)])
-
-    __repr__ = __str__
-
-
-def _told(argument: ArgumentVerdict) -> str:
-    """A verdict in a cell of the table, with the note where no line below has it."""
-    if argument.word == "wrong":
-        return f"wrong in {len(argument.wrong):,} of {argument.examined:,}"
-    return "; ".join(filter(None, (PHRASES[argument.word], argument.note)))
+from .ulps import DIRECTIONS, EPS64, TINY, Case, Columns, Elements, elements, search, suspects
+from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
 
 def verdict(
@@ -230,8 +77,26 @@ def verdict(
     >>> verdict(forward, lambda dy, x: (dy * np.cos(x),), np.arange(3.0)).word
     'right'
     >>> verdict(forward, lambda dy, x: (-dy * np.cos(x),), np.arange(3.0))["x"].pattern
-    'the sign is turned'
+    'the sign is flipped'
     """
+    judged, _, _ = examine(forward, backward, plain(arrays), options, dtype, seed)
+    for argument in judged.arguments:
+        if argument.kinks and not argument.examined:
+            raise InputError(
+                f"verdict: {kinks.sentence(argument.title, argument.kinks)}, so that the derivative exists"
+            )
+    return judged
+
+
+def examine(
+    forward: Forward,
+    backward: Backward,
+    arrays: Sequence[Any],
+    options: dict[str, Any],
+    dtype: DTypeLike | None = None,
+    seed: int = 0,
+) -> tuple[Verdict, Case, dict[int, Columns]]:
+    """The Verdict, and what it was judged by: the Case, and the columns of each argument."""
     run_dtype = _precision(arrays, dtype)
     case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed)
     names = argument_names(forward, len(arrays))
@@ -246,11 +111,13 @@ def verdict(
     with np.errstate(all="ignore"):  # an ulp of 0 is the least of all numbers, and errors are measured in it
         judged = tuple(_judge(case, i, names[i], columns[i], rows) for i in indices)
     error = terms = 0.0
-    for c in columns.values():
-        known = np.isfinite(c.error)
+    for argument in judged:
+        c = columns[argument.index]
+        known = np.isfinite(c.error) & ~np.isin(c.picked, _flat(argument.kinks, argument.shape))
         error += float(c.error[known].sum())
         terms += float(c.terms[known].sum())
-    return Verdict(judged, run_dtype, case.witness, max(EPS64, error / terms if terms else 0.0))
+    known_to = max(EPS64, error / terms if terms else 0.0)
+    return Verdict(judged, run_dtype, case.witness, known_to), case, columns
 
 
 def _precision(arrays: Sequence[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
@@ -272,11 +139,69 @@ def _precision(arrays: Sequence[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
 def _judge(case: Case, i: int, name: str | None, columns: Columns, rows: float) -> ArgumentVerdict:
     """The ArgumentVerdict of argument i from what is known of its picked elements."""
     columns, left_out = _known(case, i, columns)
-    judged = elements(case, i, columns, rows)
+    found = _elements(case, i, name, columns, rows)
     note = left_out
-    if not left_out and not judged.wrong.any() and len(columns.picked) < case.points[i].size:
-        columns, judged, note = _search_the_rest(case, i, columns, judged, rows)
-    return _described(case, i, name, columns, judged, "; ".join(filter(None, (judged.note, note))))
+    is_sample = len(columns.picked) < case.points[i].size
+    if is_sample and not left_out and not found.kinks and not found.judged.wrong.any():
+        found, note = _search_the_rest(case, i, name, found, rows)
+    return _described(case, i, name, found, note)
+
+
+# In the distance of the two sides: how far outside a gradient may lie, and from where on the kink does not
+# explain it.
+SIDE, FAR = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of the elements that were judged, and which were not, because they are at a kink."""
+
+    columns: Columns
+    judged: Elements
+    kinks: tuple[tuple[int, ...], ...] = ()
+
+
+def _elements(case: Case, i: int, name: str | None, columns: Columns, rows: float) -> Found:
+    """The picked elements judged, but for those at a kink that are as one of the two sides, or between."""
+    order = suspects(case, i, columns, rows)
+    rest = np.delete(columns.picked, order)
+    there = kinks.search(case.witness, case.wide, i, columns.picked[order].tolist(), rest.tolist())
+    is_at_kink, is_wrong = np.zeros((2, len(columns.picked)), bool)
+    for k, flat in enumerate(columns.picked.tolist()):
+        if flat in there:
+            away = _distance_from(case, i, flat, there[flat])
+            is_at_kink[k] = away <= SIDE
+            is_wrong[k] = SIDE < away <= FAR
+    shape = case.points[i].shape
+    places = tuple(_index(flat, shape) for flat in columns.picked[is_at_kink])
+    judged = elements(case, i, columns.at(~is_at_kink), rows)
+    judged = dataclasses.replace(judged, wrong=judged.wrong | is_wrong[~is_at_kink])
+    return Found(columns.at(~is_at_kink), judged, places)
+
+
+def _distance_from(case: Case, i: int, flat: int, there: kinks.Sides) -> float:
+    """How far the gradient of an element at a kink lies outside of its two sides, in their distance."""
+    direction = np.zeros(case.points[i].shape)
+    direction.reshape(-1)[flat] = 1.0
+    directions = [direction if n == i else None for n in range(len(case.points))]
+    slope, _ = case.witness.derivative(case.wide, directions)
+    least, most = there.between(case.dy.astype(np.float64), slope)
+    got = float(case.grads[i].reshape(-1)[flat])
+    return max(least - got, got - most, 0.0) / max(most - least, TINY)
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A flat index as one of the array's."""
+    return tuple(map(int, np.unravel_index(flat, shape)))
+
+
+def _flat(indices: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Array:
+    """The flat indices of some of an array's."""
+    return np.array([np.ravel_multi_index(index, shape) if shape else 0 for index in indices], np.int64)
+
+
+def _indices(case: Case, i: int, picked: Array) -> list[tuple[int, ...]]:
+    return [_index(flat, case.points[i].shape) for flat in picked]
 
 
 def _known(case: Case, i: int, columns: Columns) -> tuple[Columns, str]:
@@ -294,25 +219,26 @@ def _known(case: Case, i: int, columns: Columns) -> tuple[Columns, str]:
     return columns.at(~unknown), f"the witness knows nothing of {others}"
 
 
-def _search_the_rest(
-    case: Case, i: int, columns: Columns, judged: Elements, rows: float
-) -> tuple[Columns, Elements, str]:
+def _search_the_rest(case: Case, i: int, name: str | None, found: Found, rows: float) -> tuple[Found, str]:
     """Random directions of all elements; where one is off, the elements that it leads to are judged too."""
-    span = search(case, i, float(np.sqrt((judged.limit**2).mean())))
+    span = search(case, i, float(np.sqrt((found.judged.limit**2).mean())))
     if span is None:
-        return columns, judged, f"the rest was checked along {DIRECTIONS} random directions"
-    columns = case.columns(case.wide, i, np.union1d(columns.picked, span))
-    judged = elements(case, i, columns, rows)
-    if judged.wrong.any():
-        return columns, judged, "a random direction was off, and halving it led there"
-    note = "a random direction is off by more than rounding explains, but no element that was looked at"
-    return columns, judged, note
+        return found, f"the rest was checked along {DIRECTIONS} random directions"
+    columns = case.columns(case.wide, i, np.union1d(found.columns.picked, span))
+    found = _elements(case, i, name, columns, rows)
+    if found.judged.wrong.any():
+        return found, "a random direction was off, and halving it led there"
+    if found.kinks:
+        return found, ""
+    return (
+        found,
+        "a random direction is off by more than rounding explains, but no element that was looked at",
+    )
 
 
-def _described(
-    case: Case, i: int, name: str | None, columns: Columns, judged: Elements, note: str
-) -> ArgumentVerdict:
+def _described(case: Case, i: int, name: str | None, found: Found, note: str) -> ArgumentVerdict:
     """The ArgumentVerdict that says what was judged."""
+    columns, judged = found.columns, found.judged
     shape, picked, wrong = case.points[i].shape, columns.picked, judged.wrong
     got = case.grads[i].reshape(-1)[picked].astype(np.float64)
     ulps = judged.error / judged.unit
@@ -321,13 +247,11 @@ def _described(
     if wrong.any():
         order = order[wrong[order]]
 
-    def index(flat: int) -> tuple[int, ...]:
-        return tuple(map(int, np.unravel_index(flat, shape)))
-
     worst = tuple(
-        Element(index(picked[k]), float(columns.exact[k]), float(got[k]), float(ulps[k]))
+        Element(_index(picked[k], shape), float(columns.exact[k]), float(got[k]), float(ulps[k]))
         for k in order[: SHOWN if wrong.any() else 1]
     )
+    at_kinks = kinks.sentence(title(i, name), found.kinks) if found.kinks else ""
     looks_like = ""
     if wrong.any():
         sample = Sample(picked, columns.exact, got, judged.limit, wrong, shape)
@@ -341,10 +265,11 @@ def _described(
         limit=float((judged.limit / judged.unit)[order[0]]) if worst else 0.0,
         doubt=float((judged.doubt / judged.unit)[order[0]]) if worst else 0.0,
         examined=len(picked),
-        wrong=tuple(index(flat) for flat in picked[wrong]),
+        wrong=tuple(_indices(case, i, picked[wrong])),
         worst=worst,
         pattern=looks_like,
-        note=note,
+        note="; ".join(filter(None, (judged.note, note, at_kinks))),
+        kinks=found.kinks,
     )
 
 

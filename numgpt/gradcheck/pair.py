@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..errors import InputError
+
 Array = NDArray[Any]
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[[Any, Any], Any]
@@ -39,6 +41,63 @@ class Pair(NamedTuple):
 
     forward: Forward
     backward: Backward
+
+
+def run(forward: Forward, arrays: Sequence[Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """(y, saved) of a forward; InputError where it returned something else."""
+    returned = forward(*arrays, **options)
+    if not (isinstance(returned, tuple | list) and len(returned) == 2):
+        raise InputError(
+            f"gradcheck: the forward returned {describe(returned)}, expected a pair (y, saved): return y,"
+            " None where the backward needs nothing"
+        )
+    y, saved = returned
+    if hasattr(y, "detach"):
+        raise InputError(
+            f"gradcheck: the forward's value is {describe(y)}, expected an array: from_torch makes a pair of"
+            " a function of tensors"
+        )
+    try:
+        np.asarray(y)
+    except ValueError:  # NumPy has no arrays of rows of unequal length
+        raise InputError(
+            f"gradcheck: the forward's value is {describe(y)} of unequal shapes, expected one array: return"
+            " one output, or flatten and concatenate them"
+        ) from None
+    return y, saved
+
+
+def plain(arrays: Sequence[Any]) -> list[Any]:
+    """The arrays as NumPy's; a tensor gives its numbers. InputError for dtypes that NumPy lacks."""
+    return [None if array is None else _plain(i, array) for i, array in enumerate(arrays)]
+
+
+def _plain(i: int, array: Any) -> Array:
+    if hasattr(array, "detach"):  # a tensor, which may want a gradient, or lie on a GPU
+        array = array.detach().cpu()
+    if str(getattr(array, "dtype", "")).endswith("bfloat16"):
+        raise InputError(
+            f"gradcheck: argument {i} is bfloat16, which NumPy does not have, expected float32 or float64:"
+            " convert it, as in x.float() or x.astype('float32')"
+        )
+    try:
+        return np.asarray(array)
+    except ValueError:
+        raise InputError(
+            f"gradcheck: argument {i} is {describe(array)} of unequal lengths, expected an array"
+        ) from None
+
+
+def describe(value: Any) -> str:
+    """What somebody gave instead of one array: "a tuple of 2", "an array of shape (2, 3)"."""
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    name = type(value).__name__
+    if value is None:
+        return "None"
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:

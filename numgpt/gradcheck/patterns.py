@@ -45,7 +45,7 @@ def _factor(sample: Sample, result: Shape) -> str:
     if not factor or (abs(got - factor * expected) > room).any():
         return ""
     if abs(factor + 1) < 1e-6:
-        return "the sign is turned"
+        return "the sign is flipped"
     return _known_factor(factor, sample.shape, result) or _unknown_factor(factor)
 
 

@@ -26,13 +26,16 @@ import numpy as np
 
 from ..errors import InputError
 from . import witness
-from .pair import Array, Backward, Forward, as_dtype, gradients, is_float
+from .pair import Array, Backward, Forward, as_dtype, gradients, is_float, run
+from .preconditions import first_run, require
 
 ALL = 2000  # elements: of a larger array only a sample is looked at, and random directions of the whole
 SAMPLE = 400
 EXAMINED = 64  # suspects that are looked at closely
 DRAWS, NEAR = 6, 16  # points near by, and how many roundings away they lie
 DIRECTIONS = 3
+RESTLESS = 16  # times what a gradient moves between points near by: the digits that its formula loses
+UNSURE = 1e-5  # of the largest terms: a witness that may be off by more has come upon something
 ELEMENTARY = 32  # roundings inside one element's own arithmetic: an exponential, a quotient, a few products
 EPS64 = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
@@ -76,7 +79,16 @@ class Case:
         self.rng = np.random.default_rng([seed, 5])
         self.eps = float(np.finfo(dtype).eps)
         self.wide: list[Any] = as_dtype(points, np.float64)
-        y, saved = forward(*points, **options)
+        first = first_run(forward, backward, points, options, self._upstream)
+        self.grads: list[Any] = first.grads
+        require(forward, backward, points, options, first)
+        self.witness = witness.choose(forward, self.wide, dtype, options, seed)
+        # What the witness rounds: differences in float32 state their rounding themselves.
+        self.reference = EPS64 if self.witness.dtype == np.float64 else 0.0
+        self.wide_grads = self.in_float64() if dtype != np.float64 else None
+
+    def _upstream(self, y: Any) -> Any:
+        """A random dy, where the forward's value can be judged."""
         self.y = np.asarray(y)
         if self.y.dtype.kind != "f":
             raise InputError(f"verdict: the forward's value has dtype {self.y.dtype}, expected floats")
@@ -84,17 +96,13 @@ class Case:
             raise InputError(
                 "verdict: the forward's value holds NaN or infinity, expected points where it is finite"
             )
-        self.dy = self.rng.standard_normal(self.y.shape).astype(dtype)
-        self.grads: list[Any] = gradients(backward(self.dy[()], saved), points)
-        self.witness = witness.choose(forward, self.wide, dtype, options, seed)
-        # What the witness rounds: differences in float32 state their rounding themselves.
-        self.reference = EPS64 if self.witness.dtype == np.float64 else 0.0
-        self.wide_grads = self.in_float64() if dtype != np.float64 else None
+        self.dy = self.rng.standard_normal(self.y.shape).astype(self.dtype)
+        return self.dy[()]
 
     def in_float64(self) -> list[Any] | None:
         """The backward's gradients in float64, None where the pair is not for that."""
         try:
-            y, saved = self.forward(*self.wide, **self.options)
+            y, saved = run(self.forward, self.wide, self.options)
             grads = gradients(self.backward(self.dy.astype(np.float64)[()], saved), self.wide)
         except Exception:  # whatever the user's code raises means that it does not take float64
             return None
@@ -287,6 +295,17 @@ class Elements:
     note: str = ""
 
 
+def suspects(case: Case, i: int, columns: Columns, rows: float) -> Array:
+    """Places among the picked that the terms alone do not explain, or of which the witness knows little."""
+    errors, allowance = Errors.of(case, i, columns), Allowance.of(case, columns, rows)
+    vague = UNSURE * columns.terms.max(initial=0.0)
+    if case.witness.dtype != np.float64:
+        vague = vague * float(np.finfo(case.witness.dtype).eps / EPS64) ** 0.4
+    places = np.flatnonzero(allowance.exceeded(errors) | (columns.error > vague))
+    excess = -(errors.run / np.maximum(allowance.limit, TINY))[places]
+    return places[np.argsort(excess, kind="stable")]
+
+
 def elements(case: Case, i: int, columns: Columns, rows: float) -> Elements:
     """Which of the picked elements are wrong, and why that is not rounding.
 
@@ -351,14 +370,16 @@ def _loses_digits(case: Case, i: int, columns: Columns, errors: Errors, allowanc
     )
     natural = columns.carried / np.maximum(size, TINY)
     unrest = case.unrest(i)[columns.picked]
-    scale = allowance.scale + natural
+    # At small inputs dy y / x is large whatever the formula is: there it has to be seen to lose these digits.
+    seen = np.minimum(natural, RESTLESS * unrest)
+    scale = allowance.scale + (seen if errors.formula is None else natural)
     explained = errors.run <= allowance.limit_at(scale + unrest)
     if errors.formula is None:
         # unrest alone is no excuse: it is the backward's own word
         room = 16 * allowance.root**2 * case.eps * scale + allowance.doubt
         return explained & (errors.run <= room)
     # an error of rounding falls with eps, a mistake does not
-    room = 4 * allowance.root * EPS64 * scale + allowance.doubt
+    room = 4 * allowance.root * EPS64 * (allowance.scale + seen) + allowance.doubt
     return explained & (errors.formula <= np.maximum(allowance.formula_limit, room))
 
 

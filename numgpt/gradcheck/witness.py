@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .pair import Array, Forward, is_float
+from .pair import Array, Forward, is_float, run
 
 H = 1e-30
-TRIES, SHRINK = 4, 64  # steps that are too large for the function are tried again, smaller
+# Steps that are too large for the function are tried again, smaller by SHRINK; those that are too small for
+# its values, larger.
+TRIES, LARGER, SHRINK = 4, 12, 64
+SMALLEST = 1e-290  # a size whose steps are still numbers
 Arrays = Sequence[Any]
 Directions = Sequence[Array | None]
 Options = dict[str, Any]
@@ -49,7 +52,7 @@ def along(forward: Forward, arrays: Arrays, directions: Directions, options: Opt
     array([ 3., 12.])
     """
     moved = [a if v is None else a + 1j * (H * v) for a, v in zip(arrays, directions)]
-    return np.asarray(forward(*moved, **options)[0]).imag / H
+    return np.asarray(run(forward, moved, options)[0]).imag / H
 
 
 def differences(
@@ -63,9 +66,11 @@ def differences(
               + eps (|f(x + hv)| + |f(x − hv)|) / h      the values are rounded
               + eps max|x| |D| / h max|v|                so are the points
 
-    with h = eps^(1/5) times the size of the array, where both kinds of error meet; where they come out large,
-    smaller steps are tried and the best is kept. Where f has a kink at x itself its one-sided derivatives
-    stay apart however small h is: half their distance is added.
+    with h = eps^(1/5) times the size of the array, where both kinds of error meet. Where they come out large,
+    smaller steps are tried and the best is kept. Where the array is so small that its steps are lost in the
+    rounding of f, larger ones are tried, up to eps^(1/5): a derivative from one of these is taken only if it
+    lies within the errors of both, so that a step across the function's features is not. Where f has a kink
+    at x itself its one-sided derivatives stay apart however small h is: half their distance is added.
 
     Sources: Richardson 1911; Ridders 1982.
 
@@ -79,7 +84,8 @@ def differences(
     Returns
     -------
     derivative, error : ndarray
-        J v and how far each element of it may be off, both of y's shape.
+        J v and how far each element of it may be off, both of y's shape; long double where dtype is, else
+        float64.
 
     Examples
     --------
@@ -87,32 +93,67 @@ def differences(
     >>> slope, error = differences(lambda x: (abs(x), None), [np.array([0.0, 1.0])], [np.ones(2)], {})
     >>> slope.round(9), error.round(9)      # at the kink of |x| it knows nothing
     (array([0., 1.]), array([1., 0.]))
+    >>> slope, error = differences(lambda x: (1 + x, None), [np.array([1e-12])], [np.ones(1)], {})
+    >>> bool(abs(slope - 1) <= error), bool(error < 1e-9)      # 1 + x hides a step of 1e-15
+    (True, True)
     """
     eps = float(np.finfo(dtype).eps)
     arrays = [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
     moving = [(a, v) for a, v in zip(arrays, directions) if v is not None]
     largest = max((float(abs(a).max(initial=0.0)) for a, _ in moving), default=0.0)
     reach = max(float(abs(v).max(initial=0.0)) for _, v in moving) or 1.0
-    size = max(_size(a, v) for a, v in moving) or 1.0
+    size = max(step_size(a, v) for a, v in moving) or 1.0
+    value = values_along(forward, arrays, directions, options, dtype)
+    target = 1e3 * eps**0.8
 
-    def value(t: float) -> Array:
-        moved = [a if v is None else (a + t * v).astype(dtype) for a, v in zip(arrays, directions)]
-        return np.asarray(forward(*moved, **options)[0]).astype(np.float64)
+    def at(h: float) -> tuple[Array, Array, Array]:
+        return _extrapolated(value, centre, h, eps, eps * largest / reach)
 
     with np.errstate(all="ignore"):
         centre = value(0.0)
-        best: tuple[Array, Array] | None = None
-        for attempt in range(TRIES):
-            h = eps**0.2 * size / reach / SHRINK**attempt
-            derivative, error, floor = _extrapolated(value, centre, h, eps, eps * largest / reach)
-            if best is None:
-                best = derivative, error
-            else:
-                best = np.where(error < best[1], derivative, best[0]), np.minimum(error, best[1])
-            if (best[1] <= 1e3 * eps**0.8 * abs(best[0]).max(initial=0.0) + 2 * floor).all():
+        first = eps**0.2 * max(size, SMALLEST) / reach
+        derivative, error, floor = at(first)
+        for h in _smaller(first, eps**0.2 * own_size(moving) / reach):
+            if (error <= target * abs(derivative).max(initial=0.0) + 2 * floor).all():
                 break
-    assert best is not None
-    return best
+            other, its_error, floor = at(h)
+            better = its_error < error
+            derivative, error = np.where(better, other, derivative), np.where(better, its_error, error)
+        for h in _larger(first, eps**0.2 / reach):
+            if (error <= target * abs(derivative).max(initial=0.0)).all():
+                break
+            other, its_error, _ = at(h)
+            better = (its_error < error) & (abs(other - derivative) <= error + its_error)
+            derivative, error = np.where(better, other, derivative), np.where(better, its_error, error)
+    return derivative, error
+
+
+def values_along(
+    forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DTypeLike
+) -> Callable[[float], Array]:
+    """t → the forward's value at x + t v, run in dtype; in float64 or what is wider."""
+    wide = np.result_type(dtype, np.float64)
+    arrays = [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
+
+    def value(t: float) -> Array:
+        moved = [a if v is None else (a + t * v).astype(dtype) for a, v in zip(arrays, directions)]
+        return np.asarray(run(forward, moved, options)[0]).astype(wide)
+
+    return value
+
+
+def _smaller(step: float, own: float) -> list[float]:
+    """Steps that shrink, and the one of the element that moves where that is smaller yet."""
+    steps = [step / SHRINK**k for k in range(1, TRIES)]
+    return [*steps, own] if 0 < own < steps[-1] else steps
+
+
+def _larger(step: float, largest: float) -> Array:
+    """Steps that grow by SHRINK, or by more where the largest is far."""
+    if step >= largest:
+        return np.zeros(0)
+    count = int(np.ceil((np.log(largest) - np.log(step)) / np.log(SHRINK)))
+    return np.geomspace(step, largest, min(LARGER, count) + 1)[1:]
 
 
 def _extrapolated(
@@ -134,16 +175,25 @@ def _extrapolated(
     return fine, np.where(np.isfinite(error), error, np.inf), floor
 
 
-def _size(array: Array, direction: Array) -> float:
+def step_size(array: Array, direction: Array) -> float:
     """What a step is measured by: the root mean square, or the one element that moves where that is more."""
     if np.count_nonzero(direction) == 1:
         return max(_rms(array), float(abs(array[direction != 0]).max(initial=0.0)))
     return _rms(array)
 
 
+def own_size(moving: Sequence[tuple[Array, Array]]) -> float:
+    """The size of the one element that moves, 0 where several do."""
+    sizes = [abs(a[v != 0]) for a, v in moving]
+    return float(sizes[0][0]) if len(sizes) == 1 and sizes[0].size == 1 else 0.0
+
+
 def _rms(array: Array) -> float:
-    """The root of the mean square, 0 for an empty array."""
-    return float(np.sqrt((np.asarray(array, np.float64) ** 2).mean())) if array.size else 0.0
+    """The root of the mean square, 0 for an empty array; squares do not underflow."""
+    largest = float(abs(np.asarray(array, np.float64)).max(initial=0.0))
+    if not 0 < largest < np.inf:
+        return largest
+    return largest * float(np.sqrt(((np.asarray(array, np.float64) / largest) ** 2).mean()))
 
 
 @dataclass(frozen=True)
@@ -201,7 +251,7 @@ def choose(forward: Forward, arrays: Arrays, dtype: DTypeLike, options: Options,
 def _takes_float64(forward: Forward, wide: Arrays, options: Options) -> bool:
     """Whether the forward gives float64 for float64."""
     try:
-        return bool(np.asarray(forward(*wide, **options)[0]).dtype == np.float64)
+        return bool(np.asarray(run(forward, wide, options)[0]).dtype == np.float64)
     except Exception:  # whatever the user's code raises means that it does not take float64
         return False
 
@@ -218,7 +268,7 @@ def _loses_imaginary_parts(
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
                 moved = [b if v is None else b + 1j * (H * v) for b, v in zip(wide, directions)]
-                y = np.asarray(forward(*moved, **options)[0])
+                y = np.asarray(run(forward, moved, options)[0])
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             return f"the forward does not take complex numbers ({type(error).__name__}: {reason[:80]})"
