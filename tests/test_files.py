@@ -49,7 +49,8 @@ def test_arrays_are_read_as_the_library_writes_them(tmp_path):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"", "a header of 0 bytes, and has 0 in all"),
+        (b"", "is damaged .it is empty."),
+        (b"<!DOCTYPE html><html></html>", "begins with '<!DOCTYP', expected a safetensors file"),
         (file_of(b"", length=2**63), "a header of 9,223,372,036,854,775,808 bytes"),
         (file_of({}, b"x" * 100, length=10**8), "a header of 100,000,000 bytes, and has 110 in all"),
         (file_of(b"[]"), "not a JSON object"),
@@ -110,6 +111,14 @@ def test_a_dtype_that_is_not_read_is_named_and_called_nothing_worse(tmp_path, dt
     assert "damaged" not in str(caught.value)
 
 
+@pytest.mark.parametrize("n", [0x50, *range(0x80, 0xA00, 0x100), 0x4B50])
+def test_a_header_of_any_length_is_one(tmp_path, n):
+    """Its bytes come first in the file, and may be those that another kind of file begins with."""
+    header = json.dumps({"a": entry(0, 8)}).encode()
+    (tmp_path / "x").write_bytes(file_of(header + b" " * (n - len(header)), bytes(8)))
+    assert list(safetensors_file.tensors(tmp_path / "x")) == ["a"]
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"1" * 64 + b"\nsize 548105171\n"
 
 
@@ -137,9 +146,9 @@ def test_pickled_weights_are_refused_with_the_two_lines_that_make_them_safe(tmp_
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     pytest.importorskip("safetensors.torch")
     monkeypatch.chdir(tmp_path)
-    weight = torch.arange(4.0)
-    zipped = not name.startswith("old")
-    torch.save({"a": weight, "b": weight}, name, _use_new_zipfile_serialization=zipped)
+    weights = dict.fromkeys("ab", torch.arange(4.0))
+    state = {"model": weights, "iter_num": 5} if name == "ckpt.pt" else weights  # as nanoGPT's
+    torch.save(state, name, _use_new_zipfile_serialization=not name.startswith("old"))
     messages = set()
     for place in (name, "."):  # the file, and the folder that holds nothing else
         with pytest.raises(InputError, match="is pickled, which may run code") as caught:

@@ -63,7 +63,7 @@ def test_the_strict_parser_takes_nothing_that_another_refuses(value):
         ("-" + "9" * 400, "the number -999999999…, of 401 characters, is beyond the largest float"),
         (r'{"\ud800": 1}', r"U\+D800 is half of a character"),
         (r'[["a\udfff"]]', r"U\+DFFF is half of a character"),
-        ("\ufeff{}", "BOM"),
+        ("\ufeff{}", "it begins with a byte order mark"),
         ("[" * 66 + "]" * 66, "nested more than 64 levels deep"),
         ('{"a":' * 900 + "0" + "}" * 900, "nested more than 64|recursion"),
         ("[" * 10**6, "recursion"),

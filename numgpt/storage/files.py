@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import math
@@ -30,8 +31,8 @@ NO_FILES = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a 
 NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 # What a file of Git LFS begins with as long as only its pointer was fetched, and the most bytes that one has.
 LFS, LONGEST_LFS = b"version https://git-lfs.github.com/spec/v1", 1024
-# What torch.save writes begins with: a zip archive since PyTorch 1.6, a pickle before.
-TORCH = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# What torch.save writes begins with: a zip archive since PyTorch 1.6, before that a magic number, pickled.
+TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF")
 HALVES = re.compile(rb"\\u[dD][89a-fA-F]")  # escapes of half a character
 
 
@@ -75,8 +76,9 @@ def pickled(path: StrPath) -> InputError:
     """The error for a file of torch.save, with the two lines of PyTorch that write what can be read."""
     return InputError(
         f"{path}: is pickled, which may run code when it is read, expected safetensors, as PyTorch writes it:"
-        f" weights = torch.load({Path(path).name!r}, map_location='cpu', weights_only=True);"
-        " safetensors.torch.save_file({name: w.clone() for name, w in weights.items()}, 'model.safetensors')"
+        f" state = torch.load({Path(path).name!r}, map_location='cpu', weights_only=True);"
+        " safetensors.torch.save_file({name: w.clone() for name, w in state.get('model', state).items()},"
+        " 'model.safetensors')"
     )
 
 
@@ -122,8 +124,10 @@ def parse_json(data: bytes, path: StrPath, halves: bool = False) -> Any:
     spells the bytes of file names that are not UTF-8.
     """
     try:
+        if data.startswith(codecs.BOM_UTF8):
+            raise ValueError("it begins with a byte order mark")
         content = json.loads(
-            data.decode("utf-8"),
+            _utf8(data),
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_float=_float,
@@ -137,6 +141,13 @@ def parse_json(data: bytes, path: StrPath, halves: bool = False) -> Any:
             f"{path}: is not JSON ({error}), expected a file written by numgpt or transformers"
         ) from error
     return content
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte 0x{data[error.start]:02x} at {error.start} is not UTF-8") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

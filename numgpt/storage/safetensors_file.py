@@ -80,10 +80,15 @@ def tensors(path: StrPath) -> Tensors:
 
 def _header(path: StrPath, data: NDArray[Any]) -> tuple[dict[str, Any], NDArray[Any]]:
     """(header, the bytes after it) of a file's bytes."""
-    if is_pickled(data[:8].tobytes()):
-        raise pickled(path)
-    n = int.from_bytes(data[:8].tobytes(), "little")
+    begin = data[:8].tobytes()
+    n = int.from_bytes(begin, "little")
     if len(data) < 8 or n > min(LONGEST_JSON, len(data) - 8):
+        if not begin:
+            raise _damaged(path, "it is empty")
+        if is_pickled(begin):
+            raise pickled(path)
+        if begin.isascii() and begin.decode().isprintable():
+            raise InputError(f"{path}: begins with {begin.decode()!r}, expected a safetensors file")
         raise _damaged(path, f"it declares a header of {n:,} bytes, and has {len(data):,} in all")
     header = parse_json(data[8 : 8 + n].tobytes(), path)
     if not isinstance(header, dict):
