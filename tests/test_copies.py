@@ -102,6 +102,15 @@ def a_unigram():
     return tokenizers.build("unigram:270", TEXT)
 
 
+def a_pipeline():
+    """Read from a file: a space begins a word, and bytes stand for what has no token."""
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    metaspace = {"type": "Metaspace", "replacement": "▁"}
+    vocab = {text: i for i, text in enumerate([*names, "▁", "a", "▁a"])}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["▁", "a"]], "byte_fallback": True}
+    return tokenizers.Pipeline({"pre_tokenizer": metaspace, "model": model, "decoder": metaspace})
+
+
 def a_finding():
     """Of a law that is broken, whose message is made when it is asked for."""
     cube = gradcheck.Pair(lambda x: (x**3, x), lambda dy, x: (2 * x * dy,))
@@ -128,6 +137,7 @@ THINGS = {
     "bytes": lambda folder: tokenizers.Bytes(),
     "byte pairs": lambda folder: tokenizers.build("bpe:270:cl100k", TEXT),
     "unigram": lambda folder: a_unigram(),
+    "pipeline": lambda folder: a_pipeline(),
     "score": lambda folder: score(GPT(TINY), np.arange(20) % 5),
     "verdict": lambda folder: gradcheck.verdict(ops.gelu.forward, ops.relu.backward, np.arange(3.0)),
     "findings": lambda folder: gradcheck.check(ops.gelu.forward, ops.gelu.backward, np.arange(3.0)),
