@@ -437,25 +437,6 @@ def test_several_python_threads_get_the_same_bits():
     assert found == [expected] * 20
 
 
-def test_a_blas_keeps_to_one_thread_until_the_last_of_several_has_left():
-    from numgpt.engine import blas
-
-    if blas._get_threads is None:
-        pytest.skip(f"{blas.NAME} has no threads of its own")
-    outside = blas._get_threads()
-    blas._set_threads(2)
-    try:
-        first, second = blas.one_thread(), blas.one_thread()
-        first.__enter__()
-        second.__enter__()
-        first.__exit__(None, None, None)
-        assert blas._get_threads() == 1  # the second goes on in the bits in which it began
-        second.__exit__(None, None, None)
-        assert blas._get_threads() == 2
-    finally:
-        blas._set_threads(outside)
-
-
 def test_an_engine_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(
         engine.choice,

@@ -200,7 +200,8 @@ class Flat(Mapping[str, NDArray[Any]]):
                 f"parameters: the GPU has no {np.dtype(dtype)}, expected"
                 f" {', '.join(map(str, engine.ON_GPU))}: move them by .to('reference') first"
             )
-        return Flat(self.shapes, dtype, self.flat.astype(dtype))
+        with np.errstate(under="ignore"):
+            return Flat(self.shapes, dtype, self.flat.astype(dtype))
 
     def to(self, name: str) -> Flat:
         """The same where the named engine computes: itself if it lies there, else a copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ..architecture.parameters import Flat
@@ -14,6 +15,7 @@ from .vectors import as_parameters
 OPERATORS = {"hessian": hvp, "gauss_newton": gauss_newton}
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def top_eigenvalues(
     model: GPT,
     tokens: ArrayLike,

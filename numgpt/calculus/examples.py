@@ -15,6 +15,7 @@ from ..model.gpt import GPT
 from .vectors import Vector, as_parameters, flat_vector, widened
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def per_example_gradients(
     model: GPT, tokens: ArrayLike, targets: ArrayLike, share: bool = False
 ) -> Iterator[Flat]:
@@ -68,6 +69,7 @@ def per_example_gradients(
     )
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def gradient_norms(
     model: GPT, tokens: ArrayLike, targets: ArrayLike, share: bool = False
 ) -> NDArray[np.float64]:
@@ -90,6 +92,7 @@ class NoiseScale(NamedTuple):
     examples: int
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def gradient_noise_scale(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> NoiseScale:
     """The noise scale of a batch's per-example gradients, each of its row's own mean loss.
 
@@ -115,6 +118,7 @@ def gradient_noise_scale(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> N
     return noise_scale(per_example_gradients(model, tokens, targets))
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
     """The simple noise scale: the batch size at which the gradient's noise is as large as the gradient.
 
@@ -172,6 +176,7 @@ def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
     return NoiseScale(scale, trace, squared_norm, examples)
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def empirical_fisher(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """F̃ v with F̃ = 1/M Σ_m g_m g_mᵀ, the second moment of the M examples' gradients, not centred.
 

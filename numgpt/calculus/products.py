@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 LARGEST_DENSE = 4096  # parameters: 128 MB as a matrix
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def jvp(
     model: GPT,
     tokens: ArrayLike,
@@ -75,6 +76,7 @@ def jvp(
     return moved.derivative(values[name])
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def vjp(model: GPT, tokens: ArrayLike, dvalue: ArrayLike, name: str | None = None) -> Flat:
     """Jᵀ dy: the gradient of ⟨dy, logits⟩ with respect to all parameters; with a name, of ⟨dy, its value⟩.
 
@@ -123,6 +125,7 @@ def vjp(model: GPT, tokens: ArrayLike, dvalue: ArrayLike, name: str | None = Non
     return grads.to("reference")
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def hvp(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """H v: the Hessian of the loss with respect to all parameters, times v.
 
@@ -158,6 +161,7 @@ def hvp(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Fl
     return as_parameters(model, moved.derivative(grads.flat))
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def hessian(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> Array:
     """H (P, P), dense, for models of at most 4,096 parameters.
 
@@ -201,6 +205,7 @@ def hessian(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> Array:
     return rows
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def gauss_newton(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """G v with G = Jᵀ H_L J: the Hessian that the loss would have if the logits were linear in θ.
 
@@ -236,6 +241,7 @@ def gauss_newton(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vect
     return vjp(model, tokens, softmax_curvature(engine.home(logits).real, moved.derivative(logits), wanted))
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def softmax_curvature(logits: Array, direction: Array, targets: ArrayLike) -> Array:
     """H_L a: the Hessian of the mean surprise with respect to the logits, times a direction a.
 
@@ -271,6 +277,7 @@ def softmax_curvature(logits: Array, direction: Array, targets: ArrayLike) -> Ar
     return np.where(counted[..., None], probs * (direction - mean) * (1 / counted.sum()), 0.0)
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def fisher(model: GPT, tokens: ArrayLike, vector: Vector, targets: ArrayLike | None = None) -> Flat:
     """F v with the Fisher matrix: the second moment of the gradients that the model itself expects.
 

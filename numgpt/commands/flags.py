@@ -98,7 +98,7 @@ def add_engine(parser: argparse.ArgumentParser, tf32: bool = True) -> None:
         "--threads",
         type=positive,
         metavar="N",
-        help="threads of the numba engine",
+        help="threads to compute with, on the numba and the reference engine",
         shown="all processors",
     )
     if tf32:

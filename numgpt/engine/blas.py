@@ -10,19 +10,17 @@ import glob
 import importlib.metadata
 import os
 import sys
-import threading
 
 import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
+from . import blas_threads
+
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's own numbers
-_LOCK = threading.Lock()
-_entered, _before = 0, None  # how many are within one_thread, and the threads that there were outside
 
 
 def _mkl():
@@ -32,20 +30,16 @@ def _mkl():
             if "mkl_rt" in file.name:
                 library = ctypes.CDLL(str(file.locate()))
                 library.MKL_Set_Threading_Layer(1)  # sequential
-                return "MKL", library.cblas_sgemm_64, library.cblas_dgemm_64, None, None
+                return "MKL", library.cblas_sgemm_64, library.cblas_dgemm_64, None
 
 
 def _numpy_openblas():
     """The OpenBLAS that NumPy's wheel carries, and failing that SciPy's wheel of it."""
-    folders = [
-        os.path.join(os.path.dirname(os.path.dirname(np.__file__)), "numpy.libs"),
-        os.path.join(os.path.dirname(np.__file__), ".dylibs"),
-    ]
+    paths = [*blas_threads.openblas_files()]
     with contextlib.suppress(ImportError):
         import scipy_openblas64
 
-        folders.append(scipy_openblas64.get_lib_dir())
-    paths = [p for folder in folders for p in glob.glob(os.path.join(folder, "*scipy_openblas64_*"))]
+        paths += glob.glob(os.path.join(scipy_openblas64.get_lib_dir(), "*scipy_openblas64_*"))
     for path in paths:
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(path)
@@ -53,18 +47,17 @@ def _numpy_openblas():
                 "OpenBLAS",
                 library.scipy_cblas_sgemm64_,
                 library.scipy_cblas_dgemm64_,
-                library.scipy_openblas_get_num_threads64_,
-                library.scipy_openblas_set_num_threads64_,
+                blas_threads.of(library),
             )
 
 
 def _find():
-    """(name, sgemm, dgemm, get threads, set threads) of the BLAS that kernels call."""
+    """(name, sgemm, dgemm, threads) of the BLAS that kernels call."""
     mkl = None if os.environ.get("NUMGPT_BLAS") == "openblas" else _mkl()
-    return mkl or _numpy_openblas() or ("none", None, None, None, None)
+    return mkl or _numpy_openblas() or ("none", None, None, None)
 
 
-NAME, _sgemm, _dgemm, _get_threads, _set_threads = _find()
+NAME, _sgemm, _dgemm, POOL = _find()
 
 
 def available():
@@ -72,29 +65,9 @@ def available():
     return _sgemm is not None
 
 
-@contextlib.contextmanager
 def one_thread():
-    """Within it a BLAS call uses the calling thread only.
-
-    The setting is the library's, so that Python threads share it: the first who enters sets it, the last who
-    leaves restores it.
-    """
-    global _entered, _before
-    if _set_threads is None:
-        yield
-        return
-    with _LOCK:
-        if _entered == 0:
-            _before = _get_threads()
-            _set_threads(1)
-        _entered += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _entered -= 1
-            if _entered == 0:
-                _set_threads(_before)
+    """A session: a BLAS call uses the calling thread only, and what underflows is 0."""
+    return blas_threads.OneThread(POOL)
 
 
 def _register():

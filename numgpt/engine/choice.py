@@ -10,16 +10,18 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import InputError
+from . import blas_threads
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
 
 ENGINES = ("reference", "numba", "cupy")
@@ -78,11 +80,34 @@ def current() -> str:
 
 
 def set_threads(n: int) -> None:
-    """Have the numba engine use n threads, at most one a processor; results do not depend on their number."""
+    """Have the host compute with n threads, at most one a processor.
+
+    They are those of kernels and of the BLAS that NumPy calls. The numba engine's results do not depend on
+    their number. Where NumPy calls a BLAS that cannot be asked, as Apple's, that one is left alone.
+
+    Raises
+    ------
+    InputError
+        For what is no integer, or less than 1.
+    """
+    n = _count(n)
+    pool = blas_threads.numpys()
+    if pool is not None:
+        pool.limit(min(n, os.cpu_count() or n))
     if current() == "numba":
         from . import jit
 
         jit.set_threads(n)
+
+
+def _count(n: SupportsIndex) -> int:
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"set_threads: n is {n!r}, expected an integer of 1 or more")
+    return count
 
 
 def forward(op: Any, arrays: Iterable[Any]) -> Function:
@@ -126,9 +151,13 @@ def host_twin(function: Function) -> Function:
 
 
 def session(dtype: DTypeLike) -> AbstractContextManager[Any]:
-    """Within it kernels own the threads: a matrix product called from one runs on that thread alone."""
+    """A context to compute in.
+
+    Kernels own the threads: a matrix product called from one runs on that thread alone. What underflows is 0,
+    as softmax means it, whatever the caller's np.seterr says of it.
+    """
     if current() != "numba" or np.dtype(dtype) not in TWINNED:
-        return nullcontext()
+        return np.errstate(under="ignore")
     from . import blas
 
     blas.keep_memory()

@@ -57,6 +57,7 @@ class Score:
         return self.loss * self.tokens / math.log(2) / self.bytes
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def score(
     model: GPT,
     ids: NDArray[Any],

@@ -18,6 +18,7 @@ from .ulps import DIRECTIONS, EPS64, TINY, Case, Columns, Elements, elements, se
 from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def verdict(
     forward: Forward,
     backward: Backward,

@@ -12,7 +12,7 @@ from ..errors import InputError, near
 from . import kinks
 from .derivative import derivative
 from .finding import LIMITS, TRANSPOSE, WITNESS, Finding, finding, relative
-from .pair import Backward, Forward, GradientError, as_dtype
+from .pair import Backward, Forward, GradientError, as_dtype, quiet
 from .preconditions import PURE, REPEATABLE, what_differs, what_wrote
 from .trial import Trial
 
@@ -20,6 +20,7 @@ TINY = float(np.finfo("float64").tiny)  # below it a product loses bits, and twi
 LINEAR, DOUBLES, DTYPE = "linear in dy", "doubles with dy", "keeps the dtype"
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def check(
     forward: Forward,
     backward: Backward,
@@ -90,6 +91,7 @@ def _message(broken: Finding) -> str:
     return f"{broken.law}: {measure}. {broken.detail}".strip()
 
 
+@quiet
 def findings(
     forward: Forward,
     backward: Backward,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import InputError
 
+T = TypeVar("T")
 Array = NDArray[Any]
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[[Any, Any], Any]
@@ -119,6 +121,26 @@ def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
                 f"gradient {i} has shape {np.shape(grad)}, expected {array.shape}, that of the array"
             )
     return [None if grad is None else np.asarray(grad) for grad in grads]
+
+
+def quiet(generator: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:
+    """The generator function, in which what underflows is 0 whatever the caller's NumPy raises.
+
+    np.errstate around it would hold in the caller too, between two items.
+    """
+
+    @functools.wraps(generator)
+    def wrapped(*args: Any, **options: Any) -> Iterator[T]:
+        items = generator(*args, **options)
+        while True:
+            with np.errstate(under="ignore"):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    return wrapped
 
 
 def is_float(array: Any) -> TypeGuard[Array]:

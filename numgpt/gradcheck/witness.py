@@ -22,6 +22,7 @@ Directions = Sequence[Array | None]
 Options = dict[str, Any]
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def along(forward: Forward, arrays: Arrays, directions: Directions, options: Options) -> Array:
     """J v: the derivative of the forward along the directions, by the complex step.
 
@@ -55,6 +56,7 @@ def along(forward: Forward, arrays: Arrays, directions: Directions, options: Opt
     return np.asarray(run(forward, moved, options)[0]).imag / H
 
 
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 def differences(
     forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DTypeLike = np.float64
 ) -> tuple[Array, Array]:

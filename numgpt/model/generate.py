@@ -183,7 +183,7 @@ def choose(
     if temperature == 0:
         return int(np.argmax(logits))
     logits = logits.astype(np.float64)
-    with np.errstate(over="ignore"):  # a temperature near 0: −∞, probability 0
+    with np.errstate(over="ignore", under="ignore"):  # a temperature near 0: −∞, probability 0
         probs = np.exp((logits - logits.max()) / temperature)
     # A few ids have nearly all of the probability: sort n of them, and more only if draw lies beyond.
     n = min(len(logits), top_k or FIRST_SORTED)

@@ -27,7 +27,7 @@ DEPTH = 3  # causes that may act together
 SHOWN = 6  # names of a list, before it is shortened
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the comparison finds what is not finite
+@np.errstate(all="ignore")  # the comparison finds what is not finite
 def compare(
     module: Any,
     model: GPT | Config | None = None,
@@ -92,7 +92,7 @@ def compare(
     return _compare((ours, theirs), batch, dtype_of(dtype))[0]
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the comparison finds what is not finite
+@np.errstate(all="ignore")  # the comparison finds what is not finite
 def first_divergence(
     a: Any,
     b: Any,

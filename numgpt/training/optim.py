@@ -93,6 +93,7 @@ class AdamW:
         self.v = self.params.like()
         self.steps = 0
 
+    @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
     def norm(self, grads: Mapping[str, NDArray[Any]]) -> float | NDArray[Any]:
         """The global norm of the gradients; not finite where one of them is not.
 
@@ -101,6 +102,7 @@ class AdamW:
         g = self._flat(grads)
         return engine.twin(global_norm, g)(g)
 
+    @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
     def step(
         self, grads: Mapping[str, NDArray[Any]], lr: float, norm: float | NDArray[Any] | None = None
     ) -> float | NDArray[Any]:

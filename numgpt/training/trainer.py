@@ -152,7 +152,9 @@ class Trainer:
         step = self.updates
         lr = learning_rate(step, self.training)
         batches = [self._batch(step, n) for n in range(self.training.accumulate)]
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for by name
+        with np.errstate(
+            over="ignore", invalid="ignore", under="ignore"
+        ):  # what is not finite is looked for by name
             loss = self._loss_and_grads(step, batches)
             norm = self.optimizer.norm(self.grads)
             if not self._on_gpu():
@@ -173,7 +175,7 @@ class Trainer:
         t = self.training
         T = self.model.config.block_size
         losses = []
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             for n in range(t.eval_iters):
                 x, y = batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)
                 losses.append(self.model.loss(x, y))
@@ -304,7 +306,7 @@ class Trainer:
         if bad:
             raise NotFinite(f"step {step + 1}: {bad}: lower --lr")
         for n, (x, y) in enumerate(batches):
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
                 record = self.model.record(x, y, step=(step, n))  # once more, with every name kept
             for what, arrays in (("value", record.value), ("gradient of", record.grad)):
                 for name, array in arrays.items():
