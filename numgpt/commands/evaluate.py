@@ -65,11 +65,11 @@ def run(args: argparse.Namespace) -> int:
 def _held_out(folder: Path, model: GPT) -> tuple[str, Any]:
     """(description, ids) of the part of a run's own text that it was not trained on."""
     from ..data import token_files
-    from ..interchange.checkpoint import STATE, read_state
+    from ..interchange.checkpoint import is_run, read_state
 
     folder = folder.resolve()
     places = (folder / "last", folder.parent / "last", folder)
-    last = next((place for place in places if (place / STATE).is_file()), None)
+    last = next((place for place in places if is_run(place)), None)
     if last is None:
         raise InputError(f"eval: {folder} is not in a run, expected --data with a text to evaluate on")
     state = read_state(last)

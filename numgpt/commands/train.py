@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +114,20 @@ def _add_text_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
+    with hold_folder(args) as out:
+        begun = is_begun(out, args.resume)
+        trainer = resume(args, out) if begun else begin(args, out)
+        if begun and trainer.updates >= trainer.training.steps:
+            return report_complete(trainer, out)
+        announce(trainer, begun)
+        return train(trainer, out, args.sample_tokens)
+
+
+def train(trainer: Trainer, out: Path, sample_tokens: int) -> int:
+    """Train to the end, and report it."""
     from ..training.progress import Progress
     from ..training.trainer import NotFinite
 
-    out, begun = find_run(args)
-    trainer = resume(args, out) if begun else begin(args, out)
-    announce(trainer, begun)
     with Progress(trainer.training.steps, trainer.updates) as progress:
         try:
             trainer.run(progress)
@@ -125,29 +135,47 @@ def run(args: argparse.Namespace) -> int:
             progress.close()
             say(f"numgpt: {error}; the run's last checkpoint is {out / 'last'}")
             return 1
-    return report(trainer, out, args.sample_tokens)
+    return report(trainer, out, sample_tokens)
 
 
-def find_run(args: argparse.Namespace) -> tuple[Path, bool]:
-    """The run's folder, and whether there is a run in it that goes on."""
+@contextlib.contextmanager
+def hold_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """The run's folder, which from here on belongs to this process."""
+    from ..storage import locks
+
+    with contextlib.ExitStack() as stack:
+        while True:
+            numbered = runs.newest() if args.resume else runs.new()
+            out = Path(args.out) if args.out else numbered
+            if out is None:
+                raise InputError(
+                    "train: there is no run to resume under runs/, expected one: name it by --out"
+                )
+            try:
+                stack.enter_context(locks.held(out))
+                break
+            except locks.InUse:
+                if args.out or args.resume:
+                    raise  # else another process has taken this number at the same moment: take the next
+        yield out
+
+
+def is_begun(out: Path, resumes: bool) -> bool:
+    """Whether there is a run in a folder that goes on; InputError if what is there cannot be used."""
     from ..interchange.checkpoint import is_checkpoint
     from ..storage import atomic
 
-    named = Path(args.out) if args.out else None
-    out = named or (runs.newest() if args.resume else runs.new())
-    if out is None:
-        raise InputError("train: there is no run to resume under runs/, expected one: name it by --out")
-    if args.resume:
+    if resumes:
         atomic.settle(out / "last")
     begun = is_checkpoint(out / "last")
-    if begun and not args.resume:
+    if begun and not resumes:
         raise InputError(
             f"{out}: holds another run, expected a new folder: continue that run with --resume, or choose"
             " another --out"
         )
-    if not begun and out.exists() and not all(_may_be_there(path) for path in out.iterdir()):
+    if not begun and not all(_may_be_there(path) for path in out.iterdir()):
         raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
-    return out, begun
+    return begun
 
 
 def _may_be_there(path: Path) -> bool:
@@ -172,9 +200,7 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
         )
     model = GPT(presets.preset(preset, **changes), training.seed, args.dtype or "float32", corpus.tokenizer)
     _keep_token_folder(corpus, args)
-    trainer = Trainer(model, corpus, training, out)
-    out.mkdir(parents=True, exist_ok=True)
-    return trainer
+    return Trainer(model, corpus, training, out)
 
 
 def resume(args: argparse.Namespace, out: Path) -> Trainer:
@@ -275,6 +301,16 @@ def _vocabulary(corpus: Corpus) -> str:
     return size
 
 
+def report_complete(trainer: Trainer, out: Path) -> int:
+    """Say that a run which was to go on had come to its end."""
+    say(
+        f"{out}: was complete: step {trainer.updates} of {trainer.training.steps}, {_held_out(trainer)}\n"
+        f"train on with: numgpt train --resume --out {out} --steps {2 * max(trainer.updates, 1)};"
+        f" text with: numgpt sample {out}"
+    )
+    return 0
+
+
 def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
     """Say how the run ended and how to go on, and write some text with the model."""
     from ..model.gpt import GPT
@@ -291,6 +327,13 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
         model = GPT.load(out)
         prompt = default_prompt(model.tokenizer)
         print_texts(model, prompt, sample_tokens, temperature=TEMPERATURE, seed=training.seed)
-    say(f"\nheld-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best")
+    say(f"\n{_held_out(trainer)}")
     say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
     return 0
+
+
+def _held_out(trainer: Trainer) -> str:
+    """The held-out loss, as far as it was measured."""
+    if trainer.held_out is None or trainer.best is None:
+        return "held-out loss not measured"
+    return f"held-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best"

@@ -6,9 +6,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ..architecture.config import LONGEST, Config, from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..storage.atomic import OLD, StrPath, beside, replace_folder, write_json
-from ..storage.files import Missing, pickled, pickled_in, read_json
+from ..storage.files import pickled, pickled_in, read_json
 from ..storage.safetensors_file import tensors
 from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
@@ -28,9 +28,11 @@ MODEL = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 OPTIMIZER = "optimizer.safetensors"  # this and the next are there only in a run's checkpoint
 STATE = "state.json"
+PLACES = "best", "last"  # of the checkpoints in a run's folder; the last has the state
 
 DTYPES = {"float32": "F32", "float64": "F64"}  # of the parameters → as safetensors spells it
-ATTEMPTS = 8  # to read a folder that a run may be replacing
+LOOKS = 8  # for a folder that a save may be swapping
+PATIENCE = 10.0  # seconds in which a folder that is replaced again and again is tried to be read
 
 # The entries of state.json, with their types.
 STATE_TYPES: dict[str, Any] = {
@@ -42,6 +44,8 @@ STATE_TYPES: dict[str, Any] = {
     "digest": str,
     "training": dict,
 }
+
+Result = TypeVar("Result")
 
 
 class Model(Protocol):
@@ -67,7 +71,7 @@ def save(
     """Write a checkpoint: a model and, for a run to resume from, an optimizer's moments and the run's state.
 
     A checkpoint that was in the folder stays whole until the new one is, even if the process is killed or the
-    disk fills up.
+    disk fills up. None is replaced that has a file which the new one lacks.
     """
     folder = Path(folder)
     dtype = model.params.dtype.name
@@ -101,21 +105,47 @@ def save(
 
 def load(folder: StrPath) -> dict[str, Any]:
     """The arguments of GPT from a checkpoint; every name, shape, dtype and value is checked."""
-    for attempt in range(ATTEMPTS):  # a run that saves at this moment swaps the folder while it is read
-        if attempt:
-            time.sleep(0.001 * 2**attempt)  # ever longer, so as not to keep step with the run
+    return _from_one_state(folder, _load)
+
+
+def _from_one_state(folder: StrPath, read: Callable[[Path], Result]) -> Result:
+    """read(place) of the checkpoint at a path, from one state of it.
+
+    A run that saves at this moment swaps the folder: then what was read, or what was missing, counts for
+    nothing, and it is read again.
+    """
+    deadline = time.monotonic() + PATIENCE
+    pause = 0.001
+    while True:
         place = find(folder)
+        before = _stamp(place)
         try:
-            before = os.stat(place).st_ino
-            arguments = _load(place)
-            if os.stat(place).st_ino == before:
-                return arguments
-        except (Missing, FileNotFoundError):
-            if attempt == ATTEMPTS - 1:
+            result = read(place)
+        except (InputError, FileNotFoundError):
+            if before is not None and before == _stamp(place):
                 raise
-    raise InputError(
-        f"{folder}: was replaced again and again while it was read, expected it to stay: try again later"
-    )
+        else:
+            if before is not None and before == _stamp(place):
+                return result
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{folder}: was replaced again and again while it was read, expected it to stay: try again"
+                " later"
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)  # ever longer, so as not to keep step with the run
+
+
+def _stamp(place: Path) -> tuple[int, int] | None:
+    """What tells a folder from the one that replaces it; None once it is gone or about to go."""
+    successor = place.name.removeprefix(".").removesuffix(OLD)
+    if place.name.endswith(OLD) and place.with_name(successor).exists():
+        return None
+    try:
+        stat = os.stat(place)
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns  # the time, because a new folder may get the number of an old one
 
 
 def _load(folder: Path) -> dict[str, Any]:
@@ -160,17 +190,22 @@ def _load_tokenizer(path: Path, config: Config) -> Tokenizer | None:
     return tokenizer
 
 
-def load_state(folder: StrPath, optimizer: Optimizer) -> dict[str, Any]:
-    """Fill an optimizer's moments from a checkpoint; returns the state that was saved with it.
+def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None) -> dict[str, Any]:
+    """Fill an optimizer's moments from the checkpoint of a run; returns the state that was saved with it.
 
-    If anything is refused, the optimizer stays as it was.
+    model: that which goes on with them; an error unless its parameters are the checkpoint's. If anything is
+    refused, the optimizer stays as it was.
     """
-    folder = find(folder)
-    state = read_state(folder)
-    path = folder / OPTIMIZER
+
+    def read(place: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        if model is not None:
+            _expect_model(place, model.params.to("reference"))
+        return _read_state(place), read_tensors(place / OPTIMIZER, expected, m.dtype.name)
+
     m, v = optimizer.m, optimizer.v
     expected = {f"{moment}.{name}": shape for moment in "mv" for name, shape in m.shapes.items()}
-    arrays = read_tensors(path, expected, m.dtype.name)
+    state, arrays = _from_one_state(folder, read)
+    path = find(folder) / OPTIMIZER
     _expect_finite(path, arrays)
     negative = next((f"v.{name}" for name in v if (arrays[f"v.{name}"] < 0).any()), None)
     if negative:
@@ -185,13 +220,26 @@ def load_state(folder: StrPath, optimizer: Optimizer) -> dict[str, Any]:
     return state
 
 
+def _expect_model(folder: Path, params: Flat) -> None:
+    """Raise InputError unless parameters are those of a checkpoint."""
+    stored = read_tensors(folder / MODEL, params.shapes, params.dtype.name)
+    different = next((name for name in params if not np.array_equal(stored[name], params[name])), None)
+    if different:
+        raise InputError(
+            f"{folder}: {different} is not that of the model that would go on from here, expected the"
+            f" checkpoint's own model: give GPT.load({str(folder)!r})"
+        )
+
+
 def read_state(folder: StrPath) -> dict[str, Any]:
     """The state of a run that was saved with its checkpoint, its entries checked."""
-    path = find(folder) / STATE
+    return _from_one_state(folder, _read_state)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / STATE
     if not path.exists():
-        raise InputError(
-            f"{path.parent}: holds a model but no run to resume, expected {STATE} and {OPTIMIZER}"
-        )
+        raise InputError(f"{folder}: holds a model but no run to resume, expected {STATE} and {OPTIMIZER}")
     state = read_json(path, halves=True)  # names of files that are not UTF-8 are in its recipe
     for name, kind in STATE_TYPES.items():
         if not isinstance(state, dict) or name not in state:
@@ -217,19 +265,34 @@ def _fits(name: str, value: Any, kind: Any) -> bool:
 
 def is_checkpoint(folder: StrPath) -> bool:
     """Whether a folder holds a model of numgpt."""
-    return (Path(folder) / CONFIG).is_file()
+    return _place(Path(folder), CONFIG) is not None
+
+
+def is_run(folder: StrPath) -> bool:
+    """Whether a folder holds the checkpoint of a run, which has a state besides its model."""
+    return _place(Path(folder), STATE) is not None
+
+
+def _place(folder: Path, name: str) -> Path | None:
+    """Where a folder with a file of this name lies: in its place or, while a save swaps it, beside it."""
+    for _ in range(LOOKS):  # between a look at the one and a look at the other the swap may end
+        for place in (folder, beside(folder, OLD)):
+            if (place / name).is_file():
+                return place
+    return None
 
 
 def find(folder: StrPath) -> Path:
     """The checkpoint at a path: the folder itself, or a run's best, or else its last.
 
-    If a killed save left the old folder beside its place, that one is taken; nothing is moved.
+    If a save that is under way, or was killed, left the old folder beside its place, that one is taken;
+    nothing is moved.
     """
     folder = Path(folder)
-    for candidate in (folder, folder / "best", folder / "last"):
-        for place in (candidate, beside(candidate, OLD)):
-            if is_checkpoint(place):
-                return place
+    for candidate in (folder, *(folder / name for name in PLACES)):
+        place = _place(candidate, CONFIG)
+        if place is not None:
+            return place
     if not folder.exists():
         raise InputError(
             f"{folder}: does not exist, expected a checkpoint's folder, such as numgpt train writes"
@@ -290,6 +353,16 @@ def _may_replace(folder: Path) -> bool:
         return True
     ours = names <= {MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE}
     return ours and CONFIG in names and _is_config(read_json(folder / CONFIG))
+
+
+def expect_no_run(folder: StrPath) -> None:
+    """Raise InputError for a folder that a run saves to: only the run itself may write there."""
+    place = Path(os.path.realpath(folder))
+    if is_run(place) or (place.name in PLACES and is_run(place.with_name(PLACES[-1]))):
+        raise InputError(
+            f"{folder}: belongs to a run, which alone may write there; expected a new folder or a model of"
+            " your own to replace: choose another name"
+        )
 
 
 def _is_config(stored: Any) -> bool:

@@ -267,17 +267,19 @@ class GPT:
         Parameters
         ----------
         folder : path
-            A new folder, or one that holds a checkpoint to replace.
+            A new folder, or one that holds a checkpoint to replace; not one of a run.
         layout : "numgpt" or "hf"
             "hf" writes what transformers reads as a GPT-2.
 
         Raises
         ------
         InputError
-            Where the folder holds something else, or the layout has no place for what the model is.
+            Where the folder holds something else, belongs to a run, or has a tokenizer that the model lacks;
+            where the layout has no place for what the model is.
         """
         if layout not in LAYOUTS:
             raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
+        checkpoint.expect_no_run(folder)
         LAYOUTS[layout].save(folder, self)
 
     @classmethod

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
+
 StrPath = str | os.PathLike[str]
 
 # Endings of the hidden names of what is being written, and of what is being replaced.
@@ -21,6 +23,8 @@ def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
 
     A whole folder is in place at every moment but one: between the two renames the old one lies beside its
     place, under its hidden name. If the process is killed there, settle() puts it back.
+
+    An old folder with a file that the new one lacks stays, and an InputError names the file.
     """
     folder = Path(os.path.realpath(folder))  # replace what a link points to, not the link
     new, old = beside(folder, NEW), beside(folder, OLD)
@@ -31,6 +35,7 @@ def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
         new.mkdir()
         write(new)
         _flush(new)
+        _expect_nothing_lost(folder, new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -39,6 +44,16 @@ def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
     os.rename(new, folder)
     _flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _expect_nothing_lost(folder: Path, new: Path) -> None:
+    """Raise InputError if a folder has names that the one which replaces it lacks."""
+    lost = set(os.listdir(folder)) - set(os.listdir(new)) if folder.exists() else ()
+    if lost:
+        raise InputError(
+            f"{folder}: has {', '.join(sorted(lost))}, which would be lost: what is to replace it has none."
+            " Choose another name"
+        )
 
 
 def settle(folder: StrPath) -> None:

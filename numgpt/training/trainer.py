@@ -23,7 +23,7 @@ from ..data.corpus import Corpus, batch, check_length
 from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
-from ..storage import atomic
+from ..storage import atomic, locks
 from ..storage.files import parse_json
 from .optim import AdamW, learning_rate
 
@@ -120,9 +120,11 @@ class Trainer:
         ------
         NotFinite
             Where the loss, a gradient or a parameter is not finite; it is named.
+        InputError
+            Where another process trains in the folder, or it holds another run.
         """
         t = self.training
-        with self._log() as log, self._signals():
+        with self._folder(), self._log() as log, self._signals():
             note = functools.partial(self._note, log, progress)
             if self.updates == 0:
                 note(self.evaluate())
@@ -201,11 +203,28 @@ class Trainer:
         bad = self._bad_parameter()
         if bad:
             raise NotFinite(f"step {self.updates}: {bad}: lower --lr")
-        if name == "best":
-            checkpoint.save(self.out / name, self.model)
-        else:
-            checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
-            self.saved = self.updates
+        with self._folder():
+            if name == "best":
+                checkpoint.save(self.out / name, self.model)
+            else:
+                checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
+                self.saved = self.updates
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[None]:
+        """Hold the run's folder against other processes; an error unless its run is the one trained here."""
+        if self.out is None:
+            yield
+            return
+        last = self.out / "last"
+        with locks.held(self.out):
+            stored = checkpoint.read_state(last)["updates"] if checkpoint.is_checkpoint(last) else None
+            if stored is not None and stored != self.saved:
+                raise InputError(
+                    f"{self.out}: holds a run at step {stored}, from which this one does not go on, expected"
+                    " its own or a new folder: choose another out, or go on from there by resume()"
+                )
+            yield
 
     def state(self) -> dict[str, Any]:
         """What a resumed run has to know besides model and moments, as JSON holds it."""
@@ -232,13 +251,16 @@ class Trainer:
         """
         if self.out is None:
             raise InputError("Trainer: there is no folder to resume from, expected one: give out")
-        state = checkpoint.load_state(self.out / "last", self.optimizer)
-        if state["digest"] != self.corpus.digest:
-            raise InputError(
-                f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source}"
-                " differs from it; expected the same text and the same way to prepare it: give the run's own"
-                " --data"
-            )
+        last = self.out / "last"
+        with locks.held(self.out):
+            state = checkpoint.read_state(last)
+            if state["digest"] != self.corpus.digest:
+                raise InputError(
+                    f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source}"
+                    " differs from it; expected the same text and the same way to prepare it: give the run's"
+                    " own --data"
+                )
+            checkpoint.load_state(last, self.optimizer, self.model)
         self.best = state["best"]
         self.held_out = state["held_out"]
         self.updates = self.saved = self.optimizer.steps
