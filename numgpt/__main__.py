@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from .commands.printing import one_line, say
-from .commands.table import parser
-from .engine import out_of_memory, set_threads, use
 from .errors import InputError
 
 # Messages by which CuPy and NumPy report mixed GPU and host arrays.
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _prepare_output()
     try:
-        return _run(argv)
+        with _silent_interrupt():
+            from .commands import table  # here, so that Ctrl-C meanwhile prints no traceback
+        return _run(table.parser().parse_args(argv))
     except BrokenPipeError:  # whoever read our output has gone, as head does
         _forget_output()
         return 1
@@ -40,16 +43,44 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, OSError):  # stdout itself may be what cannot be written
             _forget_output()
-        say(f"numgpt: {message}")
+        _say(f"numgpt: {message}")
         return 2
     except KeyboardInterrupt:
-        say("\nnumgpt: interrupted")
+        _say("\nnumgpt: interrupted")
         return 130
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _silent_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once, while nothing is begun yet.
+
+    As an exception in the midst of an import it might come out as another one, or be ignored in a callback.
+    """
+
+    def leave(number: int, frame: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.write(2, b"\nnumgpt: interrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(args: argparse.Namespace) -> int:
     """Choose the engine, and run the command."""
-    args = parser().parse_args(argv)
+    from .commands.printing import one_line, say
+    from .engine import set_threads, use
+
     if args.tf32 and args.engine != "cupy":
         raise InputError("--tf32 needs --engine cupy")
     if args.engine:
@@ -65,6 +96,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _explanation(error: Exception) -> str | None:
     """What an error means to whoever typed the command; None for our own mistakes, which keep a traceback."""
+    from .commands.printing import one_line
+    from .engine import out_of_memory
+
     if isinstance(error, InputError):
         return one_line(error)
     if isinstance(error, OSError):

@@ -42,6 +42,14 @@ class Parser(argparse.ArgumentParser):
         """Called by argparse with its message."""
         raise InputError(f"{message}; see {self.prog} --help")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The value of a flag; Python 3.11 drops that of --top-p=-- and gives an empty list."""
+        if not action.option_strings or arg_strings != ["--"]:
+            return super()._get_values(action, arg_strings)
+        value = self._get_value(action, "--")
+        self._check_value(action, value)
+        return value if action.nargs in (None, argparse.OPTIONAL) else [value]
+
 
 def describe(parser: argparse.ArgumentParser, sentence: str, example: str) -> None:
     """Give a command's page of help its sentence, its example and a usage of one line.

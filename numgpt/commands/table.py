@@ -11,6 +11,7 @@ from . import (
     convert,
     curvature,
     diff,
+    doctor,
     evaluate,
     export,
     info,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "export": export,
     "info": info,
+    "doctor": doctor,
 }
 
 
