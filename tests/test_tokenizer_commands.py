@@ -16,6 +16,7 @@ from numgpt import GPT, Config, tokenizers
 from numgpt.__main__ import main
 from numgpt.data import corpora
 from numgpt.tokenizers import BPE, Bytes, Characters
+from numgpt.tokenizers.files import FORMATS
 from numgpt.tokenizers.show import columns_of, lines, visible, wants_color
 from numgpt.tokenizers.spelling import ALPHABET, unspell
 
@@ -375,3 +376,22 @@ def test_output_that_nobody_reads_ends_quietly(args):
     assert process.stderr.read() == b""
     assert process.wait() == 1
     process.stderr.close()
+
+
+def test_train_offers_every_kind_that_is_learned_to_a_size_and_every_format_of_one(capfd):
+    with pytest.raises(SystemExit):
+        main(["tokenizer", "train", "--help"])
+    out = "".join(capfd.readouterr().out.split())  # lines break at hyphens too
+    learned = {kind: row for kind, row in tokenizers.KINDS.items() if row.learn and row.size}
+    for kind, row in learned.items():
+        assert row.what and "".join(f"{kind}: {row.what}".split()) in out
+        for form in row.formats:
+            assert "".join(f"{form}: {FORMATS[form].writes}".split()) in out
+
+
+def test_a_unigram_is_written_as_sentencepieces_model(here, capfd):
+    pytest.importorskip("sentencepiece", reason="trains a unigram model")
+    (here / "corpus.txt").write_text(corpora.default()[1][:20000], encoding="utf-8")
+    flags = ["--vocab-size", "400", "--kind", "unigram", "--format", "sentencepiece", "--out", "u.model"]
+    said(capfd, "train", "corpus.txt", *flags)
+    assert tokenizers.load(here / "u.model").vocab_size == 400

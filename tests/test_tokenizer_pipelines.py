@@ -1,5 +1,6 @@
 """Every step of a tokenizer.json gives the ids and texts of Hugging Face's tokenizers, alone and together."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -487,3 +488,57 @@ def test_repr_names_the_steps():
 def test_a_state_that_is_no_pipelines_is_an_error_of_ours(state):
     with pytest.raises(InputError, match="expected"):
         tokenizers.from_state({"type": "pipeline"} | state)
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    2**70,
+    1.5,
+    "",
+    "a",
+    MARK,
+    "(",
+    [],
+    {},
+    ["a"],
+    {"a": 0},
+    {"type": "NFC"},
+    {"Regex": "a*"},
+]
+
+
+def places(node, path=()):
+    """The paths to all entries of JSON, of long lists and objects the first three."""
+    items = []
+    if isinstance(node, dict | list):
+        items = [*(node.items() if isinstance(node, dict) else enumerate(node))]
+    for name, part in items if len(items) <= 30 else items[:3]:
+        yield (*path, name)
+        yield from places(part, (*path, name))
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(name=st.sampled_from([*LAYOUTS]), data=st.data())
+def test_a_file_that_is_changed_anywhere_is_refused_in_our_words_or_gives_their_ids(name, data):
+    content = json.loads(json.dumps(LAYOUTS[name]))
+    *path, last = data.draw(st.sampled_from([*places(content)]))
+    node = content
+    for part in path:
+        node = node[part]
+    node[last] = data.draw(st.sampled_from(VALUES))
+    try:
+        ours = huggingface_file.read(content) if huggingface_file.is_huggingface(content) else None
+    except InputError as error:
+        assert "expected" in str(error)
+        return
+    try:
+        theirs = library_of(content)
+    except Exception:  # of what does not change the ids, such as padding, ours asks nothing
+        return
+    for text in TEXTS if ours else ():
+        with contextlib.suppress(InputError):
+            mine = ours.encode(text, special="allow").tolist()
+            assert mine == theirs.encode(text, add_special_tokens=False).ids

@@ -9,9 +9,11 @@ from numgpt import GPT, Config, InputError
 from numgpt.__main__ import main
 from numgpt.interchange import llmc
 from numgpt.model.generate import texts
-from numgpt.tokenizers import BPE, Bytes, Characters
+from numgpt.tokenizers import BPE, Bytes, Characters, Pipeline
 
 END = "<|endoftext|>"
+FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+FALLS_BACK = {"byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
 TEXT = "the theme: naïve 日本語 😀\n\n  they're 123"
 
 
@@ -23,6 +25,28 @@ def bpe(pattern="gpt2", merges=True, end=END):
     return BPE(tokens, pairs if merges else None, pattern, {end: 260})
 
 
+def llama():
+    """A tokenizer as LLaMA's file makes it: a space first, bytes for what has no token."""
+    names = ["<unk>", *(f"<0x{b:02X}>" for b in range(256)), *"▁ehtm", "▁t", "he", END]
+    to_mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    to_space = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    first = {"type": "Prepend", "prepend": "▁"}
+    vocab = {text: i for i, text in enumerate(names)}
+    return Pipeline(
+        {
+            "version": "1.0",
+            "added_tokens": [{"id": vocab[END], "content": END, "special": True} | FLAGS],
+            "normalizer": {"type": "Sequence", "normalizers": [first, to_mark]},
+            "model": {"type": "BPE", "vocab": vocab, "merges": [["▁", "t"], ["h", "e"]]} | FALLS_BACK,
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [to_space, {"type": "ByteFallback"}, {"type": "Fuse"}, strip],
+            },
+        }
+    )
+
+
 def model_of(tokenizer, padded=0):
     V = tokenizer.vocab_size if tokenizer else 261
     return GPT(
@@ -31,7 +55,9 @@ def model_of(tokenizer, padded=0):
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [bpe(), bpe("cl100k"), bpe(merges=False), Bytes()], ids=["gpt2", "cl100k", "ranks", "bytes"]
+    "tokenizer",
+    [bpe(), bpe("cl100k"), bpe(merges=False), Bytes(), llama()],
+    ids=["gpt2", "cl100k", "ranks", "bytes", "llama"],
 )
 @pytest.mark.parametrize("padded", [0, 3])
 def test_transformers_takes_model_and_tokenizer_from_one_folder(tmp_path, monkeypatch, tokenizer, padded):
@@ -54,7 +80,8 @@ def test_transformers_takes_model_and_tokenizer_from_one_folder(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "tokenizer, names", [(bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 2), (None, 0)]
+    "tokenizer, names",
+    [(llama(), 2), (bpe(), 4), (bpe("cl100k"), 2), (Bytes(), 4), (Characters("abc"), 2), (None, 0)],
 )
 def test_files_of_the_tokenizer_lie_beside_the_model_where_they_say_the_same(tmp_path, tokenizer, names):
     model = model_of(tokenizer)
