@@ -125,6 +125,8 @@ class Flat(Mapping[str, NDArray[Any]]):
     ) -> None:
         self.shapes = dict(shapes)
         size = sum(map(math.prod, self.shapes.values()))
+        if flat is None and not engine.on_gpu(like):
+            engine.expect_room(f"parameters: {size:,} numbers", size * np.dtype(dtype).itemsize)
         try:
             self.flat: NDArray[Any] = np.zeros(size, dtype, like=like) if flat is None else flat
         except (MemoryError, ValueError) as error:  # ValueError: more than an address can count

@@ -18,6 +18,7 @@ from .choice import (
     twin,
     use,
 )
+from .memory import expect_room
 from .place import ON_GPU, beside, checked, home, is_checked, on_gpu, out_of_memory
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "beside",
     "checked",
     "current",
+    "expect_room",
     "forward",
     "fused",
     "gpu_twin",

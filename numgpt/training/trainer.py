@@ -100,6 +100,8 @@ class Trainer:
         self.training = training
         self.out = None if out is None else Path(out)
         betas = (training.beta1, training.beta2)
+        if not self._on_gpu():
+            engine.expect_room("training: gradients and moments", 3 * model.params.flat.nbytes)
         self.optimizer = AdamW(model, betas, training.eps, training.weight_decay, training.clip)
         self.grads = model.params.like()  # one buffer for all steps
         self.updates = 0
