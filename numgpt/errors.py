@@ -61,3 +61,9 @@ def near(name: str, names: Iterable[str]) -> list[str]:
     if "." in name:
         return (alike or same_end)[:4]
     return (same_end or alike)[:4]
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """What to add to a message about a word that none of the names is: " (did you mean train?)", or ""."""
+    meant = near(word, names)[:2]
+    return f" (did you mean {' or '.join(meant)}?)" if meant else ""

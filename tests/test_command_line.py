@@ -1,7 +1,9 @@
 """The command line as a person types it: commands that work, and one line for input that cannot be used."""
 
+import contextlib
 import json
 import os
+import pty
 import shlex
 import shutil
 import signal
@@ -189,7 +191,8 @@ NOTHING = lambda home: None
             "train --data void",
             "void: holds no text, expected files that end in .txt or .md",
         ),
-        (NOTHING, "train --preset gpt9", "preset: 'gpt9' is unknown, expected one of gpt-nano"),
+        (NOTHING, "train --preset gpt9", "preset: 'gpt9' is unknown (did you mean gpt1 or "),
+        (NOTHING, "train --preset gpt-mcro", "preset: 'gpt-mcro' is unknown (did you mean gpt-micro"),
         (NOTHING, "train --engine gpu", "engine: 'gpu' is unknown, expected one of reference"),
         (NOTHING, "train --n-head 5", "n_embd 128 is not divisible by n_head 5"),
         (NOTHING, "train --n-layer two", "argument --n-layer: invalid int value: 'two'"),
@@ -214,11 +217,13 @@ NOTHING = lambda home: None
             "train --out run --resume --data other.txt",
             "expected the same text",
         ),
-        (NOTHING, "train --out text.txt/run --data text.txt --steps 0", "Not a directory"),
+        (NOTHING, "train --out text.txt/run --data text.txt --steps 0", "is a file or lies below one"),
         (NOTHING, "train --nonsense", "unrecognized arguments: --nonsense"),
         (NOTHING, "sample nowhere", "nowhere: does not exist, expected a checkpoint's folder"),
         (NOTHING, "sample run --prompt xyz", "character 'x' (U+0078) at position 0 is not in the vocabulary"),
-        (NOTHING, "sample run --prompt=", "the prompt is empty"),
+        (NOTHING, "sample run --prompt=", "argument --prompt: is empty, expected TEXT"),
+        (NOTHING, "check laynorm", "nothing is called laynorm (did you mean layernorm?)"),
+        (NOTHING, "sample run --min-p 2", "min_p is 2.0, expected a finite number from 0 to 1"),
         (NOTHING, "sample run --top-p 2", "top_p is 2.0"),
         (NOTHING, "sample", "there is no run under runs/"),
         (damaged(cut), "sample damaged", "model.safetensors: is damaged"),
@@ -243,8 +248,12 @@ NOTHING = lambda home: None
         (damaged(state(training=[])), "eval damaged", "state.json: has training []"),
         (damaged(state(recipe={"x": 1})), "eval damaged", "cannot be followed"),
         (damaged(state(recipe={"held_out": 1e-310})), "eval damaged", "held_out is 1e-310"),
-        (damaged(state(recipe={"paths": ["a\0b"]})), "eval damaged", "does not exist"),
-        (damaged(state(recipe={"paths": ["\ud800"]})), "eval damaged", "does not exist"),
+        (damaged(state(recipe={"paths": ["a\0b"]})), "eval damaged", "paths is ['a\\x00b'], expected a path"),
+        (
+            damaged(state(recipe={"paths": ["\ud800"]})),
+            "eval damaged",
+            "paths is ['\\ud800'], expected a path",
+        ),
         (damaged(state(recipe={"paths": ["/dev/zero"]})), "eval damaged", "/dev/zero: is a device"),
         (
             NOTHING,
@@ -260,7 +269,7 @@ NOTHING = lambda home: None
         (
             damaged(lambda f: (f / "tokenizer.json").write_text('{"type": "chars", "characters": 5}')),
             "sample damaged",
-            "the characters are not a text",
+            "characters is 5, expected a string",
         ),
         (
             damaged(lambda f: (f / "config.json").write_text("[" * 100000)),
@@ -282,7 +291,6 @@ NOTHING = lambda home: None
         (NOTHING, "check nonsense", "nothing is called nonsense"),
         (NOTHING, "info gpt9", "preset: 'gpt9' is unknown"),
         (NOTHING, "info gpt2 --tokens 2000", "--tokens is 2000, expected 1 to block_size 1024"),
-        (NOTHING, "", "the following arguments are required"),
         (NOTHING, "fly", "invalid choice: 'fly'"),
     ],
 )
@@ -295,6 +303,90 @@ def test_bad_input_gets_one_line_and_status_2(here, capfd, prepare, args, messag
     assert message in error
     assert error.startswith("numgpt: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [[], ["tokenizer"]])
+def test_a_command_alone_prints_its_help(capsys, args):
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: numgpt")
+    assert "--help lists its flags" in out
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """A function that puts a file descriptor in the place of standard input, and closes it at the end."""
+    with contextlib.ExitStack() as files:
+
+        def put(number):
+            monkeypatch.setattr(sys, "stdin", files.enter_context(os.fdopen(number)))
+
+        yield put
+
+
+def piped(data):
+    """A pipe from which data come; it stays open where they are None."""
+    read, write = os.pipe()
+    if data is not None:
+        os.write(write, data)
+        os.close(write)
+    return read
+
+
+@pytest.mark.parametrize("flags", [[], ["--prompt", "-"]])
+@pytest.mark.parametrize("data", [b"abc\n", b"abc", b"a\r\nb\n"])
+def test_a_prompt_is_read_from_a_pipe_without_its_last_line_break(here, stdin, capsys, data, flags):
+    stdin(piped(data))
+    assert main(["sample", "run", "--max-new-tokens", "4", *flags]) == 0
+    out = capsys.readouterr().out
+    prompt = data.decode().replace("\r", "").removesuffix("\n")
+    assert out.startswith(prompt)
+    assert len(out) == len(prompt) + 4 + 1
+
+
+def test_a_prompt_is_read_from_a_file_and_one_that_is_given_comes_first(here, tmp_path, stdin, capsys):
+    (tmp_path / "prompt").write_text("abc\n")
+    for flags, begin in (([], "abc"), (["--prompt", "hgf"], "hgf")):
+        stdin(os.open(tmp_path / "prompt", os.O_RDONLY))
+        assert main(["sample", "run", "--max-new-tokens", "4", *flags]) == 0
+        assert capsys.readouterr().out.startswith(begin)
+
+
+def test_nobody_waits_for_a_terminal_a_device_an_empty_pipe_or_one_that_is_silent(
+    here, stdin, capsys, monkeypatch
+):
+    monkeypatch.setattr("numgpt.commands.sample.PATIENCE", 0.1)
+    ends = pty.openpty()
+    for number in (os.dup(ends[1]), os.open("/dev/null", os.O_RDONLY), piped(b""), piped(None)):
+        stdin(number)
+        assert main(["sample", "run", "--max-new-tokens", "4", "--seed", "1"]) == 0
+        out, error = capsys.readouterr()
+        assert len(out) == 4 + 1
+    assert "nothing came on standard input in 0.1 s: not read; --prompt - waits for it" in error
+
+
+def test_a_terminal_is_told_what_is_waited_for(here, stdin, capsys):
+    keyboard, screen = pty.openpty()
+    stdin(screen)
+    os.write(keyboard, b"abc\n\x04")
+    assert main(["sample", "run", "--max-new-tokens", "4", "--prompt", "-"]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith("abc")
+    assert "type the prompt, and end it with Ctrl-D" in error
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "message"),
+    [
+        (b"a\xff", [], "byte 1 on standard input is not UTF-8"),
+        (b"", ["--prompt", "-"], "the prompt is empty"),
+        (b"xyz", [], "character 'x' (U+0078) at position 0 is not in the vocabulary"),
+    ],
+)
+def test_a_prompt_that_cannot_be_read_gets_one_line(here, stdin, capsys, data, flags, message):
+    stdin(piped(data))
+    assert main(["sample", "run", *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_name(here, tmp_path, capfd):

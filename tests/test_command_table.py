@@ -14,8 +14,10 @@ import pytest
 import numgpt
 from numgpt import commands
 from numgpt.__main__ import main
+from numgpt.commands.flags import MAY_BE_EMPTY
 from numgpt.commands.table import COMMANDS, parser
 from numgpt.commands.tokenizer import ACTIONS
+from numgpt.errors import InputError
 
 FOLDER = Path(commands.__file__).parent
 PARTS = {"HELP": str, "EXAMPLE": str, "add_flags": callable, "run": callable}
@@ -116,6 +118,61 @@ def test_every_field_of_a_config_is_a_flag_of_train_with_its_presets_default():
             shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
             if value is not None and name != "vocab_size":
                 assert flags[name].help.endswith(f"(default: {shown})")
+
+
+def values(page):
+    """[words before it, the flag or "", its action] of everything on a page that takes a value."""
+    actions = flags_of(page)
+    positional = [a for a in actions if not a.option_strings]
+    for action in actions:
+        takes_none = action.nargs == 0 or isinstance(action, argparse._SubParsersAction)
+        if not takes_none and action.dest not in MAY_BE_EMPTY:
+            before = ["1"] * positional.index(action) if action in positional else action.option_strings[:1]
+            yield [*page, *before], action
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_an_empty_value_is_refused_for_every_flag_by_its_name(page):
+    for before, action in values(page):
+        name = "/".join(action.option_strings) or action.metavar
+        with pytest.raises(InputError, match=f"argument {name}: is empty, expected .*a shell variable unset"):
+            parser().parse_args([*before, ""])
+
+
+def test_values_are_met_on_every_page():
+    assert sum(len(list(values(page))) for page in PAGES) > 100
+    (train,) = [action for before, action in values(["train"]) if before == ["train", "--out"]]
+    assert train.dest == "out"
+
+
+def misspelt(word):
+    """A word with two of its letters changed places, and with one of them left out."""
+    middle = len(word) // 2
+    swapped = word[: middle - 1] + word[middle] + word[middle - 1] + word[middle + 1 :]
+    return {swapped, word[:middle] + word[middle + 1 :]} - {word}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_a_misspelt_flag_or_command_is_asked_about(page):
+    actions = flags_of(page)
+    known = {flag for a in actions for flag in a.option_strings}
+    for flag in known:
+        wrong = {w for w in misspelt(flag) | {flag.replace("-", "_").replace("__", "--", 1)} if len(flag) > 7}
+        for word in (w for w in wrong if not any(k.startswith(w) for k in known)):
+            with pytest.raises(InputError, match=rf"\(did you mean .*{flag}\b.*\?\)"):
+                parser().parse_args([*page, word])
+    for action in actions:
+        for choice in action.choices or () if isinstance(action, argparse._SubParsersAction) else ():
+            for word in misspelt(choice) - set(action.choices):
+                with pytest.raises(InputError, match=rf"invalid choice: '{word}' \(did you mean .*{choice}"):
+                    parser().parse_args([*page, word])
+
+
+def test_what_nothing_resembles_is_listed_or_left():
+    with pytest.raises(InputError, match="invalid choice: 'fly' .choose from "):
+        parser().parse_args(["fly"])
+    with pytest.raises(InputError, match=r"unrecognized arguments: --xyzzy; see numgpt train --help"):
+        parser().parse_args(["train", "--xyzzy"])
 
 
 def test_help_imports_nothing_heavy():

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from numgpt import GPT, Config, InputError
 from numgpt.model.generate import KeyValueCache, advance, choose, logits_stream, stream, texts
+from numgpt.model.sampling import penalised
 from numgpt.proofs.subjects import SMALL, VARIANTS
-from numgpt.tokenizers import Bytes, Characters
+from numgpt.tokenizers import BPE, Bytes, Characters
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 PROMPT = np.random.default_rng(0).integers(0, 7, (3, 2))
@@ -149,12 +150,18 @@ def test_logits_that_are_not_finite_are_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature is -1, expected 0"),
+        ({"temperature": -1}, "generate: temperature is -1, expected a finite number of 0 or more"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_k": 0}, "top_k is 0, expected at least 1"),
-        ({"top_p": 0}, "top_p is 0, expected more than 0"),
+        ({"top_k": 0}, "top_k is 0, expected an integer of 1 or more"),
+        ({"top_p": 0}, "top_p is 0, expected a finite number more than 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"top_k": 1.5}, "top_k is 1.5, expected an integer"),
+        ({"slide": 1.5}, "slide is 1.5, expected an integer"),
+        ({"temperature": "x"}, "temperature is 'x', expected a finite number"),
+        ({"seed": 1.5}, "seed is 1.5, expected an integer"),
+        ({"min_p": 1.1}, "min_p is 1.1, expected a finite number from 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0, expected a finite number more than 0"),
         ({"slide": 6}, "slide is 6, expected 1 to block_size 5"),
     ],
 )
@@ -166,9 +173,10 @@ def test_sampling_options_that_cannot_be_used_are_named(options, message):
 class Scripted:
     """A model that says a given text whatever it is asked."""
 
-    def __init__(self, monkeypatch, text, tokenizer):
+    def __init__(self, monkeypatch, text, tokenizer, special="refuse"):
         self.tokenizer, self.config = tokenizer, Config(**SMALL | {"vocab_size": tokenizer.vocab_size})
-        ids = tokenizer.encode(text)
+        self.params = None
+        ids = tokenizer.encode(text, special)
 
         def logits(model, tokens, slide=1):
             for i in ids:
@@ -198,6 +206,99 @@ def test_text_ends_before_a_stop_string_and_never_shows_a_part_of_it(monkeypatch
     text, parts = model.say(stop=stop)
     assert text == expected
     assert all(expected.startswith("".join(parts[:n])) for n in range(len(parts)))
+
+
+ENDED = BPE([bytes([i]) for i in range(256)], [], specials={"<|endoftext|>": 256, "<|other|>": 257})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "ab<|other|>é"),
+        ({"ignore_eos": True}, "ab<|other|>é<|endoftext|>more"),
+        ({"stop": "b"}, "a"),
+        ({"stop": "é<|endoftext|>m", "ignore_eos": True}, "ab<|other|>"),
+        ({"stop": ["é<|"]}, "ab<|other|>é"),
+    ],
+)
+def test_a_sample_ends_at_the_tokenizers_end_of_text(monkeypatch, options, expected):
+    script = "ab<|other|>é<|endoftext|>more"
+    assert Scripted(monkeypatch, script, ENDED, "allow").say(**options)[0] == expected
+
+
+def test_one_sample_that_ends_does_not_end_the_others(monkeypatch):
+    def logits(model, tokens, slide=1):
+        for ids in ([97, 97], [256, 98], [99, 99], [100, 256], [101, 101]):
+            yield np.where(np.arange(258) == np.array(ids)[:, None], 50.0, 0.0)
+
+    model = Scripted(monkeypatch, "a", ENDED)
+    monkeypatch.setattr("numgpt.model.generate.logits_stream", logits)
+    columns = list(zip(*texts(model, "a", 5, samples=2)))
+    assert ["".join(c) for c in columns] == ["a", "abc"]
+    assert len(columns[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("specials", "end"),
+    [
+        ({"<|endoftext|>": 256}, 256),
+        ({"<s>": 256, "</s>": 257}, 257),
+        ({"<|im_end|>": 256, "<|endoftext|>": 257}, 257),
+        ({"<|user|>": 256}, None),
+        ({}, None),
+    ],
+)
+def test_the_end_of_text_is_the_special_token_that_says_so(specials, end):
+    assert BPE([bytes([i]) for i in range(256)], [], specials=specials).end_of_text == end
+
+
+@given(st.data())
+def test_each_draw_is_the_one_of_transformers_processors(data):
+    """Repetition penalty, temperature, top_k, top_p and min_p, in the order of its generate()."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    seed, V = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(2, 300))
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((1, V)) * 3
+    present = rng.integers(0, V, (1, 5))
+    penalty, temperature = data.draw(st.floats(0.5, 2)), data.draw(st.floats(0.3, 3))
+    top_k = data.draw(st.none() | st.integers(1, V))
+    top_p = data.draw(st.none() | st.floats(0.05, 0.95))
+    min_p = data.draw(st.just(0.0) | st.floats(0.01, 0.9))
+    processors = [
+        transformers.RepetitionPenaltyLogitsProcessor(penalty),
+        transformers.TemperatureLogitsWarper(temperature),
+        *([transformers.TopKLogitsWarper(top_k)] if top_k else ()),
+        *([transformers.TopPLogitsWarper(top_p)] if top_p else ()),
+        transformers.MinPLogitsWarper(min_p),
+    ]
+    scores = torch.tensor(logits)
+    for processor in processors:
+        scores = processor(torch.tensor(present), scores)
+    probs = scores.softmax(-1)[0].numpy()
+    mask = np.zeros((1, V), bool)
+    mask[0, present[0]] = True
+    ours = penalised(logits, mask, penalty)[0]
+    order = np.argsort(-ours, kind="stable")
+    ends = np.cumsum(probs[order])
+    for n, i in enumerate(order):
+        if probs[i] > 1e-9:
+            middle = ends[n] - probs[i] / 2
+            assert choose(ours, middle, temperature, top_k, top_p, min_p) == i
+
+
+def test_the_penalty_is_for_all_that_stands_in_a_row_also_what_has_left_the_window():
+    model, P, penalty = make(), SMALL["block_size"], 1.7
+    ids = PROMPT
+    for _ in range(3 * P):
+        logits = model(ids[:, -P:])[:, -1]
+        present = np.stack([np.isin(np.arange(logits.shape[1]), row) for row in ids])
+        chosen = penalised(logits, present, penalty).argmax(1)
+        ids = np.concatenate([ids, chosen[:, None]], axis=1)
+    assert np.array_equal(model.generate(PROMPT, 3 * P, temperature=0, repetition_penalty=penalty), ids)
+    plain = model.generate(PROMPT, 3 * P, temperature=0)
+    assert not np.array_equal(ids, plain)
+    assert np.array_equal(model.generate(PROMPT, 3 * P, temperature=0, repetition_penalty=1), plain)
 
 
 def test_a_character_of_several_bytes_is_shown_when_it_is_whole(monkeypatch):

@@ -18,6 +18,7 @@ LINES = 60
 PARAMETERS = 10
 # Public signatures that may take more, since each parameter is a keyword that users know: name → reason.
 LONG_SIGNATURES = {
+    "numgpt/model/generate.py: stream": "its keywords are the command's flags",
     "numgpt/parity/divergence.py: first_divergence": "its keywords are the command's flags",
     "numgpt/training/optim.py: adamw": "a pair's forward takes what it reads, one array or setting each",
 }

@@ -57,10 +57,72 @@ def test_the_learning_rate_never_rises_above_the_highest():
         Training(lr=0.01, min_lr=0.1)
 
 
-@pytest.mark.parametrize("options", [{"betas": (1, 1)}, {"eps": 0}, {"betas": (0.9, float("nan"))}])
-def test_settings_that_would_divide_by_zero_are_errors(model, options):
-    with pytest.raises(InputError, match="AdamW: betas are"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"betas": (1, 1)}, r"betas is \(1, 1\), expected \(a finite number from 0 to below 1, "),
+        ({"betas": (0.9,)}, r"betas is \(0.9,\)"),
+        ({"betas": (0.9, math.nan)}, "betas is"),
+        ({"eps": 0}, "eps is 0, expected a finite number more than 0"),
+        ({"clip": -1.0}, "clip is -1.0, expected a finite number of 0 or more, or None"),
+        ({"weight_decay": math.nan}, "weight_decay is nan"),
+    ],
+)
+def test_settings_that_would_ascend_or_divide_by_zero_are_errors(model, options, message):
+    with pytest.raises(InputError, match=f"AdamW: {message}"):
         AdamW(model, **options)
+
+
+@pytest.mark.parametrize("lr", [math.inf, math.nan, -1, "x", None, True, np.array([0.01]), 10**400])
+def test_a_learning_rate_that_is_none_is_an_error(model, lr):
+    before = model.params.flat.copy()
+    with pytest.raises(InputError, match=r"AdamW.step: lr is .*, expected a finite number of 0 or more"):
+        AdamW(model).step(gradients(model), lr)
+    assert np.array_equal(model.params.flat, before)
+
+
+@pytest.mark.parametrize("lr", [np.float64(0.25), np.float32(0.25), np.array(0.25), np.float16(0.25)])
+def test_a_learning_rate_of_numpy_gives_the_bits_of_a_float(lr):
+    first, second = (GPT(Config(**SMALL)) for _ in range(2))
+    grads = first.params.like()
+    grads.flat[:] = np.random.default_rng(0).standard_normal(grads.flat.size)
+    AdamW(first).step(grads, 0.25)
+    AdamW(second).step(grads, lr)
+    assert np.array_equal(first.params.flat, second.params.flat)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_gradient_that_is_not_finite_is_named_and_updates_nothing(model, bad, as_dict):
+    optimizer, grads, before = AdamW(model), gradients(model), model.params.flat.copy()
+    grads["h.0.mlp.c_fc.bias"][3] = bad
+    with pytest.raises(
+        InputError, match=r"the gradient of h.0.mlp.c_fc.bias is not finite, .* nothing was updated"
+    ):
+        optimizer.step(dict(grads) if as_dict else grads, lr=0.1)
+    with pytest.raises(InputError, match="the norm of the gradients is nan"):
+        optimizer.step(gradients(model), lr=0.1, norm=math.nan)
+    assert np.array_equal(model.params.flat, before)
+    assert optimizer.steps == 0
+    assert not optimizer.m.flat.any()
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_gradients_of_another_float_are_taken_and_complex_ones_refused(model, as_dict):
+    twin = GPT(model.config, dtype="float64")
+    AdamW(model).step(gradients(model), lr=0.1)
+    wide = gradients(twin).astype("longdouble")
+    AdamW(twin).step(dict(wide) if as_dict else wide, lr=0.1)
+    assert np.array_equal(model.params.flat, twin.params.flat)
+    numbers = gradients(model).astype("complex128")
+    with pytest.raises(InputError, match="the gradients are complex128, expected real numbers"):
+        AdamW(model).step(dict(numbers) if as_dict else numbers, lr=0.1)
+
+
+def test_a_gradient_of_another_shape_is_an_error(model):
+    grads = dict(gradients(model)) | {"wte.weight": 1.0}
+    with pytest.raises(InputError, match=r"the gradient of wte.weight has shape \(\), expected"):
+        AdamW(model).step(grads, lr=0.1)
 
 
 def test_gradients_are_not_written_to_and_any_mapping_will_do(model):

@@ -2,14 +2,11 @@
 
 import dataclasses
 import inspect
-import math
-import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-import numpy as np
-
+from ..arguments import held, kind_of
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
@@ -156,16 +153,7 @@ def check_fields(settings: Any) -> None:
     NumPy's numbers become Python's: an np.float64 among the settings would turn float32 arrays into float64.
     """
     for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        kinds = typing.get_args(f.type) or (f.type,)
-        if isinstance(value, np.generic):
-            value = value.item()
-        if float in kinds and type(value) is int:
-            value = float(value) if abs(value) < 2**1023 else math.inf
-        if type(value) not in kinds:
-            raise InputError(f"config: {f.name} is {value!r}, expected {kinds[0].__name__}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"config: {f.name} is {value}, expected a finite number")
+        value = held("config", f.name, kind_of(cast(Any, f.type)), getattr(settings, f.name))
         object.__setattr__(settings, f.name, value)
         choices = f.metadata["choices"]
         if choices and value not in choices:

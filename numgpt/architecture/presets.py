@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..errors import InputError
+from ..arguments import checked
+from ..errors import InputError, did_you_mean
 from .config import Config, Training
 
 # Character models for a CPU: no biases and the exact GELU, as in nanoGPT. The tokenizer gives the vocabulary.
@@ -58,6 +59,7 @@ _LARGE: dict[str, Any] = {
 DEFAULT = "gpt-micro"
 
 
+@checked
 def preset(name: str, **changes: Any) -> Config:
     """The Config of a preset, with fields changed.
 
@@ -81,6 +83,7 @@ def preset(name: str, **changes: Any) -> Config:
     return dataclasses.replace(Config(**_find(name)), **changes)
 
 
+@checked
 def preset_training(name: str, **changes: Any) -> Training:
     """The Training settings that go with a preset, with fields changed.
 
@@ -93,5 +96,7 @@ def preset_training(name: str, **changes: Any) -> Training:
 
 def _find(name: str) -> dict[str, Any]:
     if name not in MODELS:
-        raise InputError(f"preset: {name!r} is unknown, expected one of {', '.join(MODELS)}")
+        raise InputError(
+            f"preset: {name!r} is unknown{did_you_mean(name, MODELS)}, expected one of {', '.join(MODELS)}"
+        )
     return MODELS[name]

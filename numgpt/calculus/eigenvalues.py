@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..architecture.parameters import Flat
+from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from .lanczos import SOLVERS, Array, Eigenvalues
@@ -16,6 +17,7 @@ OPERATORS = {"hessian": hvp, "gauss_newton": gauss_newton}
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def top_eigenvalues(
     model: GPT,
     tokens: ArrayLike,

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..architecture.parameters import Flat
+from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from .vectors import Vector, as_parameters, flat_vector, widened
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def per_example_gradients(
     model: GPT, tokens: ArrayLike, targets: ArrayLike, share: bool = False
 ) -> Iterator[Flat]:
@@ -70,6 +72,7 @@ def per_example_gradients(
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def gradient_norms(
     model: GPT, tokens: ArrayLike, targets: ArrayLike, share: bool = False
 ) -> NDArray[np.float64]:
@@ -93,6 +96,7 @@ class NoiseScale(NamedTuple):
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def gradient_noise_scale(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> NoiseScale:
     """The noise scale of a batch's per-example gradients, each of its row's own mean loss.
 
@@ -119,6 +123,7 @@ def gradient_noise_scale(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> N
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
     """The simple noise scale: the batch size at which the gradient's noise is as large as the gradient.
 
@@ -177,6 +182,7 @@ def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def empirical_fisher(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """F̃ v with F̃ = 1/M Σ_m g_m g_mᵀ, the second moment of the M examples' gradients, not centred.
 

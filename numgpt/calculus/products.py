@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import engine
 from ..architecture.parameters import Flat
+from ..arguments import checked
 from ..errors import InputError, near
 from ..layers.record import Record
 from ..layers.transformer import gpt_backward, gpt_forward
@@ -20,6 +21,7 @@ LARGEST_DENSE = 4096  # parameters: 128 MB as a matrix
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def jvp(
     model: GPT,
     tokens: ArrayLike,
@@ -77,6 +79,7 @@ def jvp(
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def vjp(model: GPT, tokens: ArrayLike, dvalue: ArrayLike, name: str | None = None) -> Flat:
     """Jᵀ dy: the gradient of ⟨dy, logits⟩ with respect to all parameters; with a name, of ⟨dy, its value⟩.
 
@@ -126,6 +129,7 @@ def vjp(model: GPT, tokens: ArrayLike, dvalue: ArrayLike, name: str | None = Non
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def hvp(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """H v: the Hessian of the loss with respect to all parameters, times v.
 
@@ -162,6 +166,7 @@ def hvp(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Fl
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def hessian(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> Array:
     """H (P, P), dense, for models of at most 4,096 parameters.
 
@@ -206,6 +211,7 @@ def hessian(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> Array:
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def gauss_newton(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vector) -> Flat:
     """G v with G = Jᵀ H_L J: the Hessian that the loss would have if the logits were linear in θ.
 
@@ -242,6 +248,7 @@ def gauss_newton(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: Vect
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def softmax_curvature(logits: Array, direction: Array, targets: ArrayLike) -> Array:
     """H_L a: the Hessian of the mean surprise with respect to the logits, times a direction a.
 
@@ -268,6 +275,12 @@ def softmax_curvature(logits: Array, direction: Array, targets: ArrayLike) -> Ar
     >>> softmax_curvature(np.zeros((1, 2)), np.array([[1.0, 0.0]]), [0]).tolist()
     [[0.25, -0.25]]
     """
+    shapes = [np.shape(a) for a in (logits, direction, targets)]
+    if len(shapes[0]) == 0 or shapes[1:] != [shapes[0], shapes[0][:-1]]:
+        raise InputError(
+            f"softmax_curvature: logits, direction and targets have the shapes {', '.join(map(str, shapes))},"
+            " expected (..., V), (..., V) and (...)"
+        )
     counted = np.asarray(targets) >= 0
     if not counted.any():
         raise InputError("softmax_curvature: no target counts, expected at least one that is not negative")
@@ -278,6 +291,7 @@ def softmax_curvature(logits: Array, direction: Array, targets: ArrayLike) -> Ar
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def fisher(model: GPT, tokens: ArrayLike, vector: Vector, targets: ArrayLike | None = None) -> Flat:
     """F v with the Fisher matrix: the second moment of the gradients that the model itself expects.
 

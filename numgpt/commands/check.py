@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import user_code
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from . import flags
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ def _check_subjects(args: argparse.Namespace) -> int:
         raise InputError("check: --shapes is for a pair of your own, expected FILE.py:NAME before it")
     names = [s.name for s in subjects(args.seed) if not args.names or any(n in s.name for n in args.names)]
     if not names:
+        known = {word for s in subjects(args.seed) for word in (s.name, *s.name.split())}
+        meant = "".join(did_you_mean(name, known) for name in args.names)
         raise InputError(
-            f"check: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm:"
-            " numgpt check lists them all"
+            f"check: nothing is called {' or '.join(args.names)}{meant}, expected part of a name such as"
+            " layernorm: numgpt check lists them all"
         )
     width, laws, failed = max(map(len, names)), 0, 0
     print(f"{'name':{width}}  {'law':28}  residual  limit    verdict")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import typing
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from ..architecture.config import Config, Training
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..tokenizers.tokenizer import POLICIES
 
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup  # what a flag is added to
 
+MAY_BE_EMPTY = ("text",)  # the text that tokenizer encode and show are given: it has no tokens then
 DTYPES = ("float32", "float64")
 MODEL = "a checkpoint, a run, a folder of transformers, or hf:NAME for a model on the Hugging Face hub"
 
@@ -36,10 +39,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports bad flags as an InputError: one line, and status 2."""
+    """Reports bad flags as an InputError: one line, and status 2; for a misspelt one, what it may mean."""
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse with its message."""
+        if message.startswith("the following arguments are required"):  # one may be there, misspelt
+            known = tuple(flag for action in self._actions for flag in action.option_strings)
+            words = [word for word in self._words if word.startswith("--") and not _is_known(word, known)]
+            message += f"; {words[0]} is unknown{self._flags_near(words)}" if words else ""
         raise InputError(f"{message}; see {self.prog} --help")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
@@ -49,6 +56,46 @@ class Parser(argparse.ArgumentParser):
         value = self._get_value(action, "--")
         self._check_value(action, value)
         return value if action.nargs in (None, argparse.OPTIONAL) else [value]
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; what this parser does not know is an error here, where its flags are at hand."""
+        self._words: Sequence[str] = tuple(sys.argv[1:] if args is None else args)
+        namespace, rest = self.parsed(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._flags_near(rest)}")
+        return namespace, rest
+
+    def parsed(self, args: Any, namespace: Any) -> Any:
+        """The namespace, and what is left of the arguments."""
+        return super().parse_known_args(args, namespace)
+
+    def _flags_near(self, words: Sequence[str]) -> str:
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        names = [word.partition("=")[0] for word in words if word.startswith("-")]
+        return did_you_mean(names[0].replace("_", "-"), flags) if names else ""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Called by argparse with a value that must be one of some choices."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            meant = did_you_mean(str(value), map(str, action.choices or ()))
+            if not meant:
+                raise
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{meant}") from error
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Called by argparse with each word that stands for a value: an unset shell variable is none."""
+        is_command = isinstance(action, argparse._SubParsersAction)  # whose values are all that follows it
+        if arg_string == "" and not is_command and action.dest not in MAY_BE_EMPTY:
+            name = str(action.metavar or action.dest)
+            raise argparse.ArgumentError(action, f"is empty, expected {name} (is a shell variable unset?)")
+        return super()._get_value(action, arg_string)
+
+
+def _is_known(word: str, flags: Iterable[str]) -> bool:
+    """Whether a word is a flag or the beginning of one, perhaps with a value behind =."""
+    return word == "--" or any(flag.startswith(word.partition("=")[0]) for flag in flags)
 
 
 def describe(parser: argparse.ArgumentParser, sentence: str, example: str) -> None:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import select
+import stat
+import sys
 
+from ..errors import InputError
 from . import flags, runs
-from .printing import default_prompt, print_texts
+from .printing import default_prompt, print_texts, say
 
 HELP = "Write text with a trained model."
+PATIENCE = 2.0  # seconds in which something must come from a pipe that nobody asked us to read
+LONGEST = 2**24  # bytes of a prompt
 EXAMPLE = "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt sample."""
     flags.add_checkpoint(parser)
-    flags.add(parser, "--prompt", metavar="TEXT", help="text to continue", shown="a line break")
+    flags.add(
+        parser,
+        "--prompt",
+        metavar="TEXT",
+        help="text to continue; - reads it from standard input, as a pipe or < FILE does without --prompt",
+        shown="a line break",
+    )
     flags.add_special(parser, "the prompt")
     flags.add(
         parser,
@@ -24,6 +38,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="how many tokens to write at most",
         default=300,
     )
+    _add_sampling(parser)
+    flags.add_engine(parser)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The flags of how each token is chosen."""
     flags.add(
         parser,
         "--temperature",
@@ -43,6 +63,27 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="sample from the fewest tokens whose probabilities sum to P",
         shown="all",
     )
+    flags.add(
+        parser,
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="sample from tokens at least P times as probable as the most probable one",
+        default=0.0,
+    )
+    flags.add(
+        parser,
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        help="above 1 makes tokens less likely that stand in the text already; 1.1 is mild",
+        default=1.0,
+    )
+    _add_ends(parser)
+
+
+def _add_ends(parser: argparse.ArgumentParser) -> None:
+    """The flags of what ends a text, and of what else a sample depends on."""
     flags.add(parser, "--greedy", action="store_true", help="always take the most probable token")
     flags.add(
         parser, "--num-samples", type=flags.positive, metavar="N", help="how many texts to write", default=1
@@ -54,6 +95,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help=r"end before this text, where \n is a line break; may be repeated",
     )
+    flags.add(
+        parser,
+        "--ignore-eos",
+        action="store_true",
+        help="go on where the model ends the text with the tokenizer's end-of-text, such as <|endoftext|>",
+    )
     flags.add(parser, "--seed", type=int, metavar="N", help="seed of the draws", default=0)
     flags.add(
         parser,
@@ -63,26 +110,65 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="past the context length, drop this many of the oldest tokens at once; more is faster",
         default=1,
     )
-    flags.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the samples."""
     from ..model.gpt import GPT
 
+    prompt = standard_input(wait=True) if args.prompt == "-" else args.prompt
+    if prompt is None:
+        prompt = standard_input(wait=False)
     model = GPT.load(runs.checkpoint(args))
     print_texts(
         model,
-        default_prompt(model.tokenizer) if args.prompt is None else args.prompt,
+        default_prompt(model.tokenizer) if prompt is None else prompt,
         args.max_new_tokens,
         samples=args.num_samples,
-        show_prompt=args.prompt is not None,
+        show_prompt=prompt is not None,
         stop=tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in args.stop or ()),
         special=args.special,
         temperature=0.0 if args.greedy else args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        ignore_eos=args.ignore_eos,
         seed=args.seed,
         slide=args.slide,
     )
     return 0
+
+
+def standard_input(wait: bool) -> str | None:
+    """The prompt on standard input, without a line break at its end; None where there is none.
+
+    wait: it was asked for, so it may take its time, and may come from a terminal. Otherwise a pipe or a file
+    is read, and a pipe only where something comes from it: who starts us may have left one open.
+    """
+    try:
+        number = sys.stdin.fileno()
+        mode = os.fstat(number).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or replaced by something that is no file
+        if not wait:
+            return None
+        raise InputError(
+            "sample: standard input is closed, expected the prompt there: give --prompt"
+        ) from None
+    if not wait and not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return None
+    if wait and sys.stdin.isatty():
+        say("numgpt: type the prompt, and end it with Ctrl-D on a line of its own")
+    if not wait and not select.select([number], [], [], PATIENCE)[0]:
+        say(f"numgpt: nothing came on standard input in {PATIENCE:g} s: not read; --prompt - waits for it")
+        return None
+    data = sys.stdin.buffer.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise InputError(f"sample: standard input has more than {LONGEST:,} bytes, expected a prompt")
+    try:
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8").read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"sample: byte {error.start} on standard input is not UTF-8, expected text"
+        ) from error
+    return text if text or wait else None

@@ -47,11 +47,11 @@ def parser() -> argparse.ArgumentParser:
         description="A GPT in pure NumPy: train, sample, evaluate, and check every gradient.",
         formatter_class=HelpFormatter,
     )
+    whole.set_defaults(run=lambda args: _help(whole), engine=None, threads=None, tf32=False)
     whole.add_argument("--version", action="version", version=f"numgpt {__version__}")
     parsers = whole.add_subparsers(
         title="commands",
         dest="command",
-        required=True,
         metavar="COMMAND",
         help="numgpt COMMAND --help lists its flags, with an example",
     )
@@ -61,3 +61,9 @@ def parser() -> argparse.ArgumentParser:
         module.add_flags(command)
         describe(command, module.HELP, module.EXAMPLE)
     return whole
+
+
+def _help(whole: argparse.ArgumentParser) -> int:
+    """What numgpt alone does: print the commands."""
+    whole.print_help()
+    return 0

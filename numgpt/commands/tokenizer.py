@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
 class _ActionParser(flags.Parser):
     """Takes its last positional after flags too, as in: show TOKENIZER --color never TEXT."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parsed(self, args: Any, namespace: Any) -> Any:
         """argparse up to Python 3.12 wants an optional positional right behind the one before it."""
-        namespace, rest = super().parse_known_args(args, namespace)
+        namespace, rest = super().parsed(args, namespace)
         last = [action for action in self._actions if not action.option_strings][-1]
         if not rest or getattr(namespace, last.dest) or (rest[0].startswith("-") and rest[0] != "--"):
             return namespace, rest

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import tokenizers
+from ..arguments import checked
 from ..errors import InputError
 from ..random import generator
 from ..storage.atomic import StrPath
@@ -50,6 +51,7 @@ class Corpus:
         return Corpus(**copy.deepcopy(vars(self), memo))
 
 
+@checked
 def prepare(
     paths: StrPath | Sequence[StrPath] | None = None,
     *,

@@ -20,6 +20,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..arguments import checked
 from ..errors import InputError
 from . import blas_threads
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
@@ -31,6 +32,7 @@ Function = Callable[..., Any]
 _engine: str | None = None  # None until the first use, which the environment may decide
 
 
+@checked
 def use(name: str, tf32: bool = False) -> None:
     """Choose the engine for all that follows.
 
@@ -79,6 +81,7 @@ def current() -> str:
     return _engine
 
 
+@checked
 def set_threads(n: int) -> None:
     """Have the host compute with n threads, at most one a processor.
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import checked
 from ..errors import InputError
 from .pair import Pair, argument_names, is_float
 
 
+@checked
 def from_torch(function: Callable[..., Any]) -> Pair:
     """An autograd function of PyTorch as a Pair.
 
@@ -85,6 +87,7 @@ def _gradient(grad: Any, tensor: Any) -> Any:
     return grad.detach().numpy().copy()
 
 
+@checked
 def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     """An nn.Module as what check takes, its own parameters as arguments: check(*from_module(module, x)).
 
@@ -137,6 +140,7 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     return (*pair, *arrays, *parameters)
 
 
+@checked
 def from_jax(function: Callable[..., Any]) -> Pair:
     """A function of JAX as a Pair, differentiated by jax.vjp.
 

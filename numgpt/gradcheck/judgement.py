@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ..arguments import Count, checked
 from ..errors import InputError
 from . import kinks
 from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
@@ -19,12 +20,13 @@ from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def verdict(
     forward: Forward,
     backward: Backward,
     *arrays: ArrayLike | None,
     dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: Count = 0,
     **options: Any,
 ) -> Verdict:
     """Whether a backward is right, off by rounding, or wrong: by argument, and in which elements.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import Count, checked
 from ..errors import InputError, near
 from . import kinks
 from .derivative import derivative
@@ -21,12 +22,13 @@ LINEAR, DOUBLES, DTYPE = "linear in dy", "doubles with dy", "keeps the dtype"
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def check(
     forward: Forward,
     backward: Backward,
     *arrays: ArrayLike | None,
-    laws: Iterable[str] | None = None,
-    seed: int = 0,
+    laws: str | Iterable[str] | None = None,
+    seed: Count = 0,
     **options: Any,
 ) -> list[Finding]:
     """Hold a pair to the laws at the given arrays; raise GradientError at the first that it breaks.
@@ -92,12 +94,13 @@ def _message(broken: Finding) -> str:
 
 
 @quiet
+@checked
 def findings(
     forward: Forward,
     backward: Backward,
     *arrays: ArrayLike | None,
-    laws: Iterable[str] | None = None,
-    seed: int = 0,
+    laws: str | Iterable[str] | None = None,
+    seed: Count = 0,
     **options: Any,
 ) -> Iterator[Finding]:
     """Yield a Finding for every law that applies, whether it holds or not.
@@ -148,7 +151,7 @@ def findings(
         yield _dtypes(trial)
 
 
-def _chosen(laws: Iterable[str] | None) -> set[str]:
+def _chosen(laws: str | Iterable[str] | None) -> set[str]:
     """The laws to ask; InputError for one that there is not."""
     if isinstance(laws, str):
         laws = [laws]

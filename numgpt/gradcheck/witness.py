@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..arguments import checked
+from ..errors import InputError
 from .pair import Array, Forward, is_float, run
 
 H = 1e-30
@@ -23,6 +25,7 @@ Options = dict[str, Any]
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def along(forward: Forward, arrays: Arrays, directions: Directions, options: Options) -> Array:
     """J v: the derivative of the forward along the directions, by the complex step.
 
@@ -52,11 +55,13 @@ def along(forward: Forward, arrays: Arrays, directions: Directions, options: Opt
     >>> along(lambda x: (x**3, None), [np.array([1.0, 2.0])], [np.array([1.0, 1.0])], {})
     array([ 3., 12.])
     """
+    expect_directions("along", arrays, directions)
     moved = [a if v is None else a + 1j * (H * v) for a, v in zip(arrays, directions)]
     return np.asarray(run(forward, moved, options)[0]).imag / H
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked
 def differences(
     forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DTypeLike = np.float64
 ) -> tuple[Array, Array]:
@@ -99,6 +104,11 @@ def differences(
     >>> bool(abs(slope - 1) <= error), bool(error < 1e-9)      # 1 + x hides a step of 1e-15
     (True, True)
     """
+    expect_directions("differences", arrays, directions)
+    if np.dtype(dtype).kind != "f":
+        raise InputError(f"differences: dtype is {np.dtype(dtype)}, expected real floats such as float64")
+    if all(v is None for v in directions):
+        raise InputError("differences: no array has a direction, expected one at least")
     eps = float(np.finfo(dtype).eps)
     arrays = [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
     moving = [(a, v) for a, v in zip(arrays, directions) if v is not None]
@@ -285,3 +295,13 @@ def _loses_imaginary_parts(
         "the forward does not let complex numbers through: central differences show that it loses imaginary"
         " parts on the way (np.abs, np.var, a cast)"
     )
+
+
+def expect_directions(who: str, arrays: Arrays, directions: Directions) -> None:
+    """Raise InputError unless there is a direction of its shape, or None, for each array."""
+    shapes = [np.shape(a) for a in arrays]
+    theirs = [None if v is None else np.shape(v) for v in directions]
+    if len(shapes) != len(theirs) or any(v not in (None, s) for v, s in zip(theirs, shapes)):
+        raise InputError(
+            f"{who}: the directions have the shapes {theirs}, expected those of the arrays, {shapes}, or None"
+        )

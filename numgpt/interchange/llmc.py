@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..architecture.config import LARGEST, Config
 from ..architecture.parameters import Flat, shapes
+from ..arguments import Size, checked
 from ..errors import InputError
 from ..random import generator
 from ..storage.atomic import StrPath, replace_folder, write_file
@@ -69,6 +70,7 @@ class Differentiable(Model, Protocol):
         """The model where the engine of a name computes."""
 
 
+@checked
 def kind_of(path: StrPath) -> int:
     """The magic number of a file; InputError if it is none of llm.c's."""
     with open_file(path) as file:
@@ -84,6 +86,7 @@ def kind_of(path: StrPath) -> int:
     return magic
 
 
+@checked
 def save_model(path: StrPath, model: Model) -> None:
     """Write a model as llm.c reads it, in float32.
 
@@ -97,6 +100,7 @@ def save_model(path: StrPath, model: Model) -> None:
     write_file(path, b"".join([_header(MODEL_MAGIC, FLOAT32, *sizes), *params]))
 
 
+@checked
 def load(path: StrPath) -> dict[str, Any]:
     """The arguments of GPT from a model's file, in float32 or bfloat16; the parameters become float32."""
     version, sizes, data = _read(path, MODEL_MAGIC, (FLOAT32, BFLOAT16))
@@ -114,6 +118,7 @@ def load(path: StrPath) -> dict[str, Any]:
     return {"config": config, "params": _unpack(path, data.view(dtype), config, padded)}
 
 
+@checked
 def save_state(path: StrPath, model: Differentiable, tokens: ArrayLike, targets: ArrayLike) -> None:
     """Write a forward and a backward: tokens, targets, logits, loss and all gradients, in float32."""
     _check(model.config, "save")
@@ -126,6 +131,7 @@ def save_state(path: StrPath, model: Differentiable, tokens: ArrayLike, targets:
     write_file(path, b"".join([header, *ids, *floats, *_parameters(grads, model.config)]))
 
 
+@checked
 def load_state(path: StrPath, config: Config) -> dict[str, Any]:
     """A debug state of a model with this Config, by name: "tokens", "targets", "logits", "loss", "grads".
 
@@ -159,6 +165,7 @@ def load_state(path: StrPath, config: Config) -> dict[str, Any]:
     return {"tokens": tokens, "targets": targets, "logits": logits, "loss": float(loss), "grads": grads}
 
 
+@checked
 def save_tokens(path: StrPath, ids: ArrayLike) -> None:
     """Write ids (N) below 65,536 as training data."""
     ids = np.asarray(ids)
@@ -171,6 +178,7 @@ def save_tokens(path: StrPath, ids: ArrayLike) -> None:
     write_file(path, _header(TOKENS_MAGIC, 1, len(ids)) + ids.astype("<u2").tobytes())
 
 
+@checked
 def load_tokens(path: StrPath) -> NDArray[Any]:
     """The ids of a file of training data, memory-mapped.  → (N,) uint16"""
     _, sizes, data = _read(path, TOKENS_MAGIC, (1,))
@@ -178,6 +186,7 @@ def load_tokens(path: StrPath) -> NDArray[Any]:
     return data.view("<u2")
 
 
+@checked
 def save_tokenizer(path: StrPath, pieces: Sequence[bytes], end_of_text: int) -> None:
     """Write the bytes of every token, at most 255 each, and the id that ends a text."""
     long = next((i for i, piece in enumerate(pieces) if len(piece) > 255), None)
@@ -192,6 +201,7 @@ def save_tokenizer(path: StrPath, pieces: Sequence[bytes], end_of_text: int) -> 
     write_file(path, header + b"".join(bytes([len(piece)]) + bytes(piece) for piece in pieces))
 
 
+@checked
 def load_tokenizer(path: StrPath) -> tuple[list[bytes], int | None]:
     """(pieces, end_of_text) of a tokenizer's file; version 1 has no end_of_text: None."""
     version, sizes, data = _read(path, TOKENIZER_MAGIC, (1, 2))
@@ -219,7 +229,8 @@ def load_tokenizer(path: StrPath) -> tuple[list[bytes], int | None]:
     return pieces, end_of_text
 
 
-def save_all(folder: StrPath, model: Differentiable, batch_size: int, T: int, seed: int = 0) -> list[Path]:
+@checked
+def save_all(folder: StrPath, model: Differentiable, batch_size: Size, T: int, seed: int = 0) -> list[Path]:
     """Write a set of files that belong together; returns their paths.
 
     model.bin; tokens.bin, drawn by the seed; debug_state.bin, of the first batch of these tokens; and
@@ -228,6 +239,8 @@ def save_all(folder: StrPath, model: Differentiable, batch_size: int, T: int, se
     V, folder = model.config.vocab_size, Path(folder)
     if not 1 <= T <= model.config.block_size:
         raise InputError(f"export: {T} tokens a sequence, expected 1 to block_size {model.config.block_size}")
+    if batch_size * T >= 2**31:
+        raise InputError(f"export: {batch_size} sequences of {T} tokens, expected fewer than 2³¹ tokens")
     _check(model.config, "export")
     if folder.exists() and not _may_replace(folder):
         raise InputError(

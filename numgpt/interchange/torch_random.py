@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..arguments import Count, checked
 from ..errors import InputError
 
-Shape = int | Sequence[int]
+Shape = Count | Sequence[Count]
 
 
 class Generator:
@@ -30,27 +31,30 @@ class Generator:
     array([4, 9, 3, 0, 3])
     """
 
-    def __init__(self, seed: int) -> None:
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"torch_random: the seed is {seed!r}, expected an integer of 0 or more")
-        self._twister = np.random.RandomState(int(seed) % 2**32)
+    @checked
+    def __init__(self, seed: Count) -> None:
+        self._twister = np.random.RandomState(seed % 2**32)
         self._spare: float | None = None  # the second of a pair of normals, for the next draw
 
-    def words(self, n: int) -> NDArray[Any]:
+    @checked
+    def words(self, n: Count) -> NDArray[Any]:
         """The next n words of 32 bits.  → (n,) uint32"""
         return self._twister.randint(0, 2**32, size=n, dtype=np.uint32)
 
-    def skip(self, n: int) -> None:
+    @checked
+    def skip(self, n: Count) -> None:
         """Skip n words, as if they had been drawn."""
         for start in range(0, n, 1 << 20):
             self.words(min(1 << 20, n - start))
 
+    @checked
     def uniform(
         self, shape: Shape = (), low: float = 0.0, high: float = 1.0, dtype: DTypeLike = "float32"
     ) -> NDArray[Any]:
         """Tensor.uniform_(low, high): numbers from low to below high; one word each, two in float64."""
         return self._uniform(math.prod(_shape(shape)), dtype, low, high).reshape(shape)
 
+    @checked
     def normal(
         self, shape: Shape = (), mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "float32"
     ) -> NDArray[Any]:
@@ -73,6 +77,7 @@ class Generator:
             u[-16:] = _box_muller(self._uniform(16, dtype), mean, std)
         return u.reshape(shape)
 
+    @checked
     def randint(self, high: int, shape: Shape = (), low: int = 0) -> NDArray[Any]:
         """torch.randint(low, high, shape): integers from low to below high.  → int64
 
@@ -87,7 +92,8 @@ class Generator:
         words = self._double_words(size) if choices >= 2**28 else self.words(size).astype(np.uint64)
         return ((words % np.uint64(choices)).astype(np.int64) + low).reshape(shape)
 
-    def permutation(self, n: int) -> NDArray[Any]:
+    @checked
+    def permutation(self, n: Count) -> NDArray[Any]:
         """torch.randperm(n): the numbers 0 … n − 1 in random order.  → (n,) int64"""
         order = np.arange(n)
         for i, word in enumerate(self.words(max(0, n - 1))):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..arguments import checked
 from ..errors import InputError
 from ..ops.op import Op
 from ..random import generator
@@ -40,18 +41,19 @@ class Record:
 
     cache: Any = None  # keys and values of earlier positions, in a subclass that decodes with them
 
+    @checked
     def __init__(
         self,
-        params: Mapping[str, Array],
+        params: Mapping[str, Any],
         config: Any,
         *,
-        grads: Mapping[str, Array] | None = None,
+        grads: Mapping[str, Any] | None = None,
         add: bool = False,
         keep: bool = False,
         edit: Mapping[str, Any] | None = None,
         edit_grad: Mapping[str, Callable[[Array], Array]] | None = None,
         seed: int = 0,
-        step: int | None = None,
+        step: int | tuple[int, ...] | None = None,
         spare: bool = False,
     ) -> None:
         if keep and spare:

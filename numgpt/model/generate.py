@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
+from ..arguments import AtLeastZero, Count, FromZeroToOne, Positive, Share, Size, checked_as
 from ..errors import InputError
 from ..layers.record import Record
 from ..layers.transformer import gpt_forward
@@ -19,10 +20,21 @@ from ..ops.linear import unembedding
 from ..ops.positions import positions
 from ..random import generator
 from ..tokenizers import Tokenizer
+from .sampling import choose, largest, penalised
+
+__all__ = [
+    "CachedRecord",
+    "KeyValueCache",
+    "advance",
+    "choose",
+    "largest",
+    "logits_stream",
+    "stream",
+    "texts",
+]
 
 Array = NDArray[Any]
 FIRST_ROOM = 64  # positions for which a cache has room at first
-FIRST_SORTED = 256  # ids that are sorted at first where no top_k says how many
 
 
 class Model(Protocol):
@@ -139,92 +151,20 @@ def logits_stream(model: Model, tokens: Array, slide: int = 1) -> Generator[Arra
             cache.clear()
 
 
-def choose(
-    logits: Array,
-    draw: float,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> int:
-    """The id that a number in [0, 1) picks from the probabilities, sorted from the largest to the smallest.
-
-        p = softmax(logits / temperature), sorted; equal ones by id
-        the top_k first, of these the fewest whose sum reaches top_p, scaled to sum 1
-        the first id at which the running sum exceeds draw
-
-    Sorted, so that engines which agree on the logits pick the same id.
-
-    Parameters
-    ----------
-    logits : array (V,)
-    draw : float
-        At least 0 and less than 1.
-    temperature : float
-        Below 1 sharpens, above 1 flattens the distribution; 0 picks the largest.
-    top_k : int, optional
-        Choose from the top_k most likely ids.
-    top_p : float, optional
-        Choose from the fewest ids whose probabilities reach this sum.
-
-    Returns
-    -------
-    int
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> logits = np.log([0.1, 0.6, 0.3])
-    >>> choose(logits, 0.5), choose(logits, 0.7), choose(logits, 0.95)
-    (1, 2, 0)
-    """
-    logits = logits.real
-    if not np.isfinite(logits).all():
-        raise InputError("generate: the logits are not finite, expected numbers: is the checkpoint whole?")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    logits = logits.astype(np.float64)
-    with np.errstate(over="ignore", under="ignore"):  # a temperature near 0: −∞, probability 0
-        probs = np.exp((logits - logits.max()) / temperature)
-    # A few ids have nearly all of the probability: sort n of them, and more only if draw lies beyond.
-    n = min(len(logits), top_k or FIRST_SORTED)
-    while True:
-        order = largest(logits, n)
-        sums = np.cumsum(probs[order])
-        whole = n in (top_k, len(logits))  # nothing that could be chosen is left out
-        total = sums[-1] if whole else probs.sum()
-        last = n - 1
-        if top_p is not None:
-            reached = int(np.searchsorted(sums, top_p * total))
-            whole = whole or reached < n
-            last = min(reached, n - 1)
-            total = sums[last]
-        place = int(np.searchsorted(sums, draw * total, side="right"))
-        if whole or (top_p is None and place < n):
-            return int(order[min(place, last)])
-        n = min(len(logits), 8 * n)
-
-
-def largest(x: Array, n: int) -> Array:
-    """The places of the n largest entries, from the largest down; equal ones by place.  x (V,) → (n,)"""
-    if n >= len(x):
-        places = np.arange(len(x))
-    else:
-        least = np.partition(x, len(x) - n)[len(x) - n]
-        places = np.flatnonzero(x >= least)
-    return places[np.argsort(-x[places], kind="stable")][:n]
-
-
+@checked_as("generate")
 def stream(
     model: Model,
     tokens: Array,
-    max_new_tokens: int,
+    max_new_tokens: Count,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    temperature: AtLeastZero = 1.0,
+    top_k: Size | None = None,
+    top_p: Share | None = None,
+    min_p: FromZeroToOne = 0.0,
+    repetition_penalty: Positive = 1.0,
     seed: int = 0,
-    slide: int = 1,
-    among: int | None = None,
+    slide: Size = 1,
+    among: Size | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the next ids (B,) of each row of tokens (B, T), max_new_tokens times.
 
@@ -243,6 +183,10 @@ def stream(
         Sample from the top_k most likely ids.
     top_p : float, optional
         Sample from the fewest ids whose probabilities reach this sum.
+    min_p : float
+        Sample from ids at least this share as likely as the likeliest; 0 leaves none out.
+    repetition_penalty : float
+        Above 1 makes ids less likely that stand in the row already; 1 changes nothing. See penalised.
     seed : int
     slide : int
         Tokens that leave the window at once when it is full; see logits_stream.
@@ -256,50 +200,59 @@ def stream(
     Raises
     ------
     InputError
-        At the first step, for an option out of its range.
+        For an option of another type or out of its range.
 
     Examples
     --------
     >>> import numgpt, numpy as np
     >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
-    >>> [ids.shape for ids in stream(model, np.array([[0], [1]]), 3, temperature=0.8)]
+    >>> [ids.shape for ids in stream(model, np.array([[0], [1]]), 3, temperature=0.8, min_p=0.1)]
     [(2,), (2,), (2,)]
     """
     P = model.config.block_size
-    for name, value, holds, expected in (
-        ("max_new_tokens", max_new_tokens, max_new_tokens >= 0, "0 or more"),
-        ("temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1"),
-        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0 and at most 1"),
-        ("slide", slide, 1 <= slide <= P, f"1 to block_size {P}"),
-    ):
-        if not holds:
-            raise InputError(f"generate: {name} is {value}, expected {expected}")
+    if slide > P:
+        raise InputError(f"generate: slide is {slide}, expected 1 to block_size {P}")
     if max_new_tokens == 0:
         return
+    present = None if repetition_penalty == 1 else _present(tokens, model.config.vocab_size)
     steps = logits_stream(model, tokens, slide)
     logits = next(steps)
     for n in range(max_new_tokens):
         rows = engine.home(logits)[:, :among]
+        if present is not None:
+            rows = penalised(rows, present[:, :among], repetition_penalty)
         position = tokens.shape[1] + n
         draws = [_draw(seed, row, position) if temperature else 0.0 for row in range(len(rows))]
-        ids = np.array([choose(row, u, temperature, top_k, top_p) for row, u in zip(rows, draws)])
+        ids = np.array(
+            [choose(row, u, temperature, top_k, top_p, min_p) for row, u in zip(rows, draws)], np.int64
+        )
         yield ids
+        if present is not None:
+            present[np.arange(len(ids)), ids] = True
         if n + 1 < max_new_tokens:
             logits = steps.send(ids)
+
+
+def _present(tokens: Array, vocab_size: int) -> NDArray[np.bool_]:
+    """Which ids stand in each row.  tokens (B, T) → (B, V)"""
+    present = np.zeros((len(tokens), vocab_size), bool)
+    np.put_along_axis(present, tokens, True, axis=1)
+    return present
 
 
 def _draw(seed: int, row: int, position: int) -> float:
     return generator(seed, "sample", row, position).random()
 
 
+@checked_as("generate")
 def texts(
     model: Model,
     prompt: str,
-    max_new_tokens: int,
+    max_new_tokens: Count,
     *,
-    samples: int = 1,
-    stop: Sequence[str] = (),
+    samples: Size = 1,
+    stop: str | Sequence[str] = (),
+    ignore_eos: bool = False,
     special: str = "refuse",
     **sampling: Any,
 ) -> Iterator[list[str]]:
@@ -313,9 +266,11 @@ def texts(
         It is not repeated.
     max_new_tokens : int
     samples : int
-    stop : sequence of str
+    stop : str or sequence of str
         A sample ends before the first of these that it would contain. Text that may be the beginning of one
         is held back until that is known.
+    ignore_eos : bool
+        Whether a sample goes on where the model writes tokenizer.end_of_text; it ends there unless given.
     special : "refuse", "allow" or "text"
         What becomes of special tokens that the prompt spells out, as in Tokenizer.encode.
     **sampling
@@ -348,7 +303,9 @@ def texts(
             "generate: the prompt is empty, expected at least one token: give --prompt, for example a line"
             " break"
         )
-    tails = [_Tail(tokenizer, stop) for _ in range(samples)]
+    end = None if ignore_eos else tokenizer.end_of_text
+    stop = (stop,) if isinstance(stop, str) else stop
+    tails = [_Tail(tokenizer, stop, end) for _ in range(samples)]
     tokens = np.tile(prompt_ids, (samples, 1))
     for ids in stream(model, tokens, max_new_tokens, among=tokenizer.vocab_size, **sampling):
         yield [tail.add(i) for tail, i in zip(tails, ids)]
@@ -360,8 +317,9 @@ def texts(
 class _Tail:
     """The end of one sample's text, held back while it may begin a stop string or a character."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], end: int | None) -> None:
         self.decode = tokenizer.decoder()
+        self.end = end
         self.stop = tuple(filter(None, stop))
         self.pending = ""
         self.stopped = False
@@ -370,6 +328,10 @@ class _Tail:
         """The text that is certain after token i."""
         if self.stopped:
             return ""
+        if i == self.end:
+            text = self.finish()
+            self.stopped = True
+            return text
         return self._release(self.decode(i))
 
     def finish(self) -> str:

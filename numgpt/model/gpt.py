@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
 from ..architecture.config import Config
-from ..architecture.parameters import Flat, initialise
+from ..architecture.parameters import Flat, initialise, shapes
+from ..arguments import Count, Ids, as_array, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..layers.record import Record
@@ -66,6 +66,7 @@ class GPT:
     (1, 4, 5)
     """
 
+    @checked
     def __init__(
         self,
         config: Config,
@@ -76,11 +77,14 @@ class GPT:
     ) -> None:
         _expect_known(dtype)
         self.config = config
-        self.seed = operator.index(seed)
+        self.seed = seed
         self.tokenizer = tokenizer
+        if params is not None:
+            _expect_like("GPT: params", params, shapes(config))
         self.params: Flat = _here(initialise(config, seed, dtype)) if params is None else params
 
-    def __call__(self, tokens: ArrayLike) -> NDArray[Any]:
+    @checked
+    def __call__(self, tokens: Ids) -> NDArray[Any]:
         """Logits of the token after each position.
 
         Parameters
@@ -101,7 +105,8 @@ class GPT:
         with engine.session(self.params.dtype):
             return gpt_forward(self._record(), ids)
 
-    def loss(self, tokens: ArrayLike, targets: ArrayLike, count: int | None = None) -> NDArray[Any]:
+    @checked
+    def loss(self, tokens: Ids, targets: Ids, count: Count | None = None) -> NDArray[Any]:
         """The mean surprise at the targets in nats, without gradients.
 
         Parameters
@@ -126,13 +131,14 @@ class GPT:
         with engine.session(self.params.dtype):
             return loss_forward(self._record(), ids, wanted, count)
 
+    @checked
     def loss_and_grads(
         self,
-        tokens: ArrayLike,
-        targets: ArrayLike,
+        tokens: Ids,
+        targets: Ids,
         *,
         step: int | tuple[int, ...] | None = None,
-        count: int | None = None,
+        count: Count | None = None,
         out: Flat | None = None,
         add: bool = False,
     ) -> tuple[NDArray[Any], Flat]:
@@ -166,6 +172,8 @@ class GPT:
         (5, 4)
         """
         ids, wanted, count = self._batch(tokens, targets, count)
+        if out is not None:
+            self._expect_gradients(out)
         grads = self.params.like() if out is None else out
         # Nobody else sees this record's values, so the backward may write over them: spare.
         record = self._record(grads=grads, add=add, step=step, spare=True)
@@ -175,10 +183,11 @@ class GPT:
         record.finish_backward()
         return loss, grads
 
+    @checked
     def record(
         self,
-        tokens: ArrayLike,
-        targets: ArrayLike | None = None,
+        tokens: Ids,
+        targets: Ids | None = None,
         *,
         edit: Mapping[str, Any] | None = None,
         edit_grad: Mapping[str, Callable[[NDArray[Any]], ArrayLike]] | None = None,
@@ -231,7 +240,8 @@ class GPT:
             loss_backward(record, np.ones_like(loss))
         return record
 
-    def generate(self, tokens: ArrayLike, max_new_tokens: int = 100, **sampling: Any) -> NDArray[np.int64]:
+    @checked
+    def generate(self, tokens: Ids, max_new_tokens: Count = 100, **sampling: Any) -> NDArray[np.int64]:
         """Continue each row of tokens.
 
         Parameters
@@ -261,6 +271,7 @@ class GPT:
         columns = [new[:, None] for new in generate.stream(self, rows, max_new_tokens, **sampling)]
         return np.concatenate([rows, *columns], axis=1).reshape(*ids.shape[:-1], -1)
 
+    @checked
     def save(self, folder: str | PathLike[str], layout: str = "numgpt") -> None:
         """Write config, parameters and tokenizer to a folder, whole or not at all.
 
@@ -283,6 +294,7 @@ class GPT:
         LAYOUTS[layout].save(folder, self)
 
     @classmethod
+    @checked
     def load(cls, folder: str | PathLike[str], dtype: DTypeLike | None = None) -> GPT:
         """The model of a checkpoint, of a run, of transformers or of llm.c.
 
@@ -323,6 +335,7 @@ class GPT:
             params = params.astype(dtype)
         return cls(**arguments | {"params": _here(params), "dtype": params.dtype})
 
+    @checked
     def to(self, name: str) -> GPT:
         """The same model where the named engine computes.
 
@@ -339,6 +352,7 @@ class GPT:
         params = self.params.to(name)
         return self if params is self.params else self._with(params)
 
+    @checked
     def astype(self, dtype: DTypeLike) -> GPT:
         """The same model in another dtype, with parameters of its own.
 
@@ -355,7 +369,8 @@ class GPT:
         """The number of parameters."""
         return self.params.flat.size
 
-    def check_tokens(self, tokens: ArrayLike, window: bool = True) -> NDArray[np.int64]:
+    @checked
+    def check_tokens(self, tokens: Ids, window: bool = True) -> NDArray[np.int64]:
         """Tokens as int64 (..., T), or an InputError that says what cannot be used.
 
         window: whether there may be no more than block_size positions.
@@ -371,7 +386,8 @@ class GPT:
             )
         return ids.astype(np.int64, copy=False)
 
-    def check_targets(self, tokens: ArrayLike, targets: ArrayLike) -> NDArray[Any]:
+    @checked
+    def check_targets(self, tokens: Ids, targets: Ids) -> NDArray[Any]:
         """Targets as integers of the shape of tokens, or an InputError; negative ones do not count."""
         ids = _array("targets", targets)
         if ids.shape != np.shape(tokens):
@@ -379,6 +395,7 @@ class GPT:
         check_ids("targets", ids, self.config.vocab_size, negative=True)
         return ids
 
+    @checked
     def beside(self, ids: NDArray[Any], negative: bool = False) -> NDArray[Any]:
         """Checked ids where the parameters lie: tokens, or with negative also targets."""
         return engine.checked(ids, self.params.flat, self.config.vocab_size, negative)
@@ -386,11 +403,27 @@ class GPT:
     def _record(self, **options: Any) -> Record:
         return Record(self.params, self.config, seed=self.seed, **options)
 
+    def _expect_gradients(self, out: Flat) -> None:
+        """Raise InputError unless gradients may be written to out."""
+        params = self.params
+        _expect_like("loss_and_grads: out", out, params.shapes)
+        if out.flat is params.flat:
+            raise InputError(
+                "loss_and_grads: out holds the parameters, which the gradients would replace, expected a Flat"
+                " of its own: model.params.like()"
+            )
+        places = [(flat.dtype, engine.on_gpu(flat.flat)) for flat in (out, params)]
+        if places[0] != places[1]:
+            (actual, wanted) = (f"{d} {'on the GPU' if gpu else 'in the host memory'}" for d, gpu in places)
+            raise InputError(
+                f"loss_and_grads: out is {actual}, expected {wanted} as the parameters: model.params.like()"
+            )
+
     def _with(self, params: Flat) -> GPT:
         return type(self)(self.config, self.seed, params.dtype, self.tokenizer, params)
 
     def _batch(
-        self, tokens: ArrayLike, targets: ArrayLike, count: int | None
+        self, tokens: Ids, targets: Ids, count: int | None
     ) -> tuple[NDArray[Any], NDArray[Any], int | None]:
         """Tokens and targets, checked, where the parameters lie, and how many targets count."""
         ids = self.check_tokens(tokens)
@@ -412,20 +445,25 @@ def _expect_known(dtype: DTypeLike) -> None:
         raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
 
 
+def _expect_like(who: str, flat: Flat, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise InputError unless a Flat has the names and shapes of the model."""
+    if flat.shapes == expected:
+        return
+    name = next(n for n in (*expected, *flat.shapes) if flat.shapes.get(n) != expected.get(n))
+    actual, wanted = (f"has shape {s[name]}" if name in s else "is missing" for s in (flat.shapes, expected))
+    wanted = wanted.replace("is missing", "no such name")
+    raise InputError(f"{who}: {name} {actual}, expected {wanted.removeprefix('has ')}, as in the model")
+
+
 def _here(params: Flat) -> Flat:
     """Parameters where the engine in use computes; a dtype that the GPU lacks stays where it is."""
     return params.to("cupy") if engine.is_cupy() and params.dtype in engine.ON_GPU else params
 
 
-def _array(who: str, ids: ArrayLike) -> NDArray[Any]:
+def _array(who: str, ids: Ids) -> NDArray[Any]:
     if engine.on_gpu(ids):
         raise InputError(
             f"{who}: lie on the GPU, expected them in the host's memory, where they are checked: give"
             f" {who}.get()"
         )
-    try:
-        return np.asarray(ids)
-    except ValueError as error:
-        raise InputError(
-            f"{who}: rows differ in length, expected (B, T): pad the short ones, with targets of -1"
-        ) from error
+    return as_array(who, ids, "integers (B, T)", "pad the short ones, with targets of -1")

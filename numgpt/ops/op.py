@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
+from ..arguments import AtLeastZero, BelowOne, Count, Size, as_array, held, kind_of
 from ..errors import InputError
 from .describe import describe
 
@@ -22,6 +23,17 @@ _AXIS = r"[A-Z]|\(\d*[A-Z]+\)"
 _ARGUMENT = re.compile(
     rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
 )
+# What the options of ops may be, whose functions are written without types. By name: one name, one meaning.
+OPTIONS = {
+    "count": kind_of(Count | None),
+    "eps": kind_of(AtLeastZero),
+    "keep": kind_of(ArrayLike | None),
+    "mask": kind_of(ArrayLike | None),
+    "n_head": kind_of(Size),
+    "p": kind_of(BelowOne),
+    "scale": kind_of(float | None),
+    "start": kind_of(Count),
+}
 
 
 @dataclass(frozen=True)
@@ -98,11 +110,15 @@ class Op:
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
         arrays = [self._array(argument, options.pop(argument.name, None)) for argument in self.arguments]
+        options = {name: held(self.name, name, OPTIONS.get(name), value) for name, value in options.items()}
         masks = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
         moved = engine.here(*arrays, *masks.values())  # together, so that all of them lie in one place
         arrays = list(moved[: len(arrays)])
         options |= zip(masks, moved[len(arrays) :])
         self.check(arrays, options)
+        self._check_masks(arrays, options)
+        if self.noise is not None and any(a is not None and 0 in a.shape for a in arrays):
+            raise InputError(f"{self.name}: an array has no element, expected at least one along each axis")
         dtype = next((a.dtype for a in arrays if a is not None and a.dtype.kind in "fc"), np.dtype(float))
         with engine.session(dtype):
             value, _ = engine.forward(self, arrays)(*arrays, **options)
@@ -112,12 +128,8 @@ class Op:
         """What the caller gave as a contiguous array, integers as floats unless they are ids."""
         if given is None or engine.on_gpu(given):
             return given
-        try:
-            array = np.asarray(given, order="C")
-        except ValueError as error:
-            raise InputError(
-                f"{self.name}: {argument.name} has rows of different lengths, expected ({argument.text})"
-            ) from error
+        array = as_array(f"{self.name}: {argument.name}", given, f"({argument.text})")
+        array = np.asarray(array, order="C")
         if argument.limit is None and array.dtype.kind in "iu":
             array = array.astype(float)
         if argument.limit is None and array.dtype.kind not in "fc":
@@ -149,6 +161,27 @@ class Op:
             if argument.limit and array is not None:
                 who = f"{self.name}: {argument.name}"
                 check_ids(who, array, bound[argument.limit], negative=argument.below == "~")
+
+    def _check_masks(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> None:
+        """Raise InputError unless the masks of a call fit what they act on, whose shape is noise's."""
+        masks = {n: options[n] for n in ("mask", "keep") if options.get(n) is not None}
+        if not masks or self.noise is None:
+            return
+        shape = self.noise(*arrays, **{n: v for n, v in options.items() if n in self.sizes})
+        for name, mask in masks.items():
+            if name == "mask" and mask.dtype.kind != "b":
+                raise InputError(
+                    f"{self.name}: mask has dtype {mask.dtype}, expected booleans: mask.astype(bool)"
+                )
+            try:
+                fits = np.broadcast_shapes(mask.shape, shape) == shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise InputError(
+                    f"{self.name}: {name} has shape {mask.shape}, expected {shape}, or one that"
+                    " is broadcast to it"
+                )
 
     def _check_place(self, arrays: Sequence[Any]) -> None:
         """Raise InputError where some arrays lie on the GPU and some in the host's memory."""

@@ -74,7 +74,7 @@ def dtype_of(dtype: Any) -> str:
     """The name of a dtype in which both sides can run."""
     try:
         name = np.dtype(dtype).name if dtype is not None else None
-    except TypeError:
+    except (TypeError, ValueError):
         name = None
     if name not in ("float32", "float64"):
         raise InputError(f"parity: dtype is {dtype}, expected float32 or float64")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..architecture.config import Config
+from ..arguments import checked
 from ..errors import InputError
 from ..gradcheck.missing import degenerate
 from ..model.gpt import GPT
@@ -28,6 +29,7 @@ SHOWN = 6  # names of a list, before it is shortened
 
 
 @np.errstate(all="ignore")  # the comparison finds what is not finite
+@checked
 def compare(
     module: Any,
     model: GPT | Config | None = None,
@@ -93,6 +95,7 @@ def compare(
 
 
 @np.errstate(all="ignore")  # the comparison finds what is not finite
+@checked
 def first_divergence(
     a: Any,
     b: Any,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture.config import Config, Training, from_dict
+from ..arguments import checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..model.gpt import GPT
@@ -83,12 +84,13 @@ class Settings:
         return "\n".join([*head, *self.lines()])
 
 
+@checked
 def compare_settings(
     a: Any,
     b: Any,
     *,
     names: Mapping[str, str] | None = None,
-    optimizers: Sequence[Any] = (None, None),
+    optimizers: tuple[Any, Any] = (None, None),
     lr: float | None = None,
 ) -> Settings:
     """Every setting in which two models differ; nothing is computed, and folders need not hold weights.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..arguments import checked
 from ..errors import InputError
 from .joining import joiner
 from .patterns import Pattern
@@ -63,6 +64,7 @@ class BPE(Tokenizer):
 
     kind = "bpe"
 
+    @checked
     def __init__(
         self,
         tokens: Iterable[bytes | None],
@@ -96,6 +98,7 @@ class BPE(Tokenizer):
         self._forget()
 
     @classmethod
+    @checked
     def from_state(cls, state: Mapping[str, Any]) -> BPE:
         """The tokenizer of a state; InputError names a part that is missing, unknown or of the wrong type."""
         names = {"type", "pattern", "whole", "specials", "tokens", "merges"}
@@ -128,10 +131,12 @@ class BPE(Tokenizer):
         merges = "ids as ranks" if self.merges is None else counted(len(self.merges), "merge")
         return [merges, f"pattern {_shortened(self.pattern.name)}"]
 
+    @checked
     def encode_ordinary(self, text: str) -> NDArray[Any]:
         """text → (tokens,) integers; InputError for a byte without a token."""
         return (encode if len(text) <= FEW else engine.host_twin(encode))(text, self)
 
+    @checked
     def safe_cut(self, text: str) -> int:
         """The last place where the pattern cuts whatever follows."""
         return self.pattern.safe_cut(text)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..arguments import checked
 from ..errors import InputError
 from .bpe import BPE
 from .patterns import Pattern
@@ -25,6 +26,7 @@ MOST_COUNTED = 2**62  # a min_frequency beyond this would not fit the twin's 64 
 _IDS = np.argsort(np.frombuffer(b"".join(BYTES), np.uint8)).astype(np.int32)  # byte → its token
 
 
+@checked
 def train(
     texts: str | Iterable[str],
     vocab_size: int,

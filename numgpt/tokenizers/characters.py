@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked
 from ..errors import InputError, TextError
 from .tokenizer import Tokenizer, expect_characters
 
@@ -29,6 +30,7 @@ class Characters(Tokenizer):
 
     kind = "chars"
 
+    @checked
     def __init__(self, characters: str) -> None:
         if not isinstance(characters, str):
             raise InputError(
@@ -44,6 +46,7 @@ class Characters(Tokenizer):
         self.pieces = [c.encode() for c in characters]
 
     @classmethod
+    @checked
     def build(cls, text: str | Iterable[str]) -> Characters:
         """The tokenizer of all characters of a text, a str or an iterable of its parts."""
         characters: set[str] = set()
@@ -51,6 +54,7 @@ class Characters(Tokenizer):
             characters |= set(part)
         return cls("".join(sorted(characters)))
 
+    @checked
     def encode_ordinary(self, text: str) -> NDArray[Any]:
         """text → (characters,) integers; TextError names the first character that the vocabulary lacks."""
         codes = _codes(text)
@@ -66,6 +70,7 @@ class Characters(Tokenizer):
             )
         return ids
 
+    @checked
     def safe_cut(self, text: str) -> int:
         """The end: a text may be cut anywhere."""
         return len(text)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..arguments import checked
 from ..errors import InputError
 from ..storage.atomic import write_file
 from ..storage.files import Missing, parse_json, read_bytes
@@ -25,6 +26,7 @@ EXPECTED = (
 )
 
 
+@checked
 def load(
     path: str | os.PathLike[str], pattern: str | None = None, specials: Mapping[str, int] | None = None
 ) -> Tokenizer:
@@ -151,6 +153,7 @@ def _named_after(path: Path, reader: Callable[..., Any], *args: Any) -> Any:
         raise InputError(text) from error
 
 
+@checked
 def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """Write a tokenizer for others to read. Files are written whole or not at all.
 

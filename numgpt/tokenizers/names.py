@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..arguments import checked
 from ..errors import InputError
 from .files import load
 from .kinds import KINDS, Name, Texts
@@ -13,6 +14,7 @@ from .tokenizer import Tokenizer
 DIGITS = 18  # of a size: more are no size
 
 
+@checked
 def build(name: str, texts: Texts, progress: bool = False) -> Tokenizer:
     """The tokenizer of a name, its vocabulary learned from a text where it needs one.
 
@@ -48,12 +50,14 @@ def build(name: str, texts: Texts, progress: bool = False) -> Tokenizer:
     return load(name) if parsed is None or learn is None else learn(texts, parsed, progress)
 
 
+@checked
 def is_closed(name: str) -> bool:
     """Whether a tokenizer built by this name can encode only text of the characters that it learned from."""
     row = KINDS.get(name.partition(":")[0])
     return row is not None and row.closed
 
 
+@checked
 def expect_named(name: str, tokenizer: Tokenizer, who: str) -> None:
     """Raise InputError where build(name, ...) could not have made a tokenizer.
 

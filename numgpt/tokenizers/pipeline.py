@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked
 from ..errors import InputError, TextError
 from . import added_tokens, decoders, normalizers, pretokenizers
 from .character_pairs import CharacterPairs
@@ -54,6 +55,7 @@ class Pipeline(Tokenizer):
 
     kind = "pipeline"
 
+    @checked
     def __init__(self, file: Mapping[str, Any]) -> None:
         if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
             raise InputError(
@@ -77,6 +79,7 @@ class Pipeline(Tokenizer):
         self._forbidden = frozenset(ends - {self._model.unknown})
 
     @classmethod
+    @checked
     def from_state(cls, state: Mapping[str, Any]) -> Pipeline:
         """The tokenizer of a state."""
         return cls(state.get("file"))  # type: ignore[arg-type]
@@ -90,6 +93,7 @@ class Pipeline(Tokenizer):
         names += steps(self.file.get("pre_tokenizer"), "pretokenizers")
         return [counted(len(self._model.ranks), "merge"), " then ".join([*map(kind, names), "byte pairs"])]
 
+    @checked
     def encode_ordinary(self, text: str) -> NDArray[Any]:
         """text → (tokens,) integers; InputError for a character without a token."""
         return self._encode_from(text, 0)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from ..arguments import Ids, checked
 from ..errors import InputError, TextError
 from ..storage.atomic import write_json
 from .encoder import POLICIES, Encoder, expect_policy, expect_text
@@ -25,9 +26,20 @@ ERRORS = (
     "surrogateescape",
     "backslashreplace",
 )  # for bytes that are not UTF-8
+# Special tokens by which tokenizers mark where a text ends; the first that a tokenizer has is its own.
+ENDS = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "[EOS]",
+    "<|end|>",
+)
 COUNTED = 2**20  # ids whose bytes are counted at a time
 
-__all__ = ["ERRORS", "POLICIES", "Tokenizer", "finder", "utf8"]
+__all__ = ["ENDS", "ERRORS", "POLICIES", "Tokenizer", "finder", "utf8"]
 
 
 class Tokenizer:
@@ -71,6 +83,7 @@ class Tokenizer:
         raise NotImplementedError
 
     @classmethod
+    @checked
     def from_state(cls, state: Mapping[str, Any]) -> Tokenizer:
         """The tokenizer of a state; InputError or TypeError where it is not a state of this kind."""
         return cls(**{name: value for name, value in state.items() if name != "type"})
@@ -100,6 +113,12 @@ class Tokenizer:
         """One more than the largest id."""
         return len(self.pieces)
 
+    @property
+    def end_of_text(self) -> int | None:
+        """The id of the special token that ends a text, such as "<|endoftext|>"; None where there is none."""
+        return next((self.specials[text] for text in ENDS if text in self.specials), None)
+
+    @checked
     def encode(self, text: str | bytes, special: str = "refuse") -> NDArray[Any]:
         """The ids of a text.
 
@@ -133,6 +152,7 @@ class Tokenizer:
         text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
         return self._encode_certain(text, special, True, 0)[0]
 
+    @checked
     def encode_parts(
         self, texts: Iterable[str | bytes], special: str = "refuse", size: int = 2**18
     ) -> Iterator[NDArray[Any]]:
@@ -165,6 +185,7 @@ class Tokenizer:
                 yield encoder.add(text[i : i + size])
         yield encoder.add("", True)
 
+    @checked
     def encoder(self, special: str = "refuse", size: int = 2**18) -> Encoder:
         """An Encoder, to which a text is given in parts; special and size as in encode_parts."""
         expect_policy(special)
@@ -212,7 +233,8 @@ class Tokenizer:
     def _finder(self) -> re.Pattern[str]:
         return finder(self.specials)
 
-    def decode(self, ids: ArrayLike, errors: str = "replace") -> str:
+    @checked
+    def decode(self, ids: Ids, errors: str = "replace") -> str:
         r"""The text of ids.
 
         Parameters
@@ -237,10 +259,12 @@ class Tokenizer:
         """
         return _decoded(_codec(errors), self.decode_bytes(ids), True)
 
-    def decode_bytes(self, ids: ArrayLike) -> bytes:
+    @checked
+    def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes that ids (T,) stand for; InputError where one stands for nothing."""
         return b"".join(map(self._shower(), _integers(ids)))
 
+    @checked
     def decoder(self, errors: str = "replace") -> Callable[..., str]:
         """A function that decodes id by id, for streaming.
 
@@ -275,8 +299,13 @@ class Tokenizer:
             )
         return piece
 
+    @checked
     def count_bytes(self, ids: NDArray[Any]) -> int:
         """How many bytes ids (N,) stand for, without making them; InputError where one stands for nothing."""
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InputError(
+                f"count_bytes: the ids are {ids.dtype} of shape {ids.shape}, expected integers (N,)"
+            )
         total = 0
         for i in range(0, len(ids), COUNTED):
             part = np.asarray(ids[i : i + COUNTED], np.int64)
@@ -302,6 +331,7 @@ class Tokenizer:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state as JSON, which tokenizers.load reads; a file that is there is replaced."""
         write_json(path, self.state())
@@ -347,11 +377,11 @@ def expect_characters(text: object, who: str, expected: str = "text") -> None:
         )
 
 
-def _integers(ids: ArrayLike) -> list[int]:
+def _integers(ids: Ids) -> list[int]:
     """ids as a list; InputError unless they are integers in a row."""
     try:
         array = np.asarray(ids)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise InputError(f"decode: the ids are no array ({error}), expected integers (T,)") from error
     if array.ndim > 1 or (array.size and array.dtype.kind not in "iu"):
         raise InputError(f"decode: the ids are {array.dtype} of shape {array.shape}, expected integers (T,)")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked
 from ..errors import InputError
 from .sentencepiece_file import normalisation
 from .tokenizer import Tokenizer, expect_characters, utf8
@@ -60,6 +61,7 @@ class Unigram(Tokenizer):
 
     kind = "unigram"
 
+    @checked
     def __init__(self, model: bytes) -> None:
         self.model = bytes(model)
         self._processor = p = _load(self.model)
@@ -84,11 +86,13 @@ class Unigram(Tokenizer):
         self._can_be_cut = normal.changes_nothing and not p.is_unknown(p.piece_to_id(SPACE))
 
     @classmethod
+    @checked
     def build(cls, text: str | Iterable[str], size: int = 2048) -> Unigram:
         """Trained on text, with at most size tokens: fewer where the text has fewer pieces."""
         return train(text, size, exact=False)
 
     @classmethod
+    @checked
     def from_state(cls, state: Mapping[str, Any]) -> Unigram:
         """The tokenizer of a state."""
         try:
@@ -104,6 +108,7 @@ class Unigram(Tokenizer):
         """The kind and the model's bytes in base64."""
         return {"type": self.kind, "model": base64.b64encode(self.model).decode()}
 
+    @checked
     def encode_ordinary(self, text: str) -> NDArray[Any]:
         """text → (tokens,) integers; InputError for a byte without a token, or half of a character."""
         utf8(text)  # names half of a character with its place
@@ -116,6 +121,7 @@ class Unigram(Tokenizer):
                     ids += self._encode(part[start:end])
         return np.array(ids, np.int64)
 
+    @checked
     def safe_cut(self, text: str) -> int:
         """The last place where encode_ordinary cuts a long text; 0 where there is none."""
         last = start = 0

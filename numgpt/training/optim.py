@@ -12,9 +12,11 @@ from numpy.typing import DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Training
 from ..architecture.parameters import Flat
+from ..arguments import AtLeastZero, BelowOne, Positive, checked, is_finite
 from ..errors import InputError
 from ..model.gpt import GPT
 
+REAL = (np.dtype("float32"), np.dtype("float64"))  # dtypes that the twins take beside each other
 BLOCK = 65536  # numbers whose squares are added up at once
 
 
@@ -51,7 +53,7 @@ class AdamW:
     Raises
     ------
     InputError
-        For settings that would divide by zero, and for a complex model.
+        For a setting out of its range, and for a complex model.
 
     Examples
     --------
@@ -66,20 +68,16 @@ class AdamW:
       288 parameters, 228 of them decayed
     """
 
+    @checked
     def __init__(
         self,
         model: GPT | Flat,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.1,
-        clip: float | None = 1.0,
+        betas: tuple[BelowOne, BelowOne] = (0.9, 0.99),
+        eps: Positive = 1e-8,
+        weight_decay: AtLeastZero = 0.1,
+        clip: AtLeastZero | None = 1.0,
     ) -> None:
         self.params = model if isinstance(model, Flat) else model.params
-        if not all(0 <= beta < 1 for beta in betas) or not eps > 0:
-            raise InputError(
-                f"AdamW: betas are {betas} and eps is {eps}, expected betas from 0 to below 1 and a"
-                " positive eps"
-            )
         if self.params.dtype.kind == "c":
             raise InputError(
                 f"AdamW: the parameters are {self.params.dtype}, expected real ones: complex models are for"
@@ -94,6 +92,7 @@ class AdamW:
         self.steps = 0
 
     @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+    @checked
     def norm(self, grads: Mapping[str, NDArray[Any]]) -> float | NDArray[Any]:
         """The global norm of the gradients; not finite where one of them is not.
 
@@ -103,8 +102,9 @@ class AdamW:
         return engine.twin(global_norm, g)(g)
 
     @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+    @checked
     def step(
-        self, grads: Mapping[str, NDArray[Any]], lr: float, norm: float | NDArray[Any] | None = None
+        self, grads: Mapping[str, NDArray[Any]], lr: AtLeastZero, norm: Any = None
     ) -> float | NDArray[Any]:
         """Update the parameters in place.
 
@@ -114,8 +114,8 @@ class AdamW:
             As from loss_and_grads; not written to.
         lr : float
             The learning rate of this step.
-        norm : float, optional
-            The gradients' global norm, where it is known.
+        norm : float or array (), optional
+            The gradients' global norm, as norm() gives it, where it is known.
 
         Returns
         -------
@@ -125,11 +125,15 @@ class AdamW:
         Raises
         ------
         InputError
-            Where the names of grads are not the parameters'.
+            Where the names or shapes of grads are not the parameters', or where one of them is not finite: it
+            is named, and nothing is updated. On the GPU nothing waits for the answer, so there it is the
+            Trainer that looks.
         """
         g = self._flat(grads)
         if norm is None:
             norm = engine.twin(global_norm, g)(g)
+        if not engine.on_gpu(norm):
+            self._expect_finite(g, norm)
         clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         self.steps += 1
         w = self.params.flat
@@ -139,8 +143,10 @@ class AdamW:
 
     def _flat(self, grads: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Gradients as one array in the order of the parameters; those of a Flat lie in it already."""
+        dtype = self.params.dtype
         if isinstance(grads, Flat) and grads.shapes == self.params.shapes:
-            return grads.flat
+            self._expect_real(grads.dtype)
+            return grads.flat if grads.dtype in (dtype, *REAL) else grads.flat.astype(dtype)
         unmatched = sorted(set(grads) ^ set(self.params))
         if unmatched:
             raise InputError(
@@ -149,8 +155,31 @@ class AdamW:
             )
         packed = self.params.like()
         for name, grad in grads.items():
+            if np.shape(grad) != self.params.shapes[name]:
+                raise InputError(
+                    f"AdamW: the gradient of {name} has shape {np.shape(grad)}, expected"
+                    f" {self.params.shapes[name]} as the parameter"
+                )
+            self._expect_real(getattr(grad, "dtype", dtype))
             packed[name] = grad
         return packed.flat
+
+    def _expect_real(self, dtype: np.dtype[Any]) -> None:
+        if dtype.kind == "c":
+            raise InputError(f"AdamW: the gradients are {dtype}, expected real numbers: take their real part")
+
+    def _expect_finite(self, g: NDArray[Any], norm: Any) -> None:
+        """Raise InputError where the norm of gradients is not finite, with the first name at fault."""
+        if is_finite(norm):
+            return
+        bad = Flat(self.params.shapes, g.dtype, g).first_not_finite()
+        what = (
+            f"the norm of the gradients is {norm}" if bad is None else f"the gradient of {bad} is not finite"
+        )
+        raise InputError(
+            f"AdamW: {what}, expected finite numbers: nothing was updated; lower the learning rate, or look"
+            " for what is too large with model.record"
+        )
 
     def __repr__(self) -> str:
         settings = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}"
@@ -199,6 +228,7 @@ def global_norm(flat):  # type: ignore[no-untyped-def]
     return math.sqrt(sum(float(b @ b) for b in blocks))
 
 
+@checked
 def learning_rate(step: int, training: Training) -> float:
     """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .. import engine
 from ..architecture.config import Training
+from ..arguments import checked
 from ..data.corpus import Corpus, batch, check_length
 from ..errors import InputError
 from ..interchange import checkpoint
@@ -90,6 +91,7 @@ class Trainer:
     (40, True)
     """
 
+    @checked
     def __init__(
         self, model: GPT, corpus: Corpus, training: Training, out: str | PathLike[str] | None = None
     ) -> None:
@@ -110,6 +112,7 @@ class Trainer:
         self.saved: int | None = None  # the step of the last checkpoint
         self.stopped = False
 
+    @checked
     def run(self, progress: Listener | None = None) -> None:
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
 
@@ -195,6 +198,7 @@ class Trainer:
             self.save("best")
         return {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
 
+    @checked
     def save(self, name: str) -> None:
         """Write the model to out/name; as "last", with all that the run needs to go on.
 

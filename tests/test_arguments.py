@@ -1,0 +1,460 @@
+"""Whatever is given to the public face: an InputError in our words, or what the docstring says."""
+
+import collections.abc
+import dataclasses
+import importlib.util
+import inspect
+import itertools
+import os
+import re
+import types
+import typing
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike
+
+import numgpt
+from numgpt import InputError
+from numgpt.arguments import WRONG as WRONG_VALUE
+from numgpt.arguments import Count, Size, checked, kind_of
+from numgpt.ops.op import OPTIONS, Op
+
+SMALL = {"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 2, "n_embd": 4}
+CALLED_BY_LAYERS = {
+    "Record",
+    "Op",
+    "Layer",
+}  # whose methods run thousands of times a step, on checked arguments
+INNER = {"tokenizers.BPE.encode_pretoken"}  # likewise, of a text
+RESULTS = {"gradcheck.Finding"}  # classes with a constructor whose instances only functions return
+MET = 3  # elements that are taken of an iterator
+SCALARS = {int, float, bool, str, type(None)}
+
+# Values of every kind that one meets by mistake.
+WRONG = [
+    None, True, False, np.bool_(True), -1, 0, 1.5, -0.5, 10**30, -(10**30), float("nan"), float("inf"),
+    np.float32("nan"), 1j, "", "x", "0", "a\0b", "\ud800", b"", b"x", [], [[]], (), {}, {"w": 1}, set(),
+    [None], [[0, 1], [2]], ["x"], [1.5], [[9]], [[-1]], (1, 2), (0.5, 0.5, 0.5), {1: 2}, object(), int, len,
+    Ellipsis, np.array([0.01]), np.array(["x"]), np.array([None]), np.zeros((0, 3)), np.zeros((2, 2, 2)),
+    np.array(1j), np.array([[0, 1]], np.uint8), np.array([np.nan]), slice(3), range(3), iter([1]),
+    Path("x"), Path("x/y"), Exception("x"),
+]  # fmt: skip
+DRAWN = st.one_of(
+    st.sampled_from(range(len(WRONG))).map(lambda i: WRONG[i]),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.integers(-3, 9), st.floats(), st.none()), max_size=3),
+)
+
+
+# What is public.
+
+
+def inside(module):
+    """Name → what a module of the face offers."""
+    names = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
+    return {name: getattr(module, name) for name in names}
+
+
+def is_made_by_callers(cls):
+    """Whether callers make instances, whose class then checks: not what functions return."""
+    return ("__init__" in vars(cls) and not dataclasses.is_dataclass(cls)) or hasattr(cls, "__post_init__")
+
+
+def of_class(name, cls):
+    """Name → (class or None, what is called) of a class's constructor and methods."""
+    if is_made_by_callers(cls) and name not in RESULTS and not issubclass(cls, Exception | Op):
+        yield name, (None, cls)
+    if cls.__name__ in CALLED_BY_LAYERS or issubclass(cls, Exception | tuple):
+        return
+    for method in vars(cls):
+        is_public = method == "__call__" or not method.startswith("_")
+        full = f"{name}.{method}"
+        if is_public and callable(getattr(cls, method)) and full not in INNER:
+            yield full, (cls, method)
+
+
+def public():
+    """Name → (class of the instance it is called on or None, what is called) of everything in the face."""
+    face = {name: getattr(numgpt, name) for name in numgpt.__all__}
+    for name, value in list(face.items()):
+        if isinstance(value, types.ModuleType):
+            face |= {f"{name}.{inner}": thing for inner, thing in inside(value).items()}
+    for name, value in face.items():
+        if getattr(value, "_is_protocol", False):
+            continue
+        if inspect.isclass(value):
+            yield from of_class(name, value)
+        elif isinstance(value, Op) or inspect.isfunction(value):
+            yield name, (None, value)
+
+
+def parameters(name):
+    """Those parameters of something public that take one value each."""
+    cls, called = PUBLIC[name]
+    signature = inspect.signature(called if cls is None else getattr(cls, called))
+    return {
+        p.name: p
+        for p in signature.parameters.values()
+        if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+
+
+PUBLIC = dict(sorted(public()))
+CALLS = [name for name in PUBLIC if parameters(name)]
+if not importlib.util.find_spec("sentencepiece"):
+    CALLS = [name for name in CALLS if not name.startswith("tokenizers.Unigram")]
+
+
+# What is right.
+
+
+def square_forward(x):
+    return x * x, x
+
+
+def square_backward(dy, x):
+    return (2 * x * dy,)
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    """A function that gives an argument which is right, by the name of its parameter."""
+    folder = tmp_path_factory.mktemp("right")
+    (folder / "text.txt").write_text("to be or not to be, that is the question. " * 20)
+    corpus = numgpt.prepare(folder / "text.txt", split="tail", tokenizer="bytes")
+    config = numgpt.Config(**SMALL)
+    model = numgpt.GPT(config, dtype="float64")
+    of_bytes = numgpt.GPT(numgpt.Config(**SMALL | {"vocab_size": 256}), tokenizer=numgpt.tokenizers.Bytes())
+    tokenizer, bpe = numgpt.tokenizers.Bytes(), numgpt.tokenizers.BPE([b"a", b"b"], [])
+    grads = model.params.like()
+    grads.flat[:] = 1
+    numgpt.llmc.save_model(folder / "model.bin", model)
+    numgpt.llmc.save_tokens(folder / "tokens.bin", [1, 2])
+    numgpt.llmc.save_state(folder / "state.bin", model, [[0, 1]], [[1, 2]])
+    numgpt.llmc.save_tokenizer(folder / "tokenizer.bin", [b"a"], 0)
+    tokenizer.save(folder / "tokenizer.json")
+    model.save(folder / "model")
+    training = numgpt.Training(steps=1, eval_iters=1, batch_size=1)
+    arrays = {"q": (2, 3), "k": (2, 3), "v": (2, 3), "qkv": (2, 6), "logits": (2, 3, 5), "x": (2, 3)}
+    floats = {name: np.ones(shape) for name, shape in arrays.items()}
+    values = floats | {
+        "config": config, "model": model, "tokenizer": tokenizer, "params": model.params, "grads": grads,
+        "training": training, "corpus": corpus, "ids": [0, 1],
+        "tokens": [[0, 1, 2]] * 2, "targets": [[1, 2, 3]] * 2,
+        "vector": np.ones(model.n_params), "direction": np.ones(model.n_params), "dvalue": np.ones((2, 3, 5)),
+        "gradients": [[1.0, 2.0], [2.0, 1.0]], "forward": square_forward, "backward": square_backward,
+        "folder": "new", "path": "new", "dtype": "float64", "text": "ab", "texts": ["ab", "ab"], "size": 300,
+        "lr": 0.1, "step": 0, "n": 2, "n_head": 1, "name": "bytes", "high": 3, "T": 2, "batch_size": 1,
+        "max_new_tokens": 2, "vocab_size": 257, "who": "law", "kind": "numgpt", "characters": "ab",
+        "state": tokenizer.state(), "pretoken": "ab", "weight": np.ones((3, 3)), "end_of_text": 0,
+        "pieces": [b"a"], "seed": 0, "function": square_forward, "arrays": [np.ones(2)],
+        "directions": [np.ones(2)], "options": {}, "module": None, "a": model, "b": model,
+        "GPT.beside.ids": np.array([0]), "GPT.to.name": "reference", "GPT.load.folder": folder / "model",
+        "preset.name": "gpt-nano", "preset_training.name": "gpt-nano", "use.name": "reference",
+        "Trainer.save.name": "last", "calculus.softmax_curvature.direction": np.ones((2, 3, 5)),
+        "llmc.kind_of.path": folder / "model.bin", "llmc.load.path": folder / "model.bin",
+        "llmc.load_state.path": folder / "state.bin", "llmc.load_tokens.path": folder / "tokens.bin",
+        "llmc.load_tokenizer.path": folder / "tokenizer.bin",
+        "tokenizers.load.path": folder / "tokenizer.json",
+        "tokenizers.BPE.tokens": [b"a", b"b", b"ab"],
+        "tokenizers.BPE": bpe, "tokenizers.BPE.from_state.state": bpe.state(),
+        "tokenizers.Characters.from_state.state": {"characters": "ab"},
+        "tokenizers.expect_named.name": "bytes", "ops.cross_entropy.targets": [[1, 2, 3]] * 2,
+        "ops.embedding.ids": [0, 1], "ops.layernorm.weight": np.ones(3),
+        "prepare.paths": folder / "text.txt", "prepare.tokenizer": "bytes",
+        "GPT": model, "AdamW": numgpt.AdamW(model),
+        "tokenizers.Characters": numgpt.tokenizers.Characters("ab"),
+        "Trainer": numgpt.Trainer(of_bytes, corpus, training), "Trainer.model": of_bytes,
+        "tokenizers.Bytes": tokenizer, "tokenizers.Tokenizer": tokenizer,
+        "torch_random.Generator": numgpt.torch_random.Generator(0),
+    }  # fmt: skip
+
+    file = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}}
+    pipeline = numgpt.tokenizers.Pipeline(file)
+    values |= {"tokenizers.Pipeline": pipeline, "tokenizers.Pipeline.file": file}
+    values["tokenizers.Pipeline.from_state.state"] = pipeline.state()
+    if importlib.util.find_spec("sentencepiece"):
+        unigram = numgpt.tokenizers.Unigram.build((folder / "text.txt").read_text(), 300)
+        values |= {"tokenizers.Unigram": unigram, "tokenizers.Unigram.model": unigram.model}
+        values["tokenizers.Unigram.from_state.state"] = unigram.state()
+
+    def value(name, parameter):
+        full = f"{name}.{parameter.name}"
+        if full in values:
+            return values[full]
+        if parameter.default is not inspect.Parameter.empty:
+            return parameter.default
+        assert parameter.name in values, f"{full}: this law needs a right value for it"
+        return values[parameter.name]
+
+    value.instances = values
+    return value
+
+
+# The law.
+
+
+def documented(function):
+    """The names of exceptions that a docstring speaks of."""
+    return set(re.findall(r"\b[A-Z]\w*(?:Error|Finite)\b", inspect.getdoc(function) or ""))
+
+
+def call(name, right, wrong):
+    """Call something public with right arguments but for those that are given."""
+    cls, called = PUBLIC[name]
+    arguments = {n: right(name, p) for n, p in parameters(name).items()} | wrong
+    function = called
+    if cls is not None:
+        attribute = inspect.getattr_static(cls, called)
+        is_bound = isinstance(attribute, classmethod | staticmethod)
+        place = name.rpartition(".")[0]
+        function = getattr(cls if is_bound else right.instances[place], called)
+    if cls is None and name.startswith("gradcheck") and "backward" in arguments:
+        pair = arguments.pop("forward"), arguments.pop("backward")
+        result = function(*pair, np.ones(2), **arguments)
+    else:
+        by_place = [n for n, p in parameters(name).items() if p.kind is p.POSITIONAL_ONLY]
+        result = function(*(arguments.pop(n) for n in by_place), **arguments)
+    if isinstance(result, collections.abc.Iterator):
+        result = list(itertools.islice(result, MET))
+    return result
+
+
+def scalars(name, parameter):
+    """The types of scalars that an annotation speaks of; None where it speaks of something else too."""
+    cls, called = PUBLIC[name]
+    function = called if cls is None else getattr(cls, called)
+    if inspect.isclass(function):
+        function = function.__init__
+    if isinstance(function, Op):
+        return None
+    hint = typing.get_type_hints(inspect.unwrap(function)).get(parameter)
+    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    kinds = set(typing.get_args(hint)) if typing.get_origin(hint) is typing.Union else kinds
+    return kinds if kinds and kinds <= SCALARS else None
+
+
+def is_of(value, kinds):
+    """Whether a value is of one of some types of scalars, NumPy's among them: a bool is no number."""
+    if isinstance(value, bool | np.bool_):
+        return bool in kinds
+    if isinstance(value, int | np.integer):
+        return bool({int, float} & kinds)
+    if isinstance(value, float | np.floating):
+        return float in kinds
+    return type(value) in kinds
+
+
+def refused_or_documented(name, right, wrong):
+    """Call it; AssertionError for an exception of another kind, and for a value of another type."""
+    cls, called = PUBLIC[name]
+    may_raise = documented(called if cls is None else getattr(cls, called))
+    ((parameter, value),) = wrong.items()
+    kinds = scalars(name, parameter)
+    try:
+        call(name, right, wrong)
+    except InputError as error:
+        assert 0 < len(str(error).splitlines()) < 2
+        return
+    except OSError:
+        assert isinstance(value, str | Path), f"{name}({parameter}={value!r})"
+        return
+    except Exception as error:
+        if type(error).__name__ in may_raise or callable(value):  # what a caller's function raises is theirs
+            return
+        raise AssertionError(
+            f"{name}({parameter}={value!r}) raised {type(error).__name__}: {error}, expected InputError"
+        ) from error
+    if kinds is not None and not is_of(value, kinds):
+        raise AssertionError(f"{name} took {parameter}={value!r}, expected {kinds}")
+
+
+@pytest.fixture
+def anywhere(tmp_path, monkeypatch):
+    """A folder in which paths that are drawn mean nothing, and engine and threads as they were."""
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
+    numgpt.use("reference")
+
+
+def is_endless(parameter, value):
+    """Whether a right value would have us wait: so many tokens are drawn when they are asked for."""
+    return parameter in ("max_new_tokens", "n", "size", "shape") and isinstance(value, int) and value > 100
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_right_arguments_of_this_law_are_taken(name, right, anywhere):
+    if name in ("gradcheck.from_jax", "gradcheck.from_torch", "parity.compare", "gradcheck.from_module"):
+        pytest.skip("takes what another library makes")
+    call(name, right, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_every_wrong_value_is_refused_in_our_words_in_the_place_of_every_argument(name, right, anywhere):
+    for parameter in parameters(name):
+        for value in WRONG:
+            if not is_endless(parameter, value):
+                refused_or_documented(name, right, {parameter: value})
+
+
+def hold(name, right, data):
+    """The law for one argument that is drawn, of something public."""
+    parameter = data.draw(st.sampled_from(sorted(parameters(name))))
+    value = data.draw(DRAWN)
+    assume(not is_endless(parameter, value))
+    refused_or_documented(name, right, {parameter: value})
+
+
+DRAWS = settings(suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("name", CALLS)
+@settings(DRAWS, max_examples=10)
+@given(data=st.data())
+def test_what_is_wrong_is_refused_in_our_words(name, right, anywhere, data):
+    hold(name, right, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+@settings(DRAWS, max_examples=300)
+@given(data=st.data())
+def test_much_more_that_is_wrong_is_refused_in_our_words(name, right, anywhere, data):
+    hold(name, right, data)
+
+
+# What annotations say.
+
+
+RIGHT = {
+    int: [3, np.int64(3), np.uint8(3), np.array(3)],
+    float: [0.5, 2, np.float32(0.5), np.float64(0.5), np.array(0.5), np.int32(2)],
+    bool: [True, np.bool_(False)],
+    Count: [0, np.int64(0)],
+    Size: [1],
+    str | None: ["x", None, np.str_("x")],
+    tuple[float, float]: [(0.9, 0.99), [0.9, 0.99]],
+    str | os.PathLike[str]: ["x", Path("x")],
+    ArrayLike: [1, [1.5], np.ones(3), [[True]], (1, 2)],
+    Sequence[str]: [["a"], ("a",), []],
+}
+WRONG_OF = {
+    int: [True, 1.0, np.float64(1), "1", None, np.array([1])],
+    float: [True, "1", np.nan, np.inf, 10**400, 1j, np.array([0.5]), None],
+    bool: [0, 1, None, "True", np.int64(1)],
+    Count: [-1, 0.0],
+    Size: [0],
+    str | None: [b"x", 1],
+    tuple[float, float]: [(0.9,), (0.9, "x"), 0.9, "ab"],
+    str | os.PathLike[str]: ["", "a\0b", b"x", 3, "\ud800"],
+    ArrayLike: ["x", None, [[1], [1, 2]], [object()], {}],
+    Sequence[str]: ["abc", b"abc", [1], {"a"}],
+}
+
+
+@pytest.mark.parametrize("hint", RIGHT, ids=str)
+def test_an_annotation_takes_its_values_numpys_too_and_gives_plain_ones(hint):
+    for value in RIGHT[hint]:
+        taken = kind_of(hint).convert(value)
+        assert taken is not WRONG_VALUE, value
+        assert not isinstance(taken, np.generic)
+    for value in WRONG_OF[hint]:
+        assert kind_of(hint).convert(value) is WRONG_VALUE, value
+
+
+def test_a_message_names_the_function_the_argument_the_value_and_what_was_expected():
+    @checked
+    def f(n: Count, *, word: str = "x"):
+        return n, word
+
+    assert f(np.int64(2)) == (2, "x")
+    with pytest.raises(InputError, match=r"^f: n is -1, expected an integer of 0 or more$"):
+        f(-1)
+    with pytest.raises(InputError, match=r"^f: word is an array of int64 of shape \(1,\), expected a str"):
+        f(1, word=np.array([1]))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
+        f(1, m=2)
+
+
+def test_what_is_met_only_once_is_looked_at_as_it_is_taken():
+    @checked
+    def joined(texts: Iterable[str]):
+        return "".join(texts)
+
+    assert joined(c for c in "ab") == "ab"
+    with pytest.raises(InputError, match="element 1 is 2, expected a string"):
+        joined(x for x in ["a", 2])
+
+
+@pytest.mark.parametrize("name", [name for name, (_, value) in PUBLIC.items() if isinstance(value, Op)])
+def test_every_option_of_an_op_has_its_annotation(name):
+    op = PUBLIC[name][1]
+    arrays = {argument.name for argument in op.arguments}
+    assert set(parameters(name)) - arrays <= set(OPTIONS)
+
+
+# What annotations do not say.
+
+
+@pytest.fixture(scope="module")
+def model():
+    return numgpt.GPT(numgpt.Config(**SMALL), dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (lambda m: wider().params.like(), r"out: wte.weight has shape \(5, 6\), expected shape \(5, 4\)"),
+        (lambda m: m.params, "out holds the parameters, which the gradients would replace"),
+        (lambda m: m.astype("float32").params.like(), "out is float32 in the host memory, expected float64"),
+        (lambda m: dict(m.params), "out is {.*, expected a Flat, or None"),
+    ],
+)
+def test_gradients_go_to_a_flat_of_the_models_own_names_dtype_and_memory(model, out, message):
+    before = model.params.flat.copy()
+    with pytest.raises(InputError, match=message):
+        model.loss_and_grads([[0, 1]], [[1, 2]], out=out(model))
+    assert np.array_equal(model.params.flat, before)
+
+
+def wider():
+    """A model with more channels."""
+    return numgpt.GPT(numgpt.Config(**SMALL | {"n_embd": 6}), dtype="float64")
+
+
+def test_parameters_are_those_of_the_config(model):
+    with pytest.raises(
+        InputError, match=r"GPT: params: wte.weight has shape \(5, 6\), expected shape \(5, 4\)"
+    ):
+        numgpt.GPT(model.config, params=wider().params)
+    deeper = numgpt.Config(**SMALL | {"n_layer": 2})
+    with pytest.raises(InputError, match=r"params: h.1.ln_1.weight is missing, expected shape \(4,\)"):
+        numgpt.GPT(deeper, params=model.params)
+    with pytest.raises(InputError, match=r"params: h.1.ln_1.weight has shape \(4,\), expected no such name"):
+        numgpt.GPT(model.config, params=numgpt.GPT(deeper).params)
+
+
+def test_numpys_scalars_of_the_right_kind_are_taken_everywhere(model):
+    again = numgpt.GPT(model.config, seed=np.int64(3), dtype=np.dtype("float64"))
+    assert type(again.seed) is int
+    tokens = np.array([[0, 1]], np.uint8)
+    loss = model.loss(tokens, np.int16([[1, 2]]), count=np.int32(2))
+    assert loss == model.loss([[0, 1]], [[1, 2]])
+    sampling = {"temperature": np.float32(0.5), "top_k": np.int8(3), "seed": np.uint64(7)}
+    ids = model.generate(tokens, np.int64(3), **sampling)
+    assert np.array_equal(ids, model.generate([[0, 1]], 3, temperature=0.5, top_k=3, seed=7))
