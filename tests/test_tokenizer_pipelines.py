@@ -476,6 +476,21 @@ def test_a_match_without_characters_is_named():
         ours.encode("ab")
 
 
+@pytest.mark.parametrize("new, times", [("aa", 40), ("a" * 10**6, 1)])
+def test_a_normalizer_that_makes_too_much_of_a_text_is_stopped(new, times):
+    ours = Pipeline(file(sequence("normalizers", *[replace("a", new)] * times)))
+    assert ours.encode("b").tolist() == [FALLS_BACK["vocab"]["b"]]
+    with pytest.raises(
+        InputError, match=r"the normalizer makes [\d,]+ characters of \d+, expected at most 100"
+    ):
+        ours.encode("a" * 10)
+    steps = sequence("decoders", *[replace("a", new)] * times)
+    with pytest.raises(
+        InputError, match=r"its decoder makes [\d,]+ characters of 'a+', expected at most 4,096"
+    ):
+        Pipeline(file(decoder=steps))
+
+
 def test_repr_names_the_steps():
     assert repr(huggingface_file.read(LAYOUTS["Qwen's"])).endswith(
         "merges, NFC then Split then ByteLevel then byte pairs, special '<|end|>'>"

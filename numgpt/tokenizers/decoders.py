@@ -12,6 +12,7 @@ from .spelling import unspell
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # the text of a token that is a byte
 Step = Callable[[str, bool], str]  # (the text of a token, whether it is the first of all) → the same, decoded
+LONGEST = 4096  # characters that a Replace may make of a token
 KNOWN = ("ByteLevel", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip")
 
 
@@ -87,7 +88,16 @@ def _replace(step: Entry) -> Step:
     old = pattern.get("String") if isinstance(pattern, dict) else None
     if not isinstance(old, str) or not old or not isinstance(new, str):
         raise InputError(f"its decoder's Replace is {short(step, 80)}, expected a String and its content")
-    return lambda token, first: token.replace(old, new)
+
+    def replace(token: str, first: bool) -> str:
+        size = len(token) + token.count(old) * (len(new) - len(old))
+        if size > max(LONGEST, len(token)):  # forty steps that double a token would ask for all memory
+            raise InputError(
+                f"its decoder makes {size:,} characters of {token[:40]!r}, expected at most {LONGEST:,}"
+            )
+        return token.replace(old, new)
+
+    return replace
 
 
 def _stripped(step: Entry) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -14,6 +14,8 @@ from .two_libraries import expression
 
 Normalizer = Callable[[str], str]
 
+GROWTH = 100  # a text may become so many times as long: NFKD makes eighteen characters of U+FDFA
+MOST_ADDED = 10_000  # and so many characters longer
 # White space to Unicode, which their library strips; Python's strip takes \x1c to \x1f too.
 WHITE_SPACE = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -27,6 +29,24 @@ def read(part: Any) -> list[Normalizer]:
     InputError names a type that is not known here.
     """
     return [_made(step) for step in steps(part, "normalizers")]
+
+
+def normalize(text: str, normalizers: Iterable[Normalizer]) -> str:
+    """What normalizers make of a text, one after the other; InputError where it grows without measure."""
+    size = len(text)
+    for step in normalizers:
+        text = step(text)
+        _expect_measure(size, len(text))
+    return text
+
+
+def _expect_measure(before: int, after: int) -> None:
+    """Raise InputError where a text became too long: forty steps that double it would ask for all memory."""
+    if after > MOST_ADDED + GROWTH * before:
+        raise InputError(
+            f"text: the normalizer makes {after:,} characters of {before:,}, expected at most {GROWTH} times"
+            f" as many and {MOST_ADDED:,} more: use another tokenizer"
+        )
 
 
 def _made(step: Entry) -> Normalizer:
@@ -75,7 +95,9 @@ def _replace(step: Entry) -> Normalizer:
         for start, end in pattern.spans(text):
             parts += [text[place:start], new]
             place = end
-        return "".join([*parts, text[place:]])
+        parts.append(text[place:])
+        _expect_measure(len(text), sum(map(len, parts)))  # before they are joined
+        return "".join(parts)
 
     return replace
 

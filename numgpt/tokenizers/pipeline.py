@@ -118,8 +118,7 @@ class Pipeline(Tokenizer):
 
     def _encode_stretch(self, text: str, begins: bool) -> list[int]:
         """The ids of what stands between added tokens. begins: whether nothing stands before it."""
-        for normalize in self._normalizers:
-            text = normalize(text)
+        text = normalizers.normalize(text, self._normalizers)
         ids: list[int] = []
         for piece in pretokenizers.cut(text, self._cutters, begins):
             ids += self._model.encode(piece)
