@@ -1,5 +1,6 @@
 """A run's folder: it belongs to one process, nothing in it gets lost, and what is read is of one state."""
 
+import json
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ from numgpt import GPT, AdamW, Config, InputError, Trainer, Training
 from numgpt.__main__ import main
 from numgpt.commands import runs
 from numgpt.data import corpus as data
+from numgpt.data.text import Text
 from numgpt.interchange import checkpoint
 from numgpt.proofs.subjects import SMALL
 from numgpt.storage import locks
@@ -351,3 +353,57 @@ def test_convert_leaves_a_run_alone(tmp_path, capfd):
         assert error.count("\n") == 1
     assert content(tmp_path) == before
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "run" / "copy")]) == 0
+
+
+WRONG = (None, True, -1, 2.5, "x", [], {}, [[1]], {"a": None})
+MANY = pytest.param(WRONG, marks=pytest.mark.slow, id="many")
+
+
+def fields_of(state):
+    """Where a state has values: (name,) of each entry, (name, name) of those inside an entry."""
+    inner = [(name, field) for name in ("recipe", "training") for field in state[name]]
+    return [(name,) for name in state] + inner
+
+
+@pytest.mark.parametrize("values", [pytest.param(([[1]],), id="one"), MANY])
+def test_a_state_of_whatever_types_is_taken_or_refused_in_one_line(text, tmp_path, capfd, values):
+    out = tmp_path / "run"
+    trainer(text, out).run()
+    path = out / "last" / "state.json"
+    whole = path.read_text()
+    for place in fields_of(json.loads(whole)):
+        for value in values:
+            state = json.loads(whole)
+            owner = state[place[0]] if len(place) == 2 else state
+            owner[place[-1]] = None if place[-1] in ("held_out", "best") and len(values) == 1 else value
+            path.write_text(json.dumps(state))
+            for command in (["train", "--resume", "--out", str(out)], ["eval", str(out)]):
+                status, error = main([*command, "--engine", "reference"]), capfd.readouterr().err
+                assert status in (0, 2), (place, value)
+                assert status == 0 or error.count("\n") == 1, (place, value, error)
+
+
+def test_a_complete_run_says_so_and_writes_no_text(text, tmp_path, capfd):
+    out = tmp_path / "run"
+    trainer(text, out).run()
+    before = content(out)
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    printed, error = capfd.readouterr()
+    assert printed == "" and f"{out}: was complete: step 4 of 4" in error
+    assert content(out) == before
+
+
+def test_a_pipe_that_nobody_writes_to_is_said_to_be_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    threading.Timer(1.5, (tmp_path / "pipe").write_text, ["abc"]).start()
+    with pytest.warns(UserWarning, match="is a pipe, and is read until whoever writes to it has ended"):
+        text = Text([tmp_path / "pipe"])
+    assert "".join(text) == "abc"
+
+
+def test_tokens_go_to_no_device(text, monkeypatch):
+    monkeypatch.setattr(data, "LARGE", 10)
+    with pytest.raises(
+        InputError, match="/dev/null: is a file or lies below one, expected a folder for tokens"
+    ):
+        data.prepare([text], folder="/dev/null")

@@ -91,9 +91,8 @@ def test_a_text_with_fewer_pairs_than_asked_for_makes_a_run_that_says_so_and_res
     (tmp_path / "text.txt").write_text("ab" * 200)
     flags = ["--data", tmp_path / "text.txt", *TINY, "--tokenizer=bpe:400:.{4}", "--out", tmp_path / "run"]
     train(*flags, "--steps=1", "--split=tail")
-    assert "vocabulary 258, fewer than bpe:400:.{4} asks for: no other pair occurs twice" in " ".join(
-        capfd.readouterr().err.split()
-    )
+    message = "bpe:400:.{4} asks for 400 tokens, the text gives only 258: no other pair occurs twice"
+    assert f"numgpt: {message}" in capfd.readouterr().err.splitlines()
     for steps in (2, 3):  # the name is kept for the next time
         train(*flags, f"--steps={steps}", "--resume")
 

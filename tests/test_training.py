@@ -1,7 +1,10 @@
 """The training loop: the same bits after any interruption, a log, the best model, a name for what fails."""
 
+import datetime
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +16,8 @@ import pytest
 
 from numgpt import GPT, Config, InputError, Training
 from numgpt.data import corpus as data
+from numgpt.training import progress as progress_module
+from numgpt.training.progress import Progress
 from numgpt.training.trainer import NotFinite, Trainer
 
 CONFIG = {"block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8, "bias": False}
@@ -46,6 +51,93 @@ def log(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def test_a_log_that_is_no_file_is_refused(text, tmp_path):
+    run = tmp_path / "run"
+    trainer(text, run, Training(steps=1, eval_iters=1)).run()
+    for place in (lambda p: os.mkfifo(p), lambda p: p.symlink_to("/dev/zero"), lambda p: p.mkdir()):
+        (run / "log.jsonl").unlink()
+        place(run / "log.jsonl")
+        again = Trainer(GPT.load(run / "last"), trainer(text).corpus, Training(steps=2, eval_iters=1), run)
+        again.resume()
+        with pytest.raises(InputError, match="is a (pipe|device|folder), expected a file"):
+            again.run()
+
+
+def test_each_line_of_the_log_has_its_time(text, tmp_path):
+    begun = datetime.datetime.now(datetime.UTC)
+    trainer(text, tmp_path / "run").run()
+    times = [datetime.datetime.fromisoformat(entry["time"]) for entry in log(tmp_path / "run")]
+    assert begun - datetime.timedelta(seconds=1) < times[0]
+    assert times == sorted(times) and times[-1] <= datetime.datetime.now(datetime.UTC)
+
+
+def test_batches_are_drawn_one_by_one_however_many_a_step_has(text, monkeypatch):
+    run = trainer(text, training=Training(accumulate=2_000_000, batch_size=2, eval_iters=1))
+    draws = []
+    monkeypatch.setattr(
+        run, "_batch", lambda step, n: draws.append(n) or data.batch(run.corpus.train, 8, 2, 0)
+    )
+
+    def first(*args, **options):
+        assert options["count"] == 2_000_000 * 2 * 8
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.model, "loss_and_grads", first)
+    with pytest.raises(KeyboardInterrupt):
+        run.step()
+    assert draws == [0]
+
+
+def test_weights_far_beyond_their_start_are_warned_of_once(text, tmp_path):
+    run = trainer(text, tmp_path / "run", Training(steps=3, eval_interval=1, eval_iters=1), dropout=0.0)
+    run.evaluate()
+    run.model.params["wte.weight"][0, 0] = 2e4
+    with pytest.warns(UserWarning, match=r"the largest weight is 2e\+04, and was 1 at the start") as warned:
+        run.run()
+    assert len(warned) == 1
+    again = Trainer(GPT.load(tmp_path / "run" / "last"), run.corpus, Training(steps=4, eval_iters=1), run.out)
+    again.resume()
+    lines = (run.out / "log.jsonl").read_text().splitlines()
+    start = json.dumps({"step": 0, "held_out_loss": 2.0, "largest_weight": 1.0})
+    (run.out / "log.jsonl").write_text("\n".join([start, *lines[1:]]) + "\n")
+    with pytest.warns(UserWarning, match="and was 1 at the start"):
+        again.run()
+
+
+def test_three_rises_of_the_held_out_loss_are_said_once(text, tmp_path, capfd):
+    run = trainer(text, tmp_path / "run", Training(steps=6, eval_interval=1, eval_iters=1))
+    losses = iter([4.0, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5])
+    run.model.loss = lambda *_: np.float32(next(losses))
+    with Progress(6) as progress:
+        run.run(progress)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "overfitting" in line]
+    assert lines == [f"overfitting since step 1; best is kept in {tmp_path / 'run' / 'best'}"]
+    assert [e["step"] for e in log(tmp_path / "run") if "overfitting_since" in e] == [4]
+
+
+def test_where_there_is_no_terminal_a_line_comes_every_half_minute(text, capfd, monkeypatch):
+    seconds = iter(range(0, 10_000, 12))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(seconds)))
+    run = trainer(text, training=Training(steps=10, eval_interval=100, eval_iters=1))
+    with Progress(10) as progress:
+        run.run(progress)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "elapsed" in line]
+    assert [line.split()[1] for line in lines] == ["3", "6", "9"]
+    assert re.fullmatch(
+        r"step      3 of 10  loss \d\.\d{4}, [\d,]+ tok/s, 00:36 elapsed, 01:24 left", lines[0]
+    ), lines[0]
+
+
+def test_a_terminal_that_is_0_columns_wide_has_a_bar():
+    main, other = pty.openpty()
+    code = "from numgpt.training.progress import Progress\nwith Progress(5) as p: p.bar.update()"
+    with open(other, "w") as terminal:
+        subprocess.run([sys.executable, "-c", code], stderr=terminal, check=True)
+        time.sleep(0.1)
+        assert b"/5 [" in os.read(main, 10_000)
+    os.close(main)
+
+
 class StopAt:
     """Asks the trainer to stop once it has done so many steps, as Ctrl-C does."""
 
@@ -71,7 +163,10 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
         assert run.updates == (stop or TRAINING.steps)
     assert bits(tmp_path / "through") == bits(tmp_path / "stopped")
     through, stopped = (
-        [{k: v for k, v in entry.items() if k != "tokens_per_s"} for entry in log(tmp_path / run)]
+        [
+            {k: v for k, v in entry.items() if k not in ("tokens_per_s", "time")}
+            for entry in log(tmp_path / run)
+        ]
         for run in ("through", "stopped")
     )
     assert through == stopped
@@ -256,4 +351,4 @@ def test_a_run_that_diverged_is_not_saved_and_says_so(text, tmp_path):
     with pytest.raises(NotFinite, match=r"step 1: .* is not finite|step 2: "):
         run.run()
     assert np.isfinite(GPT.load(tmp_path / "run" / "last").params.flat).all()
-    assert all(np.isfinite(v) for entry in log(tmp_path / "run") for v in entry.values())
+    assert all(np.isfinite(v) for entry in log(tmp_path / "run") for k, v in entry.items() if k != "time")

@@ -174,7 +174,8 @@ def add_fields(
     """
     kind = "model" if isinstance(defaults, Config) else "training"
     group = parser.add_argument_group(
-        kind, f"each changes a field of the preset; the defaults are {preset}'s"
+        kind,
+        f"each changes a field of the preset; the defaults are {preset}'s, numgpt info NAME shows another's",
     )
     for field in dataclasses.fields(defaults):
         types = typing.get_args(field.type) or (field.type,)

@@ -58,6 +58,9 @@ def run(args: argparse.Namespace) -> int:
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
     flops = accounting.flops_per_token(config, T)
     print(f"{args.model}: " + ", ".join(f"{k} {v}" for k, v in to_dict(config).items()))
+    if args.model in presets.MODELS:
+        training = presets.preset_training(args.model)
+        print("trained with: " + ", ".join(f"{k} {v}" for k, v in to_dict(training).items()))
     print("\nparameters")
     for name, n in (groups | {"total": sum(groups.values())}).items():
         print(_row(name, n))

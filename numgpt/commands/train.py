@@ -24,6 +24,8 @@ HELP = "Train a GPT, and write some text with it."
 EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
 
 TOKENIZER = "chars"
+# Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
+FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
 TEMPERATURE = 0.8  # of the sample at the end
 MAY_BE_THERE = (
     "best",
@@ -283,8 +285,9 @@ def announce(trainer: Trainer, resumed: bool) -> None:
     repeats = f", {plural(corpus.repeats, 'repeated paragraph')} left out" if corpus.repeats else ""
     say(
         f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held"
-        f" out{repeats}, vocabulary {_vocabulary(corpus)}"
+        f" out{repeats}, vocabulary {corpus.tokenizer.vocab_size}"
     )
+    _say_if_smaller(corpus)
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(
         f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {trainer.training.seed};"
@@ -292,13 +295,14 @@ def announce(trainer: Trainer, resumed: bool) -> None:
     )
 
 
-def _vocabulary(corpus: Corpus) -> str:
-    """The vocabulary's size, and why it is smaller than what was asked for."""
+def _say_if_smaller(corpus: Corpus) -> None:
+    """Say it on a line of its own where the vocabulary is smaller than what was asked for."""
     name = corpus.recipe.get("tokenizer", "")
-    size = str(corpus.tokenizer.vocab_size)
-    if name.startswith("bpe:") and name.split(":")[1].lstrip("0") != size:
-        return f"{size}, fewer than {name} asks for: no other pair occurs twice"
-    return size
+    kind, _, rest = name.partition(":")
+    asked, size = rest.partition(":")[0], corpus.tokenizer.vocab_size
+    if kind not in FEWER or not asked.isdigit() or int(asked) <= size:
+        return
+    say(f"numgpt: {name} asks for {int(asked):,} tokens, the text gives only {size:,}: {FEWER[kind]}")
 
 
 def report_complete(trainer: Trainer, out: Path) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import shutil
 import stat
 import tempfile
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ from . import corpora
 from .folders import SUFFIXES, texts_in
 
 PART = 2**20  # bytes that are read at once
+PATIENCE = 1.0  # seconds of waiting for a pipe after which it is said
 # UTF-16 has a 0 in nearly half of its bytes where the letters are Latin, and elsewhere in those of spaces and
 # digits; in most alphabets every second byte is small, the number of the alphabet.
 SHARE = 0.4  # of the bytes, from which on zeros are no chance
@@ -128,13 +131,28 @@ def _spooled(path: Path, owner: Text) -> IO[bytes] | None:
 
     A pipe can be read only once, a text is read several times.
     """
-    with _opened(path) as file:  # a file that cannot be opened is reported before any work begins
+    # A file that cannot be opened is reported before any work begins.
+    with _telling_who_waits(path), _opened(path) as file:
         if not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             return None
         spool = tempfile.TemporaryFile()  # noqa: SIM115 closed with its owner
         weakref.finalize(owner, spool.close)
         shutil.copyfileobj(file, spool, PART)
     return spool
+
+
+@contextlib.contextmanager
+def _telling_who_waits(path: Path) -> Iterator[None]:
+    """Warn after a second that a pipe is waited for, whose other end nobody may have opened."""
+    message = f"{path}: is a pipe, and is read until whoever writes to it has ended; waiting"
+    timer = threading.Timer(PATIENCE, warnings.warn, [message])
+    timer.daemon = True
+    if path.is_fifo():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _opened(path: Path) -> IO[bytes]:

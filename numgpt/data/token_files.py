@@ -53,7 +53,12 @@ def stored(folder: StrPath, digest: str, rows: Rows, vocab_size: int) -> list[ND
     runs that need it, the second waits for the first.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{folder}: is a file or lies below one, expected a folder for tokens: choose another"
+        ) from error
     place = _place(folder, digest)
     with _locked(folder):
         if find(folder, digest, vocab_size) is None:

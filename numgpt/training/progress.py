@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from typing import Any
 
 from tqdm import tqdm
 
-from .trainer import Entry, Trainer
+from .log import Entry
+from .trainer import Trainer
+
+EVERY = 30.0  # seconds between two lines where there is no bar
+WIDTH = 80  # columns of a terminal that does not say how many it has
 
 
 class Progress:
     """A bar with loss, learning rate, tokens/s and time left; each held-out loss stays as a line above it.
+
+    Where stderr is no terminal, a line every 30 seconds says the same.
 
     steps: of the whole run. done: those before it went on.
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
         # disable=None: no bar where stderr is no terminal.
-        self.bar = tqdm(
-            total=steps, initial=done, unit="step", disable=None, dynamic_ncols=True, file=sys.stderr
-        )
+        width: dict[str, Any] = {"dynamic_ncols": True} if _has_width() else {"ncols": WIDTH, "nrows": 2}
+        self.bar = tqdm(total=steps, initial=done, unit="step", disable=None, file=sys.stderr, **width)
+        self.steps, self.done = steps, done
+        self.begun = self.told = time.monotonic()
 
     def update(self, trainer: Trainer, entry: Entry) -> None:
         """Show an entry of the log."""
@@ -28,10 +37,30 @@ class Progress:
             best = "" if entry["held_out_loss"] > entry["best"] else "  (best so far)"
             line = f"step {entry['step']:>6}  held-out loss {entry['held_out_loss']:.4f}{best}"
             tqdm.write(line, file=sys.stderr)
+            if "overfitting_since" in entry:
+                kept = "" if trainer.out is None else f"; best is kept in {trainer.out / 'best'}"
+                tqdm.write(f"overfitting since step {entry['overfitting_since']}{kept}", file=sys.stderr)
             return
         self.bar.update()
         numbers = f"loss {entry['loss']:.4f}, lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
         self.bar.set_postfix_str(numbers, refresh=False)
+        if self.bar.disable:
+            self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        """Print a line, unless the last one is not 30 seconds old."""
+        now = time.monotonic()
+        if now - self.told < EVERY:
+            return
+        self.told = now
+        step, elapsed = entry["step"], now - self.begun
+        left = elapsed / max(1, step - self.done) * (self.steps - step)
+        print(
+            f"step {step:>6} of {self.steps}  loss {entry['loss']:.4f}, {entry['tokens_per_s']:,} tok/s,"
+            f" {tqdm.format_interval(elapsed)} elapsed, {tqdm.format_interval(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""
@@ -42,3 +71,11 @@ class Progress:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+
+def _has_width() -> bool:
+    """Whether the terminal says how wide it is; some that programs open say 0."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return True  # no terminal

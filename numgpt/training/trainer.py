@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -24,13 +24,14 @@ from ..data.corpus import Corpus, batch, check_length
 from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
-from ..storage import atomic, locks
-from ..storage.files import parse_json
+from ..storage import locks
+from . import log
+from .log import Entry
 from .optim import AdamW, learning_rate
 
-Entry = dict[str, Any]  # a line of the log
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, (B, T) each
 PATIENCE = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
+GROWTH = 1e4  # of the largest |weight| since the start: no training that works comes near it
 
 
 class NotFinite(ArithmeticError):
@@ -111,6 +112,9 @@ class Trainer:
         self.held_out: float | None = None
         self.saved: int | None = None  # the step of the last checkpoint
         self.stopped = False
+        self.measured: list[tuple[int, float]] = []  # (step, held-out loss)
+        self.largest: float | None = None  # |weight| at the start
+        self.warned = False  # that a weight is too large
 
     @checked
     def run(self, progress: Listener | None = None) -> None:
@@ -129,8 +133,8 @@ class Trainer:
             Where another process trains in the folder, or it holds another run.
         """
         t = self.training
-        with self._folder(), self._log() as log, self._signals():
-            note = functools.partial(self._note, log, progress)
+        with self._folder(), self._log() as file, self._signals():
+            note = functools.partial(self._note, file, progress)
             if self.updates == 0:
                 note(self.evaluate())
                 self.save("last")
@@ -158,18 +162,17 @@ class Trainer:
         start = time.perf_counter()
         step = self.updates
         lr = learning_rate(step, self.training)
-        batches = [self._batch(step, n) for n in range(self.training.accumulate)]
         with np.errstate(
             over="ignore", invalid="ignore", under="ignore"
         ):  # what is not finite is looked for by name
-            loss = self._loss_and_grads(step, batches)
+            loss = self._loss_and_grads(step)
             norm = self.optimizer.norm(self.grads)
             if not self._on_gpu():
-                self._check_finite(loss, norm, batches, step)
+                self._check_finite(loss, norm, step)
             self.optimizer.step(self.grads, lr, norm)
         self.updates += 1
         entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}
-        tokens = sum(x.size for x, _ in batches)
+        tokens = self._tokens()
         if self._on_gpu():
             return entry | {"tokens": tokens, "begun": start}
         return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
@@ -196,7 +199,12 @@ class Trainer:
         if self.best is None or self.held_out < self.best:
             self.best = self.held_out
             self.save("best")
-        return {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
+        entry = {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
+        entry["largest_weight"] = self._largest_weight()
+        self.measured = [(step, loss) for step, loss in self.measured if step < self.updates]
+        self.measured.append((self.updates, self.held_out))
+        since = log.overfitting_since(self.measured)
+        return entry if since is None else entry | {"overfitting_since": since}
 
     @checked
     def save(self, name: str) -> None:
@@ -289,12 +297,20 @@ class Trainer:
         t = self.training
         return batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", step, n)
 
-    def _loss_and_grads(self, step: int, batches: list[Batch]) -> Any:
+    def _batches(self, step: int) -> Iterator[Batch]:
+        """The batches of a step, each drawn when it is asked for: there may be millions."""
+        return (self._batch(step, n) for n in range(self.training.accumulate))
+
+    def _tokens(self) -> int:
+        """The tokens of a step, each of which is a target that counts."""
+        t = self.training
+        return t.accumulate * t.batch_size * self.model.config.block_size
+
+    def _loss_and_grads(self, step: int) -> Any:
         """The mean loss of the targets in all batches; their gradients add up in self.grads."""
-        # Divided by the targets of all, so that batches weigh by what counts in them.
-        count = sum(int((y >= 0).sum()) for _, y in batches)
+        count = self._tokens()  # of all, so that batches weigh by what counts in them
         total: Any = 0.0
-        for n, (x, y) in enumerate(batches):
+        for n, (x, y) in enumerate(self._batches(step)):
             loss, _ = self.model.loss_and_grads(x, y, step=(step, n), count=count, out=self.grads, add=n > 0)
             total += loss.astype(np.float64) if self._on_gpu() else float(loss)
         return total
@@ -326,14 +342,14 @@ class Trainer:
             )
         return fetched
 
-    def _check_finite(self, loss: Any, norm: Any, batches: list[Batch], step: int) -> None:
+    def _check_finite(self, loss: Any, norm: Any, step: int) -> None:
         """Raise NotFinite with the first name whose numbers are not finite."""
         if np.isfinite(loss) and np.isfinite(norm):
             return
         bad = self._bad_parameter()
         if bad:
             raise NotFinite(f"step {step + 1}: {bad}: lower --lr")
-        for n, (x, y) in enumerate(batches):
+        for n, (x, y) in enumerate(self._batches(step)):
             with np.errstate(over="ignore", invalid="ignore", under="ignore"):
                 record = self.model.record(x, y, step=(step, n))  # once more, with every name kept
             for what, arrays in (("value", record.value), ("gradient of", record.grad)):
@@ -353,23 +369,45 @@ class Trainer:
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[TextIO | None]:
-        """log.jsonl, one line an entry; on resume without the lines that the checkpoint does not know of."""
+        """The open log; what a resumed run has to know of the measurements before is taken from it."""
         if self.out is None:
             yield None
             return
-        path = self.out / "log.jsonl"
-        self.out.mkdir(parents=True, exist_ok=True)
-        lines = _lines_up_to(path, self.updates) if self.updates and path.exists() else []
-        atomic.write_file(path, "".join(lines).encode())
-        with open(path, "a", encoding="utf-8", buffering=1) as file:
+        with log.opened(self.out, self.updates) as (file, entries):
+            if not self.measured:
+                self._remember([entry for entry in entries if "held_out_loss" in entry])
             yield file
 
-    def _note(self, log: TextIO | None, progress: Listener | None, *entries: Entry) -> None:
+    def _remember(self, entries: list[Entry]) -> None:
+        """Take over measurements from a log, which may hold anything."""
+        numbers = [[e[name] for name in ("step", "held_out_loss")] for e in entries]
+        if all(isinstance(n, int | float) for pair in numbers for n in pair):
+            self.measured = [(int(step), float(loss)) for step, loss in numbers]
+        start = entries[0].get("largest_weight") if entries else None
+        if isinstance(start, float) and start > 0:
+            self.largest = start
+
+    def _note(self, file: TextIO | None, progress: Listener | None, *entries: Entry) -> None:
         for entry in entries:
-            if log is not None:
-                log.write(json.dumps(entry) + "\n")
+            if file is not None:
+                log.write(file, entry)
             if progress is not None:
                 progress.update(self, entry)
+
+    def _largest_weight(self) -> float:
+        """The largest |weight|; a warning once it is far beyond what it was at the start."""
+        flat = self.model.params.flat
+        largest = float(engine.home(np.maximum(flat.max(), -flat.min())))
+        if self.largest is None:
+            self.largest = largest
+        if largest > GROWTH * self.largest and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"step {self.updates}: the largest weight is {largest:.3g}, and was {self.largest:.3g} at the"
+                " start: such a model has diverged, however its loss looks; lower --lr",
+                stacklevel=3,
+            )
+        return largest
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -389,14 +427,3 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    """The lines of a log whose steps are not later than step."""
-    lines = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        # The last line of a killed run may be half there.
-        with contextlib.suppress(InputError, TypeError, KeyError):
-            if parse_json(line.encode(), path)["step"] <= step:
-                lines.append(line + "\n")
-    return lines
