@@ -194,6 +194,48 @@ def test_what_the_adapters_of_torch_cannot_take_is_an_error(torch):
         verdict(*from_torch(lambda x: (x, x)), X)
 
 
+def test_bfloat16_is_refused_in_our_words(torch):
+    with pytest.raises(InputError, match=r"from_module: weight is bfloat16, .*module.float\(\)"):
+        from_module(torch.nn.Linear(4, 2).bfloat16(), X)
+    with pytest.raises(InputError, match="from_torch: the function's value is bfloat16"):
+        check(*from_torch(lambda x: x.bfloat16()), X)
+    for function in (check, verdict):
+        with pytest.raises(InputError, match="argument 0 is bfloat16"):
+            function(*from_torch(torch.sin), torch.ones(3, dtype=torch.bfloat16))
+    with pytest.raises(InputError, match="argument 0 is bfloat16"):
+        from_module(torch.nn.Linear(3, 2), torch.ones(3, dtype=torch.bfloat16))
+
+
+def test_tensors_that_want_a_gradient_give_their_numbers(torch):
+    x = torch.tensor(X, requires_grad=True)
+    check(*from_torch(torch.sin), x)
+    check(*from_module(torch.nn.Linear(4, 2), x))
+    assert verdict(lambda x: (2 * x, None), lambda dy, saved: (2 * dy,), x).word == "right"
+    assert x.grad is None
+
+
+@pytest.mark.parametrize("function", [check, verdict])
+def test_a_forward_that_returns_no_pair_is_an_error_in_our_words(function):
+    def backward(dy, saved):
+        return (2 * dy,)
+
+    for shape in ((2,), (2, 3), (3, 3)):
+        message = rf"returned an array of shape \({shape[0]},.*expected a pair \(y, saved\)"
+        with pytest.raises(InputError, match=message):
+            function(lambda x: 2 * x, backward, np.full(shape, 0.7))
+    with pytest.raises(InputError, match="returned None, expected a pair"):
+        function(lambda x: None, backward, X)
+    with pytest.raises(InputError, match="value is a tuple of 2 of unequal shapes, expected one array"):
+        function(lambda x: ((x, x[0]), None), backward, X)
+    with pytest.raises(InputError, match="argument 0 is a list of 2 of unequal lengths"):
+        function(lambda x: (x, None), backward, [[1.0, 2.0], [1.0]])
+
+
+def test_a_forward_that_returns_a_tensor_is_an_error_in_our_words(torch):
+    with pytest.raises(InputError, match="value is a Tensor, expected an array: from_torch"):
+        check(lambda x: (torch.tensor(x), None), lambda dy, saved: (dy,), X)
+
+
 def test_arrays_pass_through_torch_as_they_are(torch):
     for dtype in (np.float32, np.float64, np.complex64, np.complex128):
         y, _ = from_torch(lambda x, ids: x[ids] * 2).forward(X.astype(dtype), np.array([1, 0]))

@@ -7,6 +7,7 @@ where there is none. from_torch, from_module and from_jax make pairs of autograd
                                            first that it breaks
     verdict(forward, backward, *arrays)    tells for each gradient, in float32 or float64, whether it is
                                            right, differs by rounding only, or is wrong
+    same(mine, theirs, *arrays)            compares two implementations: values and every gradient
 
 The complex step makes the forward its own checker: for a function that accepts complex numbers,
 Im f(x + ihv)/h is the derivative along v to rounding, because nothing is subtracted (Squire and Trapp 1998).
@@ -19,6 +20,7 @@ from .judgement import verdict
 from .laws import check, findings
 from .pair import GradientError, Pair
 from .preconditions import PURE, REPEATABLE
+from .sameness import Row, Sameness, same
 from .verdicts import ArgumentVerdict, Element, Verdict
 from .witness import along, differences
 
@@ -33,6 +35,8 @@ __all__ = [
     "Finding",
     "GradientError",
     "Pair",
+    "Row",
+    "Sameness",
     "Verdict",
     "along",
     "check",
@@ -41,5 +45,6 @@ __all__ = [
     "from_jax",
     "from_module",
     "from_torch",
+    "same",
     "verdict",
 ]

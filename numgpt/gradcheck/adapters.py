@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..arguments import checked
 from ..errors import InputError
-from .pair import Pair, argument_names, is_float
+from .pair import Pair, argument_names, describe, is_float, plain
 
 
 @checked
@@ -61,8 +61,13 @@ def from_torch(function: Callable[..., Any]) -> Pair:
             y = function(*tensors, **options)
         if not isinstance(y, torch.Tensor):
             raise InputError(
-                f"from_torch: the function returned {_what(y)}, expected one tensor: return one output, or"
+                f"from_torch: the function returned {describe(y)}, expected one tensor: return one output, or"
                 " concatenate them"
+            )
+        if y.dtype == torch.bfloat16:
+            raise InputError(
+                "from_torch: the function's value is bfloat16, which NumPy does not have, expected float32 or"
+                " float64: return y.float()"
             )
         return y.detach().numpy().copy(), (y, tensors)
 
@@ -98,7 +103,7 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     ----------
     module : torch.nn.Module
         Its forward takes the arrays as tensors.
-    *arrays : array_like or None
+    *arrays : array_like, tensor or None
         Its inputs.
 
     Returns
@@ -109,7 +114,7 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     Raises
     ------
     InputError
-        PyTorch is not installed, or the module is something else.
+        PyTorch is not installed, the module is something else, or its parameters are bfloat16.
 
     Examples
     --------
@@ -120,10 +125,17 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     torch = _torch("from_module")
     if not isinstance(module, torch.nn.Module):
         raise InputError(
-            f"from_module: {_what(module)} is not an nn.Module, expected one: from_torch takes functions"
+            f"from_module: {describe(module)} is not an nn.Module, expected one: from_torch takes functions"
         )
+    arrays = tuple(plain(arrays))
+    for name, parameter in module.named_parameters():
+        if parameter.dtype == torch.bfloat16:
+            raise InputError(
+                f"from_module: {name} is bfloat16, which NumPy does not have, expected float32 or float64:"
+                " module.float() or module.double()"
+            )
     names, inputs = [name for name, _ in module.named_parameters()], len(arrays)
-    buffers = dict(module.named_buffers())
+    buffers = {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
 
     def function(*tensors: Any, **options: Any) -> Any:
         numbers = [t for t in tensors if t is not None and (t.is_floating_point() or t.is_complex())]
@@ -134,7 +146,7 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
 
     pair = _named([*argument_names(module.forward, inputs), *names], from_torch(function))
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
-    parameters = [p.detach().numpy().copy() for p in module.parameters()]
+    parameters = [p.detach().cpu().numpy().copy() for p in module.parameters()]
     if floats:
         parameters = [p.astype(np.result_type(*floats)) for p in parameters]
     return (*pair, *arrays, *parameters)
@@ -179,9 +191,14 @@ def from_jax(function: Callable[..., Any]) -> Pair:
 
     def value(arrays: Sequence[Any], options: dict[str, Any]) -> Any:
         y = function(*[None if a is None else jax.numpy.asarray(a) for a in arrays], **options)
+        if str(getattr(y, "dtype", "")) == "bfloat16":
+            raise InputError(
+                "from_jax: the function's value is bfloat16, which NumPy does not have, expected float32 or"
+                " float64: return y.astype('float32')"
+            )
         if isinstance(y, tuple | list | dict):
             raise InputError(
-                f"from_jax: the function returned {_what(y)}, expected one array: return one output, or"
+                f"from_jax: the function returned {describe(y)}, expected one array: return one output, or"
                 " concatenate them"
             )
         return y
@@ -274,9 +291,3 @@ def _named(names: Sequence[str | None], pair: Pair) -> Pair:
     """The pair, with the arguments' names where argument_names looks for them."""
     pair.forward.argument_names = names  # type: ignore[attr-defined]
     return pair
-
-
-def _what(value: Any) -> str:
-    """What a function gave instead of one array: "a tuple of 2"."""
-    count = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-    return f"a {type(value).__name__}{count}"
