@@ -45,7 +45,8 @@ def test_a_right_pair_passes_with_residuals_at_rounding():
     ids=["dx by 1e-9", "dw by 1e-9", "sign", "shifted", "mean for sum", "reversed", "zero", "NaN"],
 )
 def test_a_wrong_gradient_is_rejected(planted):
-    with pytest.raises(GradientError, match="transpose of the derivative: residual"):
+    law = "(transpose of the derivative: residual|no gradient missing: .: its gradient is missing)"
+    with pytest.raises(GradientError, match=law):
         gradcheck.check(square_forward, with_gradient(planted), X, W)
 
 

@@ -413,7 +413,7 @@ def test_a_forward_that_loses_imaginary_parts_is_held_to_differences(loss, dtype
     assert "central differences" in str(judged)
     assert judged.known < 1e-9
     zero = verdict(forward, lambda dy, saved: (0 * dy,), X, dtype=dtype)
-    assert zero["x"].pattern == "they are zero"
+    assert zero["x"].pattern == "they are zero: none of its 24 elements reached"
     for error in (1e-3,) if dtype == np.float32 else (1e-3, 1e-7):
         factor = dtype(1 + error)
         wrong = verdict(forward, lambda dy, saved, f=factor: (dy * np.cos(saved[0]) * f,), X, dtype=dtype)

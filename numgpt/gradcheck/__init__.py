@@ -15,7 +15,7 @@ A forward that does not accept them is held to central differences, which know t
 """
 
 from .adapters import from_jax, from_module, from_torch
-from .finding import LIMITS, TRANSPOSE, WITNESS, Finding
+from .finding import LIMITS, MISSING, TRANSPOSE, WITNESS, Finding
 from .judgement import verdict
 from .laws import check, findings
 from .pair import GradientError, Pair
@@ -26,6 +26,7 @@ from .witness import along, differences
 
 __all__ = [
     "LIMITS",
+    "MISSING",
     "PURE",
     "REPEATABLE",
     "TRANSPOSE",

@@ -65,7 +65,7 @@ def _element_by_element(trial: Trial) -> Finding:
     judged, _, _ = _examined(trial)
     if not judged.wrong and judged.kinks:
         return Finding(WITNESS, float("inf"), LIMITS[WITNESS], judged.kinks)
-    worst = max(judged.arguments, key=lambda a: (a.word == "wrong", a.ulps))
+    worst = max(judged.arguments, key=lambda a: (bool(a.wrong), a.ulps))
     eps = float(np.finfo(judged.dtype).eps)
     limit = worst.limit
     if not judged.wrong:

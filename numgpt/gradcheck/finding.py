@@ -10,10 +10,12 @@ from .preconditions import PURE, REPEATABLE
 
 TRANSPOSE = "transpose of the derivative"
 WITNESS = "central differences"
+MISSING = "no gradient missing"
 # In the order in which they are asked: what breaks one of the first two is told of nothing else.
 LIMITS = {
     PURE: 0.0,
     REPEATABLE: 0.0,
+    MISSING: 0.0,
     TRANSPOSE: 1e-13,
     # In longdouble, and by how much they may be off is granted besides; erf's rational form is a float64 one.
     WITNESS: 1e-8,

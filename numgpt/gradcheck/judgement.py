@@ -15,6 +15,7 @@ from ..errors import InputError
 from . import kinks
 from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
+from .places import reached
 from .ulps import DIRECTIONS, EPS64, TINY, Case, Columns, Elements, elements, search, suspects
 from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
@@ -259,11 +260,14 @@ def _described(case: Case, i: int, name: str | None, found: Found, note: str) ->
     if wrong.any():
         sample = Sample(picked, columns.exact, got, judged.limit, wrong, shape)
         looks_like = pattern(sample, case.y.shape)
+        if not got[wrong].any() and len(picked) == case.points[i].size:
+            is_needed = (wrong | (got != 0)).reshape(shape)
+            looks_like = f"they are zero: {reached(wrong.reshape(shape), is_needed)}"
     return ArgumentVerdict(
         index=i,
         name=name,
         shape=shape,
-        word=_word(judged),
+        word=_word(judged, got),
         ulps=worst[0].ulps if worst else 0.0,
         limit=float((judged.limit / judged.unit)[order[0]]) if worst else 0.0,
         doubt=float((judged.doubt / judged.unit)[order[0]]) if worst else 0.0,
@@ -276,9 +280,9 @@ def _described(case: Case, i: int, name: str | None, found: Found, note: str) ->
     )
 
 
-def _word(judged: Elements) -> str:
-    """right, rounding or wrong."""
+def _word(judged: Elements, got: Array) -> str:
+    """right, rounding, missing or wrong."""
     if judged.wrong.any():
-        return "wrong"
+        return "wrong" if got[judged.wrong].any() else "missing"
     is_right = judged.error <= np.maximum(4 * judged.spacing, judged.doubt)
     return "right" if is_right.all() else "rounding"

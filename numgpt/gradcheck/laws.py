@@ -12,7 +12,8 @@ from ..arguments import Count, checked
 from ..errors import InputError, near
 from . import kinks
 from .derivative import derivative
-from .finding import LIMITS, TRANSPOSE, WITNESS, Finding, finding, relative
+from .finding import LIMITS, MISSING, TRANSPOSE, WITNESS, Finding, finding, relative
+from .missing import nothing_missing
 from .pair import Backward, Forward, GradientError, as_dtype, quiet
 from .preconditions import PURE, REPEATABLE, what_differs, what_wrote
 from .trial import Trial
@@ -141,6 +142,8 @@ def findings(
             yield result
             if not result.holds:
                 return
+    if MISSING in chosen:
+        yield nothing_missing(trial)
     if chosen & {TRANSPOSE, WITNESS}:
         results = list(derivative(trial))
         # differences alone stand for both where the forward takes no complex numbers

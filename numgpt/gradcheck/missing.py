@@ -1,76 +1,79 @@
-"""Gradients that do not arrive: which elements of an array get exactly 0, and where they lie in it."""
+"""Gradients that do not arrive: which elements get exactly 0 though they act, and where they lie."""
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
-from typing import Any
+import warnings
 
 import numpy as np
 
+from .finding import MISSING, Finding, finding
 from .pair import Array
+from .places import degenerate, reached
+from .trial import Trial
+from .witness import along, differences
 
-RANGES = 4  # of indices, before a list is shortened
+ALL = 2000  # elements that are looked at one by one: of more, so many at random
+BLUR = 1e-11  # of the natural size of a derivative, |dy y| / |x|: below it a value is rounding
+CANCELLED = 1e-9  # of its terms: below it a sum is rounding
 
 
-def reached(is_missing: Array, is_needed: Array | None = None) -> str:
-    """How much of an array a gradient reaches, and where the rest lies: "12 of 24 elements reached".
+def nothing_missing(trial: Trial) -> Finding:
+    """No element whose gradient is exactly 0 acts on the value, by a witness of its own.
 
-    is_needed: the elements that have a gradient other than 0; all unless given.
+    The other laws compare sums over all elements, in which an element of small terms may be lost. So the
+    elements that got 0 are moved alone: all at once in a random direction, and only if that moves ⟨dy, y⟩ one
+    by one, to both sides, since at a kink one side may well have 0.
     """
-    size = is_missing.size if is_needed is None else int(np.count_nonzero(is_needed))
-    count = int(np.count_nonzero(is_missing))
-    if count == size:
-        return "not reached" if size == 1 else f"none of its {size:,} elements reached"
-    return f"{size - count:,} of {size:,} elements reached, but not {place(is_missing)}"
+    names, parts, count, hints = trial.names(), [], 0, []
+    for i, _, grad in trial.moving():
+        is_missing = _unreached(trial, i, np.asarray(grad) == 0)
+        count += int(is_missing.sum())
+        if is_missing.any():
+            parts.append(f"{names[i]}: its gradient is missing, {reached(is_missing)}")
+        hint = degenerate(trial.arrays[i])
+        if hint:
+            hints.append(f"{names[i]} {hint}, where mistakes may not show")
+    return finding(MISSING, count, "; ".join(parts or hints))
 
 
-def place(is_missing: Array) -> str:
-    """Where the chosen elements lie: whole slices of the array, else their rows, else the first of them."""
-    for axis in range(is_missing.ndim):
-        others = tuple(a for a in range(is_missing.ndim) if a != axis)
-        chosen = is_missing.any(others)
-        if int(chosen.sum()) * (is_missing.size // max(len(chosen), 1)) == int(is_missing.sum()):
-            return f"{_ranges(np.flatnonzero(chosen))} of axis {axis}"
-    if is_missing.ndim > 1:
-        rows = is_missing.all(-1)
-        if int(rows.sum()) * is_missing.shape[-1] == int(is_missing.sum()):
-            return f"{int(rows.sum()):,} of its {rows.size:,} rows, such as {index(rows)}"
-    count = int(np.count_nonzero(is_missing))
-    return index(is_missing) if count == 1 else f"{count:,} elements such as {index(is_missing)}"
+def _unreached(trial: Trial, i: int, is_zero: Array) -> Array:
+    """Which of the elements of array i that have gradient 0 act on the value."""
+    is_missing = np.zeros(is_zero.shape, bool)
+    if not is_zero.any():
+        return is_missing
+    rng = np.random.default_rng([trial.seed, 9])
+    signs = np.where(is_zero, rng.choice([-1.0, 1.0], is_zero.shape), 0.0)
+    if not any(abs(slope) > room for slope, room in (_moves(trial, i, v) for v in (signs, -signs))):
+        return is_missing
+    zeros = np.flatnonzero(is_zero)
+    if len(zeros) > ALL:
+        zeros = np.sort(rng.choice(zeros, ALL, replace=False))
+    for flat in zeros:
+        direction = np.zeros(is_zero.shape)
+        direction.reshape(-1)[flat] = 1.0
+        ahead, room = _moves(trial, i, direction)
+        behind, _ = _moves(trial, i, -direction)
+        # at a kink the two are not each other's opposite
+        is_smooth = abs(ahead + behind) <= 1e-6 * (abs(ahead) + abs(behind)) + room
+        is_missing.reshape(-1)[flat] = is_smooth and abs(ahead) > room
+    return is_missing
 
 
-def index(chosen: Array) -> str:
-    """The index of the first of the chosen elements, as NumPy would take it."""
-    at = np.unravel_index(int(np.argmax(chosen)), np.shape(chosen))
-    return f"[{', '.join(map(str, at))}]" if at else "its value"
-
-
-def _ranges(indices: Array) -> str:
-    """Indices as ranges: "index 3", "indices 0–7, 9"."""
-    cuts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(indices)) if b != a + 1), len(indices)]
-    runs = [(indices[i], indices[j - 1]) for i, j in pairwise(cuts)]
-    parts = [f"{a}" if a == b else f"{a}–{b}" for a, b in runs[:RANGES]]
-    more = f" and {len(runs) - RANGES:,} more" if len(runs) > RANGES else ""
-    return f"{'index' if len(indices) == 1 else 'indices'} {', '.join(parts)}{more}"
-
-
-def degenerate(array: Any) -> str:
-    """Why values say little about a gradient, "" where they do not: all zero, all equal, or constant rows.
-
-    A norm of a constant row is 0 whatever its scale, a maximum of equal values has many places, and products
-    with zeros are 0 on both sides.
-    """
-    a = np.asarray(array)
-    if a.size < 2 or a.dtype.kind not in "fc":
-        return ""
-    if not a.any():
-        return "is 0 everywhere"
-    if (a == a.flat[0]).all():
-        return f"is {a.flat[0]:g} everywhere"
-    if a.ndim > 1 and a.shape[-1] > 1:
-        constant = (a == a[..., :1]).all(-1)
-        count = int(constant.sum())
-        if count:
-            return f"is constant along its last axis in {count:,} of {math.prod(a.shape[:-1]):,} rows"
-    return ""
+def _moves(trial: Trial, i: int, direction: Array) -> tuple[float, float]:
+    """(⟨dy, J v⟩ for array i alone, how much of it may be rounding)."""
+    directions = [direction if n == i else None for n in range(len(trial.arrays))]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            slope = along(trial.forward, trial.arrays, directions, trial.options)
+            error = np.zeros_like(slope)
+        except Exception:  # whatever the user's code raises means that it takes no complex numbers
+            options = trial.options
+            slope, error = differences(trial.forward, trial.arrays, directions, options, trial.dtype)
+    dy = np.asarray(trial.dy, np.float64)
+    terms = dy * slope
+    size = float(abs(trial.arrays[i]).max(initial=0.0)) or 1.0
+    natural = float(abs(dy * np.asarray(trial.y, np.float64)).sum()) / size
+    scale = float(np.finfo(trial.dtype).eps / np.finfo(np.float64).eps)
+    room = scale * (BLUR * natural + CANCELLED * float(abs(terms).sum())) + float((abs(dy) * error).sum())
+    return float(terms.sum()), room

@@ -115,7 +115,8 @@ def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
         if (grad is not None) != differentiated:
             actual = "None" if grad is None else "an array"
             expected = "an array" if differentiated else "None"
-            raise GradientError(f"gradient {i} is {actual}, expected {expected}")
+            missing = ": it is missing" if grad is None else ""
+            raise GradientError(f"gradient {i} is {actual}, expected {expected}{missing}")
         if differentiated and np.shape(grad) != array.shape:
             raise GradientError(
                 f"gradient {i} has shape {np.shape(grad)}, expected {array.shape}, that of the array"

@@ -109,9 +109,19 @@ class Case:
         return grads if all(a.dtype == np.float64 for a in (np.asarray(y), *grads) if is_float(a)) else None
 
     def pick(self, i: int) -> Array:
-        """The flat indices of the elements of argument i to look at."""
+        """The flat indices of the elements of argument i to look at.
+
+        Of many elements a sample at random, those whose gradient is largest, and some that got exactly 0: the
+        largest alone would show no gradient that is missing.
+        """
         size = self.points[i].size
-        return np.arange(size) if size <= ALL else np.sort(self.rng.choice(size, SAMPLE, replace=False))
+        if size <= ALL:
+            return np.arange(size)
+        sample = self.rng.choice(size, SAMPLE, replace=False)
+        gradient = abs(self.grads[i].reshape(-1))
+        zeros = np.flatnonzero(gradient == 0)
+        some = np.random.default_rng([len(zeros), 7]).permutation(zeros)[:EXAMINED]
+        return np.unique(np.concatenate([sample, np.argpartition(gradient, -EXAMINED)[-EXAMINED:], some]))
 
     def columns(self, points: Sequence[Any], i: int, picked: Array) -> Columns:
         """What the witness says of the picked elements of argument i, at points."""

@@ -14,6 +14,7 @@ from .witness import Witness
 PHRASES = {
     "right": "correct",
     "rounding": "correct (differs by rounding only)",
+    "missing": "missing",
     "wrong": "wrong",
 }  # from best to worst
 WORDS = tuple(PHRASES)
@@ -46,16 +47,17 @@ class ArgumentVerdict:
     ----------
     index, name, shape
         Which argument; name is None where the forward does not give it one.
-    word : {"right", "rounding", "wrong"}
+    word : {"right", "rounding", "missing", "wrong"}
         "right": each element is within 4 floats of the exact one, or no further off than the witness may be.
-        "rounding": further off, but within what rounding explains. "wrong": beyond that.
+        "rounding": further off, but within what rounding explains. "wrong": beyond that; "missing": beyond
+        that, because the elements get exactly 0.
     ulps, limit, doubt : float
         Of the element that is furthest beyond, or nearest to, its limit: how far it is off, how far it may
         be, and how much of that is the witness's own error; in the ulps of ulps.py.
     examined : int
         How many elements were looked at.
     wrong : tuple of indices
-        The elements beyond rounding, among those examined.
+        The elements beyond rounding, among those examined; of a gradient that is missing too.
     worst : tuple of Element
         The first few of them, or the element that is furthest off.
     pattern, note : str
@@ -95,8 +97,11 @@ class ArgumentVerdict:
         explained = f"rounding explains {self.limit - self.doubt:.2g}"
         if self.doubt > 1:
             explained += f", and the witness may be off by {self.doubt:.2g}"
-        if self.word == "wrong":
-            parts = [f"wrong in {len(self.wrong):,} of {sample} ({explained} ulps)", *map(str, self.worst)]
+        if self.wrong:
+            parts = [
+                f"{self.word} in {len(self.wrong):,} of {sample} ({explained} ulps)",
+                *map(str, self.worst),
+            ]
         else:
             parts = [PHRASES[self.word], f"{sample}, at most {self.ulps:.2g} ulps off where {explained}"]
         return f"{self.title}: " + "; ".join([*parts, *filter(None, (self.pattern, self.note))])
@@ -125,13 +130,18 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """The worst word of all arguments: "right", "rounding" or "wrong"."""
+        """The worst word of all arguments: "right", "rounding", "missing" or "wrong"."""
         return max((a.word for a in self.arguments), key=WORDS.index)
 
     @property
     def wrong(self) -> tuple[ArgumentVerdict, ...]:
-        """The arguments whose gradient is wrong."""
-        return tuple(a for a in self.arguments if a.word == "wrong")
+        """The arguments whose gradient is wrong, or missing."""
+        return tuple(a for a in self.arguments if a.wrong)
+
+    @property
+    def missing(self) -> tuple[ArgumentVerdict, ...]:
+        """The arguments whose gradient is wrong only in that elements of it, or all, do not arrive."""
+        return tuple(a for a in self.arguments if a.word == "missing")
 
     @property
     def kinks(self) -> str:
@@ -171,6 +181,6 @@ class Verdict:
 
 def _told(argument: ArgumentVerdict) -> str:
     """A verdict in a cell of the table, with the note where no line below has it."""
-    if argument.word == "wrong":
-        return f"wrong in {len(argument.wrong):,} of {argument.examined:,}"
+    if argument.wrong:
+        return f"{argument.word} in {len(argument.wrong):,} of {argument.examined:,}"
     return "; ".join(filter(None, (PHRASES[argument.word], argument.note)))

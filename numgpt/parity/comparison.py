@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..gradcheck.missing import index, reached
+from ..gradcheck.places import index, reached
 from . import rounding
 from .forms import Run
 

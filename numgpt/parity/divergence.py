@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from ..architecture.config import Config
 from ..arguments import checked
 from ..errors import InputError
-from ..gradcheck.missing import degenerate
+from ..gradcheck.places import degenerate
 from ..model.gpt import GPT
 from . import rounding
 from .batch import Batch, batch_of, dtype_of
