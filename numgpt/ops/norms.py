@@ -14,11 +14,8 @@ def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
         x̂ = (x − μ) r
         y = x̂ w + b
 
-    ⟨·⟩ is the mean over the channels. Where the squares would overflow, x is divided by s first, and
-
-        x̂(x, eps) = x̂(x/s, eps/s²)      because μ and √v are s times as large for x as for x/s
-
-    x (..., C) → y (..., C).  Source: Ba, Kiros and Hinton 2016.
+    ⟨·⟩ is the mean over the channels.  x (..., C) → y (..., C).  Source: Ba, Kiros and Hinton 2016.
+    Where squares would overflow, x is divided by a number s first:  x̂(x, eps) = x̂(x/s, eps/s²).
     """
     x, s = within_range(x)
     centred = x - x.mean(-1, keepdims=True)
@@ -51,6 +48,9 @@ def layernorm_backward(dy, saved):
     return dx, dweight, dbias
 
 
+layernorm = Op("...C, C, C? -> ...C", layernorm_forward, layernorm_backward, parameters=("weight", "bias"))
+
+
 def within_range(x):
     """x / s and s: a vector whose Σ x² might overflow is divided by a power of two, which costs no digit.
 
@@ -64,7 +64,5 @@ def within_range(x):
     s = np.where(largest > limit, np.ldexp(np.ones_like(largest), exponents), 1)
     return x / s, s
 
-
-layernorm = Op("...C, C, C? -> ...C", layernorm_forward, layernorm_backward, parameters=("weight", "bias"))
 
 NORMS = {"layernorm": layernorm}  # what Config.norm may be
