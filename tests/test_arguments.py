@@ -367,7 +367,7 @@ WRONG_OF = {
 }
 
 
-@pytest.mark.parametrize("hint", RIGHT, ids=str)
+@pytest.mark.parametrize("hint", RIGHT, ids=lambda hint: kind_of(hint).words)
 def test_an_annotation_takes_its_values_numpys_too_and_gives_plain_ones(hint):
     for value in RIGHT[hint]:
         taken = kind_of(hint).convert(value)
