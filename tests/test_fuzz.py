@@ -147,7 +147,7 @@ def read_tensors(folder):
 
 READERS = {
     "run": read_run,
-    "transformers": read_model,
+    "transformers": read_model_and_tokenizer,
     "shards": read_model,
     "llm.c models": read_llmc_models,
     "llm.c state": read_llmc_state,
