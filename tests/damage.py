@@ -150,7 +150,7 @@ def damaged_arrays(draw, data):
         name, dtype, shape, numbers = arrays[n]
         actions = ["number", "number", "shape", "dtype", "convert", "name", "gone", "new", "order", "mask"]
         action = draw(st.sampled_from([*actions, "empty"]))
-        if action == "number":
+        if action == "number" and len(numbers) >= 4:
             at = 4 * draw(st.integers(0, len(numbers) // 4 - 1))
             arrays[n][3] = numbers[:at] + draw(st.sampled_from(NUMBERS)) + numbers[at + 4 :]
         elif action == "shape":
