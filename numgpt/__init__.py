@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from . import ops
 from ._version import __version__
-from .architecture.config import Config, Training
-from .architecture.presets import preset, preset_training
-from .engine import set_threads, use
-from .errors import InputError, near
-from .layers.layer import Layer
-from .layers.record import Record
-from .model.gpt import GPT
-from .training.optim import AdamW, learning_rate
 
 if TYPE_CHECKING:
-    from . import calculus, gradcheck, parity, tokenizers
+    from . import calculus, gradcheck, ops, parity, tokenizers
+    from .architecture.config import Config, Training
+    from .architecture.presets import preset, preset_training
     from .data.corpus import prepare
+    from .engine import set_threads, use
+    from .errors import InputError
     from .interchange import llmc, torch_random
+    from .layers.layer import Layer
+    from .layers.record import Record
+    from .model.gpt import GPT
+    from .training.optim import AdamW, learning_rate
     from .training.trainer import Trainer
 
 __all__ = [
@@ -47,28 +47,43 @@ __all__ = [
     "use",
 ]
 
-# What is imported when it is first asked for, so that `import numgpt` takes little more than NumPy's import:
-# name → (module, name in it, or None for the module itself).
+# Each name is imported when it is first asked for: name → (module, name in it, or None for the module).
+# So `import numgpt` takes a few milliseconds, and the command line has a hand on Ctrl-C before NumPy comes.
 _LATE = {
+    "AdamW": ("training.optim", "AdamW"),
+    "Config": ("architecture.config", "Config"),
+    "GPT": ("model.gpt", "GPT"),
+    "InputError": ("errors", "InputError"),
+    "Layer": ("layers.layer", "Layer"),
+    "Record": ("layers.record", "Record"),
     "Trainer": ("training.trainer", "Trainer"),
+    "Training": ("architecture.config", "Training"),
     "calculus": ("calculus", None),
     "gradcheck": ("gradcheck", None),
+    "learning_rate": ("training.optim", "learning_rate"),
     "llmc": ("interchange.llmc", None),
+    "ops": ("ops", None),
     "parity": ("parity", None),
     "prepare": ("data.corpus", "prepare"),
+    "preset": ("architecture.presets", "preset"),
+    "preset_training": ("architecture.presets", "preset_training"),
+    "set_threads": ("engine", "set_threads"),
     "tokenizers": ("tokenizers", None),
     "torch_random": ("interchange.torch_random", None),
+    "use": ("engine", "use"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported late."""
-    if name not in _LATE:
+    """A name of the face, or a room such as numgpt.engine, imported now."""
+    place, inside = _LATE.get(name, (name, None))
+    if name not in _LATE and (name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is None):
+        from .errors import near
+
         names = near(name, __all__) or __all__
         raise AttributeError(
             f"module 'numgpt' has no attribute {name!r}, expected a name such as {', '.join(names)}"
         )
-    place, inside = _LATE[name]
     module = importlib.import_module(f".{place}", __name__)
     globals()[name] = module if inside is None else getattr(module, inside)
     return globals()[name]

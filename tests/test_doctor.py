@@ -71,12 +71,13 @@ def test_two_dashes_are_a_value_like_any_other(name, action):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
-def test_an_interrupt_while_modules_are_imported_is_a_line():
+@pytest.mark.parametrize("imported", ["numgpt.commands.table", "numpy", "numgpt.architecture"])
+def test_an_interrupt_while_modules_are_imported_is_a_line(imported):
     code = f"""
 import os, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "numgpt.commands.table":
+        if name == "{imported}":
             os.kill(os.getpid(), {int(signal.SIGINT)})
 sys.meta_path.insert(0, Finder())
 from numgpt.__main__ import main
