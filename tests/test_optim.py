@@ -107,6 +107,18 @@ def test_a_gradient_that_is_not_finite_is_named_and_updates_nothing(model, bad, 
     assert not optimizer.m.flat.any()
 
 
+def test_a_gradient_whose_square_overflows_is_refused_and_clipping_takes_it(model):
+    """v would be ∞ for ever, and the parameter would stand still without a word."""
+    grads, before = gradients(model), model.params.flat.copy()
+    grads.flat[:] = 1e20
+    with pytest.raises(InputError, match="whose square overflows float32, .* nothing was updated"):
+        AdamW(model, clip=None).step(grads, lr=0.1)
+    assert np.array_equal(model.params.flat, before)
+    optimizer = AdamW(model)
+    optimizer.step(grads, lr=0.1)
+    assert np.isfinite(optimizer.v.flat).all() and (model.params.flat != before).all()
+
+
 @pytest.mark.parametrize("as_dict", [False, True])
 def test_gradients_of_another_float_are_taken_and_complex_ones_refused(model, as_dict):
     twin = GPT(model.config, dtype="float64")

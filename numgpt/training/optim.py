@@ -132,9 +132,10 @@ class AdamW:
         g = self._flat(grads)
         if norm is None:
             norm = engine.twin(global_norm, g)(g)
+        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         if not engine.on_gpu(norm):
             self._expect_finite(g, norm)
-        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
+            self._expect_squares(norm * clip)
         self.steps += 1
         w = self.params.flat
         settings = (self.params.decayed.size, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
@@ -180,6 +181,15 @@ class AdamW:
             f"AdamW: {what}, expected finite numbers: nothing was updated; lower the learning rate, or look"
             " for what is too large with model.record"
         )
+
+    def _expect_squares(self, norm: float) -> None:
+        """Raise InputError where g² might overflow: v would be ∞, and the parameter would never move again."""
+        dtype = self.params.dtype
+        if norm > float(np.finfo(dtype).max) ** 0.5:
+            raise InputError(
+                f"AdamW: the norm of the gradients is {norm:.1e}, whose square overflows {dtype}, expected less:"
+                " nothing was updated; give the optimizer a clip, or lower the learning rate"
+            )
 
     def __repr__(self) -> str:
         settings = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}"
