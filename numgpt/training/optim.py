@@ -183,12 +183,12 @@ class AdamW:
         )
 
     def _expect_squares(self, norm: float) -> None:
-        """Raise InputError where g² might overflow: v would be ∞, and the parameter would never move again."""
+        """Raise InputError where g² might overflow: v would be ∞, and the parameter never move again."""
         dtype = self.params.dtype
         if norm > float(np.finfo(dtype).max) ** 0.5:
             raise InputError(
-                f"AdamW: the norm of the gradients is {norm:.1e}, whose square overflows {dtype}, expected less:"
-                " nothing was updated; give the optimizer a clip, or lower the learning rate"
+                f"AdamW: the norm of the gradients is {norm:.1e}, whose square overflows {dtype}, expected"
+                " less: nothing was updated; give the optimizer a clip, or lower the learning rate"
             )
 
     def __repr__(self) -> str:
