@@ -68,10 +68,10 @@ def ranked_tokens(path, prose, size):
 def contestants(tokens, pattern):
     """Name → what makes a tokenizer anew, a function text → ids. What is not installed is left out."""
     from numgpt.tokenizers import BPE
-    from numgpt.tokenizers.huggingface_file import SOURCES
     from numgpt.tokenizers.patterns import PATTERNS
     from numgpt.tokenizers.spelling import spell
     from numgpt.tokenizers.tiktoken_file import recover_merges
+    from numgpt.tokenizers.two_libraries import SOURCES
 
     merges = recover_merges(BPE(tokens))
 

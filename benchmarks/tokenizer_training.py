@@ -128,7 +128,7 @@ def huggingface(kind, path, merges, pattern):
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     from numgpt.tokenizers import bpe_training, patterns
-    from numgpt.tokenizers.huggingface_file import SOURCES
+    from numgpt.tokenizers.two_libraries import SOURCES
 
     cut = patterns.Pattern(pattern)
     bpe_training.BLOCK = 2**14  # characters of a sequence: enough of them for every processor

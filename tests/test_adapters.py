@@ -127,7 +127,7 @@ def test_a_custom_autograd_function_that_is_wrong_is_wrong_in_the_argument_at_fa
     judged = verdict(*pair, X, W, dtype=dtype)
     assert [a.name for a in judged.wrong] == [name], str(judged)
     assert words in judged[name].pattern
-    with pytest.raises(GradientError, match=rf"{name}: wrong in .* ulps off"):
+    with pytest.raises(GradientError, match=rf"{name}: (wrong in .* ulps off|its gradient is missing)"):
         check(*pair, X, W)
 
 

@@ -183,6 +183,8 @@ def right(tmp_path_factory):
 
     file = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}}
     pipeline = numgpt.tokenizers.Pipeline(file)
+    pair = (square_forward, square_backward)
+    values |= {"gradcheck.same.mine": pair, "gradcheck.same.theirs": pair}
     values |= {"tokenizers.Pipeline": pipeline, "tokenizers.Pipeline.file": file}
     values["tokenizers.Pipeline.from_state.state"] = pipeline.state()
     if importlib.util.find_spec("sentencepiece"):
@@ -224,6 +226,8 @@ def call(name, right, wrong):
     if cls is None and name.startswith("gradcheck") and "backward" in arguments:
         pair = arguments.pop("forward"), arguments.pop("backward")
         result = function(*pair, np.ones(2), **arguments)
+    elif name == "gradcheck.same":
+        result = function(arguments.pop("mine"), arguments.pop("theirs"), np.ones(2), **arguments)
     else:
         by_place = [n for n, p in parameters(name).items() if p.kind is p.POSITIONAL_ONLY]
         result = function(*(arguments.pop(n) for n in by_place), **arguments)

@@ -140,6 +140,7 @@ THINGS = {
     "pipeline": lambda folder: a_pipeline(),
     "score": lambda folder: score(GPT(TINY), np.arange(20) % 5),
     "verdict": lambda folder: gradcheck.verdict(ops.gelu.forward, ops.relu.backward, np.arange(3.0)),
+    "sameness": lambda folder: gradcheck.same(ops.gelu, ops.gelu, np.arange(3.0)),
     "findings": lambda folder: gradcheck.check(ops.gelu.forward, ops.gelu.backward, np.arange(3.0)),
     "a broken law": lambda folder: a_finding(),
     "pair": lambda folder: gradcheck.Pair(ops.gelu.forward, ops.gelu.backward),
@@ -284,6 +285,9 @@ def fail(error):
     raise error
 
 
+@pytest.mark.filterwarnings(
+    "ignore:os.fork.. was called:RuntimeWarning"
+)  # by JAX, where a test used it before
 @pytest.mark.parametrize("how", multiprocessing.get_all_start_methods())
 def test_everything_goes_to_another_process_and_back_and_so_do_errors(how, tmp_path):
     things = []

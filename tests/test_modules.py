@@ -238,7 +238,7 @@ N = parity.GPT2
 @pytest.mark.parametrize(
     "names, said",
     [
-        ({"wte": 3}, "strings to strings"),
+        ({"wte": 3}, "expected a mapping, each value a string"),
         (N | {"h.{i}.mlp.gelu": "lm_head"}, "the map names h.{i}.mlp.gelu, which numgpt does not have"),
         (N | {"h.{i}.ln_1": "transformer.h.0.ln_1"}, "on both sides or on none"),
         (N | {"h.0.ln_1": "transformer.h.{i}.ln_1"}, "on both sides or on none"),
@@ -312,5 +312,5 @@ def test_a_token_that_one_side_does_not_have_is_one_line():
         parity.first_divergence(model_of(vocab_size=30), module_of(), [[25]], [[1]])
     with pytest.raises(InputError, match="is on the meta device"):
         parity.first_divergence(model_of(), module_of().to("meta"))
-    with pytest.raises(InputError, match="model is str, expected a GPT or a Config"):
+    with pytest.raises(InputError, match="model is 'gpt2', expected a GPT or a Config"):
         parity.compare(module_of(), "gpt2")

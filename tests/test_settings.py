@@ -7,7 +7,7 @@ import pytest
 
 from numgpt import GPT, AdamW, Config, InputError, Training, parity
 from numgpt.__main__ import main
-from numgpt.interchange import llmc
+from numgpt.interchange import checkpoint, llmc
 from numgpt.parity.settings import shown
 
 SIZE = {"vocab_size": 12, "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
@@ -75,7 +75,7 @@ def test_a_field_of_a_runs_training_is_said(name, other, tmp_path):
         GPT(Config(**SIZE)).save(tmp_path / folder / "last")
         state = STATE | {"training": dataclasses.asdict(training)}
         (tmp_path / folder / "last" / "state.json").write_text(json.dumps(state))
-    GPT(Config(**SIZE)).save(tmp_path / "a" / "best")  # a run's best checkpoint does not hold its training
+    checkpoint.save(tmp_path / "a" / "best", GPT(Config(**SIZE)))  # a run's best does not hold its training
     for a, b in (("a", "b"), ("a/last", "b/last")):
         found = parity.compare_settings(tmp_path / a, tmp_path / b)
         assert names_of(found) == [f"training.{name}"] and "training.lr" not in found.only_b

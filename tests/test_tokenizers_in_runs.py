@@ -72,9 +72,9 @@ def test_merges_are_learned_from_what_is_trained_on(here):
 
 def test_a_run_on_byte_pairs_goes_on(here, tmp_path, capfd):
     shutil.copytree("run", tmp_path / "run")
-    for flags in ([], ["--tokenizer=bpe:270"], ["--tokenizer=bpe:270:gpt2"]):
+    for steps, flags in enumerate(([], ["--tokenizer=bpe:270"], ["--tokenizer=bpe:270:gpt2"]), 4):
         capfd.readouterr()
-        train("--resume", "--out", tmp_path / "run", "--sample-tokens=0", "--steps=4", *flags)
+        train("--resume", "--out", tmp_path / "run", "--sample-tokens=0", f"--steps={steps}", *flags)
         assert "resumed at step" in capfd.readouterr().err
     for name in ("bpe:280", "bpe:270:cl100k", "chars", "ends.json"):
         expect_line(

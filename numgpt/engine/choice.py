@@ -10,17 +10,16 @@ import functools
 import importlib
 import importlib.util
 import inspect
-import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..arguments import checked
+from ..arguments import Size, checked
 from ..errors import InputError
 from . import blas_threads
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
@@ -82,7 +81,7 @@ def current() -> str:
 
 
 @checked
-def set_threads(n: int) -> None:
+def set_threads(n: Size) -> None:
     """Have the host compute with n threads, at most one a processor.
 
     They are those of kernels and of the BLAS that NumPy calls. The numba engine's results do not depend on
@@ -93,7 +92,6 @@ def set_threads(n: int) -> None:
     InputError
         For what is no integer, or less than 1.
     """
-    n = _count(n)
     pool = blas_threads.numpys()
     if pool is not None:
         pool.limit(min(n, os.cpu_count() or n))
@@ -101,16 +99,6 @@ def set_threads(n: int) -> None:
         from . import jit
 
         jit.set_threads(n)
-
-
-def _count(n: SupportsIndex) -> int:
-    try:
-        count = operator.index(n)
-    except TypeError:
-        count = 0
-    if count < 1:
-        raise InputError(f"set_threads: n is {n!r}, expected an integer of 1 or more")
-    return count
 
 
 def forward(op: Any, arrays: Iterable[Any]) -> Function:

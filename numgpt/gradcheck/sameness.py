@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ..arguments import Count, checked
 from ..errors import InputError
 from .implementations import implementations
 from .implementations import names as names_of
@@ -79,12 +80,13 @@ class Sameness:
     __repr__ = __str__
 
 
+@checked
 def same(
     mine: Any,
     theirs: Any,
     *arrays: ArrayLike | None,
     dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: Count = 0,
     **options: Any,
 ) -> Sameness:
     """Compare two implementations of one layer: their values and every gradient; raise where they differ.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
-import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def _locked(folder: StrPath, path: Path) -> Iterator[None]:
             os.close(handle)
             handle = _open(path)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        os.pwrite(handle, f"{os.getpid()} {platform.node()}\n".encode(), 0)
         try:
             yield
         finally:
@@ -124,4 +124,4 @@ def _holder(handle: int) -> str:
     if match is None:
         return "another process"
     number, host = match.groups()
-    return f"process {number}" + ("" if host == socket.gethostname() else f" on {host}")
+    return f"process {number}" + ("" if host == platform.node() else f" on {host}")

@@ -132,9 +132,10 @@ class AdamW:
         g = self._flat(grads)
         if norm is None:
             norm = engine.twin(global_norm, g)(g)
-        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         if not engine.on_gpu(norm):
             self._expect_finite(g, norm)
+        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
+        if not engine.on_gpu(norm):
             self._expect_squares(norm * clip)
         self.steps += 1
         w = self.params.flat
