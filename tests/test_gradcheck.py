@@ -63,6 +63,47 @@ def test_gradients_that_do_not_fit_the_arrays_are_rejected(law, forward, backwar
         gradcheck.check(forward, backward, X, W)
 
 
+ASKED = {
+    "check": lambda backward, forward=square_forward: gradcheck.check(forward, backward, X, W),
+    "verdict": lambda backward, forward=square_forward: gradcheck.verdict(forward, backward, X, W),
+    "same": lambda backward, forward=square_forward: gradcheck.same((forward, backward), SQUARE, X, W),
+}
+SQUARE = (square_forward, square_backward)
+by_all = pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+
+
+@by_all
+@pytest.mark.parametrize("kind", [complex, np.complex64, int, bool, object, str])
+def test_a_gradient_that_is_not_of_real_floats_is_rejected_by_its_dtype(ask, kind):
+    message = f"gradient 1 has dtype {np.ones(1).astype(kind).dtype}, expected real floats"
+    with pytest.raises(GradientError, match=message):
+        ask(with_gradient(lambda dx, dw: (dx, dw.astype(kind))))
+
+
+@by_all
+def test_a_backward_that_writes_to_what_the_forward_saved_is_rejected(ask):
+    def forward(x, w):
+        y, (x, w) = square_forward(x, w)
+        return y, (x.copy(), w)
+
+    def backward(dy, saved):
+        grads = square_backward(dy, saved)
+        saved[0][...] *= 2
+        return grads
+
+    with pytest.raises(GradientError, match="repeatable: the backward gives another gradient each time"):
+        ask(backward, forward)
+
+
+def test_saved_values_that_are_good_for_one_use_have_a_verdict():
+    def forward(x, w):
+        y, saved = square_forward(x, w)
+        return y, [saved]
+
+    judged = gradcheck.verdict(forward, lambda dy, saved: square_backward(dy, saved.pop()), X, W)
+    assert judged.word == "right", str(judged)
+
+
 def broken_laws(forward, backward, *arrays):
     return {f.law for f in gradcheck.findings(forward, backward, *arrays) if not f.holds}
 

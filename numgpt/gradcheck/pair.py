@@ -103,7 +103,7 @@ def describe(value: Any) -> str:
 
 
 def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
-    """What a backward returned, one entry per array; GradientError where number or shapes do not fit."""
+    """What a backward returned, one entry per array; GradientError where they do not fit."""
     grads = grads if isinstance(grads, tuple | list) else (grads,)
     if len(grads) != len(arrays):
         raise GradientError(
@@ -120,6 +120,10 @@ def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
         if differentiated and np.shape(grad) != array.shape:
             raise GradientError(
                 f"gradient {i} has shape {np.shape(grad)}, expected {array.shape}, that of the array"
+            )
+        if differentiated and np.asarray(grad).dtype.kind != "f":
+            raise GradientError(
+                f"gradient {i} has dtype {np.asarray(grad).dtype}, expected real floats, as the array has"
             )
     return [None if grad is None else np.asarray(grad) for grad in grads]
 

@@ -76,7 +76,8 @@ def what_differs(
     """What comes out otherwise when the pair is run again, with what to do; [] for nothing.
 
     to_the_bit: or else beyond what another order of summation may do. The backward runs again with new saved
-    values, and to the bit with the same ones too.
+    values, and with the same ones too; where it raises on these they are good for one use, which only laws to
+    the bit forbid.
     """
     differ = _bits_differ if to_the_bit else _differ_beyond_rounding
     size = max(np.size(first.y), *(np.size(a) for a in arrays if is_float(a)), 1)
@@ -86,8 +87,13 @@ def what_differs(
         if share:
             return [f"the forward gives another value each time ({share}), as if it drew at random: {ADVICE}"]
     names = [title(i, n) for i, n in enumerate(argument_names(forward, len(arrays)))]
-    for kept in [saved, first.saved] if to_the_bit else [saved]:
-        again = gradients(backward(first.dy, kept), arrays)
+    for kept in (saved, first.saved):
+        try:
+            again = gradients(backward(first.dy, kept), arrays)
+        except Exception:  # whatever the user's code raises
+            if to_the_bit or kept is saved:
+                raise
+            break
         shares = {
             name: _share(differ(grad, other))
             for name, grad, other in zip(names, first.grads, again)
