@@ -104,6 +104,18 @@ def test_saved_values_that_are_good_for_one_use_have_a_verdict():
     assert judged.word == "right", str(judged)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_points_and_values_that_are_not_finite_are_an_error_in_our_words(number):
+    x = np.where(X[1, 2] == X, number, X)
+    with pytest.raises(InputError, match="gradcheck: x holds NaN or infinity, expected points"):
+        gradcheck.check(*SQUARE, x, W)
+    with pytest.raises(InputError, match="gradcheck: the forward's value holds NaN or infinity"):
+        gradcheck.check(lambda x, w: (x * w * number, (x, w)), square_backward, X, W)
+    slope, error = gradcheck.differences(lambda x: (x * x, None), [x], [np.ones_like(x)], {})
+    assert np.isnan(slope[1, 2]) and error[1, 2] == np.inf
+    assert not gradcheck.same(SQUARE, SQUARE, x, W).rows[0].difference
+
+
 def broken_laws(forward, backward, *arrays):
     return {f.law for f in gradcheck.findings(forward, backward, *arrays) if not f.holds}
 

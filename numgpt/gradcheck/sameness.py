@@ -224,8 +224,9 @@ class _Twins:
             # and no more than the root of eps: what is beyond has no digits in common
             inner = np.minimum(moves[0] + moves[1], scale / np.sqrt(eps))
             limit = 4 * np.sqrt(ELEMENTARY + self.count) * eps * (scale + inner)
-            apart = abs(one - other)
-            wrong = ~((one == other) | (np.isnan(one) & np.isnan(other)) | (apart <= limit))
+            is_same = (one == other) | (np.isnan(one) & np.isnan(other))
+            apart = np.where(is_same, 0.0, abs(one - other))
+            wrong = ~(apart <= limit) & ~is_same
             excess = np.where(np.isnan(apart), np.inf, apart) / np.maximum(limit, np.finfo(float).tiny)
         if not excess.size:
             return Row(name, mine.shape, 0.0, 0.0)

@@ -32,6 +32,8 @@ class Trial:
         self.directions = [rng.standard_normal(a.shape) if is_float(a) else None for a in self.arrays]
         if not any(v is not None for v in self.directions):
             raise InputError("gradcheck: no array of floats, expected at least one to differentiate by")
+        for name, array in zip(self.names(), self.arrays):
+            _expect_finite(name, array)
         self.first = first_run(forward, backward, self.arrays, options, lambda y: self._upstream(rng, y))
         self.y, self.saved, self.dy, self.grads = (
             self.first.y,
@@ -46,6 +48,7 @@ class Trial:
         kind = np.asarray(y).dtype
         if kind.kind != "f":
             raise InputError(f"gradcheck: the forward's value has dtype {kind}, expected floats")
+        _expect_finite("the forward's value", y)
         dy: Any = rng.standard_normal(np.shape(y))
         return dy if self.dtype == np.float64 else np.asarray(dy, self.dtype)[()]
 
@@ -64,6 +67,15 @@ class Trial:
     def only(self, i: int) -> list[Array | None]:
         """The directions in which array i alone moves."""
         return [v if j == i else None for j, v in enumerate(self.directions)]
+
+
+def _expect_finite(what: str, array: Any) -> None:
+    """Raise InputError for floats that hold NaN or infinity: there is no derivative there."""
+    if is_float(array) and not np.isfinite(array).all():
+        raise InputError(
+            f"gradcheck: {what} holds NaN or infinity, expected points where all is finite: there is no"
+            " derivative elsewhere"
+        )
 
 
 def _precision(forward: Forward, arrays: Sequence[Any], options: dict[str, Any]) -> np.dtype[Any]:

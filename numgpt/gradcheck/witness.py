@@ -162,7 +162,7 @@ def _smaller(step: float, own: float) -> list[float]:
 
 def _larger(step: float, largest: float) -> Array:
     """Steps that grow by SHRINK, or by more where the largest is far."""
-    if step >= largest:
+    if not step < largest:  # NaN where the points are not finite
         return np.zeros(0)
     count = int(np.ceil((np.log(largest) - np.log(step)) / np.log(SHRINK)))
     return np.geomspace(step, largest, min(LARGER, count) + 1)[1:]
