@@ -450,3 +450,27 @@ def test_the_command_takes_a_pytorch_module_from_a_file(tmp_path, monkeypatch, c
         assert main(["diff", "a", *args]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "expected" in error, error
+
+
+@pytest.mark.parametrize("config", [{}, {"tied": False}, {"activation": "gelu"}])
+def test_parameters_that_differ_alone_have_no_cause_in_what_is_computed(config):
+    one, other = model_of(**config), model_of(**config)
+    other.params["wpe.weight"][-1] += 1
+    found = parity.first_divergence(one, other, shape=(2, 4))
+    assert (found.first.stage, found.first.name, found.causes) == ("parameter", "wpe.weight", ())
+    assert "does not act on this batch" in str(found) and "likely cause" not in str(found)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1e5, 1e6, 1e12])
+def test_a_model_whose_softmax_is_saturated_agrees_with_itself_and_shows_what_differs(size, dtype):
+    one, other = model_of(), model_of()
+    for name, array in one.params.items():
+        if "c_attn" in name:
+            array[...] *= size
+    other.params.flat[...] = one.params.flat
+    found = parity.first_divergence(one, other, dtype=dtype)
+    assert found.first is None, str(found)
+    other.params["h.1.mlp.c_proj.bias"] += 0.1
+    found = parity.first_divergence(one, other, dtype=dtype)
+    assert found.first.name == "h.1.mlp.c_proj", str(found)

@@ -58,7 +58,8 @@ class Row:
     @property
     def agrees(self) -> bool:
         """Whether rounding explains the difference; NaN and infinity do not agree even with themselves."""
-        return self.difference <= self.explained and math.isfinite(self.difference) and not self.missing
+        is_explained = self.difference == 0 or self.difference <= self.explained
+        return is_explained and math.isfinite(self.difference) and not self.missing
 
     @property
     def verdict(self) -> str:
@@ -194,7 +195,7 @@ def _row(stage: str, name: str, a: Any, b: Any, explained: float) -> Row:
     difference = rounding.rms(np.subtract(a, b, dtype=np.float64))
     missing = _missing(a, b, difference, explained) if stage == "gradient" else ""
     worst = ""
-    if not difference <= explained:
+    if difference != 0 and not difference <= explained:
         worst = _worst(a, b)
     return Row(stage, name, difference, explained, rounding.rms(a), note, missing, worst)
 

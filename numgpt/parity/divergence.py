@@ -155,7 +155,8 @@ def first_divergence(
     untried = list(CAUSES)
     # else no change of the form tells anything
     is_known = isinstance(sides[0], Ours) or _agrees(form, runs[0], batch, resolution)
-    while is_known and left is not None and len(texts) < DEPTH:
+    # nor where all that is computed agrees already
+    while is_known and left is not None and left.stage != "parameter" and len(texts) < DEPTH:
         best = best_cause(Search(runs, batch, comparison.rows, left, resolution), form, untried)
         if best is None:
             break
@@ -241,6 +242,9 @@ class Divergence:
                 f"likely cause: the gradient is cut {self.comparison.cut}, by detach, no_grad, .data, a cast,"
                 " or an edit in place"
             )
+            return
+        if not self.causes and self.first is not None and self.first.stage == "parameter":
+            yield "all that is computed agrees: what differs in the parameters does not act on this batch"
             return
         if not self.causes:
             trained = (

@@ -29,6 +29,7 @@ from .forms import Form, FormRecord, Run
 # At which errors are propagated: small enough to be linear in it, large enough for float64 to carry.
 UNIT = 2.0**-24
 TIMES = 8  # of the root mean square error: what no rounding reaches, and the smallest mistake exceeds
+DAMPING = float(np.finfo("float64").eps) / 2 / UNIT  # to float64's own unit: below it nothing can be carried
 SMALL_MODEL = 2**20  # parameters: below, arrays of few numbers need many draws to show their error's size
 Name = TypeVar("Name", bound=Hashable)
 
@@ -43,7 +44,8 @@ def explained(
 ) -> dict[tuple[str, str], float]:
     """(stage, name) → the difference, root mean square over the array, that rounding in dtype explains.
 
-    clean: the form's run in float64, where it is known.
+    clean: the form's run in float64, where it is known. NaN where values are so large that a rounding of them
+    makes others that are not finite.
     """
     clean = form.run(tokens, targets) if clean is None else clean
     draws = 16 if form.params.flat.size < SMALL_MODEL else 4
@@ -51,7 +53,11 @@ def explained(
     def noisy(rng: np.random.Generator) -> dict[tuple[str, str], Any]:
         return form.run(tokens, targets, record=_with_noise(rng)).named()
 
-    errors = spread(clean.named(), noisy, draws, seed)
+    exact = clean.named()
+    errors = spread(exact, noisy, draws, seed)
+    if not all(map(math.isfinite, errors.values())):  # a softmax of scores of 1e10, moved by UNIT, overflows
+        less = spread(exact, lambda rng: noisy(_Damped(rng.bit_generator)), draws, seed, UNIT * DAMPING)
+        errors |= {key: less[key] / DAMPING for key, error in errors.items() if not math.isfinite(error)}
     tiny = float(np.finfo(dtype).tiny)  # below it numbers lose their digits
     return {key: error * unit(dtype) / UNIT + tiny for key, error in errors.items()}
 
@@ -61,18 +67,27 @@ def spread(
     noisy: Callable[[np.random.Generator], Mapping[Name, Any]],
     draws: int,
     seed: int,
+    stored: float = UNIT,
 ) -> dict[Name, float]:
     """Name → TIMES the root mean square error of what noisy(rng) gives, against the exact arrays by name.
 
-    What is stored is rounded once more, whatever came before.
+    What is stored is rounded once more, by stored, whatever came before.
     """
-    sums = {name: draws * (UNIT * rms(array)) ** 2 for name, array in exact.items()}
+    sums = {name: draws * (stored * rms(array)) ** 2 for name, array in exact.items()}
     for draw in range(draws):
         erring = noisy(np.random.default_rng([seed, draw]))
         for name, array in exact.items():
             sums[name] += rms(erring[name] - array) ** 2
         del erring  # a model's gradients each time
     return {name: TIMES * (total / draws) ** 0.5 for name, total in sums.items()}
+
+
+class _Damped(np.random.Generator):
+    """A generator whose errors are those of float64: for values of which larger ones make no numbers."""
+
+    def standard_normal(self, *args: Any, **options: Any) -> Any:
+        """Normal numbers, times DAMPING."""
+        return DAMPING * super().standard_normal(*args, **options)
 
 
 def rms(array: Any) -> float:
