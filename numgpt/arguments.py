@@ -152,6 +152,8 @@ def _shown(value: Any) -> str:
     """A wrong value in a message: short, and without an address in memory."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         of = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
+        if isinstance(value, np.ma.MaskedArray):
+            return f"a masked array{of} of shape {value.shape}, whose mask would be lost"
         return f"an array{of} of shape {tuple(value.shape)}" if value.shape else f"the array {value}"
     text = repr(value)
     if text.startswith("<"):
@@ -226,10 +228,15 @@ def _dtype(value: Any) -> Any:
 def as_array(what: str, value: Any, expected: str, advice: str = "") -> np.ndarray[Any, Any]:
     """What NumPy makes of a value; InputError with its reason where that is nothing.
 
-    advice: what to do where rows differ in length.
+    advice: what to do where rows differ in length. The array has the machine's byte order.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(
+            f"{what}: is a masked array, whose mask would be lost, expected {expected}: give .filled(…), or"
+            " the entries that count"
+        )
     try:
-        return np.asarray(value)
+        return native(np.asarray(value))
     except Exception as error:  # ragged rows, a tensor of another device or one that records
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
             advice = f": {advice}" if advice else ""
@@ -238,16 +245,23 @@ def as_array(what: str, value: Any, expected: str, advice: str = "") -> np.ndarr
         raise InputError(f"{what}: cannot be read as an array ({reason}), expected {expected}") from error
 
 
+def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array itself, or a copy in the machine's byte order: compiled code knows no other."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def _array(value: Any) -> Any:
     """Numbers as an array; one that lies on a GPU stays there."""
     if type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):  # its mask would be lost
+            return WRONG
         if type(value).__module__.partition(".")[0] == "cupy":
             return value
         try:
             value = np.asarray(value)
         except Exception:  # ragged rows, a tensor of another device or one that records
             return WRONG
-    return value if value.dtype.kind in NUMBERS else WRONG
+    return native(value) if value.dtype.kind in NUMBERS else WRONG
 
 
 def _within(kind: Kind | None, limits: Range) -> Kind | None:

@@ -462,3 +462,36 @@ def test_numpys_scalars_of_the_right_kind_are_taken_everywhere(model):
     sampling = {"temperature": np.float32(0.5), "top_k": np.int8(3), "seed": np.uint64(7)}
     ids = model.generate(tokens, np.int64(3), **sampling)
     assert np.array_equal(ids, model.generate([[0, 1]], 3, temperature=0.5, top_k=3, seed=7))
+
+
+def swapped(array):
+    """The same numbers in the byte order that is not the machine's."""
+    return np.asarray(array).astype(np.asarray(array).dtype.newbyteorder("S"))
+
+
+ENTRANCES = {  # (model, order) → numbers, where arrays of the caller's enter
+    "tokens": lambda m, order: m(order([0, 1, 2])),
+    "targets": lambda m, order: m.loss([0, 1, 2], order([1, 2, 0])),
+    "gradients": lambda m, order: m.loss_and_grads([0, 1, 2], order([1, -1, 0]))[1].flat,
+    "ops": lambda m, order: numgpt.ops.cross_entropy(order(np.eye(3)), order([1, 2, 0])),
+    "parameters": lambda m, order: numgpt.GPT(
+        m.config, params=type(m.params)(m.params.shapes, m.params.dtype, order(m.params.flat))
+    ).loss([0, 1], [1, 2]),
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_the_byte_order_of_an_array_changes_no_bit(entrance, engine, model):
+    enter = ENTRANCES[entrance]
+    try:
+        numgpt.use(engine)
+        assert np.array_equal(enter(model, swapped), enter(model, np.asarray))
+    finally:
+        numgpt.use("reference")
+
+
+@pytest.mark.parametrize("entrance", [e for e in ENTRANCES if e != "parameters"])
+def test_a_masked_array_is_refused(entrance, model):
+    with pytest.raises(InputError, match="mask"):
+        ENTRANCES[entrance](model, lambda x: np.ma.masked_equal(x, 1))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
+from ..arguments import native
 from ..errors import InputError, near
 from ..ops.norms import NORMS
 from ..ops.positions import POSITIONS
@@ -128,7 +129,7 @@ class Flat(Mapping[str, NDArray[Any]]):
         if flat is None and not engine.on_gpu(like):
             engine.expect_room(f"parameters: {size:,} numbers", size * np.dtype(dtype).itemsize)
         try:
-            self.flat: NDArray[Any] = np.zeros(size, dtype, like=like) if flat is None else flat
+            self.flat: NDArray[Any] = native(np.zeros(size, dtype, like=like) if flat is None else flat)
         except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
             raise InputError(
                 f"parameters: {size:,} numbers do not fit in memory ({engine.out_of_memory(error)}), expected"
