@@ -179,3 +179,15 @@ def test_a_repr_says_where_it_is_and_what_decays(model):
     first, second = repr(optimizer).splitlines()
     assert first == "AdamW: step 1, betas (0.9, 0.99), eps 1e-08, weight_decay 0.1, clip None"
     assert second == f"  {model.n_params:,} parameters, {model.params.decayed.size:,} of them decayed"
+
+
+def test_the_order_of_the_gradients_names_changes_no_bit(model):
+    grads = gradients(model)
+    names = dict(reversed(grads.shapes.items()))
+    turned = type(grads)(names, grads.dtype)
+    for name in names:
+        turned[name][...] = grads[name]
+    other = model.astype("float64")
+    AdamW(model).step(grads, 0.1, norm=1.0)
+    AdamW(other).step(turned, 0.1, norm=1.0)
+    assert np.array_equal(model.params.flat, other.params.flat)

@@ -146,7 +146,7 @@ class AdamW:
     def _flat(self, grads: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Gradients as one array in the order of the parameters; those of a Flat lie in it already."""
         dtype = self.params.dtype
-        if isinstance(grads, Flat) and grads.shapes == self.params.shapes:
+        if isinstance(grads, Flat) and [*grads.shapes.items()] == [*self.params.shapes.items()]:
             self._expect_real(grads.dtype)
             return grads.flat if grads.dtype in (dtype, *REAL) else grads.flat.astype(dtype)
         unmatched = sorted(set(grads) ^ set(self.params))
