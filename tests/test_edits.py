@@ -138,3 +138,26 @@ def test_an_edit_that_returns_no_numbers_is_one_line(name, result):
     with pytest.raises(InputError, match=f"edit: '{name}' returned") as error:
         model_of("float32").record(TOKENS, TARGETS, edit={name: lambda a: result})
     assert "\n" not in str(error.value)
+
+
+def in_place(dy):
+    dy *= 2
+    return dy
+
+
+@pytest.mark.parametrize("kind", ["edit_grad", "transpose"])
+def test_a_function_of_a_gradient_may_work_in_place(kind):
+    """What it writes to may be shared: the sum of two branches passes the same gradient to both."""
+    model = GPT(Config(vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=4), dtype="float64")
+
+    def gradients(name, function):
+        edits = (
+            {"edit_grad": {name: function}} if kind == "edit_grad" else {"edit": {name: (np.copy, function)}}
+        )
+        record = model.record([0, 1, 2], [1, 2, 3], **edits)
+        return np.concatenate([g.ravel() for g in record.grads.values()])
+
+    for name in model.record([0, 1, 2], [1, 2, 3]).value:
+        if name == "loss":
+            continue
+        assert np.array_equal(gradients(name, in_place), gradients(name, lambda dy: dy * 2)), name

@@ -80,7 +80,7 @@ class Edit:
     def backward(self, name: str, dy: Array) -> Array:
         """The gradient with respect to the value before the edit."""
         if self.transpose is not None:
-            return fit(f"edit: the transpose of {name!r}", self.transpose(dy), dy)
+            return fit(f"edit: the transpose of {name!r}", self.transpose(dy.copy()), dy)
         return dy * self.slope(name).astype(dy.dtype)
 
     def slope(self, name: str) -> Array:

@@ -155,7 +155,7 @@ class Record:
     def _arrived(self, full: str, dy: Any) -> Any:
         """The gradient that arrived at a name: edited, filed, taken back through the value's edit."""
         if full in self.edit_grad:
-            dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy), dy)
+            dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy.copy()), dy)
         if self.keep:
             self.grad[full] = dy
         if full in self.edit:
