@@ -608,95 +608,21 @@ def test_the_complex_step_is_believed_where_differences_are_noise():
         assert choose(lambda x, function=function: (function(x), None), [x], np.float64, {}).complex
 
 
-def test_elements_of_which_the_witness_knows_nothing_are_left_out_and_counted():
-    """Differences of a square root at 0 need values beside it that do not exist."""
+def test_elements_of_which_the_witness_cannot_tell_the_sign_are_left_out_and_counted():
+    slopes = np.array([100.0, 1.0, 1.0])
 
     def forward(x):
-        return np.sqrt(np.real(x)), (x,)
+        return abs(x) * slopes + np.array([0.0, 1e12, 0.0]), x
 
-    def backward(dy, saved):
-        with np.errstate(divide="ignore"):
-            return (dy / (2 * np.sqrt(saved[0])),)
-
-    judged = verdict(forward, backward, np.array([0.0, 1.0, 4.0]))
-    assert not judged.wrong
-    assert judged["x"].examined == 2
-    assert "the witness knows nothing of 1 other element" in judged["x"].note
-    with pytest.raises(InputError, match="no derivative by argument 0 at all these points"):
-        verdict(forward, backward, np.zeros(3))
+    judged = verdict(forward, lambda dy, x: (dy * slopes * [1, -1, -1],), np.array([1.0, 2.0, 3.0]))
+    assert judged["x"].examined == 1
+    assert "the witness knows nothing of 2 other elements" in judged["x"].note, str(judged)
 
 
-def test_every_op_lets_complex_numbers_and_longdouble_through():
-    """Nothing is left out of the laws for the ops of this package."""
-    for op in ops.ALL.values():
-        for subject in op_subjects(op, 0):
-            found = {
-                f.law: f
-                for f in gradcheck.check(
-                    subject.forward, subject.backward, *subject.arrays, **subject.options
-                )
-            }
-            assert gradcheck.TRANSPOSE in found
-            assert not found["keeps the dtype"].detail
+def test_a_gradient_that_is_0_has_a_verdict_though_the_witness_errs_by_more():
+    def forward(x):
+        p = softmax_forward(x)[0]
+        return abs(p).sum(-1), p
 
-
-def test_arguments_have_their_names_and_other_arguments_no_verdict():
-    ids = np.array([2, 0, 2])
-    judged = verdict(ops.embedding.forward, ops.embedding.backward, ids, X)
-    assert [(a.index, a.name) for a in judged.arguments] == [(1, "weight")]
-    assert [
-        a.name
-        for a in verdict(
-            lambda *xs: (xs[0] * xs[1], xs), lambda dy, xs: (dy * xs[1], dy * xs[0]), X, X
-        ).arguments
-    ] == [None, None]
-    with pytest.raises(KeyError):
-        judged["nobody"]
-
-
-def test_the_same_seed_gives_the_same_words():
-    one, two, other = (str(verdict(*RIGHT["layernorm"], dtype=np.float32, seed=seed)) for seed in (1, 1, 2))
-    assert one == two != other
-
-
-@pytest.mark.parametrize(
-    ("arrays", "options", "message"),
-    [
-        ((np.arange(3),), {}, "no array of floats, expected at least one"),
-        ((X + 1j,), {}, "an array is complex, expected real ones"),
-        ((X.astype(np.float16),), {}, "dtype is float16, expected float32 or float64"),
-        ((X * np.inf,), {}, "holds NaN or infinity"),
-    ],
-)
-def test_arrays_that_cannot_be_judged_are_an_error(arrays, options, message):
-    with np.errstate(all="ignore"), pytest.raises(InputError, match=message):
-        verdict(lambda x: (2 * x, None), lambda dy, saved: (2 * dy,), *arrays, **options)
-
-
-def test_gradients_of_the_wrong_shape_are_named():
-    with pytest.raises(GradientError, match=r"gradient 1 has shape \(4, 6\), expected \(6,\)"):
-        verdict(scaled_square_forward, planted(lambda dx, dw: (dx, dx)), X, W)
-
-
-def test_a_verdict_prints_as_a_short_table():
-    """A row an argument, and below it what is wrong; repr is the same, so that a notebook shows it."""
-    judged = verdict(scaled_square_forward, planted(lambda dx, dw: (dx, 2 * dw)), X, W)
-    head, columns, x, w, mistake = str(judged).splitlines()
-    assert repr(judged) == str(judged)
-    assert head.startswith("float64 gradients: wrong. Witness: the complex")
-    assert columns.split() == ["argument", "shape", "ulps", "off", "allowed", "verdict"]
-    assert x.startswith("  x         (4, 6)")
-    assert "correct" in x
-    assert w.startswith("  w         (6,)")
-    assert w.endswith("wrong in 6 of 6")
-    assert mistake.startswith("  w: wrong in 6 of 6 elements (rounding explains ")
-    assert "×2" in mistake
-    rounded = verdict(*RIGHT["layernorm at 100"], dtype=np.float32)
-    assert "correct (differs by rounding only)" in str(rounded)
-    assert rounded.summary() == "all gradients are correct (they differ by rounding only)"
-
-
-@pytest.mark.parametrize("name", ["nobody", 2])
-def test_a_verdict_that_an_argument_does_not_have_is_a_key_error_that_names_those_it_has(name):
-    with pytest.raises(KeyError, match="expected one of x, w"):
-        verdict(scaled_square_forward, scaled_square_backward, X, W)[name]
+    judged = verdict(forward, lambda dy, p: (softmax_backward(np.repeat(dy[:, None], 6, 1), (p,))[0],), X)
+    assert not judged.wrong, str(judged)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from . import kinks, witness
 from .finding import LIMITS, TRANSPOSE, WITNESS, Finding, apart, finding
 from .judgement import examine
@@ -84,7 +85,10 @@ def _elements(trial: Trial, apart: float) -> str:
     apart: |⟨dy, Jv⟩ − ⟨gradient, v⟩|. That rounding explains it is said where the elements' errors add up to
     that.
     """
-    judged, case, columns = _examined(trial)
+    try:
+        judged, case, columns = _examined(trial)
+    except InputError as error:  # the witness knows nothing
+        return str(error)
     if judged.wrong:
         return judged.summary()
     at_kinks = _kinks(trial, case)

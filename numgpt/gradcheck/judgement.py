@@ -144,6 +144,7 @@ def _judge(case: Case, i: int, name: str | None, columns: Columns, rows: float) 
     """The ArgumentVerdict of argument i from what is known of its picked elements."""
     columns, left_out = _known(case, i, columns)
     found = _elements(case, i, name, columns, rows)
+    left_out = left_out or _left_out(found.vague)
     note = left_out
     is_sample = len(columns.picked) < case.points[i].size
     if is_sample and not left_out and not found.kinks and not found.judged.wrong.any():
@@ -154,6 +155,8 @@ def _judge(case: Case, i: int, name: str | None, columns: Columns, rows: float) 
 # In the distance of the two sides: how far outside a gradient may lie, and from where on the kink does not
 # explain it.
 SIDE, FAR = 0.05, 20.0
+VAGUE = 1e-3  # of the largest: a witness that may be off by more, and by all of an element, knows nothing
+ROUNDINGS = 8  # of dy y / x: a smaller gradient is 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Found:
     columns: Columns
     judged: Elements
     kinks: tuple[tuple[int, ...], ...] = ()
+    vague: int = 0  # elements of which the witness cannot even tell the sign
 
 
 def _elements(case: Case, i: int, name: str | None, columns: Columns, rows: float) -> Found:
@@ -178,9 +182,25 @@ def _elements(case: Case, i: int, name: str | None, columns: Columns, rows: floa
             is_wrong[k] = SIDE < away <= FAR
     shape = case.points[i].shape
     places = tuple(_index(flat, shape) for flat in columns.picked[is_at_kink])
-    judged = elements(case, i, columns.at(~is_at_kink), rows)
-    judged = dataclasses.replace(judged, wrong=judged.wrong | is_wrong[~is_at_kink])
-    return Found(columns.at(~is_at_kink), judged, places)
+    is_vague = _is_vague(case, i, columns) & ~is_at_kink & ~is_wrong
+    if is_vague.any() and (is_vague | is_at_kink).all():
+        raise _unknown(i, ": its own error is as large as the gradient, for the value hides the steps")
+    chosen = ~(is_at_kink | is_vague)
+    judged = elements(case, i, columns.at(chosen), rows)
+    judged = dataclasses.replace(judged, wrong=judged.wrong | is_wrong[chosen])
+    return Found(columns.at(chosen), judged, places, int(is_vague.sum()))
+
+
+def _is_vague(case: Case, i: int, columns: Columns) -> Array:
+    """Of which elements the witness may be off by more than they are, and by some of the largest of all.
+
+    But not those that are 0 but for roundings, beside values of this size.
+    """
+    got = abs(case.grads[i].reshape(-1)[columns.picked].astype(np.float64))
+    size = np.maximum(columns.terms, got)
+    place = max(float(np.sqrt((case.wide[i] ** 2).mean())), TINY)
+    is_zero = got <= ROUNDINGS * case.eps * columns.carried / place
+    return np.asarray((columns.error > np.maximum(size, VAGUE * size.max(initial=0.0))) & ~is_zero)
 
 
 def _distance_from(case: Case, i: int, flat: int, there: kinks.Sides) -> float:
@@ -214,13 +234,22 @@ def _known(case: Case, i: int, columns: Columns) -> tuple[Columns, str]:
     if not unknown.any():
         return columns, ""
     if unknown.all():
-        raise InputError(
-            f"verdict: the witness has no derivative by argument {i} at all these points, expected points"
-            " where there is one"
-        )
-    count = int(unknown.sum())
+        raise _unknown(i)
+    return columns.at(~unknown), _left_out(int(unknown.sum()))
+
+
+def _unknown(i: int, why: str = "") -> InputError:
+    """The error of an argument of whose gradient the witness knows nothing."""
+    return InputError(
+        f"verdict: the witness has no derivative by argument {i} at all these points{why}; expected points"
+        " where there is one"
+    )
+
+
+def _left_out(count: int) -> str:
+    """Of how many elements the witness knows nothing, in words; "" for none."""
     others = "1 other element" if count == 1 else f"{count:,} other elements"
-    return columns.at(~unknown), f"the witness knows nothing of {others}"
+    return f"the witness knows nothing of {others}" if count else ""
 
 
 def _search_the_rest(case: Case, i: int, name: str | None, found: Found, rows: float) -> tuple[Found, str]:
