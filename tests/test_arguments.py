@@ -425,6 +425,10 @@ def model():
     [
         (lambda m: wider().params.like(), r"out: wte.weight has shape \(5, 6\), expected shape \(5, 4\)"),
         (lambda m: m.params, "out holds the parameters, which the gradients would replace"),
+        (
+            lambda m: type(m.params)(m.params.shapes, m.params.dtype, m.params.flat[:]),
+            "out holds the parameters, which the gradients would replace",
+        ),
         (lambda m: m.astype("float32").params.like(), "out is float32 in the host memory, expected float64"),
         (lambda m: dict(m.params), "out is {.*, expected a Flat, or None"),
     ],
@@ -495,3 +499,10 @@ def test_the_byte_order_of_an_array_changes_no_bit(entrance, engine, model):
 def test_a_masked_array_is_refused(entrance, model):
     with pytest.raises(InputError, match="mask"):
         ENTRANCES[entrance](model, lambda x: np.ma.masked_equal(x, 1))
+
+
+@pytest.mark.parametrize(("own", "dtype"), [("float16", None), ("float32", "float64"), ("int64", None)])
+def test_a_models_dtype_is_that_of_its_parameters(model, own, dtype):
+    with pytest.raises(InputError, match="GPT: (params are float32, expected float64|dtype .* unknown)"):
+        numgpt.GPT(model.config, dtype=dtype, params=model.params.astype(own))
+    assert numgpt.GPT(model.config, params=model.params).params.dtype == "float64"

@@ -35,7 +35,8 @@ class GPT:
         The model's shape.
     seed : int
         Draws the first parameters, and dropout's masks in training.
-    dtype : "float32", "float64", "longdouble" or "complex128"
+    dtype : "float32", "float64", "longdouble" or "complex128", optional
+        That of params where they are given, else float32.
     tokenizer : Tokenizer, optional
         Saved and loaded with the model, which itself reads and writes ids only.
     params : Flat, optional
@@ -71,16 +72,23 @@ class GPT:
         self,
         config: Config,
         seed: int = 0,
-        dtype: DTypeLike = "float32",
+        dtype: DTypeLike | None = None,
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
     ) -> None:
+        given = np.dtype("float32") if params is None else params.dtype
+        dtype = given if dtype is None else dtype
         _expect_known(dtype)
         self.config = config
         self.seed = seed
         self.tokenizer = tokenizer
         if params is not None:
             _expect_like("GPT: params", params, shapes(config))
+            if np.dtype(dtype) != given:
+                raise InputError(
+                    f"GPT: params are {given}, expected {np.dtype(dtype)} as dtype says: leave dtype out, or"
+                    " give params.astype(dtype)"
+                )
         self.params: Flat = _here(initialise(config, seed, dtype)) if params is None else params
 
     @checked
@@ -407,7 +415,11 @@ class GPT:
         """Raise InputError unless gradients may be written to out."""
         params = self.params
         _expect_like("loss_and_grads: out", out, params.shapes)
-        if out.flat is params.flat:
+        if out.flat is params.flat or (
+            not engine.on_gpu(out.flat)
+            and not engine.on_gpu(params.flat)
+            and np.may_share_memory(out.flat, params.flat)
+        ):
             raise InputError(
                 "loss_and_grads: out holds the parameters, which the gradients would replace, expected a Flat"
                 " of its own: model.params.like()"
