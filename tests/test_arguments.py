@@ -23,6 +23,8 @@ import numgpt
 from numgpt import InputError
 from numgpt.arguments import WRONG as WRONG_VALUE
 from numgpt.arguments import Count, Size, checked, kind_of
+from numgpt.evaluation.score import score
+from numgpt.model.generate import stream
 from numgpt.ops.op import OPTIONS, Op
 
 SMALL = {"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 2, "n_embd": 4}
@@ -506,3 +508,15 @@ def test_a_models_dtype_is_that_of_its_parameters(model, own, dtype):
     with pytest.raises(InputError, match="GPT: (params are float32, expected float64|dtype .* unknown)"):
         numgpt.GPT(model.config, dtype=dtype, params=model.params.astype(own))
     assert numgpt.GPT(model.config, params=model.params).params.dtype == "float64"
+
+
+@pytest.mark.parametrize("ids", [[0.5, 1.7, 2.0], [[0, 1], [1, 2]], np.ma.masked_equal([0, 1, 2], 1)])
+def test_a_score_is_of_integers_in_one_row(model, ids):
+    with pytest.raises(InputError, match="eval: ids"):
+        score(model, ids)
+
+
+@pytest.mark.parametrize("tokens", [[0, 1], [[0.5, 1.7]], [[]], 1])
+def test_a_stream_continues_rows_of_integers(model, tokens):
+    with pytest.raises(InputError, match="generate: tokens"):
+        next(stream(model, np.array(tokens), 1))

@@ -191,3 +191,11 @@ def test_the_order_of_the_gradients_names_changes_no_bit(model):
     AdamW(model).step(grads, 0.1, norm=1.0)
     AdamW(other).step(turned, 0.1, norm=1.0)
     assert np.array_equal(model.params.flat, other.params.flat)
+
+
+def test_a_step_on_read_only_parameters_is_refused_and_changes_nothing(model):
+    optimizer, grads = AdamW(model), gradients(model)
+    model.params.flat.flags.writeable = False
+    with pytest.raises(InputError, match="read-only"):
+        optimizer.step(grads, 0.1)
+    assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any()

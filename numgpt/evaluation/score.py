@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import Ids, Size, as_array, checked_as
 from ..errors import InputError
 from ..model.gpt import GPT
 
@@ -58,11 +59,12 @@ class Score:
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+@checked_as("eval")
 def score(
     model: GPT,
-    ids: NDArray[Any],
+    ids: Ids,
     stride: int | None = None,
-    batch_size: int = 8,
+    batch_size: Size = 8,
     progress: Callable[[int], object] | None = None,
 ) -> Score:
     """Score a text's tokens, each predicted once, in windows of block_size that advance by stride.
@@ -112,6 +114,9 @@ def score(
         stride = max(1, T // 2)
     if not 1 <= stride <= T:
         raise InputError(f"eval: stride is {stride}, expected 1 to block_size {T}")
+    ids = as_array("eval: ids", ids, "integers (N,)")
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise InputError(f"eval: ids are {ids.dtype} of shape {ids.shape}, expected integers (N,)")
     if len(ids) < 2:
         raise InputError(
             f"eval: the text has {len(ids)} tokens, expected at least 2: one to predict the other"

@@ -210,6 +210,11 @@ def stream(
     [(2,), (2,), (2,)]
     """
     P = model.config.block_size
+    if tokens.ndim != 2 or tokens.size == 0 or tokens.dtype.kind not in "iu":
+        raise InputError(
+            f"generate: tokens are {tokens.dtype} of shape {tokens.shape}, expected integers (B, T) with at"
+            " least one"
+        )
     if slide > P:
         raise InputError(f"generate: slide is {slide}, expected 1 to block_size {P}")
     if max_new_tokens == 0:

@@ -137,8 +137,12 @@ class AdamW:
         clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
         if not engine.on_gpu(norm):
             self._expect_squares(norm * clip)
-        self.steps += 1
         w = self.params.flat
+        if not (engine.on_gpu(w) or w.flags.writeable):
+            raise InputError(
+                "AdamW: the parameters are read-only, expected writable ones: give the model a copy of them"
+            )
+        self.steps += 1
         settings = (self.params.decayed.size, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
         engine.twin(adamw, w)(w, g, self.m.flat, self.v.flat, *settings)
         return norm
