@@ -16,7 +16,7 @@ from numgpt import GPT, Config, InputError, tokenizers
 from numgpt.__main__ import main
 from numgpt.architecture.parameters import shapes
 from numgpt.interchange import llmc
-from numgpt.storage import files, safetensors_file
+from numgpt.storage import atomic, files, safetensors_file
 
 SMALL = {"vocab_size": 7, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4}
 
@@ -373,3 +373,17 @@ def test_a_command_answers_bad_input_with_one_line_and_status_2(tmp_path, capfd,
         assert error.count("\n") == 1
         assert error[:-1].isprintable(), error
     assert sorted(tmp_path.rglob("*")) == before, "a command that refused left something behind"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path):
+    """As root, a rename would put a file in the place of /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    atomic.write_file(pipe, b"what is written")
+    assert os.read(reader, 100) == b"what is written" and pipe.is_fifo()
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        atomic.write_file(tmp_path, b"")
+    assert os.listdir(tmp_path) == ["pipe"]

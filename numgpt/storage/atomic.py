@@ -71,7 +71,10 @@ def settle(folder: StrPath) -> None:
 
 
 def write_file(path: StrPath, data: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file, whole or not at all; a device or a pipe such as /dev/stdout is written to as it is."""
+    if Path(path).exists() and not Path(path).is_file():
+        Path(path).write_bytes(data)  # a rename would put a file in the device's place, for everybody
+        return
     new = beside(path, NEW)
     try:
         with open(new, "wb") as file:
