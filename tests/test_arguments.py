@@ -299,7 +299,11 @@ def anywhere(tmp_path, monkeypatch):
 
 def is_endless(parameter, value):
     """Whether a right value would have us wait: so many tokens are drawn when they are asked for."""
-    return parameter in ("max_new_tokens", "n", "size", "shape") and isinstance(value, int) and value > 100
+    return (
+        parameter in ("max_new_tokens", "n", "size", "shape", "batch_size")
+        and isinstance(value, int)
+        and value > 100
+    )
 
 
 @pytest.mark.parametrize("name", CALLS)

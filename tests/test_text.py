@@ -439,3 +439,10 @@ def test_batches_reach_every_token():
         x, y = data.batch(tokens, 8, 4, 0, "train", step)
         seen |= set(x.ravel()) | set(y.ravel())
     assert seen == set(range(20))
+
+
+@pytest.mark.parametrize("paths", [[], ()])
+def test_no_files_are_no_wish_for_the_default_text(paths):
+    """As from a glob that matches nothing."""
+    with pytest.raises(InputError, match="paths are empty, expected files or folders"):
+        data.prepare(paths)

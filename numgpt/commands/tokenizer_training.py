@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         _expect_writable(args)
     else:
         _expect_no_flags_of_pairs(args)
-    corpus = Text(args.files)
+    corpus = Text(args.files or None)
     tokenizer = _trained(args, corpus)
     _write(tokenizer, out, args.format)
     sizes: list[int] = []

@@ -130,7 +130,7 @@ def prepare(
         recipe["special"] = special
     digest = _digest(text, built, recipe)
     train_ids, held_out_ids = _encoded(parts, built, special, folder, digest)
-    recipe["paths"] = [str(Path(p).resolve()) for p in paths] if paths else None
+    recipe["paths"] = [str(Path(p).resolve()) for p in paths] if paths is not None else None
     return Corpus(train_ids, held_out_ids, built, text.source, digest, recipe | named, parts.dropped)
 
 

@@ -45,7 +45,9 @@ class Text:
         self._files: list[tuple[Path, IO[bytes] | None]] = []
         self._stats: dict[Path, tuple[int, int]] = {}  # path → (size, time of its last change)
         self._default: str | None = None
-        if not paths:
+        if paths is not None and not paths:
+            raise InputError("paths are empty, expected files or folders; None stands for the default text")
+        if paths is None:
             self.source, self._default = corpora.default()
             self.size = len(self._default)
             return
