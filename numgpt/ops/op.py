@@ -106,7 +106,7 @@ class Op:
         fit the op's line.
         """
         try:
-            options = inspect.signature(self).bind(*args, **kwargs).arguments
+            options = dict(inspect.signature(self).bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
         arrays = [self._array(argument, options.pop(argument.name, None)) for argument in self.arguments]
