@@ -23,3 +23,14 @@ settings.load_profile("ci" if os.environ.pop("CI", None) else "local")
 def on_the_specification():
     """Undone by nothing: test_engine.py chooses for itself and puts this back."""
     numgpt.use("reference")
+
+
+@pytest.fixture(params=["reference", "numba"])
+def each_engine(request):
+    """A test that asks for it runs on each engine that computes on the host."""
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="Numba is not installed")
+    before = numgpt.engine.current()
+    numgpt.use(request.param)
+    yield request.param
+    numgpt.use(before)

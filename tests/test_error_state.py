@@ -20,16 +20,6 @@ X, Y = np.random.default_rng(0).integers(0, 7, (2, 3, 6))
 SCALES = {"sharp": 60.0, "small": 3e-20, "tiny": 1e-30}  # of weights: of attention, of squares, of products
 
 
-@pytest.fixture(params=["reference", "numba"])
-def each_engine(request):
-    if request.param == "numba":
-        pytest.importorskip("numba", reason="Numba is not installed")
-    before = engine.current()
-    numgpt.use(request.param)
-    yield request.param
-    numgpt.use(before)
-
-
 def model_of(scale, dtype):
     model = GPT(CONFIG, 0, dtype, Characters("abcdefg"))
     model.params.flat *= SCALES[scale]

@@ -10,20 +10,8 @@ from numgpt import GPT, Config, engine, ops
 from numgpt.ops.activations import ACTIVATIONS
 from numgpt.ops.norms import NORMS
 
-ENGINES = ["reference", "numba"]
-every_engine = pytest.mark.parametrize("engine_name", ENGINES, indirect=True)
 SIZES = {"float32": [1e-30, 1, 1e17, 1e19, 1e20, 1e30, 1e38], "float64": [1, 1e153, 1e154, 1e200, 1e307]}
 every_size = pytest.mark.parametrize("dtype, size", [(d, size) for d in SIZES for size in SIZES[d]])
-
-
-@pytest.fixture
-def engine_name(request):
-    if request.param == "numba":
-        pytest.importorskip("numba", reason="Numba is not installed")
-    before = engine.current()
-    engine.use(request.param)
-    yield request.param
-    engine.use(before)
 
 
 def both_ways(op, dy, *arrays):
@@ -43,9 +31,8 @@ def assert_near(ours, truth, tolerance):
 
 
 @every_size
-@every_engine
 @pytest.mark.parametrize("name", NORMS)
-def test_a_norm_is_right_for_inputs_of_any_size(name, engine_name, dtype, size):
+def test_a_norm_is_right_for_inputs_of_any_size(name, each_engine, dtype, size):
     rng = np.random.default_rng(0)
     x, dy = (3 * size * rng.uniform(-1, 1, (6, 9))).astype(dtype), rng.standard_normal((6, 9)).astype(dtype)
     x[0], x[1, 1:], x[2] = 0, 0, x[2] / np.dtype(dtype).type(size)  # rows of all sizes beside one another
@@ -53,10 +40,9 @@ def test_a_norm_is_right_for_inputs_of_any_size(name, engine_name, dtype, size):
     assert_near(*both_ways(NORMS[name], dy, x, *parameters), 16 * np.finfo(dtype).eps)
 
 
-@every_engine
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", NORMS)
-def test_a_norm_of_what_is_not_finite_is_not_finite(name, engine_name, bad):
+def test_a_norm_of_what_is_not_finite_is_not_finite(name, each_engine, bad):
     x, parameters = np.ones((2, 4), "float32"), np.ones((len(NORMS[name].parameters), 4), "float32")
     x[1, 2] = bad
     with np.errstate(invalid="ignore"):
@@ -65,9 +51,8 @@ def test_a_norm_of_what_is_not_finite_is_not_finite(name, engine_name, bad):
 
 
 @pytest.mark.parametrize("dtype, largest", [("float32", 38), ("float64", 307)])
-@every_engine
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_an_activation_is_right_for_inputs_of_any_size(name, engine_name, dtype, largest):
+def test_an_activation_is_right_for_inputs_of_any_size(name, each_engine, dtype, largest):
     """The slope errs by more than eps where 1 − σ cancels, which x du/dx multiplies by up to 30."""
     x = 10.0 ** np.linspace(-largest, largest, 301)
     x = np.concatenate([-x, x, np.linspace(-45, 45, 401)]).astype(dtype)
@@ -90,8 +75,7 @@ def test_an_activation_is_right_for_inputs_of_any_size(name, engine_name, dtype,
         ("float64", "wte", 1e160),
     ],
 )
-@every_engine
-def test_a_model_of_large_weights_has_the_right_loss_and_gradients(engine_name, dtype, part, factor):
+def test_a_model_of_large_weights_has_the_right_loss_and_gradients(each_engine, dtype, part, factor):
     """Above all a diverged run's: its loss must not look like chance."""
     config = Config(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=8)
     model = GPT(config, seed=0).astype(dtype)
@@ -111,8 +95,7 @@ def test_a_model_of_large_weights_has_the_right_loss_and_gradients(engine_name, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@every_engine
-def test_a_query_with_one_key_has_a_gradient_of_exactly_nothing(engine_name, dtype):
+def test_a_query_with_one_key_has_a_gradient_of_exactly_nothing(each_engine, dtype):
     """Its probability is 1 whatever it asks: ds = P (dP − Σ P dP) = 0; with ⟨dy, y⟩ noise is left."""
     rng = np.random.default_rng(0)
     q, k, v, dy = (rng.standard_normal((3, 5, 7)).astype(dtype) for _ in range(4))
@@ -128,8 +111,7 @@ def test_a_query_with_one_key_has_a_gradient_of_exactly_nothing(engine_name, dty
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("factor", [1, 30])
-@every_engine
-def test_attention_errs_by_the_rounding_of_its_scores_and_by_no_more(engine_name, factor, seed):
+def test_attention_errs_by_the_rounding_of_its_scores_and_by_no_more(each_engine, factor, seed):
     """A score is rounded to u |s|, so a probability errs by that share, and so do the gradients."""
     q, k, v, dy = queries(seed, factor)
     ours, truth = both_ways(ops.attend, dy, q, k, v)
@@ -138,8 +120,7 @@ def test_attention_errs_by_the_rounding_of_its_scores_and_by_no_more(engine_name
 
 
 @pytest.mark.parametrize("seed", range(3))
-@every_engine
-def test_a_softmax_that_has_made_its_choice_passes_nothing_back(engine_name, seed):
+def test_a_softmax_that_has_made_its_choice_passes_nothing_back(each_engine, seed):
     """The truth is below 1e-100; what ⟨dy, y⟩ leaves there is multiplied by keys and by queries × 10⁵."""
     q, k, v, dy = queries(seed, 1e5)
     (_, dq, dk, _), (_, true_dq, true_dk, _) = both_ways(ops.attend, dy, q, k, v)

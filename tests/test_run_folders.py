@@ -403,7 +403,5 @@ def test_a_pipe_that_nobody_writes_to_is_said_to_be_waited_for(tmp_path):
 
 def test_tokens_go_to_no_device(text, monkeypatch):
     monkeypatch.setattr(data, "LARGE", 10)
-    with pytest.raises(
-        InputError, match="/dev/null: is a file or lies below one, expected a folder for tokens"
-    ):
+    with pytest.raises(InputError, match="/dev/null: is a file or lies below one, expected a folder"):
         data.prepare([text], folder="/dev/null")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..storage.atomic import StrPath, replace_folder, write_json
+from ..storage.atomic import StrPath, make_folder, replace_folder, write_json
 from ..storage.files import open_file, read_json
 
 PARTS = ("train", "held_out")  # the names of the two files, without .bin
@@ -53,12 +53,7 @@ def stored(folder: StrPath, digest: str, rows: Rows, vocab_size: int) -> list[ND
     runs that need it, the second waits for the first.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{folder}: is a file or lies below one, expected a folder for tokens: choose another"
-        ) from error
+    make_folder(folder, folder)
     place = _place(folder, digest)
     with _locked(folder):
         if find(folder, digest, vocab_size) is None:

@@ -70,6 +70,16 @@ def settle(folder: StrPath) -> None:
         os.rename(old, folder)
 
 
+def make_folder(place: Path, name: StrPath) -> None:
+    """Make a folder and those above it; where a file is in the way an InputError calls it by the name."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{name}: is a file or lies below one, expected a folder: choose another name"
+        ) from error
+
+
 def write_file(path: StrPath, data: bytes) -> None:
     """Write a file, whole or not at all; a device or a pipe such as /dev/stdout is written to as it is."""
     if Path(path).exists() and not Path(path).is_file():

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from .atomic import StrPath
+from .atomic import StrPath, make_folder
 
 try:
     import fcntl
@@ -58,12 +58,7 @@ def held(folder: StrPath) -> Iterator[None]:
 def _made(folder: StrPath, place: Path) -> list[Path]:
     """Make a folder; returns those that were missing, the innermost first."""
     missing = [path for path in (place, *place.parents) if not path.exists()]
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"{folder}: is a file or lies below one, expected a folder: choose another name"
-        ) from error
+    make_folder(place, folder)
     return missing
 
 
