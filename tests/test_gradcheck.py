@@ -154,6 +154,42 @@ def test_a_backward_that_remembers_is_rejected():
     assert "repeatable" in broken_laws(square_forward, backward, X, W)
 
 
+class Layer:
+    """sin(x) w, which keeps its input on self, and writes into the same buffers in every call.
+
+    mistake: a factor of dx.
+    """
+
+    def __init__(self, mistake=1.0):
+        self.mistake, self.buffers = mistake, {}
+
+    def buffer(self, name, array):
+        """The array in the buffer of a name."""
+        buffer = self.buffers.setdefault((name, array.shape, array.dtype), np.empty_like(array))
+        buffer[...] = array
+        return buffer
+
+    def forward(self, x, w):
+        self.x, self.w = x, w
+        return self.buffer("y", np.sin(x) * w), None
+
+    def backward(self, dy, saved):
+        dx = self.mistake * dy * np.cos(self.x) * self.w
+        return self.buffer("dx", dx), self.buffer("dw", (dy * np.sin(self.x)).sum(0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_layer_that_keeps_its_state_on_self_is_judged_by_its_gradient(dtype):
+    right, wrong, x, w = Layer(), Layer(1.001), X.astype(dtype), W.astype(dtype)
+    assert all(f.holds for f in gradcheck.check(right.forward, right.backward, x, w))
+    assert not gradcheck.verdict(right.forward, right.backward, x, w).wrong
+    gradcheck.same(right, right, x, w)
+    assert gradcheck.TRANSPOSE in broken_laws(wrong.forward, wrong.backward, x, w)
+    assert [a.name for a in gradcheck.verdict(wrong.forward, wrong.backward, x, w).wrong] == ["x"]
+    with pytest.raises(gradcheck.GradientError, match="the gradient of x differs"):
+        gradcheck.same(wrong, right, x, w)
+
+
 @pytest.mark.parametrize("laws", [{}, {"laws": ("repeatable", "transpose of the derivative")}])
 def test_what_is_not_repeatable_or_writes_to_its_arguments_is_told_of_nothing_else(laws):
     rng = np.random.default_rng(0)

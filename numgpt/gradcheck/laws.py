@@ -169,7 +169,7 @@ def _chosen(laws: str | Iterable[str] | None) -> set[str]:
 
 def _linear(trial: Trial) -> Iterator[Finding]:
     """backward(a + b) = backward(a) + backward(b), and backward(2 a) is twice backward(a) to the bit."""
-    at = [trial.gradients(dy, trial.saved) for dy in (trial.dy, trial.other_dy, trial.dy + trial.other_dy)]
+    at = [trial.again(dy) for dy in (trial.dy, trial.other_dy, trial.dy + trial.other_dy)]
     difference = terms = 0.0
     for one, other, both in zip(*at):
         if one is not None:
@@ -177,7 +177,7 @@ def _linear(trial: Trial) -> Iterator[Finding]:
             terms += (abs(one) + abs(other)).sum()
     scale = float(np.finfo(trial.dtype).eps / np.finfo(np.float64).eps)
     yield Finding(LINEAR, relative(difference, terms), LIMITS[LINEAR] * scale)
-    twice = trial.gradients(2 * trial.dy, trial.saved)
+    twice = trial.again(2 * trial.dy)
     differ = [(abs(2 * g - h) > TINY).any() for g, h in zip(trial.grads, twice) if g is not None]
     yield finding(DOUBLES, sum(differ))
 

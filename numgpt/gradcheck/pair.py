@@ -46,7 +46,10 @@ class Pair(NamedTuple):
 
 
 def run(forward: Forward, arrays: Sequence[Any], options: dict[str, Any]) -> tuple[Any, Any]:
-    """(y, saved) of a forward; InputError where it returned something else."""
+    """(y, saved) of a forward, y in its own memory: a layer may use a buffer again.
+
+    InputError where it returned something else.
+    """
     returned = forward(*arrays, **options)
     if not (isinstance(returned, tuple | list) and len(returned) == 2):
         raise InputError(
@@ -66,7 +69,7 @@ def run(forward: Forward, arrays: Sequence[Any], options: dict[str, Any]) -> tup
             f"gradcheck: the forward's value is {describe(y)} of unequal shapes, expected one array: return"
             " one output, or flatten and concatenate them"
         ) from None
-    return y, saved
+    return y.copy() if isinstance(y, np.ndarray) else y, saved
 
 
 def plain(arrays: Sequence[Any]) -> list[Any]:
@@ -103,7 +106,7 @@ def describe(value: Any) -> str:
 
 
 def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
-    """What a backward returned, one entry per array; GradientError where they do not fit."""
+    """What a backward returned, one an array, in its own memory; GradientError where it does not fit."""
     grads = grads if isinstance(grads, tuple | list) else (grads,)
     if len(grads) != len(arrays):
         raise GradientError(
@@ -125,7 +128,7 @@ def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
             raise GradientError(
                 f"gradient {i} has dtype {np.asarray(grad).dtype}, expected real floats, as the array has"
             )
-    return [None if grad is None else np.asarray(grad) for grad in grads]
+    return [None if grad is None else np.array(grad) for grad in grads]
 
 
 def quiet(generator: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:

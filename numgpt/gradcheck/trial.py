@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import InputError
-from .pair import Array, Backward, Forward, argument_names, as_dtype, gradients, is_float, plain, title
+from .pair import Array, Backward, Forward, argument_names, as_dtype, gradients, is_float, plain, run, title
 from .preconditions import first_run
 
 
@@ -35,12 +35,7 @@ class Trial:
         for name, array in zip(self.names(), self.arrays):
             _expect_finite(name, array)
         self.first = first_run(forward, backward, self.arrays, options, lambda y: self._upstream(rng, y))
-        self.y, self.saved, self.dy, self.grads = (
-            self.first.y,
-            self.first.saved,
-            self.first.dy,
-            self.first.grads,
-        )
+        self.y, self.dy, self.grads = self.first.y, self.first.dy, self.first.grads
         self.other_dy = self._upstream(rng, self.y)
 
     def _upstream(self, rng: np.random.Generator, y: Any) -> Any:
@@ -55,6 +50,10 @@ class Trial:
     def gradients(self, dy: Any, saved: Any) -> list[Any]:
         """The backward's gradients, None for arrays that have none."""
         return gradients(self.backward(dy, saved), self.arrays)
+
+    def again(self, dy: Any) -> list[Any]:
+        """The gradients for another dy, of a forward run anew: a layer may keep what it saves on self."""
+        return self.gradients(dy, run(self.forward, self.arrays, self.options)[1])
 
     def names(self) -> list[str]:
         """What reports call the arguments."""
