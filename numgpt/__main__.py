@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import InputError
+from .storage import output
 
 # Messages by which CuPy and NumPy report mixed GPU and host arrays.
 MIXED = (
@@ -35,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .commands import table  # here, so that Ctrl-C meanwhile prints no traceback
         return _run(table.parser().parse_args(argv))
     except BrokenPipeError:  # whoever read our output has gone, as head does
-        _forget_output()
+        output.send_nowhere(sys.stdout)
         return 1
     except (InputError, OSError, MemoryError, TypeError) as error:
         message = _explanation(error)
         if message is None:
             raise
         if isinstance(error, OSError):  # stdout itself may be what cannot be written
-            _forget_output()
+            output.send_nowhere(sys.stdout)
         _say(f"numgpt: {message}")
         return 2
     except KeyboardInterrupt:
@@ -124,15 +125,9 @@ def _prepare_output() -> None:
     # They are None where the shell closed them: >&-
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    for output in (sys.stdout, sys.stderr):
-        if hasattr(output, "reconfigure"):
-            output.reconfigure(errors="replace")  # a terminal that cannot show a character shows ? instead
-
-
-def _forget_output() -> None:
-    """Send what is still buffered nowhere, so that Python does not complain about it at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    output.take_everything(sys.stdout)
+    output.take_everything(sys.stderr, "replace")
+    sys.stderr = output.lasting(sys.stderr)  # no work is lost because nobody reads of it
 
 
 if __name__ == "__main__":

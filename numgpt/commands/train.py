@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from ..architecture import presets
 from ..architecture.config import Config, Training, from_dict
 from ..data.split import SPLITS
 from ..errors import InputError
+from ..storage.output import send_nowhere
 from . import flags, runs
 from .printing import default_prompt, plural, print_texts, say
 
@@ -330,7 +332,10 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
         say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}:")
         model = GPT.load(out)
         prompt = default_prompt(model.tokenizer)
-        print_texts(model, prompt, sample_tokens, temperature=TEMPERATURE, seed=training.seed)
+        try:
+            print_texts(model, prompt, sample_tokens, temperature=TEMPERATURE, seed=training.seed)
+        except BrokenPipeError:  # nobody reads the sample, and the run is saved
+            send_nowhere(sys.stdout)
     say(f"\n{_held_out(trainer)}")
     say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
     return 0

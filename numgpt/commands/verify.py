@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import InputError
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..parity import verify as parity
     from ..parity.borrowing import torch
     from ..storage.atomic import write_file
+    from ..storage.output import lasting
 
     if args.html and (Path(args.html).is_dir() or not Path(args.html).absolute().parent.is_dir()):
         raise InputError(f"verify: --html is {args.html}, expected a file to write, in a folder that exists")
@@ -51,17 +53,18 @@ def run(args: argparse.Namespace) -> int:
             f"verify: nothing is called {' or '.join(args.names)}, expected part of a name such as layernorm:"
             " numgpt verify lists them all"
         )
-    print(f"{page.versions()}, engine {current()}\n\n{parity.HEADER}")
+    shown = lasting(sys.stdout) if args.html else sys.stdout  # the page is made whoever reads
+    print(f"{page.versions()}, engine {current()}\n\n{parity.HEADER}", file=shown)
     lines, tensors = [], []
     for line in parity.lines(args.seed, args.names):
         lines.append(line)
-        print(line, flush=True)
+        print(line, file=shown, flush=True)
     if not args.names or any(name in parity.TRUTH for name in args.names):
         tensors = truth.measure(seeds=range(args.seed, args.seed + args.seeds))
         for line in parity.truth_lines(tensors):
             lines.append(line)
-            print(line, flush=True)
-        print(f"\n{truth.HEADER}", *tensors, sep="\n")
+            print(line, file=shown, flush=True)
+        print(f"\n{truth.HEADER}", *tensors, sep="\n", file=shown)
     if args.html:
         write_file(args.html, page.page(lines, tensors, current()).encode())
     failed = sum(not line.holds for line in lines)
@@ -71,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
         summary += f", {skipped} skipped"
     if args.html:
         summary += f"; the page is {args.html}"
-    print(f"\n{summary}")
+    print(f"\n{summary}", file=shown)
     return 1 if failed else 0

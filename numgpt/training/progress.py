@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..storage.output import lasting
 from .log import Entry
 from .trainer import Trainer
 
@@ -19,15 +20,17 @@ WIDTH = 80  # columns of a terminal that does not say how many it has
 class Progress:
     """A bar with loss, learning rate, tokens/s and time left; each held-out loss stays as a line above it.
 
-    Where stderr is no terminal, a line every 30 seconds says the same.
+    Where stderr is no terminal, a line every 30 seconds says the same; where nobody reads it any more, the
+    run goes on in silence.
 
     steps: of the whole run. done: those before it went on.
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
+        self.messages = lasting(sys.stderr)
         # disable=None: no bar where stderr is no terminal.
         width: dict[str, Any] = {"dynamic_ncols": True} if _has_width() else {"ncols": WIDTH, "nrows": 2}
-        self.bar = tqdm(total=steps, initial=done, unit="step", disable=None, file=sys.stderr, **width)
+        self.bar = tqdm(total=steps, initial=done, unit="step", disable=None, file=self.messages, **width)
         self.steps, self.done = steps, done
         self.begun = self.told = time.monotonic()
 
@@ -36,10 +39,10 @@ class Progress:
         if "held_out_loss" in entry:
             best = "" if entry["held_out_loss"] > entry["best"] else "  (best so far)"
             line = f"step {entry['step']:>6}  held-out loss {entry['held_out_loss']:.4f}{best}"
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(line, file=self.messages)
             if "overfitting_since" in entry:
                 kept = "" if trainer.out is None else f"; best is kept in {trainer.out / 'best'}"
-                tqdm.write(f"overfitting since step {entry['overfitting_since']}{kept}", file=sys.stderr)
+                tqdm.write(f"overfitting since step {entry['overfitting_since']}{kept}", file=self.messages)
             return
         self.bar.update()
         numbers = f"loss {entry['loss']:.4f}, lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
@@ -58,7 +61,7 @@ class Progress:
         print(
             f"step {step:>6} of {self.steps}  loss {entry['loss']:.4f}, {entry['tokens_per_s']:,} tok/s,"
             f" {tqdm.format_interval(elapsed)} elapsed, {tqdm.format_interval(left)} left",
-            file=sys.stderr,
+            file=self.messages,
             flush=True,
         )
 

@@ -120,6 +120,8 @@ class Trainer:
     def run(self, progress: Listener | None = None) -> None:
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
 
+        SIGHUP, which a terminal sends when it closes, asks to stop, too, unless nohup has it ignored.
+
         Parameters
         ----------
         progress : object with update(trainer, entry), optional
@@ -411,17 +413,24 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM finish the step."""
+        """Let the first SIGINT or SIGTERM finish the step, and every SIGHUP: a terminal may send several."""
         if threading.current_thread() is not threading.main_thread():
             yield  # signals belong to the main thread
             return
+        asked: list[int] = []
+        hangup = getattr(signal, "SIGHUP", None)  # None on Windows
 
         def stop(number: int, frame: Any) -> None:
-            if self.stopped:
-                raise KeyboardInterrupt
+            if number != hangup:
+                if asked:
+                    raise KeyboardInterrupt
+                asked.append(number)
             self.stopped = True
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+            numbers.append(hangup)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
