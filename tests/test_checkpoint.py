@@ -12,9 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from numgpt import GPT, AdamW, Config, InputError
-from numgpt.interchange import checkpoint
+from numgpt.interchange import checkpoint, llmc
 from numgpt.proofs.subjects import SMALL, VARIANTS
 from numgpt.tokenizers import Characters
+
+STATE = {"best": 1.5, "held_out": None, "source": "text", "recipe": {}, "digest": "0", "training": {}}
 
 
 @pytest.fixture
@@ -42,10 +44,9 @@ def test_the_file_is_plain_safetensors_with_gpt2s_names(tmp_path, model):
 def test_an_optimizers_moments_and_a_state_come_back(tmp_path, model):
     optimizer = AdamW(model)
     optimizer.step(model.loss_and_grads([[1, 2]], [[2, 3]])[1], lr=0.1)
-    state = {"best": 1.5, "held_out": None, "source": "text", "recipe": {}, "digest": "0", "training": {}}
-    checkpoint.save(tmp_path / "run", model, optimizer, state)
+    checkpoint.save(tmp_path / "run", model, optimizer, STATE)
     again = AdamW(GPT.load(tmp_path / "run"))
-    assert checkpoint.load_state(tmp_path / "run", again) == state | {"updates": 1}
+    assert checkpoint.load_state(tmp_path / "run", again) == STATE | {"updates": 1}
     assert again.steps == 1
     assert np.array_equal(again.m.flat, optimizer.m.flat)
     assert np.array_equal(again.v.flat, optimizer.v.flat)
@@ -79,6 +80,77 @@ def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
     message = "does not fit a checkpoint, expected float32 or float64: use model.astype"
     with pytest.raises(InputError, match=message):
         GPT(Config(**SMALL), dtype=dtype).save(tmp_path / "model")
+
+
+def with_a_bad(number, name="ln_f.bias"):
+    def change(model, optimizer):
+        model.params[name].flat[0] = number
+
+    return change
+
+
+def with_a_bad_moment(moment, number):
+    def change(model, optimizer):
+        getattr(optimizer, moment)["wte.weight"].flat[0] = number
+
+    return change
+
+
+def with_too_many_tokens(model, optimizer):
+    model.tokenizer = Characters("abcdefgh")
+
+
+LLMC = ["llmc's model", "llmc's state", "llmc's set"]
+WRITERS = {
+    "numgpt": (lambda place, model, _: model.save(place), GPT.load),
+    "hf": (lambda place, model, _: model.save(place, "hf"), GPT.load),
+    "a run": (
+        lambda place, model, optimizer: checkpoint.save(place, model, optimizer, STATE),
+        lambda place: checkpoint.load_state(place, AdamW(GPT.load(place))),
+    ),
+    "llmc's model": (lambda place, model, _: llmc.save_model(place, model), llmc.load),
+    "llmc's state": (
+        lambda place, model, _: llmc.save_state(place, model, [[1, 2]], [[2, 3]]),
+        lambda place: llmc.load_state(place, Config(**SMALL)),
+    ),
+    "llmc's set": (
+        lambda place, model, _: llmc.save_all(place, model, 1, 2),
+        lambda place: llmc.load(place / "model.bin"),
+    ),
+}
+REFUSED = [
+    *((writer, with_a_bad(np.nan), "ln_f.bias|logits") for writer in WRITERS),
+    *((writer, with_a_bad(-np.inf), "ln_f.bias|logits") for writer in WRITERS),
+    *((writer, with_a_bad(1e300), "float32 is in (ln_f.bias|logits)") for writer in LLMC),
+    *(
+        (writer, with_too_many_tokens, "8 tokens, .* vocab_size of 7")
+        for writer in ("numgpt", "hf", LLMC[-1])
+    ),
+    ("a run", with_a_bad_moment("m", np.nan), "m.wte.weight holds NaN"),
+    ("a run", with_a_bad_moment("v", -1.0), "v.wte.weight holds a negative number"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("writer, change, message", REFUSED)
+def test_nothing_is_written_that_would_not_be_read_again(tmp_path, writer, change, message):
+    write, read = WRITERS[writer]
+    model = GPT(Config(**SMALL), dtype="float64", tokenizer=Characters("abcdefg"))
+    optimizer = AdamW(model)
+    write(tmp_path / "model", model, optimizer)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    change(model, optimizer)
+    for place in (tmp_path / "model", tmp_path / "new"):
+        with pytest.raises(InputError, match=f"save: .*{message}"):
+            write(place, model, optimizer)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    read(tmp_path / "model")
+
+
+def test_a_debug_state_of_what_its_header_cannot_say_is_refused(tmp_path, model):
+    with pytest.raises(InputError, match=r"tokens have shape \(1, 1, 2\), expected \(B, T\)"):
+        llmc.save_state(tmp_path / "state.bin", model, [[[1, 2]]], [[[2, 3]]])
 
 
 @pytest.mark.parametrize(
@@ -213,8 +285,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_fault(tmp_path, model, harm, m
 
 
 def run_of(folder, model, **state):
-    whole = {"best": 1.5, "held_out": None, "source": "text", "recipe": {}, "digest": "0", "training": {}}
-    checkpoint.save(folder, model, AdamW(model), whole)
+    checkpoint.save(folder, model, AdamW(model), STATE)
     path = folder / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | state))
 

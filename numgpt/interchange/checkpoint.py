@@ -45,6 +45,9 @@ STATE_TYPES: dict[str, Any] = {
     "training": dict,
 }
 
+EARLIER = "use an earlier checkpoint"  # the advice for numbers that went bad
+UNWRITTEN = "nothing was written; go on from an earlier checkpoint"
+
 Result = TypeVar("Result")
 
 
@@ -71,7 +74,8 @@ def save(
     """Write a checkpoint: a model and, for a run to resume from, an optimizer's moments and the run's state.
 
     A checkpoint that was in the folder stays whole until the new one is, even if the process is killed or the
-    disk fills up. None is replaced that has a file which the new one lacks.
+    disk fills up. None is replaced that has a file which the new one lacks, and none is written that load()
+    would refuse.
     """
     folder = Path(folder)
     dtype = model.params.dtype.name
@@ -80,6 +84,9 @@ def save(
             f"save: a {dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}: use"
             " model.astype('float64')"
         )
+    expect_loadable(model)
+    moments = {} if optimizer is None else _moments(optimizer)
+    _expect_moments("save", moments, UNWRITTEN)
     if folder.exists() and not _may_replace(folder):
         raise InputError(
             f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to"
@@ -93,14 +100,31 @@ def save(
         if model.tokenizer is not None:
             write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
-            m, v = optimizer.m.to("reference"), optimizer.v.to("reference")
-            moments = {f"m.{name}": m[name] for name in m} | {f"v.{name}": v[name] for name in v}
             write_tensors(new / OPTIMIZER, moments)
         if state is not None:
             updates = {"updates": optimizer.steps} if optimizer is not None else {}
             write_json(new / STATE, state | updates)
 
     replace_folder(folder, write)
+
+
+def expect_loadable(model: Model) -> None:
+    """Raise InputError for a model that could be written, and that load() would refuse afterwards."""
+    bad = model.params.first_not_finite()
+    if bad:
+        raise _not_finite("save", bad, UNWRITTEN)
+    tokenizer, V = model.tokenizer, model.config.vocab_size
+    if tokenizer is not None and tokenizer.vocab_size > V:
+        raise InputError(
+            f"save: the tokenizer has {tokenizer.vocab_size:,} tokens, expected at most the model's"
+            f" vocab_size of {V:,}: give the model its own tokenizer"
+        )
+
+
+def _moments(optimizer: Optimizer) -> dict[str, NDArray[Any]]:
+    """An optimizer's moments by the names that a file has for them."""
+    m, v = optimizer.m.to("reference"), optimizer.v.to("reference")
+    return {f"m.{name}": m[name] for name in m} | {f"v.{name}": v[name] for name in v}
 
 
 def load(folder: StrPath) -> dict[str, Any]:
@@ -175,7 +199,7 @@ def _load_parameters(path: Path, config: Config, dtype: str) -> Flat:
     params = Flat(expected, dtype)
     for name, array in arrays.items():
         params[name] = array
-    _expect_finite(path, params)
+    _expect_finite(path, params, EARLIER)
     return params
 
 
@@ -205,19 +229,21 @@ def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None
     m, v = optimizer.m, optimizer.v
     expected = {f"{moment}.{name}": shape for moment in "mv" for name, shape in m.shapes.items()}
     state, arrays = _from_one_state(folder, read)
-    path = find(folder) / OPTIMIZER
-    _expect_finite(path, arrays)
-    negative = next((f"v.{name}" for name in v if (arrays[f"v.{name}"] < 0).any()), None)
-    if negative:
-        raise InputError(
-            f"{path}: {negative} holds a negative number, expected means of squares: use an earlier"
-            " checkpoint"
-        )
+    _expect_moments(find(folder) / OPTIMIZER, arrays, EARLIER)
     for name in m:
         m[name] = arrays[f"m.{name}"]
         v[name] = arrays[f"v.{name}"]
     optimizer.steps = state["updates"]
     return state
+
+
+def _expect_moments(who: StrPath, arrays: Mapping[str, NDArray[Any]], advice: str) -> None:
+    """Raise InputError unless arrays are moments: finite, and means of squares where their name says v."""
+    _expect_finite(who, arrays, advice)
+    squares = (name for name in arrays if name.startswith("v."))
+    negative = next((name for name in squares if (arrays[name] < 0).any()), None)
+    if negative:
+        raise InputError(f"{who}: {negative} holds a negative number, expected means of squares: {advice}")
 
 
 def _expect_model(folder: Path, params: Flat) -> None:
@@ -336,12 +362,14 @@ def expect_names(path: StrPath, actual: Iterable[str], expected: Iterable[str]) 
         )
 
 
-def _expect_finite(path: StrPath, arrays: Mapping[str, NDArray[Any]]) -> None:
+def _expect_finite(who: StrPath, arrays: Mapping[str, NDArray[Any]], advice: str) -> None:
     bad = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
     if bad:
-        raise InputError(
-            f"{path}: {bad} holds NaN or infinity, expected finite numbers: use an earlier checkpoint"
-        )
+        raise _not_finite(who, bad, advice)
+
+
+def _not_finite(who: StrPath, name: str, advice: str) -> InputError:
+    return InputError(f"{who}: {name} holds NaN or infinity, expected finite numbers: {advice}")
 
 
 def _may_replace(folder: Path) -> bool:

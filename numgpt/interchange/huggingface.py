@@ -282,7 +282,7 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
 
 
 def _check(model: checkpoint.Model) -> None:
-    """Raise InputError for a model that is no GPT-2, or whose dtype the format lacks."""
+    """Raise InputError for a model that is no GPT-2, whose dtype the format lacks, or that load() refuses."""
     c, dtype = model.config, model.params.dtype.name
     if not ACTIVATIONS[c.activation].transformers:
         raise InputError(
@@ -305,6 +305,7 @@ def _check(model: checkpoint.Model) -> None:
             f"save: a {dtype} model does not fit, expected {' or '.join(checkpoint.DTYPES)}: use"
             " model.astype('float64')"
         )
+    checkpoint.expect_loadable(model)
 
 
 def _config(model: checkpoint.Model) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..random import generator
 from ..storage.atomic import StrPath, replace_folder, write_file
 from ..storage.files import Missing, is_pickled, mapped, open_file, pickled
 from ..tokenizers import Tokenizer
-from .checkpoint import Model
+from .checkpoint import Model, expect_loadable
 
 FILES = ("model.bin", "tokens.bin", "debug_state.bin", "tokenizer.bin")  # of a set, by save_all
 HEADER = 1024  # bytes
@@ -123,12 +123,15 @@ def save_state(path: StrPath, model: Differentiable, tokens: ArrayLike, targets:
     """Write a forward and a backward: tokens, targets, logits, loss and all gradients, in float32."""
     _check(model.config, "save")
     tokens, targets = np.atleast_2d(tokens), np.atleast_2d(targets)
+    if tokens.ndim != 2:
+        raise InputError(f"save: tokens have shape {tokens.shape}, expected (B, T): give one batch")
     model = model.to("reference")
     loss, grads = model.loss_and_grads(tokens, targets)
     ids = [np.ascontiguousarray(a, "<i4").tobytes() for a in (tokens, targets)]
-    floats = [np.ascontiguousarray(a, "<f4").tobytes() for a in (model(tokens), loss)]
+    floats = [_float32(name, a).tobytes() for name, a in (("logits", model(tokens)), ("loss", loss))]
     header = _header(STATE_MAGIC, 2, *tokens.shape)
-    write_file(path, b"".join([header, *ids, *floats, *_parameters(grads, model.config)]))
+    gradients = _parameters(grads, model.config, "the gradient of ")
+    write_file(path, b"".join([header, *ids, *floats, *gradients]))
 
 
 @checked
@@ -242,6 +245,7 @@ def save_all(folder: StrPath, model: Differentiable, batch_size: Size, T: int, s
     if batch_size * T >= 2**31:
         raise InputError(f"export: {batch_size} sequences of {T} tokens, expected fewer than 2³¹ tokens")
     _check(model.config, "export")
+    expect_loadable(model)
     if folder.exists() and not _may_replace(folder):
         raise InputError(
             f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to replace:"
@@ -318,14 +322,26 @@ def _count(config: Config, padded: int) -> int:
     return sum(math.prod(shape) for _, shape in _layout(config, padded))
 
 
-def _parameters(values: Mapping[str, NDArray[Any]], config: Config) -> Iterator[bytes]:
-    """The bytes of parameters or gradients in the file's order; a bias that the model lacks is 0."""
+def _parameters(values: Mapping[str, NDArray[Any]], config: Config, what: str = "") -> Iterator[bytes]:
+    """The bytes of parameters, or of what errors call them, in the file's order; a missing bias is 0."""
     for name, shape in _layout(config, _padded(config.vocab_size)):
         array = np.zeros(shape, "<f4")
         if name in values:
             value = values[name].T if _is_turned(name) else values[name]
-            array[: len(value)] = value  # the rows that pad the vocabulary stay 0
+            array[: len(value)] = _float32(what + name, value)  # the rows that pad the vocabulary stay 0
         yield array.tobytes()
+
+
+def _float32(name: str, array: ArrayLike) -> NDArray[Any]:
+    """An array as a file holds it; InputError for what the reader of the file would refuse."""
+    with np.errstate(over="ignore"):
+        numbers = np.ascontiguousarray(array, "<f4")
+    if not np.isfinite(numbers).all():
+        raise InputError(
+            f"save: NaN, infinity or a number beyond float32 is in {name}, expected finite numbers in a file"
+            " of llm.c: nothing was written"
+        )
+    return numbers
 
 
 def _unpack(path: StrPath, numbers: NDArray[Any], config: Config, padded: int) -> Flat:

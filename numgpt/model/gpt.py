@@ -294,7 +294,8 @@ class GPT:
         ------
         InputError
             Where the folder holds something else, belongs to a run, or has a tokenizer that the model lacks;
-            where the layout has no place for what the model is.
+            where the layout has no place for what the model is; where load would refuse it, for NaN, infinity
+            or a tokenizer with more tokens than the model has. Nothing is written then.
         """
         if layout not in LAYOUTS:
             raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
