@@ -79,6 +79,7 @@ def _silent_interrupt() -> Iterator[None]:
 
 def _run(args: argparse.Namespace) -> int:
     """Choose the engine, and run the command."""
+    from .commands.flags import by_flag
     from .commands.printing import one_line, say
     from .engine import set_threads, use
 
@@ -90,7 +91,10 @@ def _run(args: argparse.Namespace) -> int:
         set_threads(args.threads)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: say(f"numgpt: {one_line(message)}")
-        status: int = args.run(args)
+        try:
+            status: int = args.run(args)
+        except InputError as error:
+            raise InputError(by_flag(str(error), args)) from error
     sys.stdout.flush()
     return status
 

@@ -287,6 +287,16 @@ def test_each_draw_is_the_one_of_transformers_processors(data):
             assert choose(ours, middle, temperature, top_k, top_p, min_p) == i
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("penalty", [1.7976931348623157e308, 1e39, 1e-40, 5e-324])
+def test_a_penalty_of_any_size_makes_numbers_of_numbers_alone(dtype, penalty):
+    logits = np.array([[-3.0, 0.0, 2.0, np.nan, np.inf, -np.inf]], dtype)
+    lowered = penalised(logits, np.ones(logits.shape, bool), penalty)
+    assert lowered.dtype == logits.dtype
+    assert np.array_equal(np.isfinite(lowered), np.isfinite(logits))
+    assert list(np.argsort(lowered[0, :3])) == [0, 1, 2]
+
+
 def test_the_penalty_is_for_all_that_stands_in_a_row_also_what_has_left_the_window():
     model, P, penalty = make(), SMALL["block_size"], 1.7
     ids = PROMPT

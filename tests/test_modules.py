@@ -239,7 +239,10 @@ N = parity.GPT2
     "names, said",
     [
         ({"wte": 3}, "expected a mapping, each value a string"),
-        (N | {"h.{i}.mlp.gelu": "lm_head"}, "the map names h.{i}.mlp.gelu, which numgpt does not have"),
+        (
+            N | {"h.{i}.mlp.gelu": "lm_head"},
+            "the map of names has h.{i}.mlp.gelu, which numgpt does not have",
+        ),
         (N | {"h.{i}.ln_1": "transformer.h.0.ln_1"}, "on both sides or on none"),
         (N | {"h.0.ln_1": "transformer.h.{i}.ln_1"}, "on both sides or on none"),
         (N | {"h.{i}.ln_1": "{i}"}, r"has no \{i\} for h.\{i\}.ln_1"),

@@ -284,7 +284,7 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
                 else "pip install 'numgpt[sentencepiece]'"
             ),
         ),
-        ("show bytes a --width 0", b"", "argument --width: '0' is not an integer, expected 1 or more"),
+        ("show bytes a --width 0", b"", "argument --width: is 0, expected 1 or more"),
         ("show bytes a --color pink", b"", "argument --color: invalid choice: 'pink'"),
         ("encode bytes a --file text.txt", b"", "got both a text and --file"),
         ("encode bytes --file nowhere.txt", b"", "nowhere.txt: does not exist, expected a file"),
@@ -330,7 +330,11 @@ def test_a_unigram_model_is_trained_and_used(here, capfd):
         ),
         ("train nowhere.txt --out new.json", b"", "nowhere.txt: does not exist"),
         ("train text.txt --out new.json --pattern (", b"", "pattern: '(' does not compile"),
-        ("train text.txt --out new.json --vocab-size 0", b"", "argument --vocab-size: '0' is not an integer"),
+        (
+            "train text.txt --out new.json --vocab-size 0",
+            b"",
+            "argument --vocab-size: is 0, expected 1 or more",
+        ),
         (
             "train text.txt --out new.json --kind unigram --format gpt2",
             b"",

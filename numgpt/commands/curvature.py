@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"curvature: --tokens is {T}, expected 1 to block_size {model.config.block_size}")
     if args.batch_size > LARGEST:
         raise InputError(f"curvature: --batch-size is {args.batch_size}, expected 1 to {LARGEST:,}")
+    _expect_eigenvalues(args, model)
     source, tokens, targets = _rows(args, model, T)
     print(f"text              {source}: {len(tokens)} rows of {T} tokens")
     direction = _print_gradients(model, tokens, targets)
@@ -101,6 +102,16 @@ def run(args: argparse.Namespace) -> int:
     if args.eigenvalues:
         _print_eigenvalues(args, model, tokens, targets)
     return 0
+
+
+def _expect_eigenvalues(args: argparse.Namespace, model: GPT) -> None:
+    """Raise InputError for more eigenvalues than the solver finds: before the work."""
+    most, why = model.n_params - 1, f"for {model.n_params:,} parameters by --solver scipy"
+    if args.solver == "lanczos":
+        most = min(args.steps, model.n_params)
+        why = f"for {model.n_params:,} parameters and --steps {args.steps}"
+    if args.eigenvalues > most:
+        raise InputError(f"curvature: --eigenvalues is {args.eigenvalues:,}, expected 0 to {most:,} {why}")
 
 
 def _rows(args: argparse.Namespace, model: GPT, T: int) -> tuple[str, NDArray[Any], NDArray[Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from ..errors import InputError
 from . import flags
 
 HELP = "Find the first value or gradient in which two models differ, and the likely cause."
@@ -71,10 +73,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print where the models or their settings part; 0 where they agree, 1 where they do not."""
-    from ..parity import compare_settings, first_divergence
+    from ..parity.names import MapError, expect_map
     from ..storage.files import read_json
 
     names = read_json(args.names) if args.names else None
+    try:
+        if names is not None:
+            expect_map(names)
+        return _compare(args, names)
+    except MapError as error:
+        if args.names is None:
+            raise
+        raise InputError(f"{args.names}: {error.problem}") from error
+
+
+def _compare(args: argparse.Namespace, names: Any) -> int:
+    """Print what the command was asked for; its exit status."""
+    from ..parity import compare_settings, first_divergence
+
     if args.configs:
         settings = compare_settings(args.a, args.b, names=names)
         print(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import typing
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,11 @@ from ..tokenizers.tokenizer import POLICIES
 
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup  # what a flag is added to
 
+# How an error of the package names an argument of a function, as "generate: top_k is 0".
+OF_ARGUMENT = re.compile(r"[\w.]+(?: [\w.]+)?: (?P<name>\w+) (?=is |are )")
 MAY_BE_EMPTY = ("text",)  # the text that tokenizer encode and show are given: it has no tokens then
 DTYPES = ("float32", "float64")
+NUMBERS: dict[Any, str] = {int: "an integer", float: "a number"}
 MODEL = "a checkpoint, a run, a folder of transformers, or hf:NAME for a model on the Hugging Face hub"
 
 
@@ -90,6 +94,13 @@ class Parser(argparse.ArgumentParser):
         if arg_string == "" and not is_command and action.dest not in MAY_BE_EMPTY:
             name = str(action.metavar or action.dest)
             raise argparse.ArgumentError(action, f"is empty, expected {name} (is a shell variable unset?)")
+        if action.type in NUMBERS:  # argparse would say "invalid int value"
+            number: Any = action.type
+            try:
+                return number(arg_string)
+            except ValueError:
+                message = f"{arg_string!r} is not {NUMBERS[action.type]}"
+                raise argparse.ArgumentError(action, message) from None
         return super()._get_value(action, arg_string)
 
 
@@ -272,7 +283,24 @@ def _at_least(smallest: int, text: str) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = smallest - 1
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, expected {smallest} or more") from None
     if value < smallest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, expected {smallest} or more")
+        raise argparse.ArgumentTypeError(f"is {text}, expected {smallest} or more")
     return value
+
+
+def by_flag(message: str, args: argparse.Namespace) -> str:
+    """A message of the package as whoever typed a command reads it: an argument is called by its flag.
+
+    That is done only where the flag was given: otherwise the value came from elsewhere, such as a file.
+    """
+    match = OF_ARGUMENT.match(message)
+    actions = getattr(args, "parser", argparse.ArgumentParser())._actions
+    for action in actions:
+        if match is None or action.dest != match["name"] or not action.option_strings:
+            continue
+        if getattr(args, action.dest, action.default) != action.default:
+            command = " ".join(filter(None, (args.command, getattr(args, "action", None))))
+            rest = message[match.end() :].removesuffix(", or None")  # which no flag can say
+            return f"{command}: {action.option_strings[-1]} {rest}"
+    return message

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -20,6 +22,17 @@ def say(text: str) -> None:
 def one_line(message: object) -> str:
     """A message on one line, as whoever reads a log expects it."""
     return " ".join(str(message).split())
+
+
+def command_line(*words: object) -> str:
+    """A command to copy into a shell: numgpt and these words, each quoted where the shell needs it."""
+    return shlex.join(["numgpt", *map(_as_word, words)])
+
+
+def _as_word(word: object) -> str:
+    """A word of a command line; a path that looks like a flag begins with ./"""
+    text = str(word)
+    return f"./{text}" if isinstance(word, Path) and text.startswith("-") else text
 
 
 def human_size(n: float) -> str:

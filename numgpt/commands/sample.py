@@ -141,8 +141,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def standard_input(wait: bool) -> str | None:
-    """The prompt on standard input, without a line break at its end; None where there is none.
+    """The prompt on standard input; None where there is none.
 
+    It comes without a byte order mark at its beginning, and without a line break at its end.
     wait: it was asked for, so it may take its time, and may come from a terminal. Otherwise a pipe or a file
     is read, and a pipe only where something comes from it: who starts us may have left one open.
     """
@@ -166,7 +167,7 @@ def standard_input(wait: bool) -> str | None:
     if len(data) > LONGEST:
         raise InputError(f"sample: standard input has more than {LONGEST:,} bytes, expected a prompt")
     try:
-        text = io.TextIOWrapper(io.BytesIO(data), "utf-8").read().removesuffix("\n")
+        text = io.TextIOWrapper(io.BytesIO(data), "utf-8").read().removeprefix("\ufeff").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise InputError(
             f"sample: byte {error.start} on standard input is not UTF-8, expected text"

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, module in COMMANDS.items():
         command = parsers.add_parser(name, help=module.HELP)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
         module.add_flags(command)
         describe(command, module.HELP, module.EXAMPLE)
     return whole

@@ -36,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     for name, action in ACTIONS.items():
         command = parsers.add_parser(name, help=action.help)
+        command.set_defaults(parser=command)
         action.add_flags(command)
         flags.add_engine(command, tf32=False)
         flags.describe(command, action.help, f"numgpt tokenizer {name} {action.example}")
@@ -128,7 +129,7 @@ def _encode(args: argparse.Namespace) -> int:
     """Print or write the ids of a text."""
     if args.out:
         out = Path(args.out)
-        if out.suffix not in files.ARRAYS:
+        if out.suffix.lower() not in files.ARRAYS:
             raise InputError(
                 f"tokenizer encode: --out is {out}, expected a name that ends in {' or '.join(files.ARRAYS)}:"
                 " for text redirect the output"

@@ -142,7 +142,7 @@ def ids(args: argparse.Namespace, tokenizer: Tokenizer) -> NDArray[Any]:
     file, source = _opened(args.file)
     with file:
         data = file.read()
-    ending = Path(args.file or "").suffix
+    ending = Path(args.file or "").suffix.lower()
     if ending == ".npy":
         return _from_npy(data, source)
     if ending == ".bin":
@@ -174,7 +174,7 @@ def _from_bin(data: bytes, source: str, vocab_size: int) -> NDArray[Any]:
 
 def _integers(text: str, source: str) -> NDArray[Any]:
     """The integers of a text, between white space, commas and brackets."""
-    words = [word for word in re.split(r"[\s,\[\]()]+", text) if word]
+    words = [word for word in re.split(r"[\s,\[\]()]+", text.removeprefix("\ufeff")) if word]
     for word in words:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", word, re.ASCII):
             raise InputError(f"{source}: {word[:40]!r} is not an id, expected integers such as 15496 995")
@@ -185,7 +185,7 @@ def write_ids(path: Path, ids: NDArray[Any]) -> None:
     """Write ids as an array, in the format that the name asks for."""
     from ..storage.atomic import write_file
 
-    if path.suffix == ".bin":
+    if path.suffix.lower() == ".bin":
         write_file(path, ids.tobytes())
         return
     buffer = io.BytesIO()

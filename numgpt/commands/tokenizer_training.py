@@ -13,7 +13,7 @@ from ..tokenizers.kinds import KINDS
 from ..tokenizers.patterns import Pattern
 from . import flags
 from . import tokenizer_files as files
-from .printing import bytes_and_tokens, say
+from .printing import bytes_and_tokens, command_line, say
 
 if TYPE_CHECKING:
     from ..data.text import Text
@@ -186,5 +186,10 @@ def _write(tokenizer: Tokenizer, out: Path, format: str) -> None:
         return
     left_out = tokenizers.export(tokenizer, out, format)
     if left_out:
-        names = " and ".join(f"{name} {value!r}" for name, value in left_out.items() if value)
-        say(f"numgpt: {out} does not hold {names}: name them when you load it")
+        words = ["--pattern", left_out["pattern"]]
+        for text, i in left_out["specials"].items():
+            words += ["--special-token", f"{text}={i}"]
+        say(
+            f"numgpt: {out} does not hold its pattern{' and special tokens' if len(words) > 2 else ''}, give"
+            f" them with it: {command_line('tokenizer', 'encode', out, *words)}"
+        )

@@ -15,7 +15,7 @@ from ..data.split import SPLITS
 from ..errors import InputError
 from ..storage.output import send_nowhere
 from . import flags, runs
-from .printing import default_prompt, plural, print_texts, say
+from .printing import command_line, default_prompt, plural, print_texts, say
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
@@ -80,7 +80,7 @@ def _add_text_flags(parser: argparse.ArgumentParser) -> None:
         help=(
             "chars; bytes; bpe:2048 or bpe:2048:cl100k: byte pairs learned from the training text, with the"
             " size of the vocabulary and the pattern that cuts the text; unigram:2048: SentencePiece's model;"
-            " or a tokenizer's file or folder"
+            " or a tokenizer's file or folder, a checkpoint or a run"
         ),
         shown=TOKENIZER,
     )
@@ -309,10 +309,10 @@ def _say_if_smaller(corpus: Corpus) -> None:
 
 def report_complete(trainer: Trainer, out: Path) -> int:
     """Say that a run which was to go on had come to its end."""
+    longer = command_line("train", "--resume", "--out", out, "--steps", 2 * max(trainer.updates, 1))
     say(
         f"{out}: was complete: step {trainer.updates} of {trainer.training.steps}, {_held_out(trainer)}\n"
-        f"train on with: numgpt train --resume --out {out} --steps {2 * max(trainer.updates, 1)};"
-        f" text with: numgpt sample {out}"
+        f"train on with: {longer}; text with: {command_line('sample', out)}"
     )
     return 0
 
@@ -324,8 +324,8 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
     training = trainer.training
     if trainer.stopped and trainer.updates < training.steps:
         say(
-            f"stopped at step {trainer.updates} of {training.steps}, saved; go on with: numgpt train --resume"
-            f" --out {out}"
+            f"stopped at step {trainer.updates} of {training.steps}, saved; go on with:"
+            f" {command_line('train', '--resume', '--out', out)}"
         )
         return 130
     if sample_tokens:
@@ -337,7 +337,8 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
         except BrokenPipeError:  # nobody reads the sample, and the run is saved
             send_nowhere(sys.stdout)
     say(f"\n{_held_out(trainer)}")
-    say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: numgpt sample {out}")
+    again = command_line("sample", out)
+    say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: {again}")
     return 0
 
 

@@ -28,6 +28,13 @@ PATIENCE = 1.0  # seconds of waiting for a pipe after which it is said
 SHARE = 0.4  # of the bytes, from which on zeros are no chance
 ZEROS = 16  # that are no chance where all lie at even places, or all at odd ones
 ALPHABETS = 0x11  # and 19 of 20 bytes there are below this
+LAST_PLANE = 0x10  # of Unicode: in UTF-32 one byte of four is 0, and the one next to it is at most this
+MARKS = {  # what a file begins with; UTF-32's holds UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 class Text:
@@ -180,23 +187,35 @@ def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) ->
 
 
 def _expect_one_byte_units(path: Path, begin: bytes) -> None:
-    """Raise InputError for a text in UTF-16, which without a mark may be read as UTF-8 full of zeros."""
-    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    """Raise InputError for UTF-16 or UTF-32, which without a mark may be read as UTF-8 full of zeros."""
+    marked = next((kind for mark, kind in MARKS.items() if begin.startswith(mark)), None)
+    if marked:
         raise InputError(
-            f"{path}: is UTF-16 (it begins with its mark), expected UTF-8 text: convert it, for example with"
-            " iconv -f UTF-16 -t UTF-8"
+            f"{path}: is {marked} (it begins with its mark), expected UTF-8 text: convert it, for example"
+            f" with iconv -f {marked} -t UTF-8"
         )
+    kind = _wide_units(begin)
+    if kind:
+        raise InputError(
+            f"{path}: looks like {kind} ({begin.count(0):,} of its first {len(begin):,} bytes are 0),"
+            f" expected UTF-8 text: convert it, for example with iconv -f {kind} -t UTF-8"
+        )
+
+
+def _wide_units(begin: bytes) -> str | None:
+    """What a text without a mark seems to be by its zeros, UTF-32 or UTF-16; None where it is UTF-8."""
+    for kind, high, next_to_it in (("UTF-32LE", 3, 2), ("UTF-32BE", 0, 1)):
+        is_zero = len(begin) >= 8 and not any(begin[high::4])
+        if is_zero and max(begin[next_to_it::4]) <= LAST_PLANE:
+            return kind
     halves = begin[::2], begin[1::2]
     zeros = [half.count(0) for half in halves]
     n = sum(zeros)
-    high = halves[1] if zeros[1] >= zeros[0] else halves[0]  # where UTF-16 would have its high bytes
-    is_alphabet = 20 * sum(byte < ALPHABETS for byte in high) >= 19 * len(high)
+    high_half = halves[1] if zeros[1] >= zeros[0] else halves[0]  # where UTF-16 would have its high bytes
+    is_alphabet = 20 * sum(byte < ALPHABETS for byte in high_half) >= 19 * len(high_half)
     if (len(begin) >= 4 and n >= SHARE * len(begin)) or (n >= ZEROS and min(zeros) == 0 and is_alphabet):
-        kind = "UTF-16LE" if high is halves[1] else "UTF-16BE"
-        raise InputError(
-            f"{path}: looks like {kind} ({n:,} of its first {len(begin):,} bytes are 0), expected UTF-8 text:"
-            f" convert it, for example with iconv -f {kind} -t UTF-8"
-        )
+        return "UTF-16LE" if high_half is halves[1] else "UTF-16BE"
+    return None
 
 
 def decoded(

@@ -6,13 +6,16 @@ ops/norms_numba.py, or on the GPU in ops/norms_cupy.py. Nothing is registered.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +28,8 @@ from . import blas_threads
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
 
 ENGINES = ("reference", "numba", "cupy")
+# What Numba says of a setting in the environment that it cannot read.
+UNREAD = re.compile(r"Environment variable '(\w+)' is defined but its associated value '(.*?)' could not")
 TWINNED = (np.dtype("float32"), np.dtype("float64"))  # dtypes that twins are compiled for
 
 Function = Callable[..., Any]
@@ -216,7 +221,8 @@ def _numba_lacks() -> str | None:
     if count.lstrip("-").isdigit() and int(count) < 1:  # with it Numba cannot even be imported
         return f"NUMBA_NUM_THREADS is {count}, expected 1 or more: unset it"
     try:
-        from . import blas, jit
+        with _plain_warnings():
+            from . import blas, jit
     except Exception as error:  # of every kind: Numba looks at NumPy, at its settings, at the processor
         reason = " ".join(str(error).split())[:200]
         return (
@@ -228,6 +234,21 @@ def _numba_lacks() -> str | None:
             "kernels find no BLAS to call, expected that of NumPy's wheel from PyPI, or MKL: pip install mkl"
         )
     return jit.wrong_setting()
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shorten Numba's warning of a setting in the environment that it cannot read: it holds a traceback."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        match = UNREAD.search(str(warning.message))
+        if match is None:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        else:
+            name, value = match.groups()
+            warnings.warn(f"{name} is {value!r}, which Numba cannot read: it uses its default", stacklevel=3)
 
 
 @functools.cache

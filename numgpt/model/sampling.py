@@ -19,14 +19,19 @@ def penalised(logits: Array, present: NDArray[np.bool_], penalty: float) -> Arra
         z ← z / penalty  where z ≥ 0,  z · penalty  where z < 0
 
     A penalty above 1 lowers both; 1 changes nothing. logits, present (B, V) → (B, V). Source: Keskar et al.
-    2019, with the case z < 0 of those who used it after them: divided, such a logit would rise.
+    2019, with the case z < 0 of those who used it after them: divided, such a logit would rise. What
+    overflows is the largest number of its sign.
 
     >>> penalised(np.array([2.0, -2.0, 2.0]), np.array([True, True, False]), 2.0).tolist()
     [1.0, -4.0, 2.0]
     """
     logits = logits.real
-    lowered = np.where(logits < 0, logits * penalty, logits / penalty)
-    return np.where(present, lowered, logits)
+    limits = np.finfo(logits.dtype)
+    penalty = min(max(penalty, float(limits.tiny)), float(limits.max))  # as a number of the logits' dtype
+    with np.errstate(over="ignore", under="ignore"):
+        lowered = np.where(logits < 0, logits * penalty, logits / penalty)
+    lowered = np.clip(lowered, limits.min, limits.max)  # what overflows is still a number
+    return np.where(present & np.isfinite(logits), lowered, logits)
 
 
 def choose(

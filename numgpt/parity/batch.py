@@ -49,11 +49,15 @@ def _shape(shape: Any, longest: int) -> tuple[int, int]:
     if T is None:
         T = min(16, longest)
     are_sizes = all(isinstance(n, int | np.integer) and n >= 1 for n in (B, T))
-    if not are_sizes or longest < T or B > LARGEST:
+    if not are_sizes:
         raise InputError(
             f"parity: the shape of the batch is {shape!r}, expected (B, T), B from 1 to {LARGEST:,}, T from 1"
             f" to block_size {longest}"
         )
+    if B > LARGEST:
+        raise InputError(f"parity: the batch has {B:,} sequences, expected 1 to {LARGEST:,}")
+    if longest < T:
+        raise InputError(f"parity: the batch has {T:,} tokens a sequence, expected 1 to block_size {longest}")
     return B, T
 
 

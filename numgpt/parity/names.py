@@ -46,14 +46,24 @@ OPTIONAL = ("drop", "h.{i}.mlp")
 NAMES = (*GPT2, "h.{i}.attn.resid_dropout", "h.{i}.mlp.dropout", "loss")
 
 
-def filled_in(module: Any, names: Any) -> dict[str, str]:
-    """A map with {i} filled in for each block that the module has, without optional parts that it lacks."""
+class MapError(InputError):
+    """A map of names that cannot be used."""
+
+    def __init__(self, problem: str, who: str = "parity: the map of names") -> None:
+        super().__init__(f"{who} {problem}")
+        self.problem = problem
+
+
+def expect_map(names: Any) -> None:
+    """Raise MapError unless names is a map of strings."""
     is_map = isinstance(names, dict)
     if not is_map or not all(isinstance(n, str) and isinstance(p, str) for n, p in names.items()):
-        raise InputError(
-            "parity: the map of names does not go from strings to strings, expected numgpt's name → the"
-            " module's path"
-        )
+        raise MapError("does not go from strings to strings, expected numgpt's name → the module's path")
+
+
+def filled_in(module: Any, names: Any) -> dict[str, str]:
+    """A map with {i} filled in for each block that the module has, without optional parts that it lacks."""
+    expect_map(names)
     paths = {}
     for name, path in names.items():
         _check_name(name, path)
@@ -61,10 +71,8 @@ def filled_in(module: Any, names: Any) -> dict[str, str]:
             if has(module, full_path):
                 paths[full] = full_path
             elif name not in OPTIONAL:
-                raise InputError(
-                    f"{type(module).__name__} of PyTorch: has no {full_path} for {full}, expected a"
-                    f" path{_hint(module, full_path)}: give a map of names"
-                )
+                who = f"{type(module).__name__} of PyTorch"
+                raise InputError(f"{who}: has no {full_path} for {full}, {_hint(module, full_path)}")
     return paths
 
 
@@ -74,14 +82,13 @@ def _check_name(name: str, path: str) -> None:
     part, _, kind = general.rpartition(".")
     is_parameter = kind in ("weight", "bias") and part in NAMES
     if general not in NAMES and not is_parameter:
-        raise InputError(
-            f"parity: the map names {name}, which numgpt does not have, expected some of"
-            f" {', '.join(NAMES)}, or of a parameter such as wpe.weight"
+        raise MapError(
+            f"has {name}, which numgpt does not have, expected some of {', '.join(NAMES)}, or of a parameter"
+            " such as wpe.weight"
         )
     if ("{i}" in name) is not ("{i}" in path):
-        raise InputError(
-            f"parity: the map has {name} → {path}, expected {{i}}, the number of the block, on both sides or"
-            " on none"
+        raise MapError(
+            f"has {name} → {path}, expected {{i}}, the number of the block, on both sides or on none"
         )
 
 
@@ -97,13 +104,15 @@ def _by_block(module: Any, name: str, path: str) -> list[tuple[str, str]]:
 
 
 def _hint(module: Any, path: str) -> str:
-    """Where a module may have what a path does not lead to."""
+    """What was expected where a path leads to nothing, and what the module has."""
     last = path.removesuffix(INPUT).rpartition(".")[2]
     near = [other for other, _ in module.named_modules() if other.rpartition(".")[2] == last]
     if near:
-        return f" such as {near[0]}"
-    parts = [part for part, _ in module.named_children()]
-    return f", for it has {', '.join(parts[:6])}"
+        return f"expected a path such as {near[0]}: give a map of names"
+    parts = [part for part, _ in (*module.named_children(), *module.named_parameters(recurse=False))]
+    if not parts:
+        return "expected a module with parameters: it has no parts"
+    return f"expected a path, for it has {', '.join(parts[:6])}: give a map of names"
 
 
 def at(module: Any, path: str) -> Any:

@@ -324,7 +324,7 @@ def _of_path(path: str | os.PathLike[str], names: Any) -> tuple[str, Named]:
     place = Path(huggingface.find(path) or path)
     if place.is_dir() or not place.exists():
         return _of_folder(place, str(path))
-    if place.exists() and place.suffix == ".json":
+    if place.exists() and place.suffix.lower() == ".json":
         return f"{path}, a JSON file", _of_json(place)
     if is_state(place):
         raise InputError(

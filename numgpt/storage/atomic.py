@@ -26,10 +26,10 @@ def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
 
     An old folder with a file that the new one lacks stays, and an InputError names the file.
     """
-    folder = Path(os.path.realpath(folder))  # replace what a link points to, not the link
+    name, folder = folder, Path(os.path.realpath(folder))  # replace what a link points to, not the link
     new, old = beside(folder, NEW), beside(folder, OLD)
     settle(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, name)
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir()

@@ -85,7 +85,7 @@ def pickled(path: StrPath) -> InputError:
 def pickled_in(folder: StrPath) -> Path | None:
     """A file of torch.save in a folder, None where there is none."""
     for path in sorted(
-        p for p in Path(folder).glob("*") if p.suffix in (".bin", ".pt", ".pth") and p.is_file()
+        p for p in Path(folder).glob("*") if p.suffix.lower() in (".bin", ".pt", ".pth") and p.is_file()
     ):
         with open_file(path) as file:
             if is_pickled(file.read(8)):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import checked
 from ..errors import InputError
-from ..storage.atomic import write_file
+from ..storage.atomic import make_folder, write_file
 from ..storage.files import Missing, parse_json, read_bytes
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
@@ -20,6 +20,7 @@ from .tokenizer import Tokenizer
 from .unigram import Unigram
 
 LONGEST = 2**26  # bytes: a tokenizer.json with 260,000 tokens has some 35 million
+OF_A_RUN = ("best/tokenizer.json", "last/tokenizer.json")  # in its two checkpoints
 EXPECTED = (
     "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, a .tiktoken or a"
     " .model of sentencepiece"
@@ -37,7 +38,7 @@ def load(
     Parameters
     ----------
     path
-        numgpt's file, which save writes, or a checkpoint's tokenizer.json;
+        numgpt's file, which save writes, a checkpoint or a run;
         Hugging Face's tokenizer.json, if it is byte-pair encoding whose steps are known here, or single
         characters;
         GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe: either file, or their folder;
@@ -72,7 +73,7 @@ def load(
     data = read_bytes(path, LONGEST)
     given = [name for name, value in (("pattern", pattern), ("specials", specials)) if value is not None]
     cut = "gpt2" if pattern is None else pattern
-    if path.suffix == ".model":
+    if path.suffix.lower() == ".model":
         _expect_none(path, given)
         return _named_after(path, Unigram, data)
     if data.lstrip()[:1] == b"{":
@@ -124,7 +125,7 @@ def _expect_none(path: Path, given: list[str]) -> None:
 
 def _in_folder(folder: Path) -> Path:
     """The file of a folder that says most."""
-    names = ["tokenizer.json", *gpt2_files.NAMES]
+    names = ["tokenizer.json", *gpt2_files.NAMES, *OF_A_RUN]
     files = [folder / name for name in names if (folder / name).is_file()]
     files = files or sorted([*folder.glob("*.tiktoken"), *folder.glob("*.model")])
     if not files or (len(files) > 1 and files[0].suffix != ".json"):
@@ -234,7 +235,7 @@ def _write_huggingface(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
 
 def _write_gpt2(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
     vocab, merges = gpt2_files.write(as_bpe(tokenizer))
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path, path)
     write_file(path / "vocab.json", vocab)
     write_file(path / "merges.txt", merges)
     return {}
