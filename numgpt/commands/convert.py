@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import flags
+from .places import expect_apart
 from .printing import one_line, say
 
 HELP = "Convert a model between numgpt and transformers, or to another precision."
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ..interchange import huggingface
     from ..model.gpt import GPT
 
+    expect_apart([args.source], [args.destination], "folder")
     model = GPT.load(args.source)
     if args.dtype:
         model = model.astype(args.dtype)

@@ -8,6 +8,7 @@ from ..architecture import presets
 from ..architecture.config import Config
 from ..errors import InputError
 from . import flags
+from .places import expect_apart
 
 HELP = "Export a model, tokens and debug state in llm.c's files, to check a port against."
 EXAMPLE = (
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from ..interchange import llmc
     from ..model.gpt import GPT
 
+    expect_apart([] if args.model in presets.MODELS else [args.model], [args.folder], "folder")
     changes = flags.fields(args, Config)
     if args.model in presets.MODELS:
         model = GPT(presets.preset(args.model, **changes), args.seed)

@@ -18,6 +18,7 @@ from ..tokenizers.show import COLORS, lines, wants_color
 from ..tokenizers.tokenizer import ERRORS
 from . import flags, tokenizer_training
 from . import tokenizer_files as files
+from .places import STDIN, expect_apart
 from .printing import bytes_and_tokens, plural
 
 HELP = "Train a tokenizer, encode, decode, and show how a text is cut into tokens."
@@ -135,6 +136,8 @@ def _encode(args: argparse.Namespace) -> int:
                 " for text redirect the output"
             )
         files.expect_place(out)
+        texts = [args.file or STDIN] if args.text is None else []
+        expect_apart([*texts, args.tokenizer], [out])
     parts: Iterable[str | bytes] = files.parts(args)
     sample = None
     if is_closed(args.tokenizer):  # its vocabulary is built from the whole text

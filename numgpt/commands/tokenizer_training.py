@@ -13,13 +13,14 @@ from ..tokenizers.kinds import KINDS
 from ..tokenizers.patterns import Pattern
 from . import flags
 from . import tokenizer_files as files
+from .places import expect_apart
 from .printing import bytes_and_tokens, command_line, say
 
 if TYPE_CHECKING:
     from ..data.text import Text
     from ..tokenizers import Tokenizer
 
-
+GPT2 = ("vocab.json", "merges.txt")  # what --format gpt2 writes into a folder
 # The kinds whose vocabulary has a size that is asked for: characters and bytes have their own.
 LEARNED = {kind: row for kind, row in KINDS.items() if row.learn and row.size}
 
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     files.expect_place(out, args.format)
+    expect_apart(args.files, [out / name for name in GPT2] if args.format == "gpt2" else [out])
     _expect_format(args)
     if LEARNED[args.kind].pattern:
         _expect_writable(args)

@@ -15,6 +15,7 @@ from ..data.split import SPLITS
 from ..errors import InputError
 from ..storage.output import send_nowhere
 from . import flags, runs
+from .places import expect_apart
 from .printing import command_line, default_prompt, plural, print_texts, say
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MAY_BE_THERE = (
     "best",
     "log.jsonl",
     "tokens",
-)  # what a run leaves that was killed before its first checkpoint
+)  # in a run's folder before its first checkpoint: what one leaves that was killed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -192,6 +193,8 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
     from ..model.gpt import GPT
     from ..training.trainer import Trainer
 
+    names = [args.tokenizer] if args.tokenizer else []
+    expect_apart([*(args.data or ()), *names], [out / name for name in MAY_BE_THERE])
     preset = args.preset or presets.DEFAULT
     training = presets.preset_training(preset, **flags.fields(args, Training))
     tokenizer = TOKENIZER if args.tokenizer is None else args.tokenizer
