@@ -14,6 +14,8 @@ DIGITS = {"type": "Digits", "individual_digits": True}
 METASPACE = {"type": "Metaspace", "replacement": "▁"}
 STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 NFC = {"type": "NFC"}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+TEMPLATE = {"type": "TemplateProcessing", "single": [TEXT], "pair": [TEXT], "special_tokens": {}}
 SPLIT = split(r"\w+")["pretokenizers"][0]
 
 
@@ -103,6 +105,21 @@ REFUSED = [
         "shares '<|end|>'|shares",
     ),
     ({"added_tokens": [5]}, "added_tokens"),
+    ({"added_tokens": [token("<|end|>", 277, special="no")]}, 'has special "no", expected true or false'),
+    ({"version": "2.0"}, 'its version is "2.0", expected "1.0"'),
+    ({"truncate": None}, "entry 'truncate' is unknown, expected version, truncation"),
+    ({"truncation": 512}, "its truncation is 512, expected an object, or null"),
+    ({"padding": True}, "its padding is true, expected an object, or null"),
+    ({"post_processor": {"type": "Reverse"}}, "post_processor is Reverse, expected BertProcessing"),
+    ({"post_processor": TEMPLATE | {"single": [TEXT, TEXT]}}, "has single .* expected the Sequence A once"),
+    ({"post_processor": TEMPLATE | {"single": []}}, "has single .* expected the Sequence A once"),
+    (
+        {"decoder": None},
+        'its decoder is null beside a ByteLevel pre_tokenizer, expected {"type": "ByteLevel"}',
+    ),
+    ({"decoder": decoders()}, "its decoder is .*Sequence.* beside a ByteLevel pre_tokenizer"),
+    ({"normalizer": NFC, "decoder": None}, "its decoder is null beside a ByteLevel pre_tokenizer"),
+    ({"decoder": METASPACE | {"prepend_scheme": "last"}}, "Metaspace has prepend_scheme"),
 ]
 
 

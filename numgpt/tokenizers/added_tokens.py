@@ -38,6 +38,11 @@ def read(tokens: Any, vocab: Mapping[str, int]) -> dict[str, int]:
                     f"its added token {text!r} has {flag} {short(token[flag], 40)}, expected false: the"
                     " other is not supported"
                 )
+        for flag in ("special", "normalized"):
+            if not isinstance(token.get(flag, False), bool):
+                raise InputError(
+                    f"its added token {text!r} has {flag} {short(token[flag], 40)}, expected true or false"
+                )
         # The library numbers one that the vocabulary lacks by itself, and does not look at the id.
         given = vocab.get(text, max([len(vocab), *(n + 1 for n in added.values())]))
         if i != given:
@@ -46,7 +51,7 @@ def read(tokens: Any, vocab: Mapping[str, int]) -> dict[str, int]:
                 " it: put it into the vocabulary"
             )
         added[text] = i
-        normalized[bool(token.get("normalized", False))].append(text)
+        normalized[token.get("normalized", False)].append(text)
     expect_apart(normalized[True], normalized[False], "normalized")
     return added
 

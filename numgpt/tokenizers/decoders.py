@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from .entries import Entry, kind, short, steps, text
+from .entries import Entry, kind, prepend_scheme, short, steps, text
 from .spelling import unspell
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # the text of a token that is a byte
@@ -35,8 +35,9 @@ class Decoder(NamedTuple):
 def read(part: Any, is_of_bytes: bool) -> Decoder:
     """The Decoder of a file.
 
-    is_of_bytes: whether tokens spell bytes. Without a decoder, their bytes are joined then; other tokens get
-    a space between them, as in their library. InputError names what is not known here.
+    is_of_bytes: whether tokens spell bytes. Without a decoder, their bytes are joined then, which a file that
+    is read must ask for; other tokens get a space between them, as in their library. InputError names what is
+    not known here.
     """
     if part is None:
         return Decoder((), byte_level) if is_of_bytes else Decoder((), str.encode, between=b" ")
@@ -79,8 +80,8 @@ def _in_order(members: Iterator[Entry]) -> Decoder:
 
 
 def _metaspace(step: Entry) -> Step:
-    mark, prepends = text(step, "replacement", is_character=True), step.get("prepend_scheme") != "never"
-    return lambda token, first: token.replace(mark, "" if first and prepends else " ")
+    mark, scheme = text(step, "replacement", is_character=True), prepend_scheme(step)
+    return lambda token, first: token.replace(mark, "" if first and scheme != "never" else " ")
 
 
 def _replace(step: Entry) -> Step:

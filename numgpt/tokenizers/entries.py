@@ -40,6 +40,20 @@ def text(step: Entry, name: str, is_character: bool = False) -> str:
     return value
 
 
+def prepend_scheme(step: Entry) -> str:
+    """Where a Metaspace puts its character before a text: always, first or never."""
+    scheme = step.get("prepend_scheme", "always")
+    if scheme not in ("always", "first", "never"):
+        raise InputError(
+            f"its Metaspace has prepend_scheme {short(scheme, 40)}, expected always, first or never"
+        )
+    if step.get("add_prefix_space") is False and scheme != "never":  # which their library refuses too
+        raise InputError(
+            f"its Metaspace has add_prefix_space false and prepend_scheme {scheme}, expected never"
+        )
+    return str(scheme)
+
+
 def kind(step: Entry) -> str:
     """The type of a step, for looking it up and for errors."""
     return str(step.get("type"))[:40]
@@ -51,7 +65,7 @@ def steps(part: Any, name: str) -> list[dict[str, Any]]:
         return []
     if isinstance(part, dict) and part.get("type") == "Sequence":
         members = part.get(name)
-        if isinstance(members, list):
+        if isinstance(members, list) and None not in members:
             return [step for member in members for step in steps(member, name)]
     elif isinstance(part, dict):
         return [part]

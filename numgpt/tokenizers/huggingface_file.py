@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
-from . import added_tokens
+from . import added_tokens, outer_entries
 from .bpe import BPE
 from .characters import Characters
 from .entries import expect, kind, steps
@@ -44,10 +44,11 @@ def read(content: Mapping[str, Any]) -> Tokenizer:
 
     It is a BPE where the file is byte pairs of bytes that one pattern cuts, Characters where it cuts a text
     into these, and else a Pipeline. Merges are pairs or, in older files, texts with a space. The ids are
-    those of encode(text, add_special_tokens=False): to put special tokens around a text, to cut it off or to
-    pad it is left to the caller. All added tokens of a BPE are special here: their text is refused unless it
-    is allowed.
+    those of encode(text, add_special_tokens=False) without truncation and padding: to put special tokens
+    around a text, to cut it off or to pad it is left to the caller. All added tokens of a BPE are special
+    here: their text is refused unless it is allowed.
     """
+    outer_entries.expect_known(content)
     model = content["model"]
     if model.get("type") == "WordLevel":
         return _characters(content)

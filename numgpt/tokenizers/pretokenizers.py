@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import InputError
-from .entries import Entry, flag, kind, short, steps, text
+from .entries import Entry, flag, kind, prepend_scheme, short, steps, text
 from .patterns import Pattern
 from .spelling import spell
 from .tokenizer import utf8
@@ -144,15 +144,7 @@ def _digits(step: Entry) -> Cutter:
 
 def _metaspace(step: Entry) -> Cutter:
     """Spaces become a character, which begins a word; the text gets one before it."""
-    mark, scheme = text(step, "replacement", is_character=True), step.get("prepend_scheme", "always")
-    if scheme not in ("always", "first", "never"):
-        raise InputError(
-            f"its Metaspace has prepend_scheme {short(scheme, 40)}, expected always, first or never"
-        )
-    if step.get("add_prefix_space") is False and scheme != "never":  # which their library refuses too
-        raise InputError(
-            f"its Metaspace has add_prefix_space false and prepend_scheme {scheme}, expected never"
-        )
+    mark, scheme = text(step, "replacement", is_character=True), prepend_scheme(step)
     words = _splitter(Pattern(expression({"String": mark}, "Metaspace")), "MergedWithNext")
     is_split = flag(step, "split", absent=True)
 
