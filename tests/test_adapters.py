@@ -194,6 +194,38 @@ def test_what_the_adapters_of_torch_cannot_take_is_an_error(torch):
         verdict(*from_torch(lambda x: (x, x)), X)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of torch.jit
+@pytest.mark.parametrize("name", ["a lazy one", "on the meta device", "scripted", "traced", "complex"])
+def test_a_module_without_parameters_to_call_it_with_is_an_error(torch, name):
+    module = {
+        "a lazy one": torch.nn.LazyLinear(2),
+        "on the meta device": torch.nn.Linear(4, 2, device="meta"),
+        "scripted": torch.jit.script(torch.nn.Linear(4, 2)),
+        "traced": torch.jit.trace(torch.nn.Linear(4, 2), torch.ones(3, 4)),
+        "complex": torch.nn.Linear(4, 2, dtype=torch.complex64),
+    }[name]
+    for take in (from_module, lambda module, x: gradcheck.same(module, module, x)):
+        with pytest.raises(InputError, match="from_module: .*expected"):
+            take(module, X)
+
+
+@pytest.mark.parametrize("scope", ["inference_mode", "no_grad"])
+def test_gradients_arrive_in_any_scope_of_the_caller(torch, scope):
+    with getattr(torch, scope)():
+        check(*from_torch(torch.sin), X)
+        assert verdict(*from_torch(torch.sin), X).word == "right"
+        assert not verdict(*from_module(torch.nn.Linear(4, 2), X)).wrong
+        gradcheck.same(torch.nn.Linear(4, 2), torch.nn.functional.linear, X)
+
+
+def test_tensors_of_any_layout_give_their_numbers(torch):
+    check(*from_module(torch.nn.Embedding(5, 3, sparse=True), np.array([0, 4, 4])))
+    check(*from_torch(torch.sin), torch.eye(3).to_sparse())
+    check(*from_torch(lambda x: x.sin().to_sparse()), X)
+    check(*from_torch(lambda x: torch.complex(x.cos(), x.sin()).conj().imag), X)
+    check(*from_module(torch.nn.DataParallel(torch.nn.Linear(4, 2)), X))
+
+
 def test_bfloat16_is_refused_in_our_words(torch):
     with pytest.raises(InputError, match=r"from_module: weight is bfloat16, .*module.float\(\)"):
         from_module(torch.nn.Linear(4, 2).bfloat16(), X)

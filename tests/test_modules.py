@@ -89,6 +89,50 @@ def test_a_module_of_half_precision_is_compared_in_the_dtype_asked_for(dtype):
     assert {p.dtype for p in module.parameters()} == {dtype}
 
 
+@pytest.mark.parametrize("scope", [torch.inference_mode, torch.no_grad])
+def test_a_module_is_compared_in_any_scope_of_its_caller(scope):
+    module = module_of()
+    before = state(module)
+    with scope():
+        parity.compare(module).check()
+    assert state(module) == before
+
+
+def test_sparse_gradients_are_compared():
+    module = module_of()
+    module.transformer.wte.sparse = True
+    module.lm_head.weight = torch.nn.Parameter(module.lm_head.weight.detach().clone())
+    parity.compare(module).check()
+
+
+def test_parameters_that_are_not_compared_are_warned_of():
+    def warnings(module):
+        return [text for text in parity.compare(module).warnings if "no name" in text]
+
+    module = module_of()
+    assert not warnings(module)
+    module.transformer.h[0].crossattention = torch.nn.Linear(3, 3)
+    module.gate = torch.nn.Parameter(torch.ones(3))
+    names = "gate, transformer.h.0.crossattention.weight, transformer.h.0.crossattention.bias"
+    assert warnings(module) == [f"B has {names}, for which numgpt has no name: not compared"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, of torch.jit
+def test_a_module_that_cannot_be_borrowed_is_one_line():
+    with torch.inference_mode():
+        inferring = torch.nn.Linear(8, 13, bias=False)
+    heads = {
+        "lazy parameters": torch.nn.LazyLinear(13, bias=False),
+        "built in inference_mode": inferring,
+        "a ScriptModule": torch.jit.script(torch.nn.Linear(8, 13, bias=False)),
+    }
+    for words, head in heads.items():
+        module = module_of()
+        module.lm_head = head
+        with pytest.raises(InputError, match=f"{words}.*expected"):
+            parity.compare(module)
+
+
 def test_a_graph_that_is_still_alive_does_not_shorten_the_gradients():
     module = module_of()
     loss = module(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long))[1]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..arguments import checked
 from ..errors import InputError
-from .pair import Pair, argument_names, describe, is_float, plain
+from .pair import Pair, argument_names, as_dtype, describe, is_float, plain
 
 
 @checked
@@ -56,8 +56,8 @@ def from_torch(function: Callable[..., Any]) -> Pair:
 
     def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
         differentiated = not any(_is_complex(a) for a in arrays)
-        tensors = [_tensor(torch, a, differentiated) for a in _one_kind(arrays)]
-        with torch.enable_grad() if differentiated else torch.no_grad():
+        with recording(torch), contextlib.nullcontext() if differentiated else torch.no_grad():
+            tensors = [_tensor(torch, a, differentiated) for a in _one_kind(arrays)]
             y = function(*tensors, **options)
         if not isinstance(y, torch.Tensor):
             raise InputError(
@@ -69,15 +69,18 @@ def from_torch(function: Callable[..., Any]) -> Pair:
                 "from_torch: the function's value is bfloat16, which NumPy does not have, expected float32 or"
                 " float64: return y.float()"
             )
-        return y.detach().numpy().copy(), (y, tensors)
+        return numbers(y).copy(), (y, tensors)
 
     def backward(dy: Any, saved: Any) -> tuple[Any, ...]:
         y, tensors = saved
         moving = [t for t in tensors if t is not None and t.requires_grad]
         grads: Iterator[Any] = iter([None] * len(moving))
         if y.requires_grad:
-            upstream = torch.tensor(dy, dtype=y.dtype)
-            grads = iter(torch.autograd.grad(y, moving, upstream, retain_graph=True, allow_unused=True))
+            with recording(torch):
+                value, upstream = dense(y), torch.tensor(dy, dtype=y.dtype, device=y.device)
+                grads = iter(
+                    torch.autograd.grad(value, moving, upstream, retain_graph=True, allow_unused=True)
+                )
         return tuple(
             _gradient(next(grads), t) if t is not None and t.requires_grad else None for t in tensors
         )
@@ -89,7 +92,24 @@ def _gradient(grad: Any, tensor: Any) -> Any:
     """A gradient as an array of its own memory; 0 where autograd has none."""
     if grad is None:
         return np.zeros(tuple(tensor.shape), tensor.detach().numpy().dtype)
-    return grad.detach().numpy().copy()
+    return numbers(grad).copy()
+
+
+@contextlib.contextmanager
+def recording(torch: Any) -> Iterator[None]:
+    """A scope in which PyTorch records what it computes, whatever the caller's inference_mode or no_grad."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def dense(tensor: Any) -> Any:
+    """A tensor with all its elements; such as the gradient of an embedding with sparse=True has only some."""
+    return tensor if str(tensor.layout) == "torch.strided" else tensor.to_dense()
+
+
+def numbers(tensor: Any) -> Any:
+    """A tensor's numbers as an array, whatever its layout and its device; a view of them where it can be."""
+    return dense(tensor.detach()).cpu().resolve_conj().resolve_neg().numpy()
 
 
 @checked
@@ -114,7 +134,8 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
     Raises
     ------
     InputError
-        PyTorch is not installed, the module is something else, or its parameters are bfloat16.
+        PyTorch is not installed, the module is something else, or a ScriptModule, or its parameters are
+        bfloat16 or complex, or have no numbers yet.
 
     Examples
     --------
@@ -127,13 +148,10 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
         raise InputError(
             f"from_module: {describe(module)} is not an nn.Module, expected one: from_torch takes functions"
         )
+    while isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+        module = module.module
+    _expect_callable_with_other_parameters(torch, module)
     arrays = tuple(plain(arrays))
-    for name, parameter in module.named_parameters():
-        if parameter.dtype == torch.bfloat16:
-            raise InputError(
-                f"from_module: {name} is bfloat16, which NumPy does not have, expected float32 or float64:"
-                " module.float() or module.double()"
-            )
     names, inputs = [name for name, _ in module.named_parameters()], len(arrays)
     buffers = {name: buffer.detach().cpu() for name, buffer in module.named_buffers()}
 
@@ -146,10 +164,37 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
 
     pair = _named([*argument_names(module.forward, inputs), *names], from_torch(function))
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
-    parameters = [p.detach().cpu().numpy().copy() for p in module.parameters()]
+    parameters = [numbers(p).copy() for p in module.parameters()]
     if floats:
-        parameters = [p.astype(np.result_type(*floats)) for p in parameters]
+        parameters = as_dtype(parameters, np.result_type(*floats))
     return (*pair, *arrays, *parameters)
+
+
+def _expect_callable_with_other_parameters(torch: Any, module: Any) -> None:
+    """Raise InputError for a module that cannot be called with parameters of NumPy's."""
+    kind = type(module).__name__
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise InputError(
+            f"from_module: {kind} is a ScriptModule, or has one, which PyTorch does not call with other"
+            " parameters, expected the module that was scripted or traced"
+        )
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor) or tensor.is_meta:
+            raise InputError(
+                f"from_module: {name} of {kind} has no numbers yet, expected them: call a lazy module once,"
+                " and give one on the meta device some"
+            )
+    for name, parameter in module.named_parameters():
+        if parameter.dtype == torch.bfloat16:
+            raise InputError(
+                f"from_module: {name} is bfloat16, which NumPy does not have, expected float32 or float64:"
+                " module.float() or module.double()"
+            )
+        if parameter.is_complex():
+            raise InputError(
+                f"from_module: {name} is complex, expected real parameters: make its real and imaginary part"
+                " two of them"
+            )
 
 
 @checked
@@ -218,8 +263,8 @@ def from_jax(function: Callable[..., Any]) -> Pair:
             return value([given.get(i, a) for i, a in enumerate(arrays)], options)
 
         with _x64(jax, arrays):
-            _, back = jax.vjp(of_floats, *[jax.numpy.asarray(arrays[i]) for i in places])
-            grads = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy)))))
+            y, back = jax.vjp(of_floats, *[jax.numpy.asarray(arrays[i]) for i in places])
+            grads = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy, y.dtype)))))
         return tuple(grads.get(i) for i in range(len(arrays)))
 
     return _named(_names(function), Pair(forward, backward))

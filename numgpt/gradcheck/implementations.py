@@ -32,14 +32,14 @@ def names(pairs: Sequence[Pair], count: int) -> list[str | None]:
 
 def _with_parameters(module: Any, points: list[Any]) -> tuple[int, list[Any]]:
     """(how many of the points are inputs, the points with the module's parameters behind them)."""
-    parameters = [p.shape for p in module.parameters()]
+    _, _, *arrays = from_module(module, *points)
+    parameters = [np.shape(p) for p in arrays[len(points) :]]
     inputs = len(points) - len(parameters)
     try:
         inspect.signature(module.forward).bind(*points)
     except TypeError:
-        if inputs > 0 and [np.shape(a) for a in points[inputs:]] == [tuple(shape) for shape in parameters]:
+        if inputs > 0 and [np.shape(a) for a in points[inputs:]] == parameters:
             return inputs, points
-    _, _, *arrays = from_module(module, *points)
     return len(points), arrays
 
 

@@ -80,6 +80,7 @@ def plain(arrays: Sequence[Any]) -> list[Any]:
 def _plain(i: int, array: Any) -> Array:
     if hasattr(array, "detach"):  # a tensor, which may want a gradient, or lie on a GPU
         array = array.detach().cpu()
+        array = array if str(array.layout) == "torch.strided" else array.to_dense()
     if str(getattr(array, "dtype", "")).endswith("bfloat16"):
         raise InputError(
             f"gradcheck: argument {i} is bfloat16, which NumPy does not have, expected float32 or float64:"

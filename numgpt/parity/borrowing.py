@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError
+from ..gradcheck.adapters import numbers
 
 
 def torch() -> Any:
@@ -23,8 +24,7 @@ def torch() -> Any:
 
 def as_numpy(tensor: Any) -> Any:
     """A tensor as an array; NumPy has no bfloat16, and float32 holds it exactly."""
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return numbers(tensor.float() if tensor.dtype == torch().bfloat16 else tensor)
 
 
 def gradient(tensor: Any) -> Any:

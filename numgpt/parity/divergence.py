@@ -298,6 +298,11 @@ def _warnings(sides: Any, runs: tuple[Run, Run], batch: Batch) -> Iterator[str]:
         uncalled = side.uncalled(run) if isinstance(side, Theirs) else []
         if uncalled:
             yield f"{letter} does not call {_shortened(uncalled, 'part')}: their values are not compared"
+        unnamed = side.unnamed() if isinstance(side, Theirs) else []
+        if unnamed:
+            yield (
+                f"{letter} has {_shortened(unnamed, 'parameter')}, for which numgpt has no name: not compared"
+            )
     for letter, own, other in zip("AB", runs, runs[::-1]):
         alone = [name for name in own.params if other.params and name not in other.params]
         if alone:

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
+from ..gradcheck.adapters import recording
 from ..ops.activations import ACTIVATIONS
 from ..user_code import RAISED
 from .borrowing import as_numpy, borrowed, gradient, hooks, torch
@@ -57,8 +58,7 @@ class Module:
         while type(module).__name__ in WRAPPERS:
             module = getattr(module, WRAPPERS[type(module).__name__])
         self.title = f"{type(module).__name__} of PyTorch"
-        if any(p.is_meta for p in module.parameters()):
-            raise InputError(f"{self.title}: is on the meta device, expected parameters with numbers")
+        _expect_usable(self.title, module)
         if optimizer is not None and not hasattr(optimizer, "param_groups"):
             raise InputError(
                 f"{self.title}: its optimizer is {type(optimizer).__name__}, expected one of torch.optim"
@@ -95,7 +95,8 @@ class Module:
         """
         t = torch()
         try:
-            with borrowed(self.module, self.optimizer, getattr(t, np.dtype(dtype).name)) as (device, frozen):
+            borrowing = borrowed(self.module, self.optimizer, getattr(t, np.dtype(dtype).name))
+            with recording(t), borrowing as (device, frozen):
                 batch = t.from_numpy(tokens).to(device), t.from_numpy(targets).to(device)
                 return self._run(*batch, frozen)
         except InputError:
@@ -111,7 +112,7 @@ class Module:
     def _run(self, tokens: Any, targets: Any, frozen: Iterable[Any]) -> Run:
         """The forward, backward and step of a module that is borrowed; no step changes what is frozen."""
         seen: dict[str, Any] = {}
-        with hooks(self._parts(), seen), torch().enable_grad():
+        with hooks(self._parts(), seen):
             logits, loss = outcome(self.call(self.module, tokens, targets), targets)
             reported = set()  # logits that are returned for a look may have no gradient
             for name, value in (("lm_head", logits), ("loss", loss)):
@@ -144,6 +145,13 @@ class Module:
     def uncalled(self, run: Run) -> list[str]:
         """The parts of the map that a run did not call: a fused function took their weights itself."""
         return [name for name in self._parts() if name not in run.values]
+
+    def unnamed(self) -> list[str]:
+        """The parameters, by the module's own names, that no name of the map leads to."""
+        named = self._tensors().values()
+        return [
+            path for path, p in self.module.named_parameters() if not any(p is tensor for tensor in named)
+        ]
 
     def _parts(self) -> dict[str, tuple[Any, bool]]:
         """Name → (the module, whether its input is meant) of all that is a value."""
@@ -184,6 +192,22 @@ class Module:
             return array
         is_linear = isinstance(at(self.module, self.names[part]), torch().nn.Linear)
         return array.T if is_linear else array
+
+
+def _expect_usable(title: str, module: Any) -> None:
+    """Raise InputError for a module that has no numbers, or none that can be borrowed, or takes no hooks."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(isinstance(part, torch().jit.ScriptModule) for part in module.modules()):
+        raise InputError(f"{title}: is a ScriptModule, or has one, expected the module that was scripted")
+    if any(torch().nn.parameter.is_lazy(x) for x in tensors):
+        raise InputError(f"{title}: has lazy parameters, expected them with numbers: call it once")
+    if any(x.is_meta for x in tensors):
+        raise InputError(f"{title}: is on the meta device, expected parameters with numbers")
+    if any(x.is_inference() for x in tensors):
+        raise InputError(
+            f"{title}: was built in inference_mode, where parameters have no gradient, expected one built"
+            " outside"
+        )
 
 
 def config_of(module: Any, side: Module, other: Config | None = None) -> Config:
