@@ -405,3 +405,23 @@ def test_tokens_go_to_no_device(text, monkeypatch):
     monkeypatch.setattr(data, "LARGE", 10)
     with pytest.raises(InputError, match="/dev/null: is a file or lies below one, expected a folder"):
         data.prepare([text], folder="/dev/null")
+
+
+def test_a_run_that_is_not_there_is_resumed_by_nobody_and_begun_where_a_text_is_named(
+    text, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    trainer(text, tmp_path / "run").run()
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    advice = {"typo": "check the name", "empty": "check the name", "run/last": "give its run's folder, run"}
+    for out, what_to_do in advice.items():
+        assert main(["train", "--resume", "--out", out]) == 2
+        error = capfd.readouterr().err
+        assert f"{out}: holds no run to resume, expected a run's folder" in error
+        assert what_to_do in error and error.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+    again = f"train --resume --data {text} {TINY} --steps 2 --sample-tokens 0 --out job".split()
+    for said in ("job holds no run to resume: a new one begins\n", "job: was complete: step 2 of 2"):
+        assert main(again) == 0
+        assert said in capfd.readouterr().err

@@ -46,7 +46,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--resume",
         action="store_true",
-        help="continue the run in --out, or the newest run under runs/; it keeps its settings",
+        help=(
+            "continue the run in --out, or the newest run under runs/; it keeps its settings. With --data and"
+            " --out a run begins where there is none, so that a job which is started again can say the same"
+        ),
     )
     flags.add(
         parser,
@@ -120,7 +123,9 @@ def _add_text_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
     with hold_folder(args) as out:
-        begun = is_begun(out, args.resume)
+        begun = is_begun(out, args)
+        if args.resume and not begun:
+            say(f"numgpt: {out} holds no run to resume: a new one begins")
         trainer = resume(args, out) if begun else begin(args, out)
         if begun and trainer.updates >= trainer.training.steps:
             return report_complete(trainer, out)
@@ -165,18 +170,25 @@ def hold_folder(args: argparse.Namespace) -> Iterator[Path]:
         yield out
 
 
-def is_begun(out: Path, resumes: bool) -> bool:
+def is_begun(out: Path, args: argparse.Namespace) -> bool:
     """Whether there is a run in a folder that goes on; InputError if what is there cannot be used."""
-    from ..interchange.checkpoint import is_checkpoint
+    from ..interchange.checkpoint import PLACES, is_checkpoint
     from ..storage import atomic
 
-    if resumes:
+    if args.resume:
         atomic.settle(out / "last")
     begun = is_checkpoint(out / "last")
-    if begun and not resumes:
+    if begun and not args.resume:
         raise InputError(
             f"{out}: holds another run, expected a new folder: continue that run with --resume, or choose"
             " another --out"
+        )
+    if args.resume and not begun and not args.data:  # with --data it is said what to begin on
+        is_part = out.name in PLACES and is_checkpoint(out)
+        advice = f"give its run's folder, {out.parent}" if is_part else "check the name"
+        raise InputError(
+            f"{out}: holds no run to resume, expected a run's folder with a checkpoint in it: {advice}, or"
+            " leave out --resume to begin a run"
         )
     if not begun and not all(_may_be_there(path) for path in out.iterdir()):
         raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
