@@ -1,5 +1,6 @@
 """A run's folder: it belongs to one process, nothing in it gets lost, and what is read is of one state."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -176,6 +177,94 @@ def test_a_trainer_writes_over_no_run_but_its_own(text, tmp_path):
     with pytest.raises(InputError, match="holds a run at step 6, from which this one does not go on"):
         late.run()
     assert content(out) == before
+
+
+class EachStep:
+    """Listens to a run, and does something to it after each step."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def update(self, trainer, entry):
+        if "loss" in entry:
+            self.work(trainer)
+
+
+def test_a_checkpoint_of_ones_own_name_is_no_affair_of_the_run(text, tmp_path):
+    trainer(text, tmp_path / "through").run()
+    run = trainer(text, tmp_path / "run")
+    run.run(EachStep(lambda run: run.save(f"step-{run.updates}")))
+    through, own = content(tmp_path / "through"), content(tmp_path / "run")
+    checkpoints = [path for path in through if path.name != "log.jsonl"]
+    assert [own[path] for path in checkpoints] == [through[path] for path in checkpoints]
+    assert {path.parts[0] for path in own} == {"best", "last", "log.jsonl"} | {
+        f"step-{n}" for n in range(1, 5)
+    }
+
+    kept = tmp_path / "run" / "step-3"
+    assert GPT.load(kept).params.flat.tobytes() != run.model.params.flat.tobytes()
+    shutil.copytree(kept, tmp_path / "branch" / "last")
+    branch = resumed(text, tmp_path / "branch")
+    assert branch.updates == 3
+    branch.run()
+    assert branch.model.params.flat.tobytes() == run.model.params.flat.tobytes()
+
+
+NO_NAMES = ["../evil", "a/b", "/evil", "", ".", "..", ".hidden", "a.", "a\n", "ä", "x" * 101, "a\\b", "c:x"]
+NOT_ONES_OWN = ["log.jsonl", "tokens", "Last", "BEST"]
+
+
+@pytest.mark.parametrize("out", ["run", None], ids=["in a folder", "in none"])
+def test_a_checkpoint_has_a_name_that_leaves_the_run_its_own(text, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    run = trainer(text, out)
+    for names, message in ((NO_NAMES, "expected one of up to 100"), (NOT_ONES_OWN, "the run uses the name")):
+        for name in names:
+            with pytest.raises(InputError, match=message):
+                run.save(name)
+    assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_run_stays_in_its_folder_wherever_the_process_goes(text, tmp_path, monkeypatch):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run = trainer(text, "run")
+    run.run(EachStep(lambda _: os.chdir(tmp_path / "there")))
+    assert checkpoint.read_state(tmp_path / "here" / "run" / "last")["updates"] == TRAINING.steps
+    assert not any((tmp_path / "there").iterdir())
+    assert run.out == tmp_path / "here" / "run"
+
+
+@pytest.mark.filterwarnings("default:.*goes on with clip:UserWarning")
+def test_a_run_that_goes_on_with_other_settings_names_them(text, tmp_path, capfd):
+    out = tmp_path / "run"
+    trainer(text, out).run()
+    resumed(text, out, dataclasses.replace(TRAINING, steps=9))  # without a warning
+    other = dataclasses.replace(TRAINING, steps=9, lr=0.01, min_lr=0.001, seed=4)
+    message = "goes on with lr 0.01 (was 0.001), min_lr 0.001 (was None), seed 4 (was 1337)"
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        resumed(text, out, other)
+    assert main(f"train --resume --out {out} --steps 5 --clip 2 --sample-tokens 0".split()) == 0
+    assert f"numgpt: {out}: goes on with clip 2.0 (was 1.0)\n" in capfd.readouterr().err
+
+
+def test_a_model_is_trained_on_tokens_of_its_own_alone(text):
+    corpus = data.prepare([text])
+    shape = {"block_size": 8, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    V = corpus.tokenizer.vocab_size
+    other = Characters("0123456789ABCDEF"[:V])
+    with pytest.raises(
+        InputError, match=r"the model's tokenizer is not that of .*text.txt, expected one for"
+    ):
+        Trainer(GPT(Config(vocab_size=V, **shape), tokenizer=other), corpus, TRAINING)
+    with pytest.raises(
+        InputError, match=f"has {V} tokens, expected at most the model's vocab_size of {V - 1}"
+    ):
+        Trainer(GPT(Config(vocab_size=V - 1, **shape)), corpus, TRAINING)
+    same = Characters(corpus.tokenizer.characters)
+    for model in (GPT(Config(vocab_size=64, **shape)), GPT(Config(vocab_size=V, **shape), tokenizer=same)):
+        Trainer(model, corpus, TRAINING)
 
 
 def test_moments_go_on_with_the_model_that_they_were_saved_with_and_no_other(text, tmp_path):

@@ -1,5 +1,6 @@
 """The training loop: the same bits after any interruption, a log, the best model, a name for what fails."""
 
+import dataclasses
 import datetime
 import json
 import os
@@ -95,7 +96,8 @@ def test_weights_far_beyond_their_start_are_warned_of_once(text, tmp_path):
     with pytest.warns(UserWarning, match=r"the largest weight is 2e\+04, and was 1 at the start") as warned:
         run.run()
     assert len(warned) == 1
-    again = Trainer(GPT.load(tmp_path / "run" / "last"), run.corpus, Training(steps=4, eval_iters=1), run.out)
+    longer = dataclasses.replace(run.training, steps=4)
+    again = Trainer(GPT.load(tmp_path / "run" / "last"), run.corpus, longer, run.out)
     again.resume()
     lines = (run.out / "log.jsonl").read_text().splitlines()
     start = json.dumps({"step": 0, "held_out_loss": 2.0, "largest_weight": 1.0})
@@ -170,6 +172,15 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(text, tmp_pa
         for run in ("through", "stopped")
     )
     assert through == stopped
+
+
+def test_a_run_that_was_stopped_goes_on_by_another_run(text, tmp_path):
+    trainer(text, tmp_path / "through").run()
+    run = trainer(text, tmp_path / "stopped")
+    for stop in (1, 7, None):
+        run.run(StopAt(stop))
+        assert (run.stopped, run.updates) == (stop is not None, stop or TRAINING.steps)
+    assert bits(tmp_path / "through") == bits(tmp_path / "stopped")
 
 
 def test_the_log_has_one_line_a_step_and_one_a_measurement(text, tmp_path):

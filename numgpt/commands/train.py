@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         trainer = resume(args, out) if begun else begin(args, out)
         if begun and trainer.updates >= trainer.training.steps:
             return report_complete(trainer, out)
-        announce(trainer, begun)
+        announce(trainer, out, begun)
         return train(trainer, out, args.sample_tokens)
 
 
@@ -296,7 +296,7 @@ def _expect_same_tokenizer(out: Path, model: GPT, args: argparse.Namespace, begu
         expect_named(args.tokenizer, model.tokenizer, f"{out}: the run's")
 
 
-def announce(trainer: Trainer, resumed: bool) -> None:
+def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
     """Say what is about to be trained, on what, and where."""
     corpus, model = trainer.corpus, trainer.model
     repeats = f", {plural(corpus.repeats, 'repeated paragraph')} left out" if corpus.repeats else ""
@@ -308,7 +308,7 @@ def announce(trainer: Trainer, resumed: bool) -> None:
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(
         f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {trainer.training.seed};"
-        f" run in {trainer.out}{at}"
+        f" run in {out}{at}"
     )
 
 

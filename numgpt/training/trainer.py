@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
 from ..storage import locks
-from . import log
+from . import agreement, log
 from .log import Entry
 from .optim import AdamW, learning_rate
 
@@ -49,17 +49,18 @@ class Trainer:
     """A run: a model, its data, its settings and the folder that holds last/, best/ and log.jsonl.
 
     Everything random depends on the seed and the step alone, so a resumed run ends with the bits of one that
-    ran through.
+    ran through. One that was stopped goes on by another run().
 
     Parameters
     ----------
     model : GPT
-        Its parameters are trained in place.
+        Its parameters are trained in place. Its tokenizer, if it has one, is the corpus's.
     corpus : Corpus
         As numgpt.prepare makes it.
     training : Training
     out : path, optional
-        The run's folder; nothing is kept on disk unless given.
+        The run's folder; nothing is kept on disk unless given. A relative path is taken from the working
+        folder of this moment, wherever the process goes later.
 
     Attributes
     ----------
@@ -69,12 +70,12 @@ class Trainer:
         The held-out loss when it was last measured, and the least so far.
     optimizer : AdamW
     stopped : bool
-        Whether a signal has asked to stop.
+        Whether a signal has asked the last run() to stop.
 
     Raises
     ------
     InputError
-        Where a part of the corpus is too short for one sequence.
+        Where a part of the corpus is too short for one sequence, or its tokens are not the model's.
 
     Examples
     --------
@@ -96,12 +97,13 @@ class Trainer:
     def __init__(
         self, model: GPT, corpus: Corpus, training: Training, out: str | PathLike[str] | None = None
     ) -> None:
+        agreement.expect_one_tokenizer(model, corpus)
         check_length(corpus.train, model.config.block_size, "training")
         check_length(corpus.held_out, model.config.block_size, "held-out")
         self.model = model
         self.corpus = corpus
         self.training = training
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else Path(out).absolute()
         betas = (training.beta1, training.beta2)
         if not self._on_gpu():
             engine.expect_room("training: gradients and moments", 3 * model.params.flat.nbytes)
@@ -135,6 +137,7 @@ class Trainer:
             Where another process trains in the folder, or it holds another run.
         """
         t = self.training
+        self.stopped = False
         with self._folder(), self._log() as file, self._signals():
             note = functools.partial(self._note, file, progress)
             if self.updates == 0:
@@ -210,10 +213,27 @@ class Trainer:
 
     @checked
     def save(self, name: str) -> None:
-        """Write the model to out/name; as "last", with all that the run needs to go on.
+        """Write a checkpoint to out/name, or nothing where the run has no folder.
+
+        "last" is where the run goes on from, and "best" is the model alone. A checkpoint of another name is
+        one to keep, for GPT.load: the run neither reads it nor writes over it. It has all that a run needs to
+        go on; copied to last/ in a new folder, it is the beginning of another one.
 
         A model that is not finite is not saved, so the checkpoint stays what it was.
+
+        Parameters
+        ----------
+        name : "last", "best" or a name of one's own
+            Up to 100 of A-Z, a-z, 0-9, _, - and . such as "step-1000".
+
+        Raises
+        ------
+        NotFinite
+            Where a parameter is not finite; it is named.
+        InputError
+            For another name, and where the folder holds another run or is in use.
         """
+        agreement.expect_name(name)
         if self.out is None:
             return
         bad = self._bad_parameter()
@@ -224,6 +244,7 @@ class Trainer:
                 checkpoint.save(self.out / name, self.model)
             else:
                 checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
+            if name == "last":
                 self.saved = self.updates
 
     @contextlib.contextmanager
@@ -260,6 +281,8 @@ class Trainer:
             trainer.resume()
             trainer.run()
 
+        A warning names the settings that are not the run's own. More steps are none: so one trains on.
+
         Raises
         ------
         InputError
@@ -280,6 +303,9 @@ class Trainer:
         self.best = state["best"]
         self.held_out = state["held_out"]
         self.updates = self.saved = self.optimizer.steps
+        changes = agreement.changes(state["training"], self.training)
+        if changes:
+            warnings.warn(f"{self.out}: goes on with {', '.join(changes)}", stacklevel=2)
 
     def __repr__(self) -> str:
         t = self.training

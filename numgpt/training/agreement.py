@@ -1,0 +1,55 @@
+"""What must agree in a run: model and corpus, the names in its folder, and its settings with those before."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..architecture.config import Training
+from ..data.corpus import Corpus
+from ..errors import InputError
+from ..interchange import checkpoint
+from ..model.gpt import GPT
+from . import log
+
+NAME = re.compile(r"\w([\w.-]{0,98}\w)?", re.ASCII)  # of a checkpoint beside last and best
+TAKEN = (*checkpoint.PLACES, log.NAME, "tokens")  # names in a run's folder that mean something to it
+
+
+def expect_one_tokenizer(model: GPT, corpus: Corpus) -> None:
+    """Raise InputError where the ids of a corpus do not mean to a model what they mean in the text."""
+    own, tokenizer, V = model.tokenizer, corpus.tokenizer, model.config.vocab_size
+    if own is not None and own != tokenizer:
+        raise InputError(
+            f"Trainer: the model's tokenizer is not that of {corpus.source}, expected one for both: give"
+            " prepare(…, tokenizer=model.tokenizer)"
+        )
+    if tokenizer.vocab_size > V:
+        raise InputError(
+            f"Trainer: the tokenizer of {corpus.source} has {tokenizer.vocab_size:,} tokens, expected at most"
+            f" the model's vocab_size of {V:,}: give Config(vocab_size=corpus.tokenizer.vocab_size)"
+        )
+
+
+def expect_name(name: str) -> None:
+    """Raise InputError unless a checkpoint in a run's folder may have a name."""
+    if name in checkpoint.PLACES:
+        return
+    if NAME.fullmatch(name) is None:
+        raise InputError(
+            f"Trainer.save: name is {name[:80]!r}, expected one of up to 100 letters, digits, _, - and . such"
+            " as 'step-1000': it is a folder in the run's own"
+        )
+    if name.lower() in TAKEN:  # there are disks to which Last is last
+        raise InputError(
+            f"Trainer.save: the run uses the name {name!r} itself, expected last, best or one of your own"
+        )
+
+
+def changes(stored: Mapping[str, Any], training: Training) -> list[str]:
+    """What a run goes on with instead of its own settings; another number of steps is no change."""
+    fields = [f for f in dataclasses.fields(training) if f.name != "steps"]
+    pairs = [(f.name, stored.get(f.name, f.default), getattr(training, f.name)) for f in fields]
+    return [f"{name} {now} (was {before})" for name, before, now in pairs if before != now]
