@@ -438,7 +438,10 @@ def test_convert_leaves_a_run_alone(tmp_path, capfd):
         place = tmp_path / "run" / destination
         assert main(["convert", str(tmp_path / "run"), str(place), "--dtype", "float64"]) == 2
         error = capfd.readouterr().err
-        assert re.search(r"belongs to a run, which alone may write there|is not just a checkpoint", error)
+        assert re.search(
+            r"belongs to a run, which alone may write there|is not just a checkpoint|would be written over",
+            error,
+        )
         assert error.count("\n") == 1
     assert content(tmp_path) == before
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "run" / "copy")]) == 0
