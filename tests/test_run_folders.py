@@ -350,7 +350,7 @@ def test_what_is_read_is_of_one_state_whatever_a_save_does_meanwhile(
         (checkpoint, "read_json"),
         (checkpoint, "tensors"),
         (checkpoint, "load_tokenizer"),
-        (checkpoint.time, "sleep"),
+        (time, "sleep"),
     ):
         monkeypatch.setattr(owner, look, and_meanwhile(getattr(owner, look)))
     for n in range(25):

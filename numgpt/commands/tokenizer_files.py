@@ -15,7 +15,9 @@ import numpy as np
 from ..data import token_files
 from ..data.text import PART, decoded
 from ..errors import InputError
+from ..storage.atomic import StrPath
 from ..storage.files import open_file
+from ..storage.states import one_state
 from ..tokenizers.patterns import PATTERNS
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ def load(args: argparse.Namespace, sample: str | bytes | None = None) -> Tokeniz
         if isinstance(sample, bytes):
             sample = sample.decode("utf-8", "surrogateescape")
         return tokenizers.build(name, sample or "")
-    path = _in_run(Path(name))
-    return tokenizers.load(path, args.pattern, _special_tokens(args.special_token or ()))
+    specials = _special_tokens(args.special_token or ())
+    return one_state(name, _place, lambda place: tokenizers.load(_file(place), args.pattern, specials))
 
 
 def _special_tokens(given: Iterable[str]) -> dict[str, int] | None:
@@ -63,27 +65,35 @@ def _special_tokens(given: Iterable[str]) -> dict[str, int] | None:
     return specials or None
 
 
-def _in_run(path: Path) -> Path:
-    """The tokenizer's file in a checkpoint, or in a run's best or last one; else the path itself."""
-    from ..interchange.checkpoint import TOKENIZER, find, is_checkpoint
+def _place(name: StrPath) -> Path:
+    """Where the tokenizer of a name lies: a file, a folder, or the checkpoint of a run."""
+    from ..interchange.checkpoint import PLACES, TOKENIZER, find, is_checkpoint
 
+    path = Path(name)
+    if any((path / file).is_file() for file in (TOKENIZER, "vocab.json")):
+        return path
+    if any(is_checkpoint(p) for p in (path, *(path / name for name in PLACES))):
+        return find(path)
     if not path.exists() and not path.is_symlink():
         raise InputError(
             f"{path}: does not exist, expected a tokenizer's file or folder, a checkpoint or a run, or bytes:"
             " numgpt tokenizer train makes one"
         )
-    if (path / TOKENIZER).is_file():
-        return path / TOKENIZER
-    has_checkpoint = any(is_checkpoint(p) for p in (path, path / "best", path / "last"))
-    if not has_checkpoint or (path / "vocab.json").is_file():
-        return path
-    folder = find(path)
-    if not (folder / TOKENIZER).is_file():
+    return path
+
+
+def _file(place: Path) -> Path:
+    """The tokenizer's file in a checkpoint; any other place as it is."""
+    from ..interchange.checkpoint import CONFIG, TOKENIZER
+
+    if (place / TOKENIZER).is_file():
+        return place / TOKENIZER
+    if (place / CONFIG).is_file() and not (place / "vocab.json").is_file():
         raise InputError(
-            f"{folder}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a"
+            f"{place}: is a checkpoint without {TOKENIZER}, expected one that was trained on text: name a"
             " tokenizer's own file"
         )
-    return folder / TOKENIZER
+    return place
 
 
 def text(args: argparse.Namespace) -> str | bytes:

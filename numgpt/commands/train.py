@@ -173,10 +173,10 @@ def hold_folder(args: argparse.Namespace) -> Iterator[Path]:
 def is_begun(out: Path, args: argparse.Namespace) -> bool:
     """Whether there is a run in a folder that goes on; InputError if what is there cannot be used."""
     from ..interchange.checkpoint import PLACES, is_checkpoint
-    from ..storage import atomic
+    from ..storage import folders
 
     if args.resume:
-        atomic.settle(out / "last")
+        folders.settle(out / "last")
     begun = is_checkpoint(out / "last")
     if begun and not args.resume:
         raise InputError(

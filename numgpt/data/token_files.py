@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..storage.atomic import StrPath, make_folder, replace_folder, write_json
+from ..storage.atomic import StrPath, make_folder, write_json
 from ..storage.files import open_file, read_json
+from ..storage.folders import replace_folder
 
 PARTS = ("train", "held_out")  # the names of the two files, without .bin
 STAMP = "tokens.json"

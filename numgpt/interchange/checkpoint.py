@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,12 @@ from .._version import __version__
 from ..architecture.config import LONGEST, Config, from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
-from ..storage.atomic import OLD, StrPath, beside, replace_folder, write_json
+from ..storage import temporary
+from ..storage.atomic import StrPath, write_json
 from ..storage.files import pickled, pickled_in, read_json
+from ..storage.folders import replace_folder
 from ..storage.safetensors_file import tensors
+from ..storage.states import one_state, place_of
 from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
 
@@ -31,8 +33,6 @@ STATE = "state.json"
 PLACES = "best", "last"  # of the checkpoints in a run's folder; the last has the state
 
 DTYPES = {"float32": "F32", "float64": "F64"}  # of the parameters → as safetensors spells it
-LOOKS = 8  # for a folder that a save may be swapping
-PATIENCE = 10.0  # seconds in which a folder that is replaced again and again is tried to be read
 
 # The entries of state.json, with their types.
 STATE_TYPES: dict[str, Any] = {
@@ -47,8 +47,6 @@ STATE_TYPES: dict[str, Any] = {
 
 EARLIER = "use an earlier checkpoint"  # the advice for numbers that went bad
 UNWRITTEN = "nothing was written; go on from an earlier checkpoint"
-
-Result = TypeVar("Result")
 
 
 class Model(Protocol):
@@ -87,12 +85,14 @@ def save(
     expect_loadable(model)
     moments = {} if optimizer is None else _moments(optimizer)
     _expect_moments("save", moments, UNWRITTEN)
-    if folder.exists() and not _may_replace(folder):
-        raise InputError(
-            f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to"
-            " replace: choose another name"
-        )
     config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": to_dict(model.config)}
+
+    def expect(place: Path) -> None:
+        if not _may_replace(place):
+            raise InputError(
+                f"{folder}: exists and is not just a checkpoint of numgpt, expected a new folder or one to"
+                " replace: choose another name"
+            )
 
     def write(new: Path) -> None:
         write_json(new / CONFIG, config)
@@ -105,7 +105,7 @@ def save(
             updates = {"updates": optimizer.steps} if optimizer is not None else {}
             write_json(new / STATE, state | updates)
 
-    replace_folder(folder, write)
+    replace_folder(folder, write, expect)
 
 
 def expect_loadable(model: Model) -> None:
@@ -129,47 +129,7 @@ def _moments(optimizer: Optimizer) -> dict[str, NDArray[Any]]:
 
 def load(folder: StrPath) -> dict[str, Any]:
     """The arguments of GPT from a checkpoint; every name, shape, dtype and value is checked."""
-    return _from_one_state(folder, _load)
-
-
-def _from_one_state(folder: StrPath, read: Callable[[Path], Result]) -> Result:
-    """read(place) of the checkpoint at a path, from one state of it.
-
-    A run that saves at this moment swaps the folder: then what was read, or what was missing, counts for
-    nothing, and it is read again.
-    """
-    deadline = time.monotonic() + PATIENCE
-    pause = 0.001
-    while True:
-        place = find(folder)
-        before = _stamp(place)
-        try:
-            result = read(place)
-        except (InputError, FileNotFoundError):
-            if before is not None and before == _stamp(place):
-                raise
-        else:
-            if before is not None and before == _stamp(place):
-                return result
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{folder}: was replaced again and again while it was read, expected it to stay: try again"
-                " later"
-            )
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)  # ever longer, so as not to keep step with the run
-
-
-def _stamp(place: Path) -> tuple[int, int] | None:
-    """What tells a folder from the one that replaces it; None once it is gone or about to go."""
-    successor = place.name.removeprefix(".").removesuffix(OLD)
-    if place.name.endswith(OLD) and place.with_name(successor).exists():
-        return None
-    try:
-        stat = os.stat(place)
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns  # the time, because a new folder may get the number of an old one
+    return one_state(folder, find, _load)
 
 
 def _load(folder: Path) -> dict[str, Any]:
@@ -228,7 +188,7 @@ def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None
 
     m, v = optimizer.m, optimizer.v
     expected = {f"{moment}.{name}": shape for moment in "mv" for name, shape in m.shapes.items()}
-    state, arrays = _from_one_state(folder, read)
+    state, arrays = one_state(folder, find, read)
     _expect_moments(find(folder) / OPTIMIZER, arrays, EARLIER)
     for name in m:
         m[name] = arrays[f"m.{name}"]
@@ -259,7 +219,7 @@ def _expect_model(folder: Path, params: Flat) -> None:
 
 def read_state(folder: StrPath) -> dict[str, Any]:
     """The state of a run that was saved with its checkpoint, its entries checked."""
-    return _from_one_state(folder, _read_state)
+    return one_state(folder, find, _read_state)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -291,32 +251,23 @@ def _fits(name: str, value: Any, kind: Any) -> bool:
 
 def is_checkpoint(folder: StrPath) -> bool:
     """Whether a folder holds a model of numgpt."""
-    return _place(Path(folder), CONFIG) is not None
+    return place_of(Path(folder), CONFIG) is not None
 
 
 def is_run(folder: StrPath) -> bool:
     """Whether a folder holds the checkpoint of a run, which has a state besides its model."""
-    return _place(Path(folder), STATE) is not None
-
-
-def _place(folder: Path, name: str) -> Path | None:
-    """Where a folder with a file of this name lies: in its place or, while a save swaps it, beside it."""
-    for _ in range(LOOKS):  # between a look at the one and a look at the other the swap may end
-        for place in (folder, beside(folder, OLD)):
-            if (place / name).is_file():
-                return place
-    return None
+    return place_of(Path(folder), STATE) is not None
 
 
 def find(folder: StrPath) -> Path:
     """The checkpoint at a path: the folder itself, or a run's best, or else its last.
 
-    If a save that is under way, or was killed, left the old folder beside its place, that one is taken;
-    nothing is moved.
+    If a save that is under way, or was killed, left the old folder beside its place, or the new one in it,
+    that one is taken; nothing is moved.
     """
     folder = Path(folder)
     for candidate in (folder, *(folder / name for name in PLACES)):
-        place = _place(candidate, CONFIG)
+        place = place_of(candidate, CONFIG)
         if place is not None:
             return place
     if not folder.exists():
@@ -376,7 +327,7 @@ def _may_replace(folder: Path) -> bool:
     """Whether a folder is empty, or holds a checkpoint of numgpt and nothing else."""
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()}
+    names = temporary.names(folder)
     if not names:
         return True
     ours = names <= {MODEL, OPTIMIZER, CONFIG, TOKENIZER, STATE}

@@ -21,9 +21,11 @@ from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
-from ..storage import safetensors_file
-from ..storage.atomic import StrPath, replace_folder, write_file, write_json
+from ..storage import safetensors_file, temporary
+from ..storage.atomic import StrPath, write_file, write_json
 from ..storage.files import Missing, pickled, pickled_in, read_json
+from ..storage.folders import replace_folder
+from ..storage.states import one_state, place_of
 from ..tokenizers import Tokenizer, gpt2_files
 from ..tokenizers.files import as_bpe, huggingface_bytes
 from . import checkpoint
@@ -75,16 +77,24 @@ def find(place: StrPath) -> Path | None:
     """
     if str(place).startswith("hf:"):
         return download(str(place)[3:])
-    path = Path(place) / CONFIG
     try:
-        return Path(place) if path.is_file() and is_model(read_json(path)) else None
-    except Missing:  # a run of numgpt saves at this moment and swaps its folder
+        is_theirs = one_state(place, _place, lambda folder: is_model(read_json(folder / CONFIG)))
+    except Missing:
         return None
+    return Path(place) if is_theirs else None
 
 
 def is_model(config: Any) -> bool:
     """Whether the content of a config.json is that of a GPT-2 of transformers."""
     return isinstance(config, dict) and config.get("model_type") == "gpt2"
+
+
+def _place(folder: StrPath) -> Path:
+    """Where the model of a folder lies, also while a save swaps it; Missing where there is none."""
+    place = place_of(Path(folder), CONFIG)
+    if place is None:
+        raise Missing(f"{Path(folder) / CONFIG}: does not exist, expected that of a GPT-2 of transformers")
+    return place
 
 
 def load(folder: StrPath) -> dict[str, Any]:
@@ -93,7 +103,14 @@ def load(folder: StrPath) -> dict[str, Any]:
     float16 and bfloat16 become float32, which holds them exactly. Names may come with "transformer." or
     without.
     """
-    folder = Path(folder)
+    arguments, unread = one_state(folder, _place, _load)
+    if unread is not None:
+        warnings.warn(f"{unread}; the model is loaded without its tokenizer", stacklevel=3)
+    return arguments
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], InputError | None]:
+    """The arguments, and why the tokenizer cannot be read, if there is one and it cannot."""
     config = config_from(read_json(folder / CONFIG), folder / CONFIG)
     entries = _entries(folder)
     for entry in entries.values():
@@ -114,13 +131,15 @@ def load(folder: StrPath) -> dict[str, Any]:
     params = _parameters(folder, entries, expected)
     if head is not None:
         _expect_tied(folder, head, params)
-    return {
+    tokenizer, unread = _tokenizer(folder, config)
+    arguments = {
         "config": config,
         "seed": 0,
         "dtype": params.dtype,
-        "tokenizer": _tokenizer(folder, config),
+        "tokenizer": tokenizer,
         "params": params,
     }
+    return arguments, unread
 
 
 def _entries(folder: Path) -> dict[str, Entry]:
@@ -198,8 +217,8 @@ def _numbers(entry: Entry) -> NDArray[Any]:
     return entry.array
 
 
-def _tokenizer(folder: Path, config: Config) -> Tokenizer | None:
-    """The tokenizer beside a model, or None, with a warning if there is one that numgpt cannot read.
+def _tokenizer(folder: Path, config: Config) -> tuple[Tokenizer | None, InputError | None]:
+    """The tokenizer beside a model, or None, with the error if there is one that numgpt cannot read.
 
     It may have fewer tokens than the model, whose vocabulary is often padded to a round number.
     """
@@ -210,12 +229,11 @@ def _tokenizer(folder: Path, config: Config) -> Tokenizer | None:
                 f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, expected at most the"
                 f" {config.vocab_size:,} of {CONFIG}"
             )
-        return tokenizer
+        return tokenizer, None
     except Missing:
-        return None
+        return None, None
     except InputError as error:
-        warnings.warn(f"{error}; the model is loaded without its tokenizer", stacklevel=4)
-        return None
+        return None, error
 
 
 def config_from(stored: Any, path: StrPath) -> Config:
@@ -262,15 +280,17 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
     """
     folder = Path(folder)
     _check(model)
-    if folder.exists() and not _may_replace(folder):
-        raise InputError(
-            f"{folder}: exists and is not just {CONFIG}, {MODEL} and tokenizer of a GPT-2, expected a new"
-            " folder or one to replace: choose another name"
-        )
     try:
         files = tokenizer_files(model)
     except InputError:  # transformers has none, for a unigram, say; the command convert reports it
         files = {}
+
+    def expect(place: Path) -> None:
+        if not _may_replace(place):
+            raise InputError(
+                f"{folder}: exists and is not just {CONFIG}, {MODEL} and tokenizer of a GPT-2, expected a new"
+                " folder or one to replace: choose another name"
+            )
 
     def write(new: Path) -> None:
         write_json(new / CONFIG, _config(model))
@@ -278,7 +298,7 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
         for name, data in files.items():
             write_file(new / name, data)
 
-    replace_folder(folder, write)
+    replace_folder(folder, write, expect)
 
 
 def _check(model: checkpoint.Model) -> None:
@@ -395,7 +415,7 @@ def _may_replace(folder: Path) -> bool:
     """Whether a folder is empty, or holds a GPT-2 of transformers and nothing else."""
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()}
+    names = temporary.names(folder)
     if not names:
         return True
     theirs = {CONFIG, MODEL} <= names <= {CONFIG, MODEL, *TOKENIZER}

@@ -20,8 +20,10 @@ from ..architecture.parameters import Flat, shapes
 from ..arguments import Size, checked
 from ..errors import InputError
 from ..random import generator
-from ..storage.atomic import StrPath, replace_folder, write_file
+from ..storage import temporary
+from ..storage.atomic import StrPath, write_file
 from ..storage.files import Missing, is_pickled, mapped, open_file, pickled
+from ..storage.folders import replace_folder
 from ..tokenizers import Tokenizer
 from .checkpoint import Model, expect_loadable
 
@@ -246,13 +248,15 @@ def save_all(folder: StrPath, model: Differentiable, batch_size: Size, T: int, s
         raise InputError(f"export: {batch_size} sequences of {T} tokens, expected fewer than 2³¹ tokens")
     _check(model.config, "export")
     expect_loadable(model)
-    if folder.exists() and not _may_replace(folder):
-        raise InputError(
-            f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to replace:"
-            " choose another name"
-        )
     ids = generator(seed, "llm.c tokens").integers(0, min(V, 2**16), batch_size * T + 1)
     inputs, targets = ids[:-1].reshape(batch_size, T), ids[1:].reshape(batch_size, T)
+
+    def expect(place: Path) -> None:
+        if not _may_replace(place):
+            raise InputError(
+                f"{folder}: exists and is not just {', '.join(FILES)}, expected a new folder or one to"
+                " replace: choose another name"
+            )
 
     def write(new: Path) -> None:
         save_model(new / "model.bin", model)
@@ -263,13 +267,13 @@ def save_all(folder: StrPath, model: Differentiable, batch_size: Size, T: int, s
             pieces += [b""] * (V - len(pieces))
             save_tokenizer(new / "tokenizer.bin", pieces, _end_of_text(model.tokenizer, V))
 
-    replace_folder(folder, write)
-    return [folder / name for name in FILES if (folder / name).exists()]
+    replace_folder(folder, write, expect)
+    return [folder / name for name in FILES[: 3 + (model.tokenizer is not None)]]
 
 
 def _may_replace(folder: Path) -> bool:
     """Whether a folder holds nothing but files that save_all writes."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(FILES)
+    return folder.is_dir() and temporary.names(folder) <= set(FILES)
 
 
 def _end_of_text(tokenizer: Tokenizer, V: int) -> int:

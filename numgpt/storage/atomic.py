@@ -1,73 +1,22 @@
-"""Atomic writes: a file or folder is made under a hidden name, flushed to disk, then renamed to its place."""
+"""Atomic writes of files: made under a hidden name of the writer's own, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
-import shutil
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import temporary
 
 StrPath = str | os.PathLike[str]
 
-# Endings of the hidden names of what is being written, and of what is being replaced.
-NEW, OLD = ".numgpt-new", ".numgpt-old"
-
-
-def replace_folder(folder: StrPath, write: Callable[[Path], object]) -> None:
-    """Replace a folder, or make it; write(path) fills the new one.
-
-    A whole folder is in place at every moment but one: between the two renames the old one lies beside its
-    place, under its hidden name. If the process is killed there, settle() puts it back.
-
-    An old folder with a file that the new one lacks stays, and an InputError names the file.
-    """
-    name, folder = folder, Path(os.path.realpath(folder))  # replace what a link points to, not the link
-    new, old = beside(folder, NEW), beside(folder, OLD)
-    settle(folder)
-    make_folder(folder.parent, name)
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir()
-        write(new)
-        _flush(new)
-        _expect_nothing_lost(folder, new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _expect_nothing_lost(folder: Path, new: Path) -> None:
-    """Raise InputError if a folder has names that the one which replaces it lacks."""
-    lost = set(os.listdir(folder)) - set(os.listdir(new)) if folder.exists() else ()
-    if lost:
-        raise InputError(
-            f"{folder}: has {', '.join(sorted(lost))}, which would be lost: what is to replace it has none."
-            " Choose another name"
-        )
-
-
-def settle(folder: StrPath) -> None:
-    """Clean up after a replace_folder that was killed.
-
-    The old folder goes back to its place, or is removed if the new one is there.
-    """
-    old = beside(folder, OLD)
-    if not old.exists():
-        return
-    if Path(folder).exists():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(old, folder)
+# Endings of the hidden names of a folder that is being replaced, and of the lock of who replaces it.
+OLD, LOCK = ".numgpt-old", ".numgpt-lock"
+TRIES, PAUSE = 8, 0.01  # where a folder is swapped, seconds, while a file is written into it
 
 
 def make_folder(place: Path, name: StrPath) -> None:
@@ -81,22 +30,39 @@ def make_folder(place: Path, name: StrPath) -> None:
 
 
 def write_file(path: StrPath, data: bytes) -> None:
-    """Write a file, whole or not at all; a device or a pipe such as /dev/stdout is written to as it is."""
-    if Path(path).exists() and not Path(path).is_file():
+    """Write a file, whole or not at all; a device or a pipe such as /dev/stdout is written to as it is.
+
+    Of a link, the file that it points to is replaced. Where several write one file at once, it holds what one
+    of them wrote. What a killed writer left beside the file is removed.
+    """
+    place = Path(os.path.realpath(path))
+    if Path(path).exists() and not place.is_file():
         Path(path).write_bytes(data)  # a rename would put a file in the device's place, for everybody
         return
-    new = beside(path, NEW)
-    try:
+    for left in reversed(range(TRIES)):
+        try:
+            _write(place, data)
+            return
+        except OSError as error:
+            if not (left and isinstance(error, FileNotFoundError)):
+                raise OSError(error.errno, error.strerror, str(path)) from error  # not the hidden name
+            time.sleep(PAUSE)  # perhaps a save swaps the folder, with what is being written in it
+
+
+def _write(place: Path, data: bytes) -> None:
+    temporary.sweep(place.parent, place.name)
+    with temporary.made(place, folder=False) as new:
         with open(new, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    _flush(Path(path).parent)
+        try:
+            os.replace(new, place)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            place.write_bytes(data)  # a file that is mounted by itself cannot be replaced
+    flush(place.parent)
 
 
 def write_json(path: StrPath, content: Any) -> None:
@@ -105,12 +71,12 @@ def write_json(path: StrPath, content: Any) -> None:
 
 
 def beside(path: StrPath, ending: str) -> Path:
-    """The hidden name beside a path, for what is being written or replaced there."""
-    path = Path(os.path.abspath(path))
+    """The hidden name beside a path, or beside what a link points to, for what is being replaced there."""
+    path = Path(os.path.realpath(path))
     return path.with_name(f".{path.name}{ending}") if path.name else path / ending
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename survives a power cut. Windows has no such call."""
     if os.name != "posix":
         return

@@ -6,18 +6,13 @@ import contextlib
 import os
 import platform
 import re
-import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import InputError
+from . import exclusive
 from .atomic import StrPath, make_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 NAME = ".numgpt-lock"  # of the file in a folder that is locked; it holds a process's number and its machine
 
@@ -43,7 +38,7 @@ def held(folder: StrPath) -> Iterator[None]:
         return
     made = _made(folder, Path(place))
     try:
-        with _locked(folder, Path(place, NAME)):
+        with exclusive.locked(Path(place, NAME), _refusal(folder)):
             _owners[place] = owner
             try:
                 yield
@@ -62,54 +57,11 @@ def _made(folder: StrPath, place: Path) -> list[Path]:
     return missing
 
 
-@contextlib.contextmanager
-def _locked(folder: StrPath, path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is there as long as it is held."""
-    handle = _open(path)
-    try:
-        while not _lock(handle, folder):  # whoever held it has removed the file meanwhile
-            os.close(handle)
-            handle = _open(path)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {platform.node()}\n".encode(), 0)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # said aloud: a forked child may have the handle, too
-                    fcntl.flock(handle, fcntl.LOCK_UN)
-    finally:
-        os.close(handle)
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    handle = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(f"{path}: is no file, expected the one that numgpt makes: remove it")
-    return handle
-
-
-def _lock(handle: int, folder: StrPath) -> bool:
-    """Lock an open file; False if it is not the one that lies in the folder any more."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InUse(
-            f"{folder}: is in use by {_holder(handle)}, expected nobody else to work in it: wait until that"
-            " has ended, or choose another folder"
-        ) from error
-    except OSError:  # a file system without locks
-        return True
-    with contextlib.suppress(FileNotFoundError):
-        there = os.stat(Path(folder, NAME))
-        return os.path.samestat(there, os.fstat(handle))
-    return False
+def _refusal(folder: StrPath) -> Callable[[int], InUse]:
+    return lambda handle: InUse(
+        f"{folder}: is in use by {_holder(handle)}, expected nobody else to work in it: wait until that has"
+        " ended, or choose another folder"
+    )
 
 
 def _holder(handle: int) -> str:
