@@ -183,6 +183,35 @@ def test_a_run_that_was_stopped_goes_on_by_another_run(text, tmp_path):
     assert bits(tmp_path / "through") == bits(tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("moves_first", [False, True], ids=["before it", "after it"])
+def test_a_run_that_was_interrupted_within_an_update_goes_on_from_its_last_checkpoint(
+    text, tmp_path, monkeypatch, moves_first
+):
+    trainer(text, tmp_path / "through").run()
+    run = trainer(text, tmp_path / "run")
+    run.run(StopAt(7))
+    move = run.optimizer.step
+
+    def interrupted(*args):
+        if moves_first:
+            move(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.optimizer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    for work in (run.run, run.step, lambda: run.save("last")):
+        with pytest.raises(
+            InputError, match="was interrupted within update 8, expected parameters of one step"
+        ):
+            work()
+    run.model.params.flat[:] = GPT.load(tmp_path / "run" / "last").params.flat
+    run.resume()
+    run.run()
+    assert bits(tmp_path / "through") == bits(tmp_path / "run")
+
+
 def test_the_log_has_one_line_a_step_and_one_a_measurement(text, tmp_path):
     trainer(text, tmp_path / "run").run()
     entries = log(tmp_path / "run")

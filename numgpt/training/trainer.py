@@ -114,6 +114,7 @@ class Trainer:
         self.held_out: float | None = None
         self.saved: int | None = None  # the step of the last checkpoint
         self.stopped = False
+        self.torn = False  # whether an update was interrupted: the parameters are of no step then
         self.measured: list[tuple[int, float]] = []  # (step, held-out loss)
         self.largest: float | None = None  # |weight| at the start
         self.warned = False  # that a weight is too large
@@ -164,6 +165,7 @@ class Trainer:
 
         On the GPU its loss and norm are arrays () that lie there: nothing waits until somebody looks.
         """
+        self._expect_whole()
         start = time.perf_counter()
         step = self.updates
         lr = learning_rate(step, self.training)
@@ -174,13 +176,31 @@ class Trainer:
             norm = self.optimizer.norm(self.grads)
             if not self._on_gpu():
                 self._check_finite(loss, norm, step)
-            self.optimizer.step(self.grads, lr, norm)
-        self.updates += 1
+            self._update(lr, norm)
         entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}
         tokens = self._tokens()
         if self._on_gpu():
             return entry | {"tokens": tokens, "begun": start}
         return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
+
+    def _update(self, lr: float, norm: Any) -> None:
+        """Move the parameters; what interrupts that tears them, but for a refusal, which comes before it."""
+        self.torn = True
+        try:
+            self.optimizer.step(self.grads, lr, norm)
+        except InputError:
+            self.torn = False
+            raise
+        self.updates += 1
+        self.torn = False
+
+    def _expect_whole(self) -> None:
+        """Raise InputError where an update was interrupted."""
+        if self.torn:
+            raise InputError(
+                f"Trainer: was interrupted within update {self.updates + 1}, expected parameters of one step:"
+                " go on from the last checkpoint, with a new Trainer of GPT.load(…) and resume()"
+            )
 
     def evaluate(self) -> Entry:
         """The mean loss on eval_iters held-out batches, the same ones each time; returns the log entry.
@@ -234,6 +254,7 @@ class Trainer:
             For another name, and where the folder holds another run or is in use.
         """
         agreement.expect_name(name)
+        self._expect_whole()
         if self.out is None:
             return
         bad = self._bad_parameter()
@@ -303,6 +324,7 @@ class Trainer:
         self.best = state["best"]
         self.held_out = state["held_out"]
         self.updates = self.saved = self.optimizer.steps
+        self.torn = False
         changes = agreement.changes(state["training"], self.training)
         if changes:
             warnings.warn(f"{self.out}: goes on with {', '.join(changes)}", stacklevel=2)
