@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from .errors import InputError
+from .errors import InputError, did_you_mean
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,6 +81,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return checked_as(who.removesuffix(".__init__").removesuffix(".__call__"))(function)
 
 
+class HeldAttributes:
+    """An object whose attributes are held to the annotations of __init__ whenever they are set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = next(c for c in type(self).__mro__ if HeldAttributes in c.__bases__)  # not a user's below it
+        kind = _plan(cls.__init__)[1].get(name)  # type: ignore[misc]
+        super().__setattr__(name, held(cls.__name__, name, kind, value))
+
+
 def checked_as(who: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """As checked, for a function that its messages call by another name."""
 
@@ -90,6 +99,9 @@ def checked_as(who: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             in_order, by_name = _plan(function)
             given = [held(who, name, kind, value) for (name, kind), value in zip(in_order, args)]
             for name, value in kwargs.items():
+                if name not in by_name and not _takes_any(function):
+                    meant = did_you_mean(name, by_name)
+                    raise TypeError(f"{who}() got an unexpected keyword argument {name!r}{meant}")
                 kwargs[name] = held(who, name, by_name.get(name), value)
             return function(*given, *args[len(given) :], **kwargs)  # type: ignore[arg-type]
 
@@ -121,6 +133,12 @@ def _plan(function: Callable[..., Any]) -> tuple[list[tuple[str, Kind | None]], 
         if parameter.kind is not parameter.KEYWORD_ONLY:
             in_order.append((name, by_name[name]))
     return in_order, by_name
+
+
+@functools.cache
+def _takes_any(function: Callable[..., Any]) -> bool:
+    """Whether a function takes arguments of any name."""
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
 
 
 @functools.cache

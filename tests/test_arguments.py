@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
 import numgpt
-from numgpt import InputError
+from numgpt import GPT, AdamW, Config, InputError
 from numgpt.arguments import WRONG as WRONG_VALUE
 from numgpt.arguments import Count, Size, checked, kind_of
 from numgpt.evaluation.score import score
@@ -397,8 +397,38 @@ def test_a_message_names_the_function_the_argument_the_value_and_what_was_expect
         f(-1)
     with pytest.raises(InputError, match=r"^f: word is an array of int64 of shape \(1,\), expected a str"):
         f(1, word=np.array([1]))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
+    with pytest.raises(TypeError, match=r"^f\(\) got an unexpected keyword argument 'm'$"):
         f(1, m=2)
+    with pytest.raises(TypeError, match=r"^f\(\) got .* 'wrd' \(did you mean word\?\)$"):
+        f(1, wrd="y")
+
+
+@pytest.mark.parametrize(
+    ("thing", "name", "value", "kept"),
+    [
+        (lambda: GPT(Config(**SMALL)), "tokenizer", 3, None),
+        (lambda: GPT(Config(**SMALL)), "config", "gpt2", Config(**SMALL)),
+        (lambda: GPT(Config(**SMALL)), "params", {}, ...),
+        (lambda: AdamW(GPT(Config(**SMALL))), "weight_decay", -1.0, 0.1),
+        (lambda: AdamW(GPT(Config(**SMALL))), "betas", (0.9, 1.0), (0.9, 0.99)),
+    ],
+)
+def test_an_attribute_is_held_to_what_the_constructor_takes(thing, name, value, kept):
+    thing = thing()
+    with pytest.raises(InputError, match=rf"^{type(thing).__name__}: {name} is .*, expected "):
+        setattr(thing, name, value)
+    assert kept is ... or getattr(thing, name) == kept
+
+
+def test_a_class_below_a_held_one_may_take_what_it_likes():
+    class Mine(GPT):
+        def __init__(self, tokenizer: "Unknown"):  # noqa: F821
+            super().__init__(Config(**SMALL))
+            self.more = tokenizer
+
+    assert Mine(3).more == 3
+    with pytest.raises(TypeError, match=r"^generate\(\) got .* 'temprature' \(did you mean temperature\?\)$"):
+        Mine(3).generate([[0]], 1, temprature=1)
 
 
 def test_what_is_met_only_once_is_looked_at_as_it_is_taken():

@@ -297,6 +297,16 @@ def test_no_noise_has_scale_zero_and_no_signal_an_infinite_one():
     assert calculus.noise_scale([np.ones(3), -np.ones(3)]).scale == math.inf
 
 
+@pytest.mark.parametrize(
+    ("bad", "what"), [(math.nan, "not finite"), (-math.inf, "not finite"), (1j, "complex")]
+)
+def test_the_noise_scale_of_what_is_no_gradient_is_refused_by_its_number(bad, what):
+    with pytest.raises(
+        InputError, match=f"^noise_scale: gradient 1 is {what}, expected finite real numbers$"
+    ):
+        calculus.noise_scale([[1.0, 2.0], [bad, 1.0]])
+
+
 def test_the_noise_scale_of_a_model_is_that_of_its_examples():
     model, tokens, targets, _ = case({}, 0, rows=4)
     G = [g.flat for g in calculus.per_example_gradients(model, tokens, targets)]

@@ -62,6 +62,23 @@ def test_an_activation_is_right_for_inputs_of_any_size(name, each_engine, dtype,
     assert (abs(ours[1] - truth[1]) <= 64 * eps).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_keeps_infinity_nan_and_the_sign_of_zero_on_every_engine(name, each_engine, dtype):
+    """At −∞ x · 0 is no number, as in PyTorch; the slopes are those of the asymptotes."""
+    op, most = ACTIVATIONS[name].op, np.finfo(dtype).max
+    x = np.array([np.inf, -np.inf, np.nan, -0.0, 0.0, most, -most], dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        y, saved = engine.forward(op, [x])(x)
+        (dx,) = engine.backward(op, x)(np.ones_like(x), saved)
+    below = 0 if name == "relu" else np.nan
+    assert np.array_equal(y, np.array([np.inf, below, np.nan, 0, 0, most, 0], dtype), equal_nan=True)
+    assert np.signbit(y[3]) == (name != "relu")
+    flat = 0 if name == "relu" else 0.5
+    slope_of_nan = dx[2:3] if name == "relu" else [np.nan]
+    assert np.array_equal(dx, np.array([1, 0, *slope_of_nan, flat, flat, 1, 0], dtype), equal_nan=True)
+
+
 @pytest.mark.parametrize(
     "dtype, part, factor",
     [

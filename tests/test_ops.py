@@ -109,6 +109,29 @@ def test_the_message_of_a_wrong_shape_says_what_is_and_what_was_expected():
     assert str(error.value) == "layernorm: weight has shape (4,), expected (C) with C = 5"
 
 
+@every_op
+def test_an_axis_of_nothing_is_named_and_rows_may_be_none(op, each_engine):
+    letters = sorted({c for c in op.line if c.isupper()})
+    rng = np.random.default_rng(0)
+    for empty in letters:
+        arrays, options = op.draw(rng, dict.fromkeys(letters, 2), (2,), "float32")
+        for i, argument in enumerate(op.arguments):
+            axes = [
+                factor * math.prod(0 if a == empty else 2 for a in axis) for factor, axis in argument.axes
+            ]
+            arrays[i] = np.zeros((*arrays[i].shape[: arrays[i].ndim - len(axes)], *axes), arrays[i].dtype)
+        with pytest.raises(
+            InputError, match=rf"^{op.name}: ({empty}|n_head) is 0|leaves|{op.name}: .*expected"
+        ):
+            op(*arrays, **options)
+    if op.noise is None and op is not ops.cross_entropy:
+        arrays, options = op.draw(rng, dict.fromkeys(letters, 2), (0,), "float32")
+        value, saved = engine.forward(op, arrays)(*arrays, **options)
+        grads = engine.backward(op, value)(value, saved)
+        assert op(*arrays, **options).size == 0
+        assert all(g is None or np.shape(g) == a.shape for g, a in zip(grads, arrays))
+
+
 def test_heads_that_do_not_divide_the_channels_are_named():
     with pytest.raises(
         InputError, match=r"attention: qkv has shape \(1, 3, 16\), expected \(\.\.\.T\(3HD\)\) with H = 2"

@@ -1,5 +1,6 @@
 """AdamW, clipping and schedules."""
 
+import copy
 import itertools
 import math
 
@@ -199,3 +200,31 @@ def test_a_step_on_read_only_parameters_is_refused_and_changes_nothing(model):
     with pytest.raises(InputError, match="read-only"):
         optimizer.step(grads, 0.1)
     assert optimizer.steps == 0 and not optimizer.m.flat.any() and not optimizer.v.flat.any()
+
+
+@pytest.mark.parametrize("norm", [-1.0, np.float32(-1), "a", True, 1j, np.ones(2)])
+def test_a_norm_that_is_none_is_refused(norm):
+    model = GPT(Config(**SMALL))
+    before = model.params.flat.copy()
+    _, grads = model.loss_and_grads([[0, 1]], [[1, 2]])
+    with pytest.raises(InputError, match=r"^AdamW.step: norm is .*, expected a number of 0 or more"):
+        AdamW(model).step(grads, 0.1, norm=norm)
+    assert np.array_equal(model.params.flat, before)
+
+
+def test_a_learning_rate_is_of_a_step_from_0_on():
+    with pytest.raises(InputError, match="learning_rate: step is -5, expected an integer of 0 or more"):
+        learning_rate(-5, Training())
+    assert learning_rate(10**400, Training()) == learning_rate(10**9, Training()) == Training().final_lr
+
+
+def test_a_copy_of_an_optimizer_has_moments_of_its_own():
+    model = GPT(Config(**SMALL))
+    _, grads = model.loss_and_grads([[0, 1]], [[1, 2]])
+    optimizer = AdamW(model)
+    optimizer.step(grads, 0.1)
+    other, before = copy.copy(optimizer), (optimizer.m.flat.copy(), optimizer.v.flat.copy())
+    assert other.params is optimizer.params
+    other.step(grads, 0.1)
+    assert (other.steps, optimizer.steps) == (2, 1)
+    assert all(np.array_equal(a.flat, b) for a, b in zip((optimizer.m, optimizer.v), before))

@@ -193,3 +193,13 @@ def test_a_corpus_is_made_with_every_kind_also_where_only_the_end_has_a_characte
     path.write_text(f"{text()} ∞", "utf-8")
     corpus = data.prepare(path, tokenizer=name_of(kind) if KINDS[kind].learn else tokenizer, split="tail")
     assert corpus.tokenizer.decode(corpus.held_out).endswith(" ∞")
+
+
+@pytest.mark.parametrize(
+    ("characters", "what"), [("hello", "not a sorted set"), ("aa", "not a sorted set"), ("", "missing")]
+)
+def test_characters_that_are_no_vocabulary_are_told_how_one_is_made(characters, what):
+    with pytest.raises(
+        InputError, match=rf"^tokenizer: the characters are {what}, .* Characters.build makes them"
+    ):
+        tokenizers.Characters(characters)

@@ -150,7 +150,7 @@ def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
     Raises
     ------
     InputError
-        For fewer than two gradients, and for gradients of different sizes.
+        For fewer than two gradients, and for gradients of different sizes or that are not finite.
 
     Examples
     --------
@@ -161,7 +161,11 @@ def noise_scale(gradients: Iterable[Flat | ArrayLike]) -> NoiseScale:
     scatter = 0.0
     examples = 0
     for gradient in gradients:
-        g = np.asarray(gradient.flat if isinstance(gradient, Flat) else gradient, np.float64).reshape(-1)
+        g = np.asarray(gradient.flat if isinstance(gradient, Flat) else gradient)
+        if g.dtype.kind == "c" or not np.isfinite(g).all():
+            what = "complex" if g.dtype.kind == "c" else "not finite"
+            raise InputError(f"noise_scale: gradient {examples} is {what}, expected finite real numbers")
+        g = g.astype(np.float64, copy=False).reshape(-1)
         if examples == 0:
             mean = np.zeros(g.shape)
         if g.shape != mean.shape:

@@ -3,7 +3,7 @@
 from collections import namedtuple
 
 from ..engine.jit import kernel
-from ..ops.activations_numba import BOUND, INV_SQRT_2PI, SQRT_2_OVER_PI
+from ..ops.activations_numba import BOUND, INV_SQRT_2PI, SQRT_2_OVER_PI, kept_near
 from ..ops.elementary_numba import exp, half_erfc
 from .known import ANY
 
@@ -24,14 +24,16 @@ Parameters = namedtuple("Parameters", [name.replace(".", "_") for name in NAMES]
 def gelu_and_slope(h, act):
     """act = x Φ(x) and h ← Φ(x) + x φ(x), the slope, for x = h, all flat."""
     one, half, scale = h.dtype.type(1), h.dtype.type(0.5), h.dtype.type(INV_SQRT_2PI)
+    bound = h.dtype.type(BOUND)
     for i in range(len(h)):
         v = h[i]
-        a = abs(v)
+        near = kept_near(v, bound)
+        a = abs(near)
         gauss = exp(-half * a * a)
         tail = half_erfc(a, gauss)
         cdf = tail if v < 0 else one - tail
         act[i] = v * cdf
-        h[i] = cdf + v * gauss * scale
+        h[i] = cdf + near * gauss * scale
 
 
 @kernel
@@ -44,7 +46,7 @@ def gelu_tanh_and_slope(h, act):
         s = one / (one + exp(a * (v + b * v * v * v)))
         act[i] = v * s
         near = min(max(v, -bound), bound)
-        h[i] = s + v * s * (one - s) * c * (one + e * near * near)
+        h[i] = s + near * s * (one - s) * c * (one + e * near * near)
 
 
 # The activations that a fused block computes. One more here needs its branch in activate.

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise, shapes
-from ..arguments import Count, Ids, as_array, checked
+from ..arguments import Count, HeldAttributes, Ids, as_array, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..layers.record import Record
@@ -26,7 +26,7 @@ DTYPES = ("float32", "float64", "longdouble", "complex128")
 LAYOUTS = {"numgpt": checkpoint, "hf": huggingface}
 
 
-class GPT:
+class GPT(HeldAttributes):
     """A GPT with parameters drawn from a seed.
 
     Parameters

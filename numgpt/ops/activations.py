@@ -30,8 +30,9 @@ def gelu_backward(dy, saved):
     In words: the gate's value, plus x times how fast the gate opens.
     """
     (x,) = saved
-    pdf = np.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
-    return (dy * (normal_cdf(x) + x * pdf),)
+    near = bounded(x)
+    pdf = np.exp(near * near * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return (dy * (normal_cdf(x) + near * pdf),)
 
 
 def normal_cdf(x):
@@ -63,7 +64,7 @@ def gelu_tanh_backward(dy, saved):
     (x,) = saved
     s, near = gate(x), bounded(x)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * near * near)
-    return (dy * (s + 2 * x * s * (1 - s) * slope),)
+    return (dy * (s + 2 * near * s * (1 - s) * slope),)
 
 
 def gate(x):
@@ -75,7 +76,7 @@ def gate(x):
 
 
 def bounded(x):
-    """x cut to ±64, where σ has been 0 or 1 for long: x² and x³ would overflow, and 0 · ∞ is no number."""
+    """x cut to ±64, where Φ and σ have been 0 or 1 for long: x² would overflow, and 0 · ∞ is no number."""
     return np.where(abs(x.real) > 64, np.copysign(64, x.real), x)
 
 

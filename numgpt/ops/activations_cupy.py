@@ -26,18 +26,24 @@ __device__ real gate(real x)
     return 1 / (1 + exp(-2 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
 }
 
+// x cut to ±64, where Φ and σ have been 0 or 1 for long: x² might overflow, and 0 · ∞ is no number
+__device__ real bounded(real x)
+{
+    return x > BOUND ? BOUND : x < -BOUND ? -BOUND : x;
+}
+
 // Φ(x) + x φ(x)
 __device__ real slope(real x)
 {
-    return normal_cdf(x) + x * (exp(x * x * (real)-0.5) * INV_SQRT_2PI);
+    real near = bounded(x);
+    return normal_cdf(x) + near * (exp(near * near * (real)-0.5) * INV_SQRT_2PI);
 }
 
 // σ + x 2σ(1 − σ) du/dx
 __device__ real slope_tanh(real x)
 {
-    real near = x > BOUND ? BOUND : x < -BOUND ? -BOUND : x; // x² might overflow where the gate does not move
-    real s = gate(x), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * near * near);
-    return s + 2 * x * s * (1 - s) * du;
+    real near = bounded(x), s = gate(x), du = SQRT_2_OVER_PI * (1 + 3 * CUBIC * near * near);
+    return s + 2 * near * s * (1 - s) * du;
 }
 
 extern "C" __global__ void gelu(const real *x, long long N, real *y)

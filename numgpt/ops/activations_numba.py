@@ -10,15 +10,22 @@ from .elementary_numba import exp, half_erfc
 CHUNK = 8192  # entries a task
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
-BOUND = 64.0  # of |x|, beyond which the tanh form's gate is 0 or 1, and x² might overflow
+BOUND = 64.0  # of |x|, beyond which both gates are 0 or 1, and x² might overflow
+
+
+@kernel
+def kept_near(v, bound):
+    """v cut to ±bound; NaN stays NaN."""
+    v = bound if v > bound else v
+    return -bound if v < -bound else v
 
 
 @kernel
 def gelu_chunk(x, y):
     """y = x Φ(x)."""
-    one, half = x.dtype.type(1), x.dtype.type(0.5)
+    one, half, bound = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(BOUND)
     for i in range(len(x)):
-        a = abs(x[i])
+        a = min(abs(x[i]), bound)  # NaN comes back by the product with x
         tail = half_erfc(a, exp(-half * a * a))
         y[i] = x[i] * (tail if x[i] < 0 else one - tail)
 
@@ -27,11 +34,13 @@ def gelu_chunk(x, y):
 def gelu_gradient_chunk(x, dy, dx):
     """dx = dy (Φ(x) + x φ(x))."""
     one, half, scale = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(INV_SQRT_2PI)
+    bound = x.dtype.type(BOUND)
     for i in range(len(x)):
-        a = abs(x[i])
+        near = kept_near(x[i], bound)
+        a = abs(near)
         gauss = exp(-half * a * a)
         tail = half_erfc(a, gauss)
-        dx[i] = dy[i] * ((tail if x[i] < 0 else one - tail) + x[i] * gauss * scale)
+        dx[i] = dy[i] * ((tail if near < 0 else one - tail) + near * gauss * scale)
 
 
 @kernel
@@ -52,7 +61,7 @@ def gelu_tanh_gradient_chunk(x, dy, dx):
         v = x[i]
         s = one / (one + exp(a * (v + b * v * v * v)))
         near = min(max(v, -bound), bound)
-        dx[i] = dy[i] * (s + v * s * (one - s) * c * (one + d * near * near))
+        dx[i] = dy[i] * (s + near * s * (one - s) * c * (one + d * near * near))
 
 
 @kernel

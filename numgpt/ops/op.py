@@ -259,6 +259,9 @@ Shape = tuple[int, ...]
 def _check_shapes(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
     """Letter -> size, or InputError where the shapes contradict the line or the axes' bounds."""
     bound = _bind(op, shapes, sizes)
+    for letter, size in bound.items():
+        if size == 0:
+            raise InputError(f"{op.name}: {letter} is 0, expected 1 or more")
     for larger, smaller in op.at_least.items():
         if bound[larger] < bound[smaller]:
             raise InputError(

@@ -32,16 +32,14 @@ class Characters(Tokenizer):
 
     @checked
     def __init__(self, characters: str) -> None:
-        if not isinstance(characters, str):
-            raise InputError(
-                "tokenizer: the characters are not a text, expected tokenizer.json as numgpt wrote it"
-            )
         expect_characters(characters, "tokenizer: the vocabulary", "whole ones: take bytes for any others")
         self.characters = characters
         self._codes = _codes(characters)
         if len(characters) == 0 or (np.diff(self._codes.astype(np.int64)) <= 0).any():
+            what = "not a sorted set" if characters else "missing"
             raise InputError(
-                "tokenizer: the characters are not a sorted set, expected tokenizer.json as numgpt wrote it"
+                f"tokenizer: the characters are {what}, expected each once, sorted by code point:"
+                " Characters.build makes them of a text"
             )
         self.pieces = [c.encode() for c in characters]
 

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Training
 from ..architecture.parameters import Flat
-from ..arguments import AtLeastZero, BelowOne, Positive, checked, is_finite
+from ..arguments import AtLeastZero, BelowOne, Count, HeldAttributes, Positive, checked, is_finite
 from ..errors import InputError
 from ..model.gpt import GPT
 
@@ -20,7 +20,7 @@ REAL = (np.dtype("float32"), np.dtype("float64"))  # dtypes that the twins take 
 BLOCK = 65536  # numbers whose squares are added up at once
 
 
-class AdamW:
+class AdamW(HeldAttributes):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on matrices only.
 
     For step t, with gradient g clipped to a global norm of at most clip:
@@ -132,6 +132,10 @@ class AdamW:
         g = self._flat(grads)
         if norm is None:
             norm = engine.twin(global_norm, g)(g)
+        elif not engine.on_gpu(norm) and not _is_norm(norm):
+            raise InputError(
+                f"AdamW.step: norm is {norm!r}, expected a number of 0 or more, as norm() gives it"
+            )
         if not engine.on_gpu(norm):
             self._expect_finite(g, norm)
         clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
@@ -196,10 +200,25 @@ class AdamW:
                 " less: nothing was updated; give the optimizer a clip, or lower the learning rate"
             )
 
+    def __copy__(self) -> AdamW:
+        """An optimizer of the same parameters with moments of its own, which belong to its steps."""
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        for name in ("m", "v"):
+            moments = getattr(self, name)
+            vars(other)[name] = moments.astype(moments.dtype)
+        return other
+
     def __repr__(self) -> str:
         settings = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}"
         sizes = f"{self.params.flat.size:,} parameters, {self.params.decayed.size:,} of them decayed"
         return f"AdamW: step {self.steps}, {settings}\n  {sizes}"
+
+
+def _is_norm(norm: Any) -> bool:
+    """Whether something may be a norm; NaN and infinity are told of with the gradient at fault."""
+    number = norm.item() if isinstance(norm, np.generic | np.ndarray) and norm.shape == () else norm
+    return isinstance(number, int | float) and not isinstance(number, bool) and not number < 0
 
 
 def _factor(norm: Any, clip: float, dtype: DTypeLike) -> Any:
@@ -244,7 +263,7 @@ def global_norm(flat):  # type: ignore[no-untyped-def]
 
 
 @checked
-def learning_rate(step: int, training: Training) -> float:
+def learning_rate(step: Count, training: Training) -> float:
     """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
 
         warm-up      lr (step + 1) / (warmup + 1)
@@ -268,6 +287,7 @@ def learning_rate(step: int, training: Training) -> float:
     """
     if step < training.warmup:
         return training.lr * (step + 1) / (training.warmup + 1)
-    x = min(1.0, (step - training.warmup) / max(1, training.steps - training.warmup))
+    steps = max(1, training.steps - training.warmup)
+    x = min(step - training.warmup, steps) / steps
     fall = {"cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x, "constant": 1.0}[training.schedule]
     return training.final_lr + (training.lr - training.final_lr) * fall
