@@ -365,6 +365,26 @@ def test_nobody_waits_for_a_terminal_a_device_an_empty_pipe_or_one_that_is_silen
     assert "nothing came on standard input in 0.1 s: not read; --prompt - waits for it" in error
 
 
+def test_where_a_pipe_cannot_be_asked_a_file_is_read_and_a_pipe_when_asked_for(
+    here, tmp_path, stdin, capsys, monkeypatch
+):
+    """On Windows select knows sockets only."""
+
+    def select(*_):
+        raise OSError(10038, "not a socket")
+
+    monkeypatch.setattr("select.select", select)
+    (tmp_path / "prompt").write_text("abc")
+    cases = ((os.open(tmp_path / "prompt", os.O_RDONLY), [], "abc"), (piped(b"abc"), ["--prompt=-"], "abc"))
+    for number, flags, begin in (*cases, (piped(b"abc"), [], "")):
+        stdin(number)
+        assert main(["sample", "run", "--max-new-tokens", "4", *flags]) == 0
+        out, error = capsys.readouterr()
+        assert out.startswith(begin)
+        assert len(out) == len(begin) + 4 + 1
+    assert "not known here: not read; --prompt - waits for it" in error
+
+
 def test_a_terminal_is_told_what_is_waited_for(here, stdin, capsys):
     keyboard, screen = pty.openpty()
     stdin(screen)

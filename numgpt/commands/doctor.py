@@ -86,13 +86,12 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    """How much there is, where the system says so."""
+    """How much there is, and how much of it is free, where the system says so."""
+    from ..engine import memory
     from .printing import human_size
 
-    try:
-        return human_size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return "unknown"
+    sizes = {"": memory.total(), " free": memory.free()}
+    return ", ".join(f"{human_size(n)}{what}" for what, n in sizes.items() if n is not None) or "unknown"
 
 
 def _settings() -> str:

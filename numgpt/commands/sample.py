@@ -160,8 +160,7 @@ def standard_input(wait: bool) -> str | None:
         return None
     if wait and sys.stdin.isatty():
         say("numgpt: type the prompt, and end it with Ctrl-D on a line of its own")
-    if not wait and not select.select([number], [], [], PATIENCE)[0]:
-        say(f"numgpt: nothing came on standard input in {PATIENCE:g} s: not read; --prompt - waits for it")
+    if not wait and stat.S_ISFIFO(mode) and not _comes(number):
         return None
     data = sys.stdin.buffer.read(LONGEST + 1)
     if len(data) > LONGEST:
@@ -173,3 +172,15 @@ def standard_input(wait: bool) -> str | None:
             f"sample: byte {error.start} on standard input is not UTF-8, expected text"
         ) from error
     return text if text or wait else None
+
+
+def _comes(number: int) -> bool:
+    """Whether something comes from a pipe soon; where nothing does, a message says so."""
+    try:
+        if select.select([number], [], [], PATIENCE)[0]:
+            return True
+        reason = f"nothing came on standard input in {PATIENCE:g} s"
+    except OSError:  # Windows, which can be asked about sockets only
+        reason = "whether something comes on standard input is not known here"
+    say(f"numgpt: {reason}: not read; --prompt - waits for it")
+    return False

@@ -5,6 +5,7 @@ Linux grants more than there is, and ends the process when it is used.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import InputError
@@ -18,6 +19,14 @@ def free() -> int | None:
     """Bytes that may still be used, swap among them; None where the system does not say, as off Linux."""
     limits = [n for n in (_machine(), _container()) if n is not None]
     return min(limits) if limits else None
+
+
+def total() -> int | None:
+    """Bytes that the machine has, without its swap; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _machine() -> int | None:
