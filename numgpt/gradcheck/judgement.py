@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike, DTypeLike
 from ..arguments import Count, checked
 from ..errors import InputError
 from . import kinks
+from .case import EPS64, Case, Columns
 from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
 from .places import reached
-from .ulps import DIRECTIONS, EPS64, TINY, Case, Columns, Elements, elements, search, suspects
+from .ulps import DIRECTIONS, ELEMENTARY, TINY, Elements, elements, search, suspects
 from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
 
@@ -99,12 +100,16 @@ def examine(
     options: dict[str, Any],
     dtype: DTypeLike | None = None,
     seed: int = 0,
+    only: dict[int, Array] | None = None,
 ) -> tuple[Verdict, Case, dict[int, Columns]]:
-    """The Verdict, and what it was judged by: the Case, and the columns of each argument."""
+    """The Verdict, and what it was judged by: the Case, and the columns of each argument.
+
+    only: the flat indices of the elements that are judged, by argument, and by the complex step.
+    """
     run_dtype = _precision(arrays, dtype)
-    case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed)
+    case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed, only)
     names = argument_names(forward, len(arrays))
-    indices = [i for i, point in enumerate(case.points) if is_float(point)]
+    indices = [i for i, p in enumerate(case.points) if is_float(p) and (only is None or i in only)]
     picked = {i: case.pick(i) for i in indices}
     columns = {i: case.columns(case.wide, i, picked[i]) for i in indices}
     # How many numbers enter an output, on average: the rows of the derivative, from the columns that were
@@ -142,20 +147,19 @@ def _precision(arrays: Sequence[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
 
 def _judge(case: Case, i: int, name: str | None, columns: Columns, rows: float) -> ArgumentVerdict:
     """The ArgumentVerdict of argument i from what is known of its picked elements."""
-    columns, left_out = _known(case, i, columns)
-    found = _elements(case, i, name, columns, rows)
-    left_out = left_out or _left_out(found.vague)
+    size = len(columns.picked)
+    columns = _known(i, columns)
+    unknown = size - len(columns.picked)
+    found = dataclasses.replace(_elements(case, i, name, columns, rows), unknown=unknown)
+    left_out = "; ".join(filter(None, (_left_out(unknown + found.vague), _unsure(found.unsure))))
     note = left_out
-    is_sample = len(columns.picked) < case.points[i].size
+    is_sample = len(columns.picked) < case.points[i].size and case.only is None
     if is_sample and not left_out and not found.kinks and not found.judged.wrong.any():
         found, note = _search_the_rest(case, i, name, found, rows)
     return _described(case, i, name, found, note)
 
 
-# In the distance of the two sides: how far outside a gradient may lie, and from where on the kink does not
-# explain it.
-SIDE, FAR = 0.05, 20.0
-VAGUE = 1e-3  # of the largest: a witness that may be off by more, and by all of an element, knows nothing
+FAR = 20.0  # distances of the two sides: a gradient that lies further outside has another reason
 ROUNDINGS = 8  # of dy y / x: a smaller gradient is 0
 
 
@@ -167,6 +171,8 @@ class Found:
     judged: Elements
     kinks: tuple[tuple[int, ...], ...] = ()
     vague: int = 0  # elements of which the witness cannot even tell the sign
+    unsure: int = 0  # elements that are 0 but for what may be rounding
+    unknown: int = 0  # elements without a derivative
 
 
 def _elements(case: Case, i: int, name: str | None, columns: Columns, rows: float) -> Found:
@@ -178,17 +184,21 @@ def _elements(case: Case, i: int, name: str | None, columns: Columns, rows: floa
     for k, flat in enumerate(columns.picked.tolist()):
         if flat in there:
             away = _distance_from(case, i, flat, there[flat])
-            is_at_kink[k] = away <= SIDE
-            is_wrong[k] = SIDE < away <= FAR
+            is_at_kink[k] = away == 0
+            is_wrong[k] = 0 < away <= FAR
     shape = case.points[i].shape
     places = tuple(_index(flat, shape) for flat in columns.picked[is_at_kink])
     is_vague = _is_vague(case, i, columns) & ~is_at_kink & ~is_wrong
     if is_vague.any() and (is_vague | is_at_kink).all():
         raise _unknown(i, ": its own error is as large as the gradient, for the value hides the steps")
     chosen = ~(is_at_kink | is_vague)
-    judged = elements(case, i, columns.at(chosen), rows)
+    columns = columns.at(chosen)
+    judged = elements(case, i, columns, rows)
     judged = dataclasses.replace(judged, wrong=judged.wrong | is_wrong[chosen])
-    return Found(columns.at(chosen), judged, places, int(is_vague.sum()))
+    unsure = judged.unsure & ~judged.wrong
+    if unsure.any() and unsure.all():
+        raise _unknown(i, ": it is off by no more than what may cancel inside the formula")
+    return Found(columns.at(~unsure), judged.at(~unsure), places, int(is_vague.sum()), int(unsure.sum()))
 
 
 def _is_vague(case: Case, i: int, columns: Columns) -> Array:
@@ -200,18 +210,23 @@ def _is_vague(case: Case, i: int, columns: Columns) -> Array:
     size = np.maximum(columns.terms, got)
     place = max(float(np.sqrt((case.wide[i] ** 2).mean())), TINY)
     is_zero = got <= ROUNDINGS * case.eps * columns.carried / place
-    return np.asarray((columns.error > np.maximum(size, VAGUE * size.max(initial=0.0))) & ~is_zero)
+    return np.asarray((columns.error > size) & ~is_zero)
 
 
 def _distance_from(case: Case, i: int, flat: int, there: kinks.Sides) -> float:
-    """How far the gradient of an element at a kink lies outside of its two sides, in their distance."""
+    """How far the gradient of an element at a kink lies outside of its two sides, in their distance.
+
+    But for what rounding explains, and what the witness may be off.
+    """
     direction = np.zeros(case.points[i].shape)
     direction.reshape(-1)[flat] = 1.0
     directions = [direction if n == i else None for n in range(len(case.points))]
-    slope, _ = case.witness.derivative(case.wide, directions)
-    least, most = there.between(case.dy.astype(np.float64), slope)
+    dy = case.dy.astype(np.float64)
+    least, most, room = there.between(dy, *case.witness.derivative(case.wide, directions))
     got = float(case.grads[i].reshape(-1)[flat])
-    return max(least - got, got - most, 0.0) / max(most - least, TINY)
+    size = abs(dy * np.maximum(abs(there.left), abs(there.right))).sum()
+    room += 4 * np.sqrt(dy.size + ELEMENTARY) * case.eps * max(size, abs(least), abs(most))
+    return max(least - got - room, got - most - room, 0.0) / max(most - least, TINY)
 
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -228,14 +243,14 @@ def _indices(case: Case, i: int, picked: Array) -> list[tuple[int, ...]]:
     return [_index(flat, case.points[i].shape) for flat in picked]
 
 
-def _known(case: Case, i: int, columns: Columns) -> tuple[Columns, str]:
-    """The elements of which the witness knows a derivative, and a note on the others."""
+def _known(i: int, columns: Columns) -> Columns:
+    """The elements of which the witness knows a derivative."""
     unknown = np.isnan(columns.exact) | np.isinf(columns.error)
     if not unknown.any():
-        return columns, ""
+        return columns
     if unknown.all():
         raise _unknown(i)
-    return columns.at(~unknown), _left_out(int(unknown.sum()))
+    return columns.at(~unknown)
 
 
 def _unknown(i: int, why: str = "") -> InputError:
@@ -250,6 +265,12 @@ def _left_out(count: int) -> str:
     """Of how many elements the witness knows nothing, in words; "" for none."""
     others = "1 other element" if count == 1 else f"{count:,} other elements"
     return f"the witness knows nothing of {others}" if count else ""
+
+
+def _unsure(count: int) -> str:
+    """How many elements may be wrong or rounded, in words; "" for none."""
+    others = "1 other element is" if count == 1 else f"{count:,} other elements are"
+    return f"{others} 0 but for what may be rounding, or a mistake" if count else ""
 
 
 def _search_the_rest(case: Case, i: int, name: str | None, found: Found, rows: float) -> tuple[Found, str]:
@@ -306,6 +327,7 @@ def _described(case: Case, i: int, name: str | None, found: Found, note: str) ->
         pattern=looks_like,
         note="; ".join(filter(None, (judged.note, note, at_kinks))),
         kinks=found.kinks,
+        unknown=found.unknown + found.vague + found.unsure,
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .pair import Array
-from .witness import Arrays, Witness, step_size, values_along
+from .steps import SMALLEST, step_size
+from .witness import Arrays, Witness, values_along
 
-STEPS, SHRINK = 20, 4  # how often the step is made smaller, and by how much
+STEPS, MOST = 20, 50  # how often the step is made smaller, to a quarter
 LEAST = 1e-4  # of the largest slope: what roundings feign is less
+IN_ROW, STEADY = 3, 0.03  # steps over which a kink's jump is the same, but for so much of it
 NOISE = 16  # roundings of a value, as a forward of many terms makes them
 NEAR = (4, 7, 11, 16, 23, 40)  # roundings that a point is moved by, to see how steady the values are
 CHUNK = 64  # elements that are looked at before the next are decided on
@@ -21,19 +24,25 @@ NONE = "no derivative at"
 
 @dataclass(frozen=True)
 class Sides:
-    """The slopes of each output beside a point along one element, and where the two disagree."""
+    """The slopes of each output beside a point along one element, and where the two disagree.
+
+    error: how far the two slopes may be off.
+    """
 
     left: Array
     right: Array
     apart: Array
+    error: Array
 
-    def between(self, dy: Array, slope: Array) -> tuple[float, float]:
-        """(least, most) of ⟨dy, J v⟩ over all conventions: each slope from left to right.
+    def between(self, dy: Array, slope: Array, error: Array) -> tuple[float, float, float]:
+        """(least, most) of ⟨dy, J v⟩ over all conventions, and how far these may be off.
 
-        slope: J v, of the outputs that have one.
+        A convention is a slope from left to right for each output. slope, error: J v of the outputs that have
+        one, and how far it may be off.
         """
         ends = [dy * np.where(self.apart, side, slope) for side in (self.left, self.right)]
-        return float(np.minimum(*ends).sum()), float(np.maximum(*ends).sum())
+        off = abs(dy) * np.where(self.apart, self.error, error)
+        return float(np.minimum(*ends).sum()), float(np.maximum(*ends).sum()), float(off.sum())
 
 
 Kinks = dict[int, Sides]
@@ -75,31 +84,39 @@ def _sides(
     """
     centre = value(0.0)
     jumps: list[Array] = []
-    # once may be chance, but float32 has not room for more
-    is_single = eps > 1e-10
     left = right = level = np.zeros_like(centre)
-    apart = stayed = np.zeros(centre.shape, bool)
-    for k in range(STEPS):
-        h = start / SHRINK**k
+    error = np.full(centre.shape, np.inf)
+    apart = np.zeros(centre.shape, bool)
+    for h in _shrinking(start, eps * place):
         ahead, behind = value(h), value(-h)
+        slopes = (centre - behind) / h, (ahead - centre) / h
         jump = abs(ahead - 2 * centre + behind) / h
         rounding = NOISE * eps * (abs(ahead) + abs(behind) + place * abs(ahead - behind) / h)
         noise = np.maximum(rounding, jitter) / h
         jumps.append(jump)
-        if k >= 2:
-            # between a half of it, for what bends beside it, and four times, which roundings exceed
-            stays = (jump > 0.5 * jumps[k - 2]) & (jump < 4 * jumps[k - 2]) & (noise <= 0.05 * jump)
-            stays &= jump > LEAST * np.max([abs(ahead - centre), abs(centre - behind)], initial=0.0) / h
+        if len(jumps) > IN_ROW:
+            before = np.array(jumps[-IN_ROW - 1 : -1])
+            off = np.max(abs(before - jump), 0)
+            stays = (off <= STEADY * jump + noise) & (noise <= STEADY * jump)
+            stays &= jump > LEAST * np.max(np.abs(slopes), initial=0.0)
             falls = ~stays & (noise <= 0.05 * level) & (jump < 0.5 * level)
-            apart = (apart | (stays & (stayed | is_single))) & ~falls
-            stayed = stays
+            apart = (apart | stays) & ~falls
             level = np.where(stays, jump, np.where(falls, 0.0, level))
-            left = np.where(stays, (centre - behind) / h, left)
-            right = np.where(stays, (ahead - centre) / h, right)
+            better = stays & (abs(jumps[-2] - jump) + noise < error)
+            error = np.where(better, abs(jumps[-2] - jump) + noise, np.where(apart, error, np.inf))
+            left, right = (np.where(better, *pair) for pair in zip(slopes, (left, right)))
         is_known = noise <= 0.05 * np.maximum(jump, level)
         if not is_known.any():
             break
-    return Sides(left, right, apart) if apart.any() else None
+    return Sides(left, right, apart, error) if apart.any() else None
+
+
+def _shrinking(start: float, last: float) -> list[float]:
+    """STEPS steps, or more, but not MOST: down to the last, the spacing of floats at the point."""
+    start = min(start, math.ldexp(last, 2 * MOST)) if last else start
+    least = min(math.ldexp(start, -2 * STEPS), last or start)
+    count = int(np.ceil((np.log(start) - np.log(max(least, SMALLEST))) / np.log(4)))
+    return [math.ldexp(start, -2 * k) for k in range(max(STEPS, count + 1))]
 
 
 def search(witness: Witness, points: Arrays, i: int, order: Iterable[int], rest: Iterable[int]) -> Kinks:

@@ -18,195 +18,18 @@ behave as rounding does: see elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..errors import InputError
-from . import witness
-from .pair import Array, Backward, Forward, as_dtype, gradients, is_float, run
-from .preconditions import first_run, require
+from .case import EPS64, EXAMINED, Case, Columns
+from .pair import Array
 
-ALL = 2000  # elements: of a larger array only a sample is looked at, and random directions of the whole
-SAMPLE = 400
-EXAMINED = 64  # suspects that are looked at closely
-DRAWS, NEAR = 6, 16  # points near by, and how many roundings away they lie
 DIRECTIONS = 3
 RESTLESS = 16  # times what a gradient moves between points near by: the digits that its formula loses
 UNSURE = 1e-5  # of the largest terms: a witness that may be off by more has come upon something
 ELEMENTARY = 32  # roundings inside one element's own arithmetic: an exponential, a quotient, a few products
-EPS64 = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the witness says of the picked elements of a gradient, given by their flat indices.
-
-    exact: Σ_i dy_i J_ij. terms: Σ_i |dy_i J_ij|. count: how many terms are not 0. error: how far the witness
-    may be off. carried: Σ_i |dy_i y_i| over the outputs that the element acts on; the largest of all where it
-    acts on none.
-    """
-
-    picked: Array
-    exact: Array
-    terms: Array
-    count: Array
-    error: Array
-    carried: Array
-
-    def at(self, chosen: Array) -> Columns:
-        """Those that are chosen, by a mask or by their places."""
-        return Columns(*(getattr(self, f.name)[chosen] for f in fields(self)))
-
-
-class Case:
-    """A pair at its points, run once in its own precision, and in float64 too if that is wider and it can."""
-
-    def __init__(
-        self,
-        forward: Forward,
-        backward: Backward,
-        options: dict[str, Any],
-        points: Sequence[Any],
-        dtype: np.dtype[Any],
-        seed: int,
-    ) -> None:
-        self.forward, self.backward, self.options = forward, backward, options
-        self.points, self.dtype = points, dtype
-        self.rng = np.random.default_rng([seed, 5])
-        self.eps = float(np.finfo(dtype).eps)
-        self.wide: list[Any] = as_dtype(points, np.float64)
-        first = first_run(forward, backward, points, options, self._upstream)
-        self.grads: list[Any] = first.grads
-        require(forward, backward, points, options, first)
-        self.witness = witness.choose(forward, self.wide, dtype, options, seed)
-        # What the witness rounds: differences in float32 state their rounding themselves.
-        self.reference = EPS64 if self.witness.dtype == np.float64 else 0.0
-        self.wide_grads = self.in_float64() if dtype != np.float64 else None
-
-    def _upstream(self, y: Any) -> Any:
-        """A random dy, where the forward's value can be judged."""
-        self.y = np.asarray(y)
-        if self.y.dtype.kind != "f":
-            raise InputError(f"verdict: the forward's value has dtype {self.y.dtype}, expected floats")
-        if not np.isfinite(self.y).all():
-            raise InputError(
-                "verdict: the forward's value holds NaN or infinity, expected points where it is finite"
-            )
-        self.dy = self.rng.standard_normal(self.y.shape).astype(self.dtype)
-        return self.dy[()]
-
-    def in_float64(self) -> list[Any] | None:
-        """The backward's gradients in float64, None where the pair is not for that."""
-        try:
-            y, saved = run(self.forward, self.wide, self.options)
-            grads = gradients(self.backward(self.dy.astype(np.float64)[()], saved), self.wide)
-        except Exception:  # whatever the user's code raises means that it does not take float64
-            return None
-        return grads if all(a.dtype == np.float64 for a in (np.asarray(y), *grads) if is_float(a)) else None
-
-    def pick(self, i: int) -> Array:
-        """The flat indices of the elements of argument i to look at.
-
-        Of many elements a sample at random, those whose gradient is largest, and some that got exactly 0: the
-        largest alone would show no gradient that is missing.
-        """
-        size = self.points[i].size
-        if size <= ALL:
-            return np.arange(size)
-        sample = self.rng.choice(size, SAMPLE, replace=False)
-        gradient = abs(self.grads[i].reshape(-1))
-        zeros = np.flatnonzero(gradient == 0)
-        some = np.random.default_rng([len(zeros), 7]).permutation(zeros)[:EXAMINED]
-        return np.unique(np.concatenate([sample, np.argpartition(gradient, -EXAMINED)[-EXAMINED:], some]))
-
-    def columns(self, points: Sequence[Any], i: int, picked: Array) -> Columns:
-        """What the witness says of the picked elements of argument i, at points."""
-        dy = self.dy.astype(np.float64)
-        carried = abs(dy * self.y)
-        exact, total, count, doubt, acted = np.zeros((5, len(picked)))
-        direction = np.zeros(points[i].shape)
-        directions = [direction if k == i else None for k in range(len(points))]
-        for k, j in enumerate(picked):
-            direction.reshape(-1)[j] = 1.0
-            slope, error = self.witness.derivative(points, directions)
-            direction.reshape(-1)[j] = 0.0
-            terms = dy * slope
-            exact[k] = terms.sum()
-            total[k] = abs(terms).sum()
-            count[k] = np.count_nonzero(terms)
-            doubt[k] = (abs(dy) * error).sum()
-            acted[k] = carried[terms != 0].sum() if terms.any() else carried.max(initial=0.0)
-        return Columns(picked, exact, total, count, doubt, acted)
-
-    def moved(self, eps: float, near: int = NEAR) -> list[Any]:
-        """The points, each number moved at random by some roundings."""
-        return [
-            a * (1 + near * eps * self.rng.uniform(-1, 1, a.shape)) if is_float(a) else a for a in self.wide
-        ]
-
-    def nearby(self, i: int, columns: Columns) -> tuple[Array, Array]:
-        """inner_j of the picked elements, and the noise of the witness.
-
-        The noise is four times the most that the witness's word moves when float64 rounds otherwise.
-        """
-        inner, noise = np.zeros(len(columns.picked)), np.zeros(len(columns.picked))
-        for _ in range(DRAWS):
-            points = as_dtype(as_dtype(self.moved(self.eps), self.dtype), np.float64)
-            inner += (self.columns(points, i, columns.picked).exact - columns.exact) ** 2
-            if self.eps > EPS64:
-                there = self.columns(self.moved(EPS64), i, columns.picked).exact
-                noise = np.maximum(noise, 4 * abs(there - columns.exact))
-        # 3: the mean square of a number that is uniform between −1 and 1 is a third
-        return np.sqrt(3 * inner / DRAWS) / (NEAR * self.eps), noise
-
-    def unrest(self, i: int) -> Array:
-        """How far gradient i moves between points a rounding or two apart, in eps, over the dtypes it ran in.
-
-        0 for a backward that gives another gradient at the same point: what moves there is not rounding.
-        """
-        most = np.zeros(self.points[i].size)
-        runs = [(self.points, self.grads[i])]
-        if self.wide_grads is not None:
-            runs.append((self.wide, self.wide_grads[i]))
-        for points, grad in runs:
-            eps = float(np.finfo(grad.dtype).eps)
-            if self._moves(points, i, grad).any():
-                return np.zeros_like(most)
-            for _ in range(2 * DRAWS - 1):
-                there = as_dtype(self.moved(eps, 2), grad.dtype)
-                most = np.fmax(most, self._moves(there, i, grad).reshape(-1) / eps)
-        return most
-
-    def _moves(self, points: Sequence[Any], i: int, grad: Array) -> Array:
-        """How far gradient i is from grad when the pair is run once more, at points."""
-        _, saved = self.forward(*points, **self.options)
-        grads = gradients(self.backward(self.dy.astype(grad.dtype)[()], saved), points)
-        return abs(np.asarray(grads[i]).astype(np.float64) - grad)
-
-    def beyond(
-        self, grads: Sequence[Any], eps: float, i: int, span: slice, limit: float, sign: Array
-    ) -> float:
-        """By how much ⟨gradient i, v⟩ is further from ⟨dy, Jv⟩ than rounding explains.
-
-        v has the signs on the span, else 0. The signs do not know the errors, so these add up like the root
-        of the sum of their squares: six times that is allowed.
-        """
-        v = np.zeros(self.points[i].size)
-        v[span] = sign[span]
-        directions = [v.reshape(a.shape) if k == i else None for k, a in enumerate(self.wide)]
-        slope, error = self.witness.derivative(self.wide, directions)
-        dy = self.dy.astype(np.float64)
-        terms, back = dy * slope, grads[i].reshape(-1)[span].astype(np.float64) * v[span]
-        allowed = 6 * np.sqrt(len(v[span])) * limit * eps / self.eps + (abs(dy) * error).sum()
-        allowed += (
-            4 * np.sqrt(terms.size + 1) * self.reference * abs(terms).sum()
-            + 4 * np.sqrt(back.size) * EPS64 * abs(back).sum()
-        )
-        return float(abs(terms.sum() - back.sum()) - allowed)
 
 
 @dataclass(frozen=True)
@@ -293,7 +116,8 @@ class Allowance:
 class Elements:
     """What is known of each picked element: its error and ulp_j, its limit_j, and whether it is wrong.
 
-    doubt: how much of the limit is the witness's own. spacing: of floats there.
+    doubt: how much of the limit is the witness's own. spacing: of floats there. unsure: which may be wrong,
+    or rounded.
     """
 
     error: Array
@@ -302,7 +126,13 @@ class Elements:
     doubt: Array
     spacing: Array
     wrong: Array
+    unsure: Array
     note: str = ""
+
+    def at(self, chosen: Array) -> Elements:
+        """Those that are chosen, by a mask or by their places."""
+        arrays = {f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name != "note"}
+        return replace(self, **arrays)
 
 
 def suspects(case: Case, i: int, columns: Columns, rows: float) -> Array:
@@ -321,27 +151,58 @@ def elements(case: Case, i: int, columns: Columns, rows: float) -> Elements:
 
     Those beyond limit_j, and those whose formula, run in float64, is off by more than eps terms_j of float32,
     unless
-        all but largest    the element is 0 but for roundings of the largest of its array
+        all but largest    the element is 0 but for roundings of the largest of its array, and as restless
         natural            terms cancel inside the formula, which are as large as dy y / x
         unrest             the gradient moves as much between points that differ by a rounding or two
     and the formula in float64 is right by the same measure, without the last: that is the backward's own
-    word.
+    word. One that is 0 but for roundings, and off by no more than terms that may cancel inside, but is not
+    seen to be restless, is unsure: a formula such as 1 − tanh² errs by the same amount all around.
     """
     errors = Errors.of(case, i, columns)
     allowance = Allowance.of(case, columns, rows)
     wrong = allowance.exceeded(errors)
     note = ""
+    unsure = np.zeros_like(wrong)
     if wrong.any():
         _look_closely(case, i, columns, errors, allowance, wrong)
-        _add_the_largest(case, columns, allowance, wrong)
         wrong = allowance.exceeded(errors)
     if wrong.any():
-        lost = wrong & _loses_digits(case, i, columns, errors, allowance)
-        wrong = wrong & ~lost
-        note = _note(errors, allowance, wrong, lost)
+        digits = Digits.of(case, i, columns)
+        _add_the_largest(case, columns, allowance, wrong, digits)
+        wrong = allowance.exceeded(errors)
+    if wrong.any():
+        lost = wrong & _loses_digits(case, errors, allowance, digits)
+        unsure = wrong & ~lost & _may_lose_digits(case, columns, errors, allowance, digits)
+        wrong = wrong & ~lost & ~unsure
+        note = _note(errors, allowance, wrong, lost) if (wrong | lost).any() else ""
     return Elements(
-        errors.run, allowance.unit, allowance.limit, allowance.doubt, allowance.spacing, wrong, note
+        errors.run, allowance.unit, allowance.limit, allowance.doubt, allowance.spacing, wrong, unsure, note
     )
+
+
+@dataclass(frozen=True)
+class Digits:
+    """What terms may cancel inside the formula of the picked elements, whatever the inputs are.
+
+    natural: dy y / x, which a gradient without cancellation would be. unrest: how far it moves, in eps,
+    between points that differ by a rounding or two.
+    """
+
+    natural: Array
+    unrest: Array
+
+    @property
+    def seen(self) -> Array:
+        """What is seen to cancel."""
+        return np.minimum(self.natural, RESTLESS * self.unrest)
+
+    @classmethod
+    def of(cls, case: Case, i: int, columns: Columns) -> Digits:
+        """Of gradient i."""
+        size = np.maximum(
+            abs(case.wide[i].reshape(-1)[columns.picked]), float(np.sqrt((case.wide[i] ** 2).mean()))
+        )
+        return cls(columns.carried / np.maximum(size, TINY), case.unrest(i)[columns.picked])
 
 
 def _look_closely(
@@ -361,35 +222,52 @@ def _look_closely(
     allowance.doubt[others] += noise.max()
 
 
-def _add_the_largest(case: Case, columns: Columns, allowance: Allowance, suspect: Array) -> None:
-    """An element that is 0 but for roundings of the largest has no digits: programs work on whole rows."""
-    largest = columns.terms.max()
-    is_zero = abs(columns.exact) <= 4 * allowance.root * case.eps * largest
-    allowance.scale[is_zero & suspect] += largest
+def _add_the_largest(
+    case: Case, columns: Columns, allowance: Allowance, suspect: Array, digits: Digits
+) -> None:
+    """An element that is 0 but for roundings of the largest has no digits: programs work on whole rows.
+
+    Such a one is restless, as the largest are rounded.
+    """
+    chosen = _is_zero(case, columns, allowance) & suspect
+    allowance.scale[chosen] += np.minimum(columns.terms.max(), RESTLESS * digits.unrest)[chosen]
 
 
-def _loses_digits(case: Case, i: int, columns: Columns, errors: Errors, allowance: Allowance) -> Array:
+def _is_zero(case: Case, columns: Columns, allowance: Allowance) -> Array:
+    """Which elements are 0 but for roundings of the largest."""
+    return np.asarray(abs(columns.exact) <= 4 * allowance.root * case.eps * columns.terms.max())
+
+
+def _may_lose_digits(
+    case: Case, columns: Columns, errors: Errors, allowance: Allowance, digits: Digits
+) -> Array:
+    """Which elements are 0 but for roundings, and off by less than what may cancel inside."""
+    size = np.maximum(columns.terms.max(), np.minimum(columns.carried, digits.natural))
+    is_zero = abs(columns.exact) <= 4 * allowance.root * case.eps * size
+    scale = allowance.scale + np.minimum(size, digits.natural)
+    explained = errors.run <= allowance.limit_at(scale)
+    if errors.formula is None:
+        return np.asarray(is_zero & explained)
+    room = 4 * allowance.root * EPS64 * scale + allowance.doubt
+    return np.asarray(is_zero & explained & (errors.formula <= np.maximum(allowance.formula_limit, room)))
+
+
+def _loses_digits(case: Case, errors: Errors, allowance: Allowance, digits: Digits) -> Array:
     """Which elements are off because terms cancel inside the formula, whatever the inputs are.
 
     Such a formula loses digits that inner_j knows nothing of, other ones at each point. They are as many as
     the gradient is restless, or as its terms are smaller than dy y / x, which a gradient without cancellation
     would be.
     """
-    size = np.maximum(
-        abs(case.wide[i].reshape(-1)[columns.picked]), float(np.sqrt((case.wide[i] ** 2).mean()))
-    )
-    natural = columns.carried / np.maximum(size, TINY)
-    unrest = case.unrest(i)[columns.picked]
     # At small inputs dy y / x is large whatever the formula is: there it has to be seen to lose these digits.
-    seen = np.minimum(natural, RESTLESS * unrest)
-    scale = allowance.scale + (seen if errors.formula is None else natural)
-    explained = errors.run <= allowance.limit_at(scale + unrest)
+    scale = allowance.scale + (digits.seen if errors.formula is None else digits.natural)
+    explained = errors.run <= allowance.limit_at(scale + digits.unrest)
     if errors.formula is None:
         # unrest alone is no excuse: it is the backward's own word
         room = 16 * allowance.root**2 * case.eps * scale + allowance.doubt
         return explained & (errors.run <= room)
     # an error of rounding falls with eps, a mistake does not
-    room = 4 * allowance.root * EPS64 * (allowance.scale + seen) + allowance.doubt
+    room = 4 * allowance.root * EPS64 * (allowance.scale + digits.seen) + allowance.doubt
     return explained & (errors.formula <= np.maximum(allowance.formula_limit, room))
 
 

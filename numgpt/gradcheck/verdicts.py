@@ -65,6 +65,9 @@ class ArgumentVerdict:
     kinks : tuple of indices
         The elements at which the function has no derivative, because left and right disagree, and whose
         gradient is one of the two or between: they are not among those examined.
+    unknown : int
+        How many other elements have no verdict, which the note says: the witness knows nothing of them, or
+        they are 0 but for what may be rounding.
     """
 
     index: int
@@ -80,6 +83,7 @@ class ArgumentVerdict:
     pattern: str = ""
     note: str = ""
     kinks: tuple[tuple[int, ...], ...] = ()
+    unknown: int = 0
 
     @property
     def title(self) -> str:
@@ -160,9 +164,10 @@ class Verdict:
         """What is wrong in one paragraph, or the verdict in a sentence."""
         if self.wrong:
             return ". ".join(map(str, self.wrong))
+        unknown = "".join(f"; {a.title}: {a.note}" for a in self.arguments if a.unknown)
         if self.word == "right":
-            return "all gradients are correct"
-        return "all gradients are correct (they differ by rounding only)"
+            return f"all gradients are correct{unknown}"
+        return f"all gradients are correct (they differ by rounding only){unknown}"
 
     def __str__(self) -> str:
         why = f"; {self.witness.why}" if self.witness.why else ""

@@ -13,12 +13,11 @@ from numpy.typing import DTypeLike
 from ..arguments import checked
 from ..errors import InputError
 from .pair import Array, Forward, is_float, run
+from .steps import Quotient, Steps, own_sizes, rms
 
 H = 1e-30
-# Steps that are too large for the function are tried again, smaller by SHRINK; those that are too small for
-# its values, larger.
-TRIES, LARGER, SHRINK = 4, 12, 64
-SMALLEST = 1e-290  # a size whose steps are still numbers
+SEEN = 0.1  # of both witnesses together: differences that may be off by more expose nothing
+WORSE = 8  # times the error of the best step: smaller ones are not tried any more
 Arrays = Sequence[Any]
 Directions = Sequence[Array | None]
 Options = dict[str, Any]
@@ -56,8 +55,13 @@ def along(forward: Forward, arrays: Arrays, directions: Directions, options: Opt
     array([ 3., 12.])
     """
     expect_directions("along", arrays, directions)
+    return imaginary(forward, arrays, directions, options).imag / H
+
+
+def imaginary(forward: Forward, arrays: Arrays, directions: Directions, options: Options) -> Array:
+    """f(x + ihv), of which the imaginary part is h J v; real where the forward lets none through."""
     moved = [a if v is None else a + 1j * (H * v) for a, v in zip(arrays, directions)]
-    return np.asarray(run(forward, moved, options)[0]).imag / H
+    return np.asarray(run(forward, moved, options)[0])
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
@@ -74,10 +78,13 @@ def differences(
               + eps max|x| |D| / h max|v|                so are the points
 
     with h = eps^(1/5) times the size of the array, where both kinds of error meet. Where they come out large,
-    smaller steps are tried and the best is kept. Where the array is so small that its steps are lost in the
-    rounding of f, larger ones are tried, up to eps^(1/5): a derivative from one of these is taken only if it
-    lies within the errors of both, so that a step across the function's features is not. Where f has a kink
-    at x itself its one-sided derivatives stay apart however small h is: half their distance is added.
+    smaller steps are tried, down to the spacing of floats at the point: the best is kept, and one that
+    contradicts a larger step is believed, for that may have gone past all that the function does near x.
+    Where D grows as h falls, or the values do not move any more, a step says nothing. Where the array is so
+    small that its steps are lost in the rounding of f, larger ones are tried, up to eps^(1/5): a derivative
+    from one of these is taken only if it lies within the errors of both, so that a step across the
+    function's features is not. Where f has a kink at x itself its one-sided derivatives stay apart however
+    small h is: half their distance is added. One element alone is moved to points that are floats.
 
     Sources: Richardson 1911; Ridders 1982.
 
@@ -112,32 +119,30 @@ def differences(
     eps = float(np.finfo(dtype).eps)
     arrays = [np.asarray(a, dtype) if is_float(a) else a for a in arrays]
     moving = [(a, v) for a, v in zip(arrays, directions) if v is not None]
-    largest = max((float(abs(a).max(initial=0.0)) for a, _ in moving), default=0.0)
-    reach = max(float(abs(v).max(initial=0.0)) for _, v in moving) or 1.0
-    size = max(step_size(a, v) for a, v in moving) or 1.0
+    steps = Steps.of(moving, np.dtype(dtype))
     value = values_along(forward, arrays, directions, options, dtype)
     target = 1e3 * eps**0.8
-
-    def at(h: float) -> tuple[Array, Array, Array]:
-        return _extrapolated(value, centre, h, eps, eps * largest / reach)
-
     with np.errstate(all="ignore"):
         centre = value(0.0)
-        first = eps**0.2 * max(size, SMALLEST) / reach
-        derivative, error, floor = at(first)
-        for h in _smaller(first, eps**0.2 * own_size(moving) / reach):
-            if (error <= target * abs(derivative).max(initial=0.0) + 2 * floor).all():
+
+        def at(h: float) -> Quotient:
+            return Quotient.at(value, centre, h, eps, steps)
+
+        best = at(steps.first)
+        for k, h in enumerate(steps.smaller):
+            is_open = ~(best.error <= target * abs(best.slope).max(initial=0.0) + 2 * best.floor)
+            if not is_open.any() or (k >= steps.count and np.isfinite(best.error).all()):
                 break
-            other, its_error, floor = at(h)
-            better = its_error < error
-            derivative, error = np.where(better, other, derivative), np.where(better, its_error, error)
-        for h in _larger(first, eps**0.2 / reach):
-            if (error <= target * abs(derivative).max(initial=0.0)).all():
+            other = at(h)
+            is_worse = np.isfinite(other.error) & (other.error > WORSE * best.error)
+            if is_worse[is_open].all():  # rounding has taken over
                 break
-            other, its_error, _ = at(h)
-            better = (its_error < error) & (abs(other - derivative) <= error + its_error)
-            derivative, error = np.where(better, other, derivative), np.where(better, its_error, error)
-    return derivative, error
+            best = best.or_smaller(other)
+        for h in steps.larger:
+            if (best.error <= target * abs(best.slope).max(initial=0.0)).all():
+                break
+            best = best.or_larger(at(h))
+    return best.slope, best.error
 
 
 def values_along(
@@ -152,60 +157,6 @@ def values_along(
         return np.asarray(run(forward, moved, options)[0]).astype(wide)
 
     return value
-
-
-def _smaller(step: float, own: float) -> list[float]:
-    """Steps that shrink, and the one of the element that moves where that is smaller yet."""
-    steps = [step / SHRINK**k for k in range(1, TRIES)]
-    return [*steps, own] if 0 < own < steps[-1] else steps
-
-
-def _larger(step: float, largest: float) -> Array:
-    """Steps that grow by SHRINK, or by more where the largest is far."""
-    if not step < largest:  # NaN where the points are not finite
-        return np.zeros(0)
-    count = int(np.ceil((np.log(largest) - np.log(step)) / np.log(SHRINK)))
-    return np.geomspace(step, largest, min(LARGER, count) + 1)[1:]
-
-
-def _extrapolated(
-    value: Callable[[float], Array], centre: Array, h: float, eps: float, blur: float
-) -> tuple[Array, Array, Array]:
-    """(J v, its error, what rounding has in that) by one triple of steps h, h/2, h/4; blur: of the points."""
-    centrals, bends = [], []
-    floor = np.zeros_like(centre)
-    for t in (h, h / 2, h / 4):
-        ahead, behind = value(t), value(-t)
-        centrals.append((ahead - behind) / (2 * t))
-        bends.append(abs(ahead - 2 * centre + behind) / (2 * t))
-        rounded = eps * (abs(ahead) + abs(behind) + 2 * abs(ahead - behind)) / t
-        floor = rounded + blur * abs(centrals[-1]) / t
-    coarse = (4 * centrals[1] - centrals[0]) / 3
-    fine = (4 * centrals[2] - centrals[1]) / 3
-    has_kink = bends[2] > 0.75 * bends[0]  # the bend of a smooth function falls to a quarter
-    error = abs(fine - coarse) + floor + np.where(has_kink, bends[2], 0.0)
-    return fine, np.where(np.isfinite(error), error, np.inf), floor
-
-
-def step_size(array: Array, direction: Array) -> float:
-    """What a step is measured by: the root mean square, or the one element that moves where that is more."""
-    if np.count_nonzero(direction) == 1:
-        return max(_rms(array), float(abs(array[direction != 0]).max(initial=0.0)))
-    return _rms(array)
-
-
-def own_size(moving: Sequence[tuple[Array, Array]]) -> float:
-    """The size of the one element that moves, 0 where several do."""
-    sizes = [abs(a[v != 0]) for a, v in moving]
-    return float(sizes[0][0]) if len(sizes) == 1 and sizes[0].size == 1 else 0.0
-
-
-def _rms(array: Array) -> float:
-    """The root of the mean square, 0 for an empty array; squares do not underflow."""
-    largest = float(abs(np.asarray(array, np.float64)).max(initial=0.0))
-    if not 0 < largest < np.inf:
-        return largest
-    return largest * float(np.sqrt(((np.asarray(array, np.float64) / largest) ** 2).mean()))
 
 
 @dataclass(frozen=True)
@@ -269,28 +220,45 @@ def _takes_float64(forward: Forward, wide: Arrays, options: Options) -> bool:
 
 
 def _loses_imaginary_parts(
-    forward: Forward, wide: Arrays, i: int, options: Options, rng: np.random.Generator
+    forward: Forward,
+    wide: Arrays,
+    i: int,
+    options: Options,
+    rng: np.random.Generator,
+    elsewhere: bool = False,
 ) -> str:
-    """Why the complex step along array i cannot be used, "" where it can."""
-    lost: Any = True
-    for _ in range(2):  # differences may agree with each other by accident, but not twice in one element
+    """Why the complex step along array i cannot be used, "" where it can.
+
+    Where differences know too little at the points, they are asked elsewhere: at numbers that are easy.
+    """
+    # By as much for all elements, and by as much as each allows. Differences may agree with each other by
+    # accident, but not twice in one element.
+    lost: dict[int, Any] = {}
+    is_seen: Any = False
+    for k, size in enumerate((np.full(wide[i].shape, max(rms(wide[i]), 1e-3)), own_sizes(wide[i])) * 2):
         directions: list[Array | None] = [None] * len(wide)
-        directions[i] = rng.choice([-1.0, 1.0], wide[i].shape) * max(_rms(wide[i]), 1e-3)
+        directions[i] = rng.choice([-1.0, 1.0], wide[i].shape) * size
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                moved = [b if v is None else b + 1j * (H * v) for b, v in zip(wide, directions)]
-                y = np.asarray(run(forward, moved, options)[0])
+                y = imaginary(forward, wide, directions, options)
         except Exception as error:
+            if elsewhere:
+                return ""
             reason = (str(error).splitlines() or [""])[0]
             return f"the forward does not take complex numbers ({type(error).__name__}: {reason[:80]})"
         if y.dtype.kind != "c":
             return "the forward does not let complex numbers through: its value is real"
         step = y.imag / H
         central, doubt = differences(forward, wide, directions, options)
-        lost = lost & (abs(step - central) > 100 * doubt + 1e-5 * (abs(step) + abs(central)))
-    if not np.any(lost):
-        return ""
+        apart = abs(step - central) > 100 * doubt + 1e-5 * (abs(step) + abs(central))
+        lost[k % 2] = lost.get(k % 2, True) & apart
+        is_seen = is_seen | (100 * doubt <= SEEN * (abs(step) + abs(central)))
+    if not any(map(np.any, lost.values())):
+        if elsewhere or np.all(is_seen):
+            return ""
+        points = [rng.standard_normal(b.shape) if is_float(b) else b for b in wide]
+        return _loses_imaginary_parts(forward, points, i, options, rng, elsewhere=True)
     return (
         "the forward does not let complex numbers through: central differences show that it loses imaginary"
         " parts on the way (np.abs, np.var, a cast)"
