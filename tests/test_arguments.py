@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError
-from numgpt.arguments import WRONG as WRONG_VALUE
-from numgpt.arguments import Count, Size, checked, kind_of
+from numgpt.argument_kinds import WRONG as WRONG_VALUE
+from numgpt.argument_kinds import kind_of
+from numgpt.arguments import Count, Size, checked
 from numgpt.evaluation.score import score
 from numgpt.model.generate import stream
 from numgpt.ops.op import OPTIONS, Op

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ..arguments import held, kind_of
+from ..argument_kinds import held, kind_of
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
-from ..arguments import native
+from ..argument_kinds import native
 from ..errors import InputError, near
 from ..ops.norms import NORMS
 from ..ops.positions import POSITIONS

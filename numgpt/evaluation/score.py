@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import Ids, Size, as_array, checked_as
+from ..argument_kinds import as_array
+from ..arguments import Ids, Size, checked_as
 from ..errors import InputError
 from ..model.gpt import GPT
 

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise, shapes
-from ..arguments import Count, HeldAttributes, Ids, as_array, checked
+from ..argument_kinds import as_array
+from ..arguments import Count, HeldAttributes, Ids, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..layers.record import Record

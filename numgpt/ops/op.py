@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
-from ..arguments import AtLeastZero, BelowOne, Count, Size, as_array, held, kind_of
+from ..argument_kinds import as_array, held, kind_of
+from ..arguments import AtLeastZero, BelowOne, Count, Size
 from ..errors import InputError
 from .describe import describe
 

@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Training
 from ..architecture.parameters import Flat
-from ..arguments import AtLeastZero, BelowOne, Count, HeldAttributes, Positive, checked, is_finite
+from ..argument_kinds import is_finite
+from ..arguments import AtLeastZero, BelowOne, Count, HeldAttributes, Positive, checked
 from ..errors import InputError
 from ..model.gpt import GPT
 
