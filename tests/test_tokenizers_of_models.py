@@ -174,9 +174,9 @@ def test_a_padded_vocabulary_is_kept_and_what_pads_it_is_never_chosen(tmp_path):
     assert len(text) == 50 and set(text) <= set("abc")
     assert max(np.concatenate(list(again.generate([[0]], 200, temperature=5.0)))) > 2
     model.tokenizer = Characters("abcdefghi")
-    model.save(tmp_path / "ours")
-    with pytest.raises(InputError, match="has 9 tokens, expected at most 8"):
-        GPT.load(tmp_path / "ours")
+    with pytest.raises(InputError, match="9 tokens, expected at most"):
+        model.save(tmp_path / "ours")
+    assert GPT.load(tmp_path / "ours").tokenizer.vocab_size == 3
 
 
 def test_llmc_gets_the_end_of_texts_and_an_empty_token_for_every_hole(tmp_path):
