@@ -53,6 +53,7 @@ class Case:
         dtype: np.dtype[Any],
         seed: int,
         only: dict[int, Array] | None = None,
+        computes: str = "",
     ) -> None:
         self.only = only  # argument → flat indices: of these elements alone, by the complex step
         self.forward, self.backward, self.options = forward, backward, options
@@ -63,13 +64,15 @@ class Case:
         first = first_run(forward, backward, points, options, self._upstream)
         self.grads: list[Any] = first.grads
         require(forward, backward, points, options, first)
-        if only is None:
+        if computes:  # in float32 inside, so that float64 is no witness
+            self.witness = witness.Witness(forward, options, False, dtype, computes)
+        elif only is None:
             self.witness = witness.choose(forward, self.wide, dtype, options, seed)
         else:
             self.witness = witness.Witness(forward, options, True, np.dtype(np.float64))
         # What the witness rounds: differences in float32 state their rounding themselves.
         self.reference = EPS64 if self.witness.dtype == np.float64 else 0.0
-        self.wide_grads = self.in_float64() if dtype != np.float64 else None
+        self.wide_grads = self.in_float64() if dtype != np.float64 and not computes else None
 
     def _upstream(self, y: Any) -> Any:
         """A random dy, where the forward's value can be judged."""

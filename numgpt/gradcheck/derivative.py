@@ -148,7 +148,8 @@ def _off(element: Element) -> float:
 
 
 def _examined(trial: Trial) -> tuple[Verdict, Case, dict[int, Columns]]:
-    return examine(trial.forward, trial.backward, trial.arrays, trial.options, seed=trial.seed)
+    pair = trial.forward, trial.backward
+    return examine(*pair, trial.arrays, trial.options, seed=trial.seed, computes=trial.computes)
 
 
 def _elements(trial: Trial, apart: float) -> str:

@@ -17,6 +17,7 @@ from .case import EPS64, Case, Columns
 from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
 from .places import reached
+from .precision import computes_in_single
 from .ulps import DIRECTIONS, ELEMENTARY, TINY, Elements, elements, search, suspects
 from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
@@ -38,7 +39,8 @@ def verdict(
 
     An error within limit_j (ulps.py, and what the witness may be off) is rounding. Beyond it, it is wrong,
     unless the gradient is as restless between points that are a rounding apart, and the same backward is
-    right in float64: that is a formula that loses digits, and the verdict says so. And where the float64 run
+    right in float64: that is a formula that loses digits, and the verdict says so. A forward that computes in
+    float32 inside, whatever its arrays have, is judged in float32. And where the float64 run
     shows an error of more than an ulp of float32, that is wrong even if rounding could have hidden it.
 
     Parameters
@@ -65,7 +67,8 @@ def verdict(
     Raises
     ------
     InputError
-        The arrays hold no floats, or the forward's value or derivative is not finite there.
+        The arrays hold no floats, the forward's value or derivative is not finite there, or it computes in
+        half precision.
     GradientError
         The number or the shapes of the gradients do not fit the arrays.
 
@@ -84,12 +87,36 @@ def verdict(
     >>> verdict(forward, lambda dy, x: (-dy * np.cos(x),), np.arange(3.0))["x"].pattern
     'the sign is flipped'
     """
-    judged, _, _ = examine(forward, backward, plain(arrays), options, dtype, seed)
+    judged = _settled(forward, backward, plain(arrays), options, dtype, seed)
     for argument in judged.arguments:
         if argument.kinks and not argument.examined:
             raise InputError(
                 f"verdict: {kinks.sentence(argument.title, argument.kinks)}, so that the derivative exists"
             )
+    return judged
+
+
+def _settled(
+    forward: Forward,
+    backward: Backward,
+    arrays: Sequence[Any],
+    options: dict[str, Any],
+    dtype: DTypeLike | None,
+    seed: int,
+) -> Verdict:
+    """The Verdict; in float32 where it would be wrong because the forward computes in float32 inside."""
+    failure = None
+    try:
+        judged, _, _ = examine(forward, backward, arrays, options, dtype, seed)
+        if not judged.wrong or judged.witness.complex:
+            return judged
+    except InputError as error:  # such as a witness that knows nothing
+        failure = error
+    computes = computes_in_single("verdict", forward, arrays, options, seed)
+    if computes:
+        return examine(forward, backward, arrays, options, np.float32, seed, computes=computes)[0]
+    if failure is not None:
+        raise failure
     return judged
 
 
@@ -101,13 +128,15 @@ def examine(
     dtype: DTypeLike | None = None,
     seed: int = 0,
     only: dict[int, Array] | None = None,
+    computes: str = "",
 ) -> tuple[Verdict, Case, dict[int, Columns]]:
     """The Verdict, and what it was judged by: the Case, and the columns of each argument.
 
     only: the flat indices of the elements that are judged, by argument, and by the complex step.
+    computes: SINGLE of precision.py where the forward does, "" where it does not.
     """
     run_dtype = _precision(arrays, dtype)
-    case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed, only)
+    case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed, only, computes)
     names = argument_names(forward, len(arrays))
     indices = [i for i, p in enumerate(case.points) if is_float(p) and (only is None or i in only)]
     picked = {i: case.pick(i) for i in indices}

@@ -15,6 +15,7 @@ from .derivative import derivative
 from .finding import LIMITS, MISSING, TRANSPOSE, WITNESS, Finding, finding, relative
 from .missing import nothing_missing
 from .pair import Backward, Forward, GradientError, as_dtype, quiet
+from .precision import SINGLE, computes_in_single
 from .preconditions import PURE, REPEATABLE, what_differs, what_wrote
 from .trial import Trial
 
@@ -35,7 +36,8 @@ def check(
     """Hold a pair to the laws at the given arrays; raise GradientError at the first that it breaks.
 
     Where the forward does not take complex numbers, the law of central differences stands alone for the
-    derivative, element by element, with the limit of a Verdict. A pair that writes to its arguments, or gives
+    derivative, element by element, with the limit of a Verdict. Where the forward computes in float32 inside,
+    whatever its arrays have, the laws are asked in float32. A pair that writes to its arguments, or gives
     something else at each call, is told of nothing else.
 
     Parameters
@@ -142,6 +144,31 @@ def findings(
             yield result
             if not result.holds:
                 return
+    given = set()
+    try:
+        for result in _asked(trial, chosen):
+            if not result.holds and _computes_in_single(trial):
+                break
+            yield result
+            given.add(result.law)
+        else:
+            return
+    except InputError:  # such as a witness that knows nothing
+        if not _computes_in_single(trial):
+            raise
+    trial = Trial(forward, backward, arrays, options, seed, SINGLE)
+    yield from _asked(trial, chosen - given)
+
+
+def _computes_in_single(trial: Trial) -> bool:
+    """Whether the forward computes in float32 inside, which makes a right backward look wrong in float64."""
+    if trial.computes or trial.dtype == np.float32:
+        return False
+    return bool(computes_in_single("gradcheck", trial.forward, trial.arrays, trial.options, trial.seed))
+
+
+def _asked(trial: Trial, chosen: set[str]) -> Iterator[Finding]:
+    """The laws that are asked of a pair that is pure and repeatable."""
     if MISSING in chosen:
         yield nothing_missing(trial)
     if chosen & {TRANSPOSE, WITNESS}:
@@ -195,12 +222,15 @@ def _repeatable(trial: Trial) -> Finding:
 
 def _dtypes(trial: Trial) -> Finding:
     """float32 in, float32 out; the same for float64 and longdouble, if the forward takes them."""
-    wrong, left_out = [], []
+    wrong, left_out, narrowed = [], [], []
     for dtype in map(np.dtype, (np.float32, np.float64, np.longdouble)):
         try:
             y, saved = trial.forward(*as_dtype(trial.arrays, dtype), **trial.options)
         except Exception:  # as in takes
             left_out.append(str(dtype))
+            continue
+        if trial.computes and np.asarray(y).dtype == np.float32 != dtype:
+            narrowed.append(str(dtype))
             continue
         results = {"the value": np.asarray(y)}
         for i, grad in enumerate(trial.gradients(np.asarray(trial.dy, dtype)[()], saved)):
@@ -213,4 +243,6 @@ def _dtypes(trial: Trial) -> Finding:
     details = [*wrong]
     if left_out:
         details.append(f"left out, because the forward raises on it: {', '.join(left_out)}")
+    if narrowed:
+        details.append(f"left out, because {trial.computes}: {', '.join(narrowed)}")
     return finding(DTYPE, len(wrong), "; ".join(details))

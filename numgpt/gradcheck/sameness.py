@@ -17,6 +17,7 @@ from .implementations import names as names_of
 from .judgement import verdict
 from .pair import Array, GradientError, Pair, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
+from .precision import computes_in_single
 from .preconditions import Run, first_run, require
 from .verdicts import Element
 
@@ -104,7 +105,8 @@ def same(
         What both take. A module's parameters come after its inputs; unless they are given, both get the
         module's own, in its order.
     dtype : dtype, optional
-        In which both run: float64 unless given, or float32 where one of the two takes nothing else.
+        In which both run: float64 unless given, or float32 where one of the two takes nothing else, or
+        computes in float32 inside and therefore differs.
     seed : int, default 0
         Draws dy.
     **options
@@ -139,8 +141,30 @@ def same(
     pairs, points = implementations(mine, theirs, plain(arrays))
     names = [title(i, n) for i, n in enumerate(names_of(pairs, len(points)))]
     precision = _precision(pairs, points, options, dtype)
-    points = as_dtype(points, precision)
-    twins = _Twins(pairs, points, options, precision, seed)
+    rows = _rows(pairs, names, points, options, precision, seed)
+    different = [row for row in rows if row.differs]
+    may_narrow = bool(different) and dtype is None and precision == np.float64
+    if may_narrow and any(computes_in_single("same", p.forward, points, options, seed) for p in pairs):
+        precision = np.dtype(np.float32)
+        rows = _rows(pairs, names, points, options, precision, seed)
+        different = [row for row in rows if row.differs]
+    if different:
+        points = as_dtype(points, precision)
+        blame = _blame(pairs, names, points, options, seed, different)
+        raise GradientError(". ".join(filter(None, ["; ".join(map(str, different)), blame])))
+    return Sameness(tuple(rows), precision)
+
+
+def _rows(
+    pairs: Sequence[Pair],
+    names: Sequence[str],
+    points: Sequence[Any],
+    options: dict[str, Any],
+    precision: np.dtype[Any],
+    seed: int,
+) -> list[Row]:
+    """The Row of the value, and of every gradient where the values agree."""
+    twins = _Twins(pairs, as_dtype(points, precision), options, precision, seed)
     values = [np.asarray(run.y) for run in twins.runs]
     rows = [twins.row("value", values[0], values[1])]
     if not rows[0].differs:
@@ -148,11 +172,7 @@ def same(
             one, other = (r.grads[i] for r in twins.runs)
             if one is not None:
                 rows.append(twins.row(name, one, other, str(i)))
-    different = [row for row in rows if row.differs]
-    if different:
-        blame = _blame(pairs, names, points, options, seed, different)
-        raise GradientError(". ".join(filter(None, ["; ".join(map(str, different)), blame])))
-    return Sameness(tuple(rows), precision)
+    return rows
 
 
 class _Twins:

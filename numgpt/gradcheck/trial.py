@@ -23,11 +23,13 @@ class Trial:
         arrays: Sequence[Any],
         options: dict[str, Any],
         seed: int,
+        computes: str = "",
     ) -> None:
+        self.computes = computes  # SINGLE of precision.py where the forward does
         self.forward, self.backward, self.options, self.seed = forward, backward, options, seed
         arrays = plain(arrays)
         rng = np.random.default_rng(seed)
-        self.dtype = _precision(forward, arrays, options)
+        self.dtype = np.dtype(np.float32) if computes else _precision(forward, arrays, options)
         self.arrays: list[Any] = as_dtype(arrays, self.dtype)
         self.directions = [rng.standard_normal(a.shape) if is_float(a) else None for a in self.arrays]
         if not any(v is not None for v in self.directions):
