@@ -51,13 +51,13 @@ FAULTS = (
         "erf GELU differentiated as its tanh form (mixed up in karpathy/nanoGPT #2, keras-bert #129)",
         "numgpt.ops.activations",
         "gelu_backward",
-        (("return (dy * (normal_cdf(x) + x * pdf),)", "return gelu_tanh_backward(dy, saved)"),),
+        (("return (dy * (normal_cdf(x) + near * pdf),)", "return gelu_tanh_backward(dy, saved)"),),
     ),
     Fault(
         "tanh GELU differentiated as its erf form (karpathy/nanoGPT runs GPT-2's tanh weights through erf)",
         "numgpt.ops.activations",
         "gelu_tanh_backward",
-        (("return (dy * (s + 2 * x * s * (1 - s) * slope),)", "return gelu_backward(dy, saved)"),),
+        (("return (dy * (s + 2 * near * s * (1 - s) * slope),)", "return gelu_backward(dy, saved)"),),
     ),
     Fault(
         "LayerNorm's mean taken as a constant (first of the four commonest by uesina15-max's count)",

@@ -164,6 +164,14 @@ def op_subjects(
         return Subject(name, forward, backward, tuple(arrays), {**options, **more}, op)
 
     yield subject("", arrays, {})
+
+    def interrupted(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        """The forward, and another one before its backward: what is kept outside saved is overwritten."""
+        result = forward(*arrays, **options)
+        forward(*(a if a is None or a.dtype.kind in "iu" else 0.5 * a for a in arrays), **options)
+        return result
+
+    yield dataclasses.replace(subject("again before its backward", arrays, {}), forward=interrupted)
     for i, argument in enumerate(op.arguments):
         if argument.optional:
             yield subject(f"no {argument.name}", [None if j == i else a for j, a in enumerate(arrays)], {})
