@@ -384,6 +384,6 @@ def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path):
     atomic.write_file(pipe, b"what is written")
     assert os.read(reader, 100) == b"what is written" and pipe.is_fifo()
     os.close(reader)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(InputError, match="is a folder, expected a file to write"):
         atomic.write_file(tmp_path, b"")
     assert os.listdir(tmp_path) == ["pipe"]

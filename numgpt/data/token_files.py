@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..storage.atomic import StrPath, make_folder, write_json
+from ..storage.atomic import StrPath, make_folder, named, write_json
 from ..storage.files import open_file, read_json
 from ..storage.folders import replace_folder
 
@@ -53,7 +53,7 @@ def stored(folder: StrPath, digest: str, rows: Rows, vocab_size: int) -> list[ND
     sizes and SHA-256, which are checked whenever the files are opened. It appears whole or not at all. Of two
     runs that need it, the second waits for the first.
     """
-    folder = Path(folder)
+    folder = named(folder)
     make_folder(folder, folder)
     place = _place(folder, digest)
     with _locked(folder):

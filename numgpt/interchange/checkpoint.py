@@ -17,7 +17,7 @@ from ..architecture.config import LONGEST, Config, from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..storage import temporary
-from ..storage.atomic import StrPath, write_json
+from ..storage.atomic import StrPath, explained, named, write_json
 from ..storage.files import pickled, pickled_in, read_json
 from ..storage.folders import replace_folder
 from ..storage.safetensors_file import tensors
@@ -75,7 +75,7 @@ def save(
     disk fills up. None is replaced that has a file which the new one lacks, and none is written that load()
     would refuse.
     """
-    folder = Path(folder)
+    folder = named(folder)
     dtype = model.params.dtype.name
     if dtype not in DTYPES:
         raise InputError(
@@ -337,7 +337,9 @@ def _may_replace(folder: Path) -> bool:
 def expect_no_run(folder: StrPath) -> None:
     """Raise InputError for a folder that a run saves to: only the run itself may write there."""
     place = Path(os.path.realpath(folder))
-    if is_run(place) or (place.name in PLACES and is_run(place.with_name(PLACES[-1]))):
+    with explained(folder, "a folder to write to"):
+        belongs = is_run(place) or (place.name in PLACES and is_run(place.with_name(PLACES[-1])))
+    if belongs:
         raise InputError(
             f"{folder}: belongs to a run, which alone may write there; expected a new folder or a model of"
             " your own to replace: choose another name"

@@ -22,7 +22,7 @@ from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 from ..storage import safetensors_file, temporary
-from ..storage.atomic import StrPath, write_file, write_json
+from ..storage.atomic import StrPath, named, write_file, write_json
 from ..storage.files import Missing, pickled, pickled_in, read_json
 from ..storage.folders import replace_folder
 from ..storage.states import one_state, place_of
@@ -278,7 +278,7 @@ def save(folder: StrPath, model: checkpoint.Model) -> None:
     Its tokenizer is written if transformers has one that gives the same ids. Biases that the model lacks are
     written as 0.
     """
-    folder = Path(folder)
+    folder = named(folder)
     _check(model)
     try:
         files = tokenizer_files(model)

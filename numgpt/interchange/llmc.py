@@ -21,7 +21,7 @@ from ..arguments import Size, checked
 from ..errors import InputError
 from ..random import generator
 from ..storage import temporary
-from ..storage.atomic import StrPath, write_file
+from ..storage.atomic import StrPath, named, write_file
 from ..storage.files import Missing, is_pickled, mapped, open_file, pickled
 from ..storage.folders import replace_folder
 from ..tokenizers import Tokenizer
@@ -241,7 +241,7 @@ def save_all(folder: StrPath, model: Differentiable, batch_size: Size, T: int, s
     model.bin; tokens.bin, drawn by the seed; debug_state.bin, of the first batch of these tokens; and
     tokenizer.bin, if the model has a tokenizer.
     """
-    V, folder = model.config.vocab_size, Path(folder)
+    V, folder = model.config.vocab_size, named(folder)
     if not 1 <= T <= model.config.block_size:
         raise InputError(f"export: {T} tokens a sequence, expected 1 to block_size {model.config.block_size}")
     if batch_size * T >= 2**31:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import exclusive, temporary
-from .atomic import LOCK, OLD, StrPath, beside, flush, make_folder
+from .atomic import LOCK, OLD, StrPath, beside, explained, flush, make_folder
 from .temporary import WHOLE
 
 # Errors by which a system refuses to move a folder: something is mounted there, or in a layer below; the
@@ -40,14 +40,16 @@ def replace_folder(
     """
     name, folder = folder, Path(os.path.realpath(folder))  # replace what a link points to, not the link
     make_folder(folder.parent, name)
-    with _held(folder):
+    with explained(name, "a folder to write to"), _held(folder):
         _settle(folder)
         temporary.sweep(folder.parent, folder.name)
         temporary.sweep(folder)
         if expect is not None and folder.exists():
             expect(folder)
     fills = _is_fixed(folder)
-    with temporary.made(folder / "save" if fills else folder, folder=True) as new:
+    with contextlib.ExitStack() as stack:
+        with explained(name, "a folder to write to"):
+            new = stack.enter_context(temporary.made(folder / "save" if fills else folder, folder=True))
         write(new)
         flush(new)
         with _held(folder):
@@ -55,7 +57,8 @@ def replace_folder(
             if expect is not None and folder.exists():
                 expect(folder)
             _expect_nothing_lost(folder, new)
-            _put(new, folder, fills)
+            with explained(name, "a folder to write to"):
+                _put(new, folder, fills)
 
 
 def settle(folder: StrPath) -> None:

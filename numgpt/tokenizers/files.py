@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..arguments import checked
 from ..errors import InputError
-from ..storage.atomic import make_folder, write_file
+from ..storage.atomic import make_folder, named, write_file
 from ..storage.files import Missing, parse_json, read_bytes
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
@@ -178,7 +178,7 @@ def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dic
     Raises
     ------
     InputError
-        Where a file of this kind would not give the same ids.
+        Where a file of this kind would not give the same ids, or none can be written there.
 
     Examples
     --------
@@ -192,7 +192,7 @@ def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dic
         raise InputError(f"export: kind {kind!r} is unknown, expected one of {', '.join(FORMATS)}")
     if kind not in formats_of(tokenizer):
         raise _refusal(tokenizer, kind)
-    return FORMATS[kind].write(tokenizer, Path(path))
+    return FORMATS[kind].write(tokenizer, named(path))
 
 
 def _refusal(tokenizer: Tokenizer, kind: str) -> InputError:
@@ -229,7 +229,7 @@ def _write_numgpt(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
 
 
 def _write_huggingface(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
-    write_file(path / "tokenizer.json" if path.is_dir() else path, huggingface_bytes(tokenizer))
+    write_file(path / "tokenizer.json" if os.path.isdir(path) else path, huggingface_bytes(tokenizer))
     return {}
 
 

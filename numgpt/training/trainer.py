@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
@@ -25,6 +24,7 @@ from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
 from ..storage import locks
+from ..storage.atomic import named
 from . import agreement, log
 from .log import Entry
 from .optim import AdamW, learning_rate
@@ -103,7 +103,7 @@ class Trainer:
         self.model = model
         self.corpus = corpus
         self.training = training
-        self.out = None if out is None else Path(out).absolute()
+        self.out = None if out is None else named(out).absolute()
         betas = (training.beta1, training.beta2)
         if not self._on_gpu():
             engine.expect_room("training: gradients and moments", 3 * model.params.flat.nbytes)
