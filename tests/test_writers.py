@@ -18,7 +18,11 @@ from numgpt.interchange import llmc
 from numgpt.storage import atomic, exclusive, folders, temporary
 from numgpt.tokenizers import Characters
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    # JAX warns of every fork once another test has loaded it; no child here runs JAX
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),
+]
 
 TINY = {"vocab_size": 7, "block_size": 5, "n_layer": 1, "n_head": 2, "n_embd": 6}
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

@@ -399,9 +399,9 @@ class GPT(HeldAttributes):
     @checked
     def check_targets(self, tokens: Ids, targets: Ids) -> NDArray[Any]:
         """Targets as integers of the shape of tokens, or an InputError; negative ones do not count."""
-        ids = _array("targets", targets)
-        if ids.shape != np.shape(tokens):
-            raise InputError(f"targets: have shape {ids.shape}, expected {np.shape(tokens)} as the tokens")
+        ids, shape = _array("targets", targets), _array("tokens", tokens).shape
+        if ids.shape != shape:
+            raise InputError(f"targets: have shape {ids.shape}, expected {shape} as the tokens")
         check_ids("targets", ids, self.config.vocab_size, negative=True)
         return ids
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture.config import Config, Training, from_dict
+from ..argument_kinds import PATH, held
 from ..arguments import checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
@@ -319,6 +320,7 @@ def _of_path(path: str | os.PathLike[str], names: Any) -> tuple[str, Named]:
     """(what a path leads to, its settings); weights are not read."""
     from .. import user_code
 
+    held("compare_settings", "path", PATH, path)
     if user_code.is_named(path):
         return side_settings(opened(path, names=names), path)
     place = Path(huggingface.find(path) or path)
