@@ -120,7 +120,7 @@ def _check_pair(text: str, args: argparse.Namespace) -> int:
     for seed in range(args.seed, args.seed + args.draws):
         arrays, options = _arrays(op, args.shapes, seed)
         try:
-            failed += _judge(text, forward, backward, arrays, options | {"seed": seed})
+            failed += _judge(text, forward, backward, arrays, options, seed)
         except gradcheck.GradientError as error:
             failed += 1
             print(f"{text}  FAILS {error}")
@@ -147,12 +147,14 @@ def _arrays(
     return arrays, options
 
 
-def _judge(text: str, forward: Any, backward: Any, arrays: list[Any], options: dict[str, Any]) -> int:
+def _judge(
+    text: str, forward: Any, backward: Any, arrays: list[Any], options: dict[str, Any], seed: int
+) -> int:
     """Print the laws and verdicts of a pair; how many of them fail."""
     from .. import gradcheck
 
     failed = 0
-    for finding in gradcheck.findings(forward, backward, *arrays, **options):
+    for finding in gradcheck.findings(forward, backward, *arrays, seed=seed, options=options):
         failed += not finding.holds
         if not finding.holds and finding.law in (gradcheck.PURE, gradcheck.REPEATABLE):
             print(_line(text, finding))
@@ -160,7 +162,7 @@ def _judge(text: str, forward: Any, backward: Any, arrays: list[Any], options: d
         of_derivative = finding.law in (gradcheck.TRANSPOSE, gradcheck.WITNESS)  # the verdict below says more
         print(_line(text, finding, detailed=not of_derivative))
     for dtype in ("float64", "float32"):
-        verdict = gradcheck.verdict(forward, backward, *arrays, dtype=dtype, **options)
+        verdict = gradcheck.verdict(forward, backward, *arrays, dtype=dtype, seed=seed, options=options)
         failed += bool(verdict.wrong)
         print(verdict)
     return failed

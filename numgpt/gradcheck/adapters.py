@@ -85,7 +85,7 @@ def from_torch(function: Callable[..., Any]) -> Pair:
             _gradient(next(grads), t) if t is not None and t.requires_grad else None for t in tensors
         )
 
-    return _named(_torch_names(torch, function), Pair(forward, backward))
+    return _named(_torch_names(torch, function), function, Pair(forward, backward))
 
 
 def _gradient(grad: Any, tensor: Any) -> Any:
@@ -162,7 +162,8 @@ def from_module(module: Any, *arrays: ArrayLike | None) -> tuple[Any, ...]:
         state |= dict(zip(names, tensors[inputs:]))
         return torch.func.functional_call(module, state, tensors[:inputs], options)
 
-    pair = _named([*argument_names(module.forward, inputs), *names], from_torch(function))
+    argument_titles = [*argument_names(module.forward, inputs), *names]
+    pair = _named(argument_titles, module.forward, from_torch(function))
     floats = [np.asarray(a).dtype for a in arrays if is_float(a)]
     parameters = [numbers(p).copy() for p in module.parameters()]
     if floats:
@@ -267,7 +268,7 @@ def from_jax(function: Callable[..., Any]) -> Pair:
             grads = dict(zip(places, map(np.array, back(jax.numpy.asarray(dy, y.dtype)))))
         return tuple(grads.get(i) for i in range(len(arrays)))
 
-    return _named(_names(function), Pair(forward, backward))
+    return _named(_names(function), function, Pair(forward, backward))
 
 
 def _x64(jax: Any, arrays: Sequence[Any]) -> Any:
@@ -332,7 +333,8 @@ def _refuse_longdouble(library: str, arrays: Sequence[Any]) -> None:
         raise TypeError(f"{library} has no longdouble")
 
 
-def _named(names: Sequence[str | None], pair: Pair) -> Pair:
-    """The pair, with the arguments' names where argument_names looks for them."""
+def _named(names: Sequence[str | None], function: Any, pair: Pair) -> Pair:
+    """The pair, with the arguments' names where argument_names looks for them, and the function's options."""
     pair.forward.argument_names = names  # type: ignore[attr-defined]
+    pair.forward.__wrapped__ = function  # type: ignore[attr-defined]
     return pair

@@ -89,6 +89,21 @@ def _of_a_library(who: str, function: Any, points: list[Any]) -> Pair:
     )
 
 
+def signed(given: Any, count: int) -> tuple[Any, int]:
+    """(the function whose signature says what an implementation takes, how many of count arrays it takes).
+
+    A module's parameters may be among the arrays, after its inputs.
+    """
+    if isinstance(given, tuple | list):
+        return (given[0] if given else None), count
+    if _is_module(given):
+        inputs = count - len(list(given.parameters()))
+        return given.forward, inputs if inputs > 0 else count
+    if callable(getattr(given, "forward", None)) and callable(getattr(given, "backward", None)):
+        return (None if isinstance(given, type) else given.forward), count  # an autograd.Function has none
+    return given, count
+
+
 def _is_module(given: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(given, torch.nn.Module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..arguments import Count, checked
 from ..errors import InputError
 from . import kinks
 from .case import EPS64, Case, Columns
+from .options import expect_clear
 from .pair import Array, Backward, Forward, argument_names, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
 from .places import reached
@@ -22,6 +23,7 @@ from .ulps import DIRECTIONS, ELEMENTARY, TINY, Elements, elements, search, susp
 from .verdicts import SHOWN, ArgumentVerdict, Element, Verdict
 
 
+@expect_clear("forward")
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 @checked
 def verdict(
@@ -30,7 +32,8 @@ def verdict(
     *arrays: ArrayLike | None,
     dtype: DTypeLike | None = None,
     seed: Count = 0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Verdict:
     """Whether a backward is right, off by rounding, or wrong: by argument, and in which elements.
 
@@ -56,8 +59,10 @@ def verdict(
         In which the pair is run; the arrays' own unless given.
     seed : int, default 0
         Draws dy, the sample and the directions.
-    **options
-        Passed on to the forward.
+    options : mapping, optional
+        Options of the forward, such as those that have a name of ours: options={"seed": 3}.
+    **more
+        Other options of the forward.
 
     Returns
     -------
@@ -68,7 +73,7 @@ def verdict(
     ------
     InputError
         The arrays hold no floats, the forward's value or derivative is not finite there, or it computes in
-        half precision.
+        half precision. Or an option of the forward has the name of ours, and options is not given.
     GradientError
         The number or the shapes of the gradients do not fit the arrays.
 
@@ -87,7 +92,7 @@ def verdict(
     >>> verdict(forward, lambda dy, x: (-dy * np.cos(x),), np.arange(3.0))["x"].pattern
     'the sign is flipped'
     """
-    judged = _settled(forward, backward, plain(arrays), options, dtype, seed)
+    judged = _settled(forward, backward, plain(arrays), {**(options or {}), **more}, dtype, seed)
     for argument in judged.arguments:
         if argument.kinks and not argument.examined:
             raise InputError(

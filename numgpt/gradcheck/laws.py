@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from . import kinks
 from .derivative import derivative
 from .finding import LIMITS, MISSING, TRANSPOSE, WITNESS, Finding, finding, relative
 from .missing import nothing_missing
+from .options import expect_clear
 from .pair import Backward, Forward, GradientError, as_dtype, quiet
 from .precision import SINGLE, computes_in_single
 from .preconditions import PURE, REPEATABLE, what_differs, what_wrote
@@ -23,6 +24,7 @@ TINY = float(np.finfo("float64").tiny)  # below it a product loses bits, and twi
 LINEAR, DOUBLES, DTYPE = "linear in dy", "doubles with dy", "keeps the dtype"
 
 
+@expect_clear("forward")
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 @checked
 def check(
@@ -31,7 +33,8 @@ def check(
     *arrays: ArrayLike | None,
     laws: str | Iterable[str] | None = None,
     seed: Count = 0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> list[Finding]:
     """Hold a pair to the laws at the given arrays; raise GradientError at the first that it breaks.
 
@@ -54,8 +57,10 @@ def check(
         and does not keep the dtype: laws=set(gradcheck.LIMITS) - {"keeps the dtype"}.
     seed : int, default 0
         Draws dy and the directions.
-    **options
-        Passed on to the forward.
+    options : mapping, optional
+        Options of the forward, such as those that have a name of ours: options={"seed": 3}.
+    **more
+        Other options of the forward.
 
     Returns
     -------
@@ -68,7 +73,8 @@ def check(
         The pair breaks a law: which, by how much, and in which elements of which gradient. Or the function
         has no derivative at an element: left and right disagree.
     InputError
-        The forward returned no pair (y, saved), or there is no such law.
+        The forward returned no pair (y, saved), or there is no such law. Or an option of the forward has the
+        name of ours, and options is not given.
 
     Examples
     --------
@@ -80,7 +86,8 @@ def check(
     pure: holds, residual 0.0e+00, at most 0e+00
     """
     results = []
-    for result in findings(forward, backward, *arrays, laws=laws, seed=seed, **options):
+    given = {**(options or {}), **more}
+    for result in findings(forward, backward, *arrays, laws=laws, seed=seed, options=given):
         results.append(result)
         if not result.holds:
             raise GradientError(_message(result))
@@ -96,6 +103,7 @@ def _message(broken: Finding) -> str:
     return f"{broken.law}: {measure}. {broken.detail}".strip()
 
 
+@expect_clear("forward")
 @quiet
 @checked
 def findings(
@@ -104,7 +112,8 @@ def findings(
     *arrays: ArrayLike | None,
     laws: str | Iterable[str] | None = None,
     seed: Count = 0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Iterator[Finding]:
     """Yield a Finding for every law that applies, whether it holds or not.
 
@@ -112,7 +121,7 @@ def findings(
 
     Parameters
     ----------
-    forward, backward, *arrays, laws, seed, **options
+    forward, backward, *arrays, laws, seed, options, **more
         As in check.
 
     Yields
@@ -137,7 +146,8 @@ def findings(
     ['linear in dy', 'doubles with dy']
     """
     chosen = _chosen(laws)
-    trial = Trial(forward, backward, arrays, options, seed)
+    own_options = {**(options or {}), **more}
+    trial = Trial(forward, backward, arrays, own_options, seed)
     for law, precondition in ((PURE, _pure), (REPEATABLE, _repeatable)):
         if law in chosen:
             result = precondition(trial)
@@ -156,7 +166,7 @@ def findings(
     except InputError:  # such as a witness that knows nothing
         if not _computes_in_single(trial):
             raise
-    trial = Trial(forward, backward, arrays, options, seed, SINGLE)
+    trial = Trial(forward, backward, arrays, own_options, seed, SINGLE)
     yield from _asked(trial, chosen - given)
 
 

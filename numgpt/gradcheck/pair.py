@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
@@ -43,6 +43,22 @@ class Pair(NamedTuple):
 
     forward: Forward
     backward: Backward
+
+
+def expect_taken(who: str, forward: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that the forward has no name for."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):  # a builtin
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    taken = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in options:
+        if name not in taken:
+            raise InputError(
+                f"{who}: options has {name!r}, expected names that the forward takes: {', '.join(taken)}"
+            )
 
 
 def run(forward: Forward, arrays: Sequence[Any], options: dict[str, Any]) -> tuple[Any, Any]:

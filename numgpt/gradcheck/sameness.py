@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from ..errors import InputError
 from .implementations import implementations
 from .implementations import names as names_of
 from .judgement import verdict
+from .options import expect_clear
 from .pair import Array, GradientError, Pair, as_dtype, is_float, plain, title
 from .patterns import Sample, pattern
 from .precision import computes_in_single
@@ -81,6 +82,7 @@ class Sameness:
     __repr__ = __str__
 
 
+@expect_clear("mine", "theirs")
 @checked
 def same(
     mine: Any,
@@ -88,7 +90,8 @@ def same(
     *arrays: ArrayLike | None,
     dtype: DTypeLike | None = None,
     seed: Count = 0,
-    **options: Any,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Sameness:
     """Compare two implementations of one layer: their values and every gradient; raise where they differ.
 
@@ -109,8 +112,10 @@ def same(
         computes in float32 inside and therefore differs.
     seed : int, default 0
         Draws dy.
-    **options
-        Passed on to both.
+    options : mapping, optional
+        Options of both, such as those that have a name of ours: options={"seed": 3}.
+    **more
+        Other options of both.
 
     Returns
     -------
@@ -122,7 +127,8 @@ def same(
     GradientError
         They differ: in what, in which elements, and what the difference looks like.
     InputError
-        Something is no implementation, or does not take the arrays.
+        Something is no implementation, or does not take the arrays. Or an option of theirs has the name of
+        ours, and options is not given.
 
     Examples
     --------
@@ -139,6 +145,7 @@ def same(
     True
     """
     pairs, points = implementations(mine, theirs, plain(arrays))
+    options = {**(options or {}), **more}
     names = [title(i, n) for i, n in enumerate(names_of(pairs, len(points)))]
     precision = _precision(pairs, points, options, dtype)
     rows = _rows(pairs, names, points, options, precision, seed)
@@ -300,7 +307,7 @@ def _blame(
     words = []
     for who, pair in zip(("mine", "theirs"), pairs):
         try:
-            judged = verdict(*pair, *points, seed=seed, **options)
+            judged = verdict(*pair, *points, seed=seed, options=options)
         except (InputError, GradientError):
             continue
         wrong = [names[a.index] for a in judged.wrong]

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from ..arguments import checked
 from ..errors import InputError
-from .pair import Array, Forward, is_float, run
+from .pair import Array, Forward, expect_taken, is_float, run
 from .steps import Quotient, Steps, own_sizes, rms
 
 H = 1e-30
@@ -55,6 +55,7 @@ def along(forward: Forward, arrays: Arrays, directions: Directions, options: Opt
     array([ 3., 12.])
     """
     expect_directions("along", arrays, directions)
+    expect_taken("along", forward, options)
     return imaginary(forward, arrays, directions, options).imag / H
 
 
@@ -112,6 +113,7 @@ def differences(
     (True, True)
     """
     expect_directions("differences", arrays, directions)
+    expect_taken("differences", forward, options)
     if np.dtype(dtype).kind != "f":
         raise InputError(f"differences: dtype is {np.dtype(dtype)}, expected real floats such as float64")
     if all(v is None for v in directions):

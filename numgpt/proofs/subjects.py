@@ -51,7 +51,7 @@ class Subject:
     def findings(self, seed: int = 0) -> Iterator[Finding]:
         """The laws' findings; a backward that does not even fit its forward is a finding too."""
         try:
-            yield from findings(self.forward, self.backward, *self.arrays, seed=seed, **self.options)
+            yield from findings(self.forward, self.backward, *self.arrays, seed=seed, options=self.options)
         except GradientError as error:
             yield Finding(MISFIT, math.inf, 0.0, str(error))
 
