@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config
+from numgpt import GPT, Config, InputError
 from numgpt.architecture import presets
 from numgpt.architecture.parameters import Flat, initialise, shapes
 from numgpt.layers.record import Record
@@ -199,3 +199,18 @@ def test_a_repr_is_a_table_shortened_in_the_middle():
 def test_presets_are_data():
     assert json.loads(json.dumps(presets.MODELS)) == presets.MODELS
     assert json.loads(json.dumps(presets.TRAINING)) == presets.TRAINING
+
+
+@pytest.mark.parametrize("step", [-1, 2], ids=["backwards", "every second"])
+def test_a_buffer_whose_numbers_are_not_side_by_side_is_refused(step):
+    flat = np.zeros(12 * abs(step), np.float32)[::step]
+    with pytest.raises(InputError, match="the flat buffer is not contiguous"):
+        Flat({"a": (3, 4)}, "float32", flat)
+
+
+def test_gradients_are_not_written_where_nothing_can_be_written():
+    model = GPT(Config(**SMALL))
+    flat = np.broadcast_to(np.float32(0), (model.n_params,)).copy()
+    flat.flags.writeable = False
+    with pytest.raises(InputError, match="out is read-only"):
+        model.loss_and_grads([[0, 1]], [[1, 2]], out=Flat(model.params.shapes, "float32", flat))

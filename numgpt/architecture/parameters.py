@@ -137,6 +137,11 @@ class Flat(Mapping[str, NDArray[Any]]):
             ) from error
         if self.flat.shape != (size,):
             raise InputError(f"parameters: the flat buffer has shape {self.flat.shape}, expected ({size},)")
+        if not self.flat.flags.c_contiguous:  # kernels go from number to number
+            raise InputError(
+                "parameters: the flat buffer is not contiguous, expected its numbers side by side: give"
+                " np.ascontiguousarray(buffer)"
+            )
         self._views: dict[str, NDArray[Any]] = {}
         offset = 0
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]

@@ -426,6 +426,11 @@ class GPT(HeldAttributes):
                 "loss_and_grads: out holds the parameters, which the gradients would replace, expected a Flat"
                 " of its own: model.params.like()"
             )
+        if not engine.on_gpu(out.flat) and not out.flat.flags.writeable:
+            raise InputError(
+                "loss_and_grads: out is read-only, expected a Flat that can be written to: give"
+                " model.params.like()"
+            )
         places = [(flat.dtype, engine.on_gpu(flat.flat)) for flat in (out, params)]
         if places[0] != places[1]:
             (actual, wanted) = (f"{d} {'on the GPU' if gpu else 'in the host memory'}" for d, gpu in places)
