@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import InputError
 from .implementations import signed
-from .pair import argument_names
+from .pair import argument_names, expect_taken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +36,11 @@ def expect_clear(*sides: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
             arrays = args[len(by_place) :]
             names = {n for side in sides for n in option_names(given.get(side), arrays)}
             twice = [n for n in own if n in kwargs and (n not in by_place or by_place.index(n) < len(args))]
-            _expect_clear(who, names, twice, given.get(OPTIONS))
+            options: Any = given.get(OPTIONS)
+            _expect_clear(who, names, twice, options)
+            if isinstance(options, Mapping):
+                for side in sides:
+                    expect_taken(who, signed(given.get(side), len(arrays))[0], options)
             return function(*args, **kwargs)
 
         return call
