@@ -22,6 +22,7 @@ from ..layers.layer import Layer
 from ..layers.record import Record
 from ..ops import Op
 
+AGAIN = "again before its backward"  # a variant: called once more before the backward of the first call
 MISFIT = "one gradient per array"  # the law of a backward that does not even fit its forward
 KindOfRecord = type[Record]
 OnRecord = Callable[[KindOfRecord, Sequence[Any]], tuple[Record, Layer, Sequence[Any]]]
@@ -171,7 +172,7 @@ def op_subjects(
         forward(*(a if a is None or a.dtype.kind in "iu" else 0.5 * a for a in arrays), **options)
         return result
 
-    yield dataclasses.replace(subject("again before its backward", arrays, {}), forward=interrupted)
+    yield dataclasses.replace(subject(AGAIN, arrays, {}), forward=interrupted)
     for i, argument in enumerate(op.arguments):
         if argument.optional:
             yield subject(f"no {argument.name}", [None if j == i else a for j, a in enumerate(arrays)], {})
