@@ -342,7 +342,7 @@ def _callable(*signature: Any) -> Kind:
 
 ARRAY = Kind("an array of numbers, all rows of one length", _array)
 DTYPE = Kind("a dtype of numbers", _dtype)
-PATH = Kind("a path that is not empty", _path)
+PATH = Kind("a path, not empty and without a null character", _path)
 KINDS: dict[Any, Kind] = {
     int: Kind("an integer", _integer),
     float: Kind("a finite number", _number),

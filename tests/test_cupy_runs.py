@@ -95,42 +95,11 @@ def test_what_is_not_finite_is_named_and_never_saved(cupy, corpus, tmp_path):
 
 
 def test_the_commands_run_on_the_engine_with_no_other_change(cupy, corpus, tmp_path, capsys):
-    out, shape = (
-        str(tmp_path / "run"),
-        ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"],
-    )
-    assert (
-        main(
-            [
-                "train",
-                "--engine=cupy",
-                "--data",
-                str(tmp_path / "text.txt"),
-                "--out",
-                out,
-                "--steps=3",
-                "--sample-tokens=5",
-                *shape,
-            ]
-        )
-        == 0
-    )
-    assert (
-        main(
-            [
-                "train",
-                "--engine=cupy",
-                "--data",
-                str(tmp_path / "text.txt"),
-                "--out",
-                out,
-                "--steps=5",
-                "--sample-tokens=0",
-                "--resume",
-            ]
-        )
-        == 0
-    )
+    out = str(tmp_path / "run")
+    shape = ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"]
+    train = ["train", "--engine=cupy", "--data", str(tmp_path / "text.txt"), "--out", out]
+    assert main([*train, "--steps=3", "--sample-tokens=5", *shape]) == 0
+    assert main([*train, "--steps=5", "--sample-tokens=0", "--resume"]) == 0
     capsys.readouterr()
     printed = []
     for name in ("cupy", "reference"):
