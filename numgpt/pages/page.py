@@ -1,0 +1,122 @@
+"""Page: the HTML of an explorer, its file, and how a notebook shows it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..arguments import checked
+from ..storage.atomic import write_file
+from ..storage.files import read_json
+from . import fallback, packing
+
+StrPath = str | os.PathLike[str]
+WEB = Path(__file__).parent / "web"
+STRINGS = "strings.en.json"
+# The order in which they are put together: each may use what those before it give to the object N.
+SCRIPTS = (
+    "dom.js",
+    "arrays.js",
+    "anew.js",
+    "formula.js",
+    "letters.js",
+    "numpy.js",
+    "cell.js",
+    "state.js",
+    "charts.js",
+    "rail.js",
+    "flow.js",
+    "tensor.js",
+    "detail.js",
+    "check.js",
+    "tokens.js",
+    "tied.js",
+    "export.js",
+    "keys.js",
+    "ops.js",
+    "engine.js",
+    "lab.js",
+    "what_if.js",
+    "outcome.js",
+    "prompt.js",
+    "attribution.js",
+    "beside.js",
+    "adamw.js",
+    "main.js",
+)
+STYLES = ("page.css", "lab.css")
+HEIGHT = 820  # pixels of the frame in a notebook
+
+
+@dataclass(frozen=True, repr=False)
+class Page:
+    """A page that needs no other file. ``numgpt.pages.explore(trace)`` makes one.
+
+    Attributes
+    ----------
+    html : str
+    title : str
+    """
+
+    html: str
+    title: str
+    picture: str = ""  # an SVG, for readers that run no script
+
+    @property
+    def size(self) -> int:
+        """Bytes of its file."""
+        return len(self.html.encode())
+
+    @checked
+    def save(self, path: StrPath) -> None:
+        """Write the page, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+        """
+        write_file(path, self.html.encode())
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: in a frame that can reach nothing outside of itself."""
+        name = escape(self.title, quote=True)
+        return (
+            f'<iframe title="{name}" sandbox="allow-scripts allow-downloads" loading="lazy"'
+            f' style="width:100%;height:{HEIGHT}px;border:1px solid #8884;border-radius:8px"'
+            f' srcdoc="{escape(self.html, quote=True)}"></iframe>'
+        )
+
+    def _repr_svg_(self) -> str:
+        """What is shown where no script runs."""
+        return self.picture
+
+    def __repr__(self) -> str:
+        return f"<Page {self.title!r}, {self.size / 1e6:.1f} MB: save(path) writes it>"
+
+
+def page_of(data: dict[str, Any], title: str) -> Page:
+    """The page that shows the data of packing."""
+    parts = {
+        "title": escape(title),
+        "style": "\n".join((WEB / name).read_text("utf-8") for name in STYLES if (WEB / name).exists()),
+        "strings": packing.as_json(read_json(WEB / STRINGS)),
+        "data": packing.as_json(data),
+        "script": script(),
+    }
+    html = (WEB / "page.html").read_text("utf-8")
+    for name, text in parts.items():
+        before, mark, after = html.partition(f"<!-- {name} -->")
+        assert mark, f"page.html has no place for {name}"
+        html = before + text + after
+    return Page(html.encode("utf-8", "replace").decode(), title, fallback.picture(data, title))
+
+
+def script() -> str:
+    """All scripts as one, each in a block of its own; N is what they share."""
+    files = (WEB / name for name in SCRIPTS)
+    blocks = [f"{{ // {path.name}\n{path.read_text('utf-8')}\n}}" for path in files if path.exists()]
+    joined = "\n".join(blocks)
+    return f'(() => {{\n"use strict";\nconst N = (window.N = {{}});\n{joined}\n}})();'
