@@ -21,9 +21,9 @@ parser.add_argument("--steps", type=int, default=1000, help="of the characters' 
 args = parser.parse_args()
 
 numgpt.set_threads(1)  # a second one gains nothing on a model of this size
-characters = data.prepare(tokenizer="chars")
+characters = data.prepare("numgpt:python", tokenizer="chars")
 text = characters.tokenizer.decode(characters.train)  # what is held out teaches neither model nor tokenizer
-pairs = data.prepare(tokenizer=tokenizers.train(text, 512))
+pairs = data.prepare("numgpt:python", tokenizer=tokenizers.train(text, 512))
 assert pairs.tokenizer.decode(pairs.held_out) == characters.tokenizer.decode(characters.held_out)
 phrase = "the statement is executed"
 pieces = [pairs.tokenizer.pieces[i].decode() for i in pairs.tokenizer.encode(phrase)]

@@ -1,14 +1,12 @@
 """How does a model come to copy? A picture of its loss, and of the attention that learned to look back.
 
-python loss_and_attention.py --out picture.svg   draws the picture of the README: pip install '.[plots]'
+python loss_and_attention.py --plot picture.svg   draws the picture of the README: pip install '.[plot]'
 """
 
-import argparse
-
 import numpy as np
+import picture
 
 import numgpt
-from numgpt.ops.attention import masked_scores, split_heads
 
 LETTERS = np.array(list("abcdefgh"))
 STEPS, HALF = 600, 9  # the second half of each text repeats the first
@@ -39,11 +37,7 @@ def train():
 
 def attention_map(model, tokens):
     """The probabilities (T, T) with which each position of the first row reads from those before it."""
-    qkv = model.record(tokens).value["h.0.attn.c_attn"]
-    q, k, _ = split_heads(qkv, model.config.n_head)
-    scores = masked_scores(q, k, q.shape[-1] ** -0.5, None)
-    probs = np.exp(scores - scores.max(-1, keepdims=True))
-    return (probs / probs.sum(-1, keepdims=True))[0, 0]
+    return model.record(tokens).value["h.0.attn.heads.probs"][0, 0]
 
 
 def looks_back(probs):
@@ -52,34 +46,15 @@ def looks_back(probs):
     return probs[rows, rows - HALF + 1].mean()
 
 
-def draw(path, losses, probs, text):
-    """Write the picture to a file, whose ending says the format."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise SystemExit(
-            "matplotlib is not installed, expected it to draw: pip install 'numgpt[plots]'"
-        ) from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams |= {
-        "font.size": 10,
-        "svg.hashsalt": "numgpt",
-        "axes.titlesize": 11,
-        "axes.titlelocation": "left",
-    }
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4), width_ratios=(1, 0.92), layout="constrained")
-    left.plot(losses, color="#1f5fa8", linewidth=1.2)
-    left.axhline(np.log(len(LETTERS)), color="#888888", linewidth=1, linestyle="--")
-    left.text(
-        STEPS, np.log(len(LETTERS)) - 0.04, "a blind guess, ln 8", ha="right", va="top", color="#666666"
-    )
-    left.set(
-        title="the loss of a GPT that learns to copy", xlabel="step", ylabel="nats a letter", ylim=(0, 2.5)
-    )
-    left.set(xlim=(0, STEPS))
-    left.spines[["top", "right"]].set_visible(False)
+def draw(figure, losses, probs, text):
+    """Loss and attention beside each other."""
+    left, right = figure.subplots(1, 2, width_ratios=(1, 0.92))
+    guess = np.log(len(LETTERS))
+    left.plot(losses, color="#1f4e8c", linewidth=1.2)
+    left.axhline(guess, color="#707070", linewidth=1, linestyle="--")
+    left.text(STEPS, guess - 0.04, "a blind guess, ln 8", ha="right", va="top", color="#707070")
+    left.set(title="the loss of a GPT that learns to copy", xlabel="step", ylabel="nats a letter")
+    left.set(xlim=(0, STEPS), ylim=(0, 2.5))
     image = right.imshow(probs, cmap="Blues", vmin=0, vmax=1)
     right.set(title="its attention: what came next, last time?", xlabel="reads from", ylabel="position")
     right.set_xticks(range(len(text)), text)
@@ -87,19 +62,13 @@ def draw(path, losses, probs, text):
     right.tick_params(length=0)
     right.axhline(HALF - 0.5, color="#bbbbbb", linewidth=0.8)
     right.axvline(HALF - 0.5, color="#bbbbbb", linewidth=0.8)
+    right.spines[["top", "right"]].set_visible(True)
     figure.colorbar(image, ax=right, shrink=0.8, label="share of attention")
-    figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
 
 
 def main():
     """Train, find the head, draw it if a file is named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="where to draw the picture: a name that ends in .svg, .png or .pdf"
-    )
-    args = parser.parse_args()
+    show = picture.script(__doc__)
     model, losses = train()
     tokens, _ = batch(10**6, 1)
     probs = attention_map(model, tokens)
@@ -109,9 +78,7 @@ def main():
         f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} after {STEPS} steps; a blind guess is {guess:.3f}"
     )
     assert losses[-1] < 0.1 < 0.7 < share
-    if args.out:
-        draw(args.out, losses, probs, LETTERS[tokens[0]])
-        print(f"the picture is {args.out}")
+    show(lambda figure: draw(figure, losses, probs, LETTERS[tokens[0]]), size=(9.2, 4))
     print(f"The second half gives {share:.0%} of its attention to the letter that followed last time.")
 
 

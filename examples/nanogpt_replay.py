@@ -151,7 +151,7 @@ parser.add_argument("--data", type=Path, help="tinyshakespeare, 1,115,394 bytes"
 parser.add_argument("--steps", type=int, help="updates (default: 2000; without --data 20)")
 parser.add_argument("--perturb", type=int, metavar="SEED", help="run all sums in another order")
 args = parser.parse_args()
-text = corpora.default()[1] if args.data is None else args.data.read_text("utf-8")
+text = corpora.python()[1] if args.data is None else args.data.read_text("utf-8")
 published = hashlib.sha256(text.encode()).hexdigest() == TINYSHAKESPEARE
 steps = args.steps
 if steps is None:
