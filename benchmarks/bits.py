@@ -34,7 +34,7 @@ CONFIGS = {
     ),
 }
 WAYS = {"plain": "", "dropout": "--dropout 0.2", "accumulation": "--accumulate 3", "resume": ""}
-STEPS = "--warmup 5 --eval-interval 10 --eval-iters 2 --save-interval 10 --sample-tokens 0 --seed 7"
+STEPS = "--lr 1e-3 --warmup 5 --eval-interval 10 --eval-iters 2 --save-interval 10 --sample-tokens 0 --seed 7"
 
 
 def text():
@@ -56,14 +56,24 @@ def run(*arguments):
 
 def digests(folder, data, engine, config, way):
     """Digests of the parameters and moments after 20 steps, and of a text that the model then writes."""
-    flags = [*"train --steps 20 --out".split(), folder, "--data", data, "--engine", engine]
+    flags = [
+        *"train --steps 20 --out".split(),
+        folder,
+        "--data",
+        data,
+        "--tokenizer",
+        "chars",
+        "--engine",
+        engine,
+    ]
     flags += f"{STEPS} {CONFIGS[config]} {WAYS[way]}".split()
     if way == "resume":
         run(*flags, "--steps", 10)
         run("train", "--resume", "--out", folder, "--steps", 20, "--engine", engine, "--sample-tokens", 0)
     else:
         run(*flags)
-    sample = run("sample", folder, "--max-new-tokens", 20, "--seed", 3, "--prompt", "the", "--engine", engine)
+    drawn = "--max-new-tokens 20 --seed 3 --temperature 0.8 --top-p 1 --prompt the".split()
+    sample = run("sample", folder, *drawn, "--engine", engine)
     files = [(folder / "last" / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer")]
     return [hashlib.sha256(b).hexdigest()[:16] for b in (*files, sample.encode())]
 

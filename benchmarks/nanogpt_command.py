@@ -27,6 +27,7 @@ THEIRS = (
 OURS = (
     "--block-size 64 --batch-size 12 --n-layer 4 --n-head 4 --n-embd 128 --no-bias --dropout 0 --steps 2000"
     " --lr 1e-3 --warmup 100 --eval-interval 250 --eval-iters 40 --split tail --no-dedup --sample-tokens 0"
+    " --tokenizer chars"
 )
 
 

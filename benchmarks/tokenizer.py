@@ -40,7 +40,7 @@ def texts_of(path):
 
     modules = sorted(Path(np.__file__).parent.rglob("*.py"))
     return {
-        "prose": Path(path).read_text("utf-8") if path else corpora.default()[1],
+        "prose": Path(path).read_text("utf-8") if path else corpora.python()[1],
         "code": "".join(m.read_text("utf-8", "replace") for m in modules)[: 2 * SIZE],
         "a word of random letters": drawn("abcdefghijklmnopqrstuvwxyz"),
         "one letter": "a" * SIZE,

@@ -51,7 +51,7 @@ def make_text(size):
 
     def sources():
         while True:
-            yield corpora.default()[1]
+            yield corpora.python()[1]
             for name in ("stdlib", "purelib"):
                 yield from filter(None, docstrings(sysconfig.get_path(name)))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import calculus, gradcheck, ops, parity, tokenizers
+    from . import calculus, gradcheck, learn, ops, pages, parity, plots, tokenizers
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
     from .data.corpus import prepare
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .interchange import llmc, torch_random
     from .layers.layer import Layer
     from .layers.record import Record
+    from .layers.visibility import Visibility
     from .model.gpt import GPT
+    from .traces.trace import Trace
     from .training.optim import AdamW, learning_rate
     from .training.trainer import Trainer
 
@@ -29,15 +31,20 @@ __all__ = [
     "InputError",
     "Layer",
     "Record",
+    "Trace",
     "Trainer",
     "Training",
+    "Visibility",
     "__version__",
     "calculus",
     "gradcheck",
+    "learn",
     "learning_rate",
     "llmc",
     "ops",
+    "pages",
     "parity",
+    "plots",
     "prepare",
     "preset",
     "preset_training",
@@ -56,14 +63,19 @@ _LATE = {
     "InputError": ("errors", "InputError"),
     "Layer": ("layers.layer", "Layer"),
     "Record": ("layers.record", "Record"),
+    "Trace": ("traces.trace", "Trace"),
     "Trainer": ("training.trainer", "Trainer"),
     "Training": ("architecture.config", "Training"),
+    "Visibility": ("layers.visibility", "Visibility"),
     "calculus": ("calculus", None),
     "gradcheck": ("gradcheck", None),
+    "learn": ("learn", None),
     "learning_rate": ("training.optim", "learning_rate"),
     "llmc": ("interchange.llmc", None),
     "ops": ("ops", None),
+    "pages": ("pages", None),
     "parity": ("parity", None),
+    "plots": ("plots", None),
     "prepare": ("data.corpus", "prepare"),
     "preset": ("architecture.presets", "preset"),
     "preset_training": ("architecture.presets", "preset_training"),
@@ -85,6 +97,8 @@ def __getattr__(name: str) -> Any:
             f"module 'numgpt' has no attribute {name!r}, expected a name such as {', '.join(names)}"
         )
     module = importlib.import_module(f".{place}", __name__)
+    if inside in ("GPT", "Trace"):
+        importlib.import_module(".pages", __name__)  # whence a Trace has explore, and its display
     globals()[name] = module if inside is None else getattr(module, inside)
     return globals()[name]
 

@@ -24,6 +24,15 @@ MIXED = (
 )
 
 
+# Packages without which much works, as in a browser that has no wheel of them, and what needs them.
+NEEDED = {
+    "numba": "for the numba engine",
+    "regex": "to cut a text into pretokens",
+    "safetensors": "to write a file of arrays",
+    "tqdm": "to show how far a long run is",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
@@ -38,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has gone, as head does
         output.send_nowhere(sys.stdout)
         return 1
-    except (InputError, OSError, MemoryError, TypeError) as error:
+    except (InputError, OSError, MemoryError, TypeError, ModuleNotFoundError) as error:
         message = _explanation(error)
         if message is None:
             raise
@@ -106,6 +115,8 @@ def _explanation(error: Exception) -> str | None:
 
     if isinstance(error, InputError):
         return one_line(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+        return f"{error.name} is not installed, expected it {NEEDED[error.name]}: pip install {error.name}"
     if isinstance(error, OSError):
         return (
             f"{one_line(error)}: expected to read and write here; check the path, its permissions and the"

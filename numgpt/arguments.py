@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 Count = Annotated[int, Range("of 0 or more", lambda x: x >= 0)]
 Size = Annotated[int, Range("of 1 or more", lambda x: x >= 1)]
+Place = Annotated[int, Range("from 0 to 2⁵³, as a float counts", lambda x: 0 <= x <= 2**53)]
 AtLeastZero = Annotated[float, Range("of 0 or more", lambda x: x >= 0)]
 Positive = Annotated[float, Range("more than 0", lambda x: x > 0)]
 BelowOne = Annotated[float, Range("from 0 to below 1", lambda x: 0 <= x < 1)]

@@ -23,7 +23,7 @@ _searched: dict[Path, tuple[set[str], list[str]]] = {}
 def is_named(text: str | os.PathLike[str]) -> bool:
     """Whether a text has the form of FILE.py:NAME or package.module:NAME, and is not itself a path."""
     match = NAMED.fullmatch(str(text))
-    if match is None or match["place"] == "hf" or Path(text).exists():
+    if match is None or match["place"] in ("hf", "numgpt") or Path(text).exists():
         return False
     return match["place"].endswith(".py") or re.fullmatch(r"[\w.]+", match["place"]) is not None
 

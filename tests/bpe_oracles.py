@@ -118,7 +118,7 @@ def trained(name):
         "tokenizers", reason="tokenizers is not installed, whose trainer gives the merges"
     )
     contractions = "'s 'S 'ſ 'll 'LL 've 'Ve 're 'RE  \n \n\n 12345 👩\u200d🙂"
-    text = corpora.default()[1][:200_000] + PROVOKING * 3 + contractions * 3
+    text = corpora.python()[1][:200_000] + PROVOKING * 3 + contractions * 3
     theirs = tk.Tokenizer(tk.models.BPE())
     theirs.pre_tokenizer = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     trainer = tk.trainers.BpeTrainer(vocab_size=900, initial_alphabet=sorted(ALPHABET), show_progress=False)

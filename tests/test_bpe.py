@@ -73,7 +73,7 @@ def test_ids_of_any_ranks_are_those_of_tiktoken(seed, text):
 def test_whole_files_have_the_ids_of_tiktoken_and_huggingface(name):
     root = Path(__file__).parents[1]
     files = [root / "README.md", *sorted((root / "numgpt").rglob("*.py"))[:40]]
-    text = corpora.default()[1] + "".join(path.read_text("utf-8") for path in files)
+    text = corpora.python()[1] + "".join(path.read_text("utf-8") for path in files)
     tokenizer = trained(name)
     ids = tokenizer.encode(text)
     for theirs in (huggingface, tiktoken):
@@ -91,7 +91,7 @@ def test_ids_of_gpt2s_real_ranks_are_tiktokens(text):
 
 def test_a_corpus_with_gpt2s_real_ranks_has_tiktokens_ids():
     tokenizer, theirs = gpt2_tokenizer()
-    expect_equal_ids(tokenizer.encode, theirs, corpora.default()[1])
+    expect_equal_ids(tokenizer.encode, theirs, corpora.python()[1])
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def test_merges_are_those_of_huggingface_when_it_cuts_the_text_itself(text, n):
 
 
 def test_merges_of_a_whole_corpus_are_those_of_huggingface():
-    text = corpora.default()[1]
+    text = corpora.python()[1]
     merges, _ = huggingface([text], 300, 2, cut=True)
     assert len(merges) == 300 and train(text, 556).merges == merges
     run = twin()

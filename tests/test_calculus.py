@@ -74,7 +74,7 @@ def test_symmetry_rejects_a_product_that_is_wrong_by_1e_9_in_one_parameter():
 
 
 @every_variant
-@settings(max_examples=8)
+@settings(max_examples=3)  # each goes through some forty values
 @given(seed=seeds)
 def test_jvp_is_the_transpose_of_vjp_for_every_named_value(changes, seed):
     model, tokens, _, rng = case(changes, seed)
@@ -483,13 +483,16 @@ LARGE = GPT(Config(**SMALL | {"n_embd": 64}))
         ),
         (
             lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4))),
-            r"vjp: the array has shape \(2, 4\), expected \(2, 4, 7\) as the logits",
+            r"vjp: the gradient of 'lm_head' has shape \(2, 4\), expected \(2, 4, 7\) as the value",
         ),
         (
             lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4, 7)) * 1j),
-            "vjp: the array has dtype complex128, expected real numbers",
+            "vjp: the gradient of 'lm_head' is complex128, expected real numbers",
         ),
-        (lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4)), name="h.0"), "edit_grad: 'h.0'"),
+        (
+            lambda: calculus.vjp(MODEL, TOKENS, np.ones((2, 4)), name="h.0"),
+            r"vjp: the gradient of 'h.0' has shape \(2, 4\), expected \(2, 4, 6\) as the value",
+        ),
         (
             lambda: calculus.per_example_gradients(MODEL, TOKENS, [[-1] * 4, [1] * 4]),
             "no target counts in row 0",

@@ -35,6 +35,32 @@ def test_a_saved_model_comes_back_to_the_bit(tmp_path, changes, dtype):
     assert again.tokenizer.characters == "abcdefg"
 
 
+@pytest.mark.parametrize("layout", ["numgpt", "hf"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_stored_in_float16_is_read_as_float32_rounded_once(tmp_path, layout, dtype):
+    model = GPT(Config(**SMALL), 5, dtype, Characters("abcdefg"))
+    model.save(tmp_path / "model", layout, "float16")
+    again = GPT.load(tmp_path / "model")
+    assert again.params.dtype == "float32"
+    for name, array in model.params.items():
+        assert np.array_equal(again.params[name], array.astype("float16").astype("float32")), name
+    again.save(tmp_path / "again", layout, "float16")
+    file = checkpoint.MODEL
+    assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    stored = load_file(tmp_path / "model" / file).values()
+    assert {array.dtype.name for array in stored} == {"float16"}
+
+
+def test_a_dtype_that_cannot_hold_a_model_is_refused_before_anything_is_written(tmp_path, model):
+    with pytest.raises(InputError, match="save: dtype 'float8' is unknown, expected one of float16, float32"):
+        model.save(tmp_path / "model", dtype="float8")
+    model.params["h.0.ln_1.weight"][3] = 1e5
+    message = "save: h.0.ln_1.weight holds 100000, expected at most 65504, float16's largest number"
+    with pytest.raises(InputError, match=message):
+        model.save(tmp_path / "model", dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_file_is_plain_safetensors_with_gpt2s_names(tmp_path, model):
     model.save(tmp_path / "model")
     arrays = load_file(tmp_path / "model" / "model.safetensors")
@@ -77,7 +103,7 @@ def test_saving_never_replaces_what_is_no_checkpoint(tmp_path, model):
 
 @pytest.mark.parametrize("dtype", ["longdouble", "complex128"])
 def test_a_dtype_that_safetensors_lacks_is_an_error(tmp_path, dtype):
-    message = "does not fit a checkpoint, expected float32 or float64: use model.astype"
+    message = "does not fit a file, expected float32 or float64: use model.astype"
     with pytest.raises(InputError, match=message):
         GPT(Config(**SMALL), dtype=dtype).save(tmp_path / "model")
 

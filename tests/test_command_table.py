@@ -15,6 +15,7 @@ import numgpt
 from numgpt import commands
 from numgpt.__main__ import main
 from numgpt.commands.flags import MAY_BE_EMPTY
+from numgpt.commands.learn import ACTIONS as LESSONS
 from numgpt.commands.table import COMMANDS, parser
 from numgpt.commands.tokenizer import ACTIONS
 from numgpt.errors import InputError
@@ -22,6 +23,7 @@ from numgpt.errors import InputError
 FOLDER = Path(commands.__file__).parent
 PARTS = {"HELP": str, "EXAMPLE": str, "add_flags": callable, "run": callable}
 PAGES = [[], *([name] for name in COMMANDS), *(["tokenizer", name] for name in ACTIONS)]
+PAGES += [["learn", name] for name in LESSONS]
 
 
 def files():
@@ -88,6 +90,12 @@ def test_a_commands_example_is_parsed_and_runs_it(name):
 @pytest.mark.parametrize("name", ACTIONS)
 def test_an_actions_example_is_parsed(name):
     args = parser().parse_args(["tokenizer", name, *shlex.split(ACTIONS[name].example)])
+    assert args.action == name
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lessons_example_is_parsed(name):
+    args = parser().parse_args(["learn", name, *shlex.split(LESSONS[name].example)])
     assert args.action == name
 
 

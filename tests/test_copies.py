@@ -149,6 +149,8 @@ THINGS = {
     "activations": lambda folder: ops.ACTIVATIONS,
     "layer": lambda folder: Layer(transformer.ffn_forward, transformer.ffn_backward),
     "values": lambda folder: GPT(TINY).record(X, Y).value,
+    "trace": lambda folder: GPT(TINY).record(X, Y).trace(differences=1),
+    "visibility": lambda folder: numgpt.Visibility.packed([[3, 2]]),
     "noise scale": lambda folder: calculus.NoiseScale(*range(len(calculus.NoiseScale._fields))),
     "divergence": lambda folder: parity.first_divergence(GPT(TINY), GPT(TINY, seed=1), X, Y),
     "generator": lambda folder: torch_random.Generator(0),

@@ -55,7 +55,9 @@ def test_masks_and_dropout_take_each_block_its_own_part(op):
     Hidden keys get exactly nothing.
     """
     rng, T = np.random.default_rng(0), 150
-    arrays, options = op.draw(rng, {"D": 3, "H": 2, "S": T, "T": T}, (2, 2) if op is ops.attend else (2,))
+    arrays, options = op.draw(
+        rng, {"D": 3, "K": 2, "G": 1, "S": T, "T": T}, (2, 2) if op is ops.attend else (2,)
+    )
     keep, hidden = rng.random((2, 2, T, T)) < 0.7, rng.random((T, T)) < 0.5
     hidden[:, 0] = False
     hidden[:, 7] = True

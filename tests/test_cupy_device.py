@@ -28,7 +28,7 @@ if not cupy.cuda.is_available():
 every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
-LETTERS = "CDHIOPSTV"
+LETTERS = "CDFGHIKOPRSTVW"
 
 
 @pytest.fixture(autouse=True)
@@ -151,8 +151,34 @@ def assert_errs_no_more(op, subject, dtype, wider, seed=1):
 
 SIZES = {
     "ones": dict.fromkeys(LETTERS, 1),
-    "odd": {"C": 37, "D": 5, "H": 3, "I": 33, "O": 65, "P": 13, "S": 2, "T": 67, "V": 131},
-    "large": {"C": 384, "D": 64, "H": 3, "I": 300, "O": 517, "P": 200, "S": 30, "T": 150, "V": 3001},
+    "odd": {
+        "C": 37,
+        "D": 5,
+        "F": 21,
+        "G": 2,
+        "H": 3,
+        "I": 33,
+        "K": 3,
+        "O": 65,
+        "P": 13,
+        "S": 2,
+        "T": 67,
+        "V": 131,
+    },
+    "large": {
+        "C": 384,
+        "D": 64,
+        "F": 777,
+        "G": 2,
+        "H": 3,
+        "I": 300,
+        "K": 3,
+        "O": 517,
+        "P": 200,
+        "S": 30,
+        "T": 150,
+        "V": 3001,
+    },
 }
 
 
@@ -170,7 +196,7 @@ def test_a_hundred_random_shapes_err_no_more_than_on_the_host(op):
     rng = np.random.default_rng(0)
     for seed in range(100):
         sizes = {c: int(rng.choice([1, 2, 3, 5, 7, 31, 32, 33, 63, 65, 100, 127, 129])) for c in LETTERS}
-        sizes |= {c: min(sizes[c], 33) for c in "HTS"}
+        sizes |= {c: min(sizes[c], 33) for c in "HTS"} | {c: min(sizes[c], 5) for c in "GK"}
         lead = [(), (1,), (3,), (2, 3)][rng.integers(4)]
         assert_errs_no_more(op, next(iter(op_subjects(op, seed, sizes, lead))), "float32", "float64", seed)
 

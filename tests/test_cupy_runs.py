@@ -97,6 +97,7 @@ def test_what_is_not_finite_is_named_and_never_saved(cupy, corpus, tmp_path):
 def test_the_commands_run_on_the_engine_with_no_other_change(cupy, corpus, tmp_path, capsys):
     out = str(tmp_path / "run")
     shape = ["--n-layer=1", "--n-head=2", "--n-embd=8", "--block-size=8", "--batch-size=2", "--eval-iters=1"]
+    shape += ["--tokenizer=chars"]
     train = ["train", "--engine=cupy", "--data", str(tmp_path / "text.txt"), "--out", out]
     assert main([*train, "--steps=3", "--sample-tokens=5", *shape]) == 0
     assert main([*train, "--steps=5", "--sample-tokens=0", "--resume"]) == 0

@@ -5,6 +5,7 @@ cases a reader, and 10,000 with  pytest -m slow tests/test_fuzz.py, which draws 
 seed. No case may take 10 seconds. The ways to damage a file are in damage.py.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -20,13 +21,24 @@ import safetensors
 from damage import arrays_of, damaged_folder, file_of, header_of
 from hypothesis import HealthCheck, Phase, given, settings
 
-from numgpt import GPT, AdamW, Config, InputError, tokenizers
-from numgpt.architecture.config import Training, from_dict
+from numgpt import GPT, AdamW, Config, InputError, Trace, tokenizers
+from numgpt.architecture.config import Training
+from numgpt.architecture.fields import from_dict
 from numgpt.architecture.parameters import shapes
 from numgpt.interchange import checkpoint, llmc
 from numgpt.storage import safetensors_file
 
 TINY = Config(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2)
+LLAMA = dataclasses.replace(TINY, norm="rmsnorm", positions="rotary", activation="swiglu", n_inner=3)
+OF_FAMILY = {
+    "Llama": {"rotary_scaling": {"kind": "longrope", "short": [1], "long": [2], "length": 1}, "bias": False},
+    "Qwen2": {
+        "rotary_scaling": {"kind": "yarn", "factor": 2, "length": 1},
+        "biases": "qkv",
+        "n_layer": 2,
+        "layers": ({}, {"window": 1}),
+    },
+}
 STATE = {
     "best": 1.5,
     "held_out": None,
@@ -145,9 +157,23 @@ def read_tensors(folder):
     assert ours == {n: (dtype, tuple(shape), data) for n, dtype, shape, data in arrays}
 
 
+def read_trace(folder):
+    """What is read can be shown and saved, and is the same when it is read again."""
+    trace = Trace.read(folder / "trace.safetensors")
+    repr(trace.table())
+    trace.save(folder / "again")
+    again = Trace.read(folder / "again")
+    assert {n: a.tobytes() for n, a in again.value.items()} == {
+        n: a.tobytes() for n, a in trace.value.items()
+    }
+    assert repr(again.table()) == repr(trace.table())
+
+
 READERS = {
+    "trace": read_trace,
     "run": read_run,
     "transformers": read_model_and_tokenizer,
+    **dict.fromkeys(OF_FAMILY, read_model),
     "shards": read_model,
     "llm.c models": read_llmc_models,
     "llm.c state": read_llmc_state,
@@ -174,8 +200,13 @@ def _whole_files(place):
     model = GPT(TINY, tokenizer=tokenizers.Characters("abcde"))
     optimizer = AdamW(model)
     optimizer.step(model.loss_and_grads([[1, 2]], [[2, 3]])[1], lr=0.1)
+    model.record([[1, 2]], [[2, 3]]).trace(["h.0.mlp.act", "wte", "wte.weight"]).save(
+        place / "trace.safetensors"
+    )
     checkpoint.save(place / "run", model, optimizer, STATE | {"training": vars(Training())})
     model.save(place / "hf", "hf")
+    for name, changes in OF_FAMILY.items():
+        GPT(dataclasses.replace(LLAMA, **changes)).save(place / name, "hf")
     llmc.save_all(place / "llmc", model, 1, 2)
     run, hf, c = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("run", "hf", "llmc"))
     arrays = arrays_of(hf["model.safetensors"])
@@ -204,7 +235,9 @@ def _whole_files(place):
     both, gpt2 = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("both", "gpt2"))
     shards |= {"config.json": hf["config.json"], "model.safetensors.index.json": json.dumps(index).encode()}
     names = ("config.json", "model.safetensors", "tokenizer.json")
-    return {
+    family = {name: {p.name: p.read_bytes() for p in (place / name).iterdir()} for name in OF_FAMILY}
+    return family | {
+        "trace": {"trace.safetensors": (place / "trace.safetensors").read_bytes()},
         "byte pairs": {"tokenizer.json": (place / "pairs.json").read_bytes()},
         "tokenizer of Hugging Face": {"tokenizer.json": (place / "theirs.json").read_bytes()},
         "GPT-2's files": gpt2,

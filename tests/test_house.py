@@ -18,6 +18,10 @@ LINES = 60
 PARAMETERS = 10
 # Public signatures that may take more, since each parameter is a keyword that users know: name → reason.
 LONG_SIGNATURES = {
+    "numgpt/ops/attention.py: attend_forward": "each form that attention takes in the field has its name",
+    "numgpt/ops/attention.py: attention_forward": "as attend",
+    "numgpt/ops/sinks.py: sink_attention_forward": "attention's, and the sink",
+    "numgpt/layers/record.py: __init__": "what a run may ask for, each by a name of its own",
     "numgpt/model/generate.py: stream": "its keywords are the command's flags",
     "numgpt/parity/divergence.py: first_divergence": "its keywords are the command's flags",
     "numgpt/training/optim.py: adamw": "a pair's forward takes what it reads, one array or setting each",
@@ -216,7 +220,7 @@ reveal_type(gradients)
 reveal_type(numgpt.ops.layernorm)
 numgpt.Config(vocab_sise=5)
 """
-REVEALED = ["int", "int", "numpy.ndarray", "numgpt.layers.record.Record"]
+REVEALED = ["int", "int", "numpy.ndarray", "numgpt.traces.recorded.TracedRecord"]
 REVEALED += ["numgpt.architecture.parameters.Flat", "numgpt.ops.op.Op"]
 
 
@@ -244,6 +248,25 @@ def test_the_types_ship():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", "utf-8")
     assert "py.typed" in settings["options.package_data"]["*"]
+
+
+def test_texts_and_pages_ship():
+    """setup.cfg carries every file in the package that is no module: a name, and its pattern there."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg", "utf-8")
+    carried = set()
+    for package, patterns in settings["options.package_data"].items():
+        folders = [room.parent for room in ROOMS] + [ROOT / "numgpt"]
+        if package != "*":
+            folders = [ROOT.joinpath(*package.split("."))]
+        patterns = [pattern.strip() for pattern in patterns.split(",")]
+        carried |= {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
+    others = {
+        path for path in (ROOT / "numgpt").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert others, "nothing was looked at"
+    missing = others - carried
+    assert not missing, f"no wheel would carry {', '.join(map(name, missing))}: add them to package_data"
 
 
 def test_the_list_of_annotated_files_is_sorted_and_real():

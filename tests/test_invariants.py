@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import GPT, Config, ops
+from numgpt import GPT, Config, InputError, ops
+from numgpt.ops.activations import ACTIVATIONS
 from numgpt.ops.attention import attend_forward
 from numgpt.proofs.subjects import SMALL, VARIANTS
 
@@ -44,6 +45,82 @@ def test_gradients_of_layernorms_input_sum_to_zero_over_the_channels(seed):
     assert (abs(dx.sum(-1)) <= 64 * EPS * abs(dx).max()).all()
 
 
+@given(seed=seeds, eps=st.sampled_from([1e-5, 0.3]), size=st.sampled_from([1.0, 1e-3, 1e3]))
+def test_all_that_rmsnorm_sends_along_its_input_is_what_eps_leaves(seed, eps, size):
+    """Σ dx x = eps r² Σ g x̂: for eps = 0 the length of x would not matter."""
+    rng = np.random.default_rng(seed)
+    x, w, dy = size * rng.standard_normal((4, 9)), rng.standard_normal(9), rng.standard_normal((4, 9))
+    dx, _ = ops.rmsnorm.backward(dy, ops.rmsnorm.forward(x, w, eps=eps)[1])
+    r2 = 1 / ((x * x).mean(-1) + eps)
+    expected = eps * r2 * (dy * w * x).sum(-1) * r2**0.5
+    assert (abs((dx * x).sum(-1) - expected) <= 64 * EPS * abs(dy * w * x).sum(-1) * r2**0.5).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3, 1e9])
+def test_rmsnorm_of_a_vector_of_mean_0_is_layernorm(size):
+    rng = np.random.default_rng(0)
+    half, w = size * rng.standard_normal((4, 5)), rng.standard_normal(10)
+    x = np.concatenate([half, -half], axis=-1)
+    np.testing.assert_allclose(ops.rmsnorm(x, w), ops.layernorm(x, w), rtol=1e-14)
+    np.testing.assert_allclose(ops.rmsnorm(x), ops.rmsnorm(x, np.ones(10)), rtol=0)
+
+
+GATED = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "reglu": "relu"}
+
+
+def test_every_gated_activation_has_one_that_acts_on_its_gate():
+    gated = [name for name, row in ACTIVATIONS.items() if row.gated and name != "swiglu_clamped"]
+    assert gated == list(GATED) and not any(ACTIVATIONS[act].gated for act in GATED.values())
+
+
+def test_a_clamped_gate_is_that_of_clamped_halves():
+    x = 6 * np.random.default_rng(0).standard_normal((50, 8))
+    g, u = np.minimum(x[:, :4], 7), np.clip(x[:, 4:], -7, 7)
+    np.testing.assert_allclose(ops.swiglu_clamped(x), (u + 1) * g / (1 + np.exp(-1.702 * g)), rtol=1e-13)
+    (dx,) = ops.swiglu_clamped.backward(np.ones((50, 4)), ops.swiglu_clamped.forward(x)[1])
+    held = np.concatenate([x[:, :4] > 7, abs(x[:, 4:]) > 7], axis=1)
+    assert (dx[held] == 0).all() and (dx[~held] != 0).all() and held.sum() > 20
+
+
+def test_a_sink_takes_its_share_and_one_far_below_takes_none():
+    rng = np.random.default_rng(0)
+    qkv, scores = rng.standard_normal((2, 5, 16)), rng.standard_normal((2, 4, 5, 5))
+    sink = rng.standard_normal(4)
+    share = sink[:, None] - np.logaddexp.reduce(np.where(np.tri(5, dtype=bool), scores, -np.inf), axis=-1)
+    total = ops.sink_probs(scores, sink).sum(-1)
+    np.testing.assert_allclose(total, 1 / (1 + np.exp(share)), rtol=1e-14)
+    none = np.full(4, -1e30)
+    assert np.array_equal(ops.sink_probs(scores, none), ops.attention_probs(scores))
+    found = ops.sink_attention(qkv, none, n_head=4, n_kv_head=2)
+    assert np.array_equal(found, ops.attention(qkv, n_head=4, n_kv_head=2))
+    assert not np.allclose(ops.sink_attention(qkv, sink, n_head=4, n_kv_head=2), found)
+
+
+@pytest.mark.parametrize("name", ["layernorm", "rmsnorm"])
+def test_the_norm_of_a_part_is_that_of_each_vector_in_it_and_leaves_the_rest(name):
+    x, w = np.random.default_rng(0).standard_normal((3, 20)), np.random.default_rng(1).standard_normal(4)
+    found = getattr(ops, f"part_{name}")(x, w, begin=4, end=12)
+    expected = getattr(ops, name)(x.reshape(3, 5, 4), w).reshape(3, 20)
+    assert np.array_equal(found[:, 4:12], expected[:, 4:12])
+    assert np.array_equal(found[:, :4], x[:, :4]) and np.array_equal(found[:, 12:], x[:, 12:])
+    with pytest.raises(InputError, match="channels 4 to 13 of 20, expected a part .* a multiple of W = 4"):
+        getattr(ops, f"part_{name}")(x, w, begin=4, end=13)
+
+
+@given(seed=seeds, lead=st.sampled_from([(), (2,), (2, 3)]))
+@pytest.mark.parametrize("name", GATED)
+def test_a_gate_lets_through_of_its_value_what_its_activation_says(name, seed, lead):
+    """The first half is the gate: in the other order a model of shared files computes something else."""
+    rng = np.random.default_rng(seed)
+    (gate, value, dy), op, act = rng.standard_normal((3, *lead, 5)), ops.ALL[name], ops.ALL[GATED[name]]
+    y, saved = op.forward(np.concatenate([gate, value], axis=-1))
+    opened, kept = act.forward(gate)
+    assert np.array_equal(y, opened * value)
+    (dx,) = op.backward(dy, saved)
+    assert np.array_equal(dx[..., :5], act.backward(dy * value, kept)[0])
+    assert np.array_equal(dx[..., 5:], dy * opened)
+
+
 @given(seed=seeds, T=st.integers(1, 6))
 def test_gradients_of_the_scores_sum_to_zero_over_the_keys(seed, T):
     """Moving all keys along a direction c moves every score of a query alike.
@@ -66,7 +143,9 @@ def test_nothing_after_a_position_has_a_gradient_from_its_loss(changes):
         record = model.record(tokens, only, step=0 if model.config.dropout else None)
         for name, grad in record.grad.items():
             if name in record.value and grad.ndim >= 3:
-                assert (grad[:, t + 1 :] == 0).all(), f"{name} after {t}"
+                of_heads = ".heads." in name and not name.endswith(".mix")  # (B, H, T, …)
+                after = grad[:, :, t + 1 :] if of_heads else grad[:, t + 1 :]
+                assert (after == 0).all(), f"{name} after {t}"
 
 
 @every_variant

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, Config, InputError, gradcheck
+from numgpt.gradcheck.finding import TRANSPOSE
+from numgpt.layers.pickers import logits_name
 from numgpt.proofs.subjects import SMALL, VARIANTS, block_layers, layer_subject, model_subject, subjects
 
 sizes = st.fixed_dictionaries(
@@ -20,8 +22,30 @@ sizes = st.fixed_dictionaries(
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 
 
+def hold(subject):
+    """Hold a model to the laws; AssertionError with the finding that breaks one.
+
+    At a target of probability p the loss has the gradient p − 1. The rounding of p, ε, is ε/(1 − p) of that
+    difference, and every gradient of the model is linear in it. So the transpose is held to 1e-13 of the
+    terms before the difference is taken. Those are the terms that the law compares over 1 − p, in the mean of
+    the targets that count.
+    """
+    _, (record, _) = subject.forward(*subject.arrays)
+    logits, targets = record.value[logits_name(record.config)], subject.arrays[1]
+    others = np.exp(logits - logits.max(-1, keepdims=True))
+    total = others.sum(-1)
+    np.put_along_axis(others, np.maximum(targets, 0)[..., None], 0, -1)
+    left = (others.sum(-1) / total)[targets >= 0].mean()
+    for finding in subject.findings():
+        residual = finding.residual * left if finding.law == TRANSPOSE else finding.residual
+        assert residual <= finding.limit, f"{finding}. {finding.detail}"
+
+
 @every_variant
 @settings(max_examples=15)
+@example(
+    drawn={"n_head": 3, "vocab_size": 3, "n_layer": 0, "n_inner": None}, width=4, shape=(1, 1), seed=553
+)  # p is 1 − 2e-5 without biases, so its gradients have five digits fewer
 @given(
     drawn=sizes,
     width=st.integers(1, 4),
@@ -38,8 +62,7 @@ def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
         | {"n_embd": drawn["n_head"] * width}
         | {k: v for k, v in changes.items() if k not in ("n_head", "n_inner")}
     )
-    subject = model_subject("model", config, seed, shape)
-    gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+    hold(model_subject("model", config, seed, shape))
 
 
 @every_variant
@@ -70,8 +93,8 @@ def test_a_planted_error_of_1e_9_in_one_parameter_of_the_model_is_rejected(name)
         grads[2 + names.index(name)] = grads[2 + names.index(name)] * (1 + 1e-9)
         return grads
 
-    with pytest.raises(gradcheck.GradientError, match="transpose"):
-        gradcheck.check(subject.forward, planted, *subject.arrays)
+    law = gradcheck.findings(subject.forward, planted, *subject.arrays, laws=TRANSPOSE)
+    assert [finding.holds for finding in law] == [False]
 
 
 @pytest.fixture
@@ -189,7 +212,10 @@ def test_targets_that_cannot_be_used_are_named(model):
         ),
         ({"n_embd": 0}, "n_embd is 0, expected 1 to 16,777,216"),
         ({"dropout": 1.0}, "dropout is 1.0, expected at least 0 and less than 1"),
-        ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),
+        (
+            {"activation": "swish"},
+            "activation is 'swish', expected one of gelu, gelu_tanh,",
+        ),
         ({"n_layer": 1.5}, "n_layer is 1.5, expected an integer"),
         ({"bias": 1}, "bias is 1, expected True or False"),
         ({"dropout": float("nan")}, "dropout is nan, expected a finite number"),

@@ -48,6 +48,22 @@ def with_linears_of_ones_own(module):
     return module
 
 
+def llama_of_transformers(folder):
+    """A Llama of transformers with random weights, and ours from its folder."""
+    transformers = pytest.importorskip(
+        "transformers", minversion="5", reason="transformers 5 is not installed"
+    )
+    sizes = {"vocab_size": 19, "hidden_size": 24, "intermediate_size": 20, "max_position_embeddings": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    module = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads, pad_token_id=None))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    module.save_pretrained(folder)
+    return module.eval(), GPT.load(folder)
+
+
 KINDS = {
     "frozen": frozen,
     "all frozen": lambda m: m.requires_grad_(False),
@@ -361,3 +377,19 @@ def test_a_token_that_one_side_does_not_have_is_one_line():
         parity.first_divergence(model_of(), module_of().to("meta"))
     with pytest.raises(InputError, match="model is 'gpt2', expected a GPT or a Config"):
         parity.compare(module_of(), "gpt2")
+
+
+def test_what_a_llama_computes_in_parts_is_compared_side_by_side(tmp_path):
+    module, model = llama_of_transformers(tmp_path)
+    before = state(module)
+    found = parity.first_divergence(model, module, tokens=IDS, targets=IDS, dtype="float32")
+    assert found.first is None and found.settings.differing == (), str(found)
+    rows = {row.name for row in found.comparison.rows}
+    assert {"h.0.attn.c_attn", "h.1.mlp.c_fc", "h.1.mlp.c_fc.weight", "h.0.attn.heads"} <= rows
+    assert state(module) == before
+    with torch.no_grad():
+        module.model.layers[1].self_attn.k_proj.weight[3, 2] += 0.01
+    assert (
+        parity.first_divergence(model, module, tokens=IDS, targets=IDS, dtype="float32").first.name
+        == "h.1.attn.c_attn"
+    )

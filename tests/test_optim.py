@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import GPT, AdamW, Config, InputError, Training, learning_rate
+from numgpt import GPT, AdamW, Config, InputError, Training, engine, learning_rate
 from numgpt.proofs.subjects import SMALL
 from numgpt.training.optim import global_norm
 
@@ -228,3 +228,68 @@ def test_a_copy_of_an_optimizer_has_moments_of_its_own():
     other.step(grads, 0.1)
     assert (other.steps, optimizer.steps) == (2, 1)
     assert all(np.array_equal(a.flat, b) for a, b in zip((optimizer.m, optimizer.v), before))
+
+
+# A part of the parameters.
+
+PARTS = [["h.0.mlp.c_fc.weight"], ["wte.weight", "h.*.ln_1.bias"], ["h.*.attn.c_proj.*", "h.1.mlp.c_fc.bias"]]
+
+
+@pytest.mark.parametrize("names", PARTS, ids=" ".join)
+@pytest.mark.parametrize("engine_name", ["reference", "numba"])
+def test_what_trains_moves_as_with_all_and_what_does_not_stays(model, names, engine_name):
+    """Without clipping, what one parameter does depends on no other."""
+    twin, before = GPT(model.config, dtype="float64"), model.params.flat.copy()
+    twin_before = GPT(model.config, dtype="float64").params
+    whole, part = AdamW(twin, clip=None), AdamW(model, clip=None, names=names)
+    engine.use(engine_name)
+    try:
+        for seed in range(3):
+            whole.step(gradients(model, seed), lr=0.01)
+            part.step(gradients(model, seed), lr=0.01)
+    finally:
+        engine.use("reference")
+    assert np.array_equal(before, twin_before.flat)
+    assert set(part.m) == set(part.v) < set(model.params)
+    for name, value in model.params.items():
+        expected = twin.params if name in part.m else twin_before
+        assert np.array_equal(value, expected[name]), name
+        if name in part.m:
+            assert np.array_equal(part.m[name], whole.m[name])
+            assert np.array_equal(part.v[name], whole.v[name])
+            assert not np.array_equal(value, twin_before[name])
+
+
+def test_the_clip_counts_what_trains_and_nothing_else(model):
+    grads = gradients(model)
+    optimizer = AdamW(model, clip=0.5, names=["h.0.mlp.c_fc.*"])
+    norm = math.sqrt(sum((grads[f"h.0.mlp.c_fc.{p}"] ** 2).sum() for p in ("weight", "bias")))
+    grads["wte.weight"] *= 1e6
+    grads["wpe.weight"][0, 0] = np.nan
+    assert optimizer.norm(grads) == pytest.approx(norm, rel=1e-14)
+    assert optimizer.step(grads, lr=0.1) == pytest.approx(norm, rel=1e-14)
+    assert np.allclose(optimizer.m["h.0.mlp.c_fc.bias"], 0.1 * 0.5 / norm * grads["h.0.mlp.c_fc.bias"])
+
+
+def test_gradients_of_what_trains_are_enough_in_any_mapping(model):
+    names, grads = PARTS[2], gradients(model)
+    models = [GPT(model.config, dtype="float64") for _ in range(4)]
+    optimizers = [AdamW(m, names=names) for m in models]
+    own = {name: grads[name] for name in optimizers[0].m}
+    flat = optimizers[0].m.like()
+    for name in flat:
+        flat[name] = grads[name]
+    for optimizer, mapping in zip(optimizers, (grads, dict(grads), own, flat)):
+        optimizer.step(mapping, lr=0.1)
+    assert all(np.array_equal(m.params.flat, models[0].params.flat) for m in models)
+    with pytest.raises(InputError, match="names differ from the parameters' at h.0.attn.c_proj.bias"):
+        optimizers[0].step({n: g for n, g in own.items() if n != "h.0.attn.c_proj.bias"}, lr=0.1)
+    with pytest.raises(InputError, match="names differ from the parameters' at h.9"):
+        optimizers[0].step(own | {"h.9": np.ones(2)}, lr=0.1)
+
+
+def test_a_part_says_what_it_is_and_a_pattern_that_fits_nothing_is_refused(model):
+    shown = repr(AdamW(model, names=["h.0.ln_1.*"]))
+    assert shown.endswith(f"12 of {model.n_params:,} parameters, 0 of them decayed")
+    with pytest.raises(InputError, match=r"^AdamW: names: no name .* 'h.0.ln_3.\*', expected"):
+        AdamW(model, names=["h.0.ln_3.*"])

@@ -1,6 +1,7 @@
 """Names, first values, the flat buffer, presets and what they cost."""
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -35,14 +36,31 @@ def test_names_and_layouts_are_those_of_gpt2s_checkpoints():
     assert "lm_head.weight" not in names
 
 
-# Published: GPT-2's checkpoints; GPT-1 and GPT-3 by their papers' rounded sizes (GPT-3 XL and 13B are rounded
-# from the widths there).
+# Published: the checkpoints of GPT-2, LLaMA, Mistral and Qwen2; GPT-1 and GPT-3 by their papers' rounded
+# sizes (GPT-3 XL and 13B are rounded from the widths there).
 EXACT = {
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
     "gpt1": 116_534_784,
+    "tinyllama-1.1b": 1_100_048_384,
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-30b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
+    "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
+    "llama3.1-8b": 8_030_261_248,
+    "llama3.1-70b": 70_553_706_496,
+    "mistral-7b": 7_241_732_096,
+    "qwen2-0.5b": 494_032_768,
+    "qwen2-1.5b": 1_543_714_304,
+    "qwen2-7b": 7_615_616_512,
+    "qwen2-72b": 72_706_203_648,
 }
 ROUNDED = {
     "gpt3-small": 125e6,
@@ -66,6 +84,18 @@ def test_gpt3_presets_have_the_papers_sizes(name):
     assert total(presets.preset(name)) == pytest.approx(ROUNDED[name], rel=0.02)
 
 
+@pytest.mark.parametrize("size", ["nano", "micro"])
+def test_a_small_llama_costs_what_the_gpt_of_its_size_costs(size):
+    gpt, llama = (presets.preset(f"{family}-{size}") for family in ("gpt", "llama"))
+    assert total(llama) == pytest.approx(total(gpt), rel=0.03)
+    assert sum(flops_per_token(llama).values()) == pytest.approx(sum(flops_per_token(gpt).values()), rel=0.03)
+    ours, theirs = (presets.preset_training(f"{family}-{size}") for family in ("llama", "gpt"))
+    # A step of llama-micro takes half as long again, and both are to end in two minutes.
+    assert (
+        dataclasses.replace(ours, steps=theirs.steps, lr=theirs.lr) == theirs and ours.steps <= theirs.steps
+    )
+
+
 def test_nanogpt_without_biases_has_its_published_count():
     assert total(presets.preset("gpt2", bias=False)) == 124_337_664
     assert total(presets.preset("gpt-micro", vocab_size=65)) == 804_096
@@ -83,7 +113,25 @@ def test_flops_of_gpt2_are_the_published_ones():
     assert (forward, 3 * forward) == (291_648_307_200, 874_944_921_600)
 
 
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+# Models of the family that hold other arrays than GPT-2 does.
+LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False, "n_embd": 8}
+FAMILY = {
+    "small LLaMA": LLAMA,
+    "grouped heads": LLAMA | {"n_head": 4, "n_kv_head": 2, "head_dim": 6},
+    "a window": {"window": 2},
+    "a window as long as the text": {"window": 4},
+    "windows in turn": LLAMA | {"layers": [{"window": 2}, {"rotary_base": 100.0}]},
+    "linear biases": {"positions": "alibi", "softcap": 2.0, "n_kv_head": 1},
+    "no positions": {"positions": "none", "biases": "qkv"},
+    "sinusoidal": {"positions": "sinusoidal", "dropout": 0.3, "window": 3},
+    "layers of two kinds": {
+        "layers": [{"n_inner": 3, "activation": "reglu"}, {"n_head": 3, "norm": "rmsnorm"}]
+    },
+}
+COUNTED = FAMILY | VARIANTS
+
+
+@pytest.mark.parametrize("changes", COUNTED.values(), ids=list(COUNTED))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activations_are_counted_to_the_byte(changes, dtype):
     model = GPT(Config(**SMALL | changes), dtype=dtype)
@@ -95,7 +143,7 @@ def test_activations_are_counted_to_the_byte(changes, dtype):
 
 
 def test_the_groups_hold_every_parameter_once():
-    for changes in VARIANTS.values():
+    for changes in COUNTED.values():
         config = Config(**SMALL | changes)
         assert total(config) == GPT(config).n_params
         assert training_bytes(config, 1, 2)["moments"] == 8 * total(config)
@@ -180,6 +228,14 @@ def test_a_missing_name_is_a_key_error_that_suggests_near_ones():
         params["w"] = 0
     assert "h.9" not in params
     assert params.get("h.9") is None
+
+
+def test_a_bias_that_a_model_lacks_costs_no_message(monkeypatch):
+    model = GPT(Config(**SMALL, bias=False, norm="rmsnorm"))
+    monkeypatch.setattr("numgpt.architecture.parameters.near", None)  # which looks for names that were meant
+    model.loss_and_grads([[0, 1]], [[1, 2]])
+    assert model.params.get("h.0.attn.c_attn.bias") is None and "ln_f.bias" not in model.params
+    assert model.params.get("wte.weight") is model.params["wte.weight"]
 
 
 def test_a_repr_is_a_table_shortened_in_the_middle():

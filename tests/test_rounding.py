@@ -8,6 +8,8 @@ from test_divergence import BOTH, model_of, torch_gpt
 
 from numgpt import GPT, AdamW, Config, parity
 from numgpt.layers.transformer import loss
+from numgpt.ops.activations import ACTIVATIONS
+from numgpt.ops.norms import NORMS
 from numgpt.parity import rounding
 
 
@@ -23,9 +25,12 @@ def test_right_programs_do_not_part_at_sizes_where_sums_cancel(sizes, norm_posit
 
     (C, H, L, T), V = sizes, 3
     shape = {"vocab_size": V, "block_size": T, "n_layer": L, "n_head": H, "n_embd": C}
-    for seed, (scale, activation) in enumerate(itertools.product((0.3, 2.0), ("gelu", "gelu_tanh", "relu"))):
+    # of two channels a norm without parameters leaves a sign alone: its gradients are nothing but rounding
+    norms = [norm for norm in NORMS if (norm, C) != ("standardise", 2)]
+    for seed, (scale, activation) in enumerate(itertools.product((0.3, 2.0), ACTIVATIONS)):
         rng = np.random.default_rng(seed)
-        config = Config(**shape, activation=activation, norm_position=norm_position)
+        parts = {"activation": activation, "norm": norms[seed % len(norms)]}
+        config = Config(**shape, **parts, norm_position=norm_position)
         model = GPT(config, seed, "float64")
         model.params.flat += scale * rng.standard_normal(model.n_params)
         form, batch = parity.sides.Ours(model).form, rng.integers(0, V, (2, 4, T))

@@ -27,6 +27,7 @@ from numgpt.storage.atomic import OLD, beside
 from numgpt.tokenizers import Characters
 
 TINY = "--preset=gpt-nano --n-layer=1 --n-head=1 --n-embd=8 --block-size=8 --batch-size=2 --eval-iters=1"
+TINY += " --tokenizer=chars"
 TRAINING = Training(steps=4, batch_size=2, warmup=0, eval_interval=2, eval_iters=1, save_interval=2)
 
 

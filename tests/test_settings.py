@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -21,10 +22,25 @@ STATE = {
 }
 
 
+# Values of fields whose default says nothing of what they may be.
+VALUES = {
+    "rotary_dim": 2,
+    "rotary_scaling": {"kind": "linear", "factor": 2},
+    "n_kv_head": 1,
+    "head_dim": 6,
+    "biases": "qkv",
+    "layers": ({"window": 3},),
+}
+# Fields that only some positions read.
+POSITIONS_OF = {"rotary_": "rotary", "alibi_": "alibi"}
+
+
 def changed(settings, field):
     """The settings with another value of one field; None where it has one alone."""
     value = getattr(settings, field.name)
-    if field.metadata["choices"]:
+    if field.name in VALUES:
+        new = VALUES[field.name]
+    elif field.metadata["choices"]:
         others = [choice for choice in field.metadata["choices"] if choice != value]
         new = others[0] if others else None
     elif isinstance(value, bool):
@@ -37,8 +53,13 @@ def changed(settings, field):
 
 
 def pairs(settings):
-    every = [(f.name, changed(settings, f)) for f in dataclasses.fields(settings)]
-    return [pytest.param(name, other, id=name) for name, other in every if other is not None]
+    """(a field, settings, others that differ from them in it), by the field's name."""
+    for field in dataclasses.fields(settings):
+        read_by = [kind for start, kind in POSITIONS_OF.items() if field.name.startswith(start)]
+        base = dataclasses.replace(settings, positions=read_by[0]) if read_by else settings
+        other = changed(base, field)
+        if other is not None:
+            yield pytest.param(field.name, base, other, id=field.name)
 
 
 def names_of(settings):
@@ -50,9 +71,9 @@ def with_effects(name):
     return ["n_embd", "n_inner"] if name == "n_embd" else [name]
 
 
-@pytest.mark.parametrize("name, other", pairs(Config(**SIZE)))
-def test_a_field_of_the_config_is_said_wherever_it_is_read(name, other, tmp_path, capsys):
-    a, b = GPT(Config(**SIZE)), GPT(other)
+@pytest.mark.parametrize("name, base, other", [*pairs(Config(**SIZE))])
+def test_a_field_of_the_config_is_said_wherever_it_is_read(name, base, other, tmp_path, capsys):
+    a, b = GPT(base), GPT(other)
     a.save(tmp_path / "a")
     b.save(tmp_path / "b")
     (tmp_path / "a" / "model.safetensors").unlink()  # weights are not read
@@ -61,17 +82,16 @@ def test_a_field_of_the_config_is_said_wherever_it_is_read(name, other, tmp_path
     paths = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert main(["diff", "--configs", *paths]) == 1
     table = capsys.readouterr().out.split("settings that differ")[1].splitlines()[1:]
-    (row,) = [line.split() for line in table if line.split()[0] == name]
-    assert row[1:] == [
-        shown(getattr(c, name if name != "n_inner" else "ffn_width")) for c in (a.config, b.config)
-    ]
+    (row,) = [line.split(maxsplit=1) for line in table if line.split()[0] == name]
+    cells = [shown(getattr(c, name if name != "n_inner" else "ffn_width")) for c in (a.config, b.config)]
+    assert re.fullmatch(r" +".join(map(re.escape, cells)), row[1])
     assert main(["diff", "--configs", paths[0], paths[0]]) == 0
     assert "no setting differs of the" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, other", pairs(Training(lr=0.5, min_lr=0.1)))
-def test_a_field_of_a_runs_training_is_said(name, other, tmp_path):
-    for folder, training in (("a", Training(lr=0.5, min_lr=0.1)), ("b", other)):
+@pytest.mark.parametrize("name, base, other", [*pairs(Training(lr=0.5, min_lr=0.1))])
+def test_a_field_of_a_runs_training_is_said(name, base, other, tmp_path):
+    for folder, training in (("a", base), ("b", other)):
         GPT(Config(**SIZE)).save(tmp_path / folder / "last")
         state = STATE | {"training": dataclasses.asdict(training)}
         (tmp_path / folder / "last" / "state.json").write_text(json.dumps(state))
@@ -81,6 +101,12 @@ def test_a_field_of_a_runs_training_is_said(name, other, tmp_path):
         assert names_of(found) == [f"training.{name}"] and "training.lr" not in found.only_b
     report = parity.first_divergence(tmp_path / "a", tmp_path / "b")
     assert report.first is None and f"training.{name}" in str(report)
+
+
+def test_what_a_default_stands_for_is_no_difference():
+    explicit = {"n_kv_head": 2, "head_dim": 4, "rotary_dim": 4, "n_inner": 32}
+    rotary = Config(**SIZE, positions="rotary")
+    assert not names_of(parity.compare_settings(rotary, dataclasses.replace(rotary, **explicit)))
 
 
 def test_a_model_of_transformers_and_of_llmc_say_what_they_hold(tmp_path):

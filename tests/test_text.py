@@ -1,10 +1,12 @@
 """Tokenizers, corpora and batches."""
 
+import hashlib
 import json
 import os
 import re
 import threading
 import time
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -13,8 +15,9 @@ from cut_anywhere import cut, places
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, tokenizers
+from numgpt import GPT, Config, InputError, tokenizers
 from numgpt.__main__ import main
+from numgpt.commands import runs
 from numgpt.data import corpora, split, text
 from numgpt.data import corpus as data
 from numgpt.tokenizers import Bytes, Characters
@@ -78,9 +81,72 @@ def test_a_tokenizer_file_that_cannot_be_used_is_an_error(tmp_path, content):
         tokenizers.load(tmp_path / "tokenizer.json")
 
 
-def test_the_default_corpus_is_english_and_large_enough():
-    name, text = corpora.default()
-    assert len(text) > 100_000 and text.count(" the ") > 1000, name
+@pytest.mark.parametrize("name", corpora.NAMES)
+def test_the_corpora_are_english_and_large_enough(name):
+    source, text = corpora.named(name)
+    assert len(text) > 100_000 and text.count(" the ") > 1000, source
+
+
+def test_the_default_text_is_the_shipped_one_or_where_it_is_missing_pythons(monkeypatch):
+    recipe = data.prepare(tokenizer=Bytes()).recipe
+    assert recipe["paths"] == ["numgpt:austen"], "a run remembers which text was the default"
+    monkeypatch.setattr(corpora, "austen", lambda: "")
+    assert text.Text().paths == ["numgpt:python"]
+    with pytest.raises(InputError, match="numgpt:austen: is missing where numgpt is installed"):
+        text.Text(["numgpt:austen"])
+
+
+def test_a_run_from_when_pythons_text_was_the_default_goes_on_with_it():
+    model = GPT(Config(vocab_size=256, block_size=4, n_layer=1, n_head=1, n_embd=4), tokenizer=Bytes())
+    corpus = runs.corpus({"paths": None}, model)
+    assert corpus.recipe["paths"] == ["numgpt:python"] and corpus.source == corpora.python()[0]
+
+
+def test_a_corpus_by_name_may_stand_among_files(tmp_path):
+    (tmp_path / "a.txt").write_text("begin")
+    both = text.Text([tmp_path / "a.txt", "numgpt:python"])
+    assert "".join(both) == f"begin\n\n{corpora.python()[1]}"
+    assert both.source == f"{tmp_path / 'a.txt'}, Python's language reference" and both.size > 100_000
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        (
+            "numgpt:ostin",
+            r"^numgpt:ostin: is no text of numgpt's \(did you.*expected numgpt:austen or numgpt:python$",
+        ),
+        ("austen", "austen: does not exist, expected a text; numgpt's own of this name is numgpt:austen"),
+    ],
+)
+def test_a_name_that_no_corpus_has_is_an_error_with_those_there_are(tmp_path, monkeypatch, path, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        text.Text([path])
+
+
+def test_austens_novels_are_paragraphs_of_ascii_and_the_same_on_every_machine():
+    text = corpora.austen()
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+    assert digest in (Path(corpora.__file__).parent / "texts" / "NOTICE").read_text("utf-8")
+    paragraphs = text.removesuffix("\n").split("\n\n")
+    assert len(paragraphs) > 9000 and not any("\n" in p or p != " ".join(p.split()) for p in paragraphs)
+    assert paragraphs[0].startswith("The family of Dashwood had long been settled in Sussex.")
+    assert not re.search(r"[^A-Za-z0-9 .,;:'\"!?()&-]", "".join(paragraphs)), "markup is left"
+
+
+@pytest.mark.parametrize("content, expected", [(b"", "is damaged"), (b"\xfd7zXZ", "is damaged"), (None, "")])
+def test_a_shipped_text_that_is_damaged_is_an_error_and_one_that_is_missing_is_none(
+    tmp_path, monkeypatch, content, expected
+):
+    monkeypatch.setattr(corpora, "files", lambda package: tmp_path)
+    (tmp_path / "texts").mkdir()
+    if content is None:
+        assert corpora.austen() == expected
+        return
+    (tmp_path / "texts" / "austen.txt.xz").write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        corpora.austen()
 
 
 @pytest.mark.parametrize("source", [corpora.docstrings, corpora.grammar])
@@ -91,7 +157,7 @@ def test_each_fallback_is_text_by_itself(source):
 
 def test_without_pydoc_data_the_next_source_is_taken(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydoc_data", None)
-    name, text = corpora.default()
+    name, text = corpora.python()
     assert name == "The standard library's docstrings" and len(text) > 100_000
 
 

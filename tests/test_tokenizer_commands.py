@@ -211,7 +211,7 @@ def test_white_space_controls_marks_and_halves_are_visible():
 
 
 def test_a_vocabulary_is_trained_and_used(here, capfd):
-    (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
+    (here / "corpus.txt").write_text(corpora.python()[1][:20000], "utf-8")
     flags = f"--vocab-size 400 --pattern cl100k --special-token {END} --special-token <pad>".split()
     out = said(capfd, "train", "corpus.txt", *flags, "--out", "new.json")
     assert "new.json: 400 tokens, 20," in out
@@ -221,7 +221,7 @@ def test_a_vocabulary_is_trained_and_used(here, capfd):
     assert made.specials == {END: 398, "<pad>": 399}
     assert made.pattern.name == "cl100k"
     assert made == tokenizers.train(
-        corpora.default()[1][:20000], 400, pattern="cl100k", specials=[END, "<pad>"]
+        corpora.python()[1][:20000], 400, pattern="cl100k", specials=[END, "<pad>"]
     )
     for kind, out in (("huggingface", "hf.json"), ("gpt2", "gpt2"), ("tiktoken", "t.tiktoken")):
         said(capfd, "train", "corpus.txt", "--vocab-size", "400", "--out", out, "--format", kind)
@@ -252,7 +252,7 @@ def test_what_a_format_cannot_say_is_said_before_the_work(here, capfd, monkeypat
 
 def test_a_unigram_model_is_trained_and_used(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains unigram models")
-    (here / "corpus.txt").write_text(corpora.default()[1][:20000], "utf-8")
+    (here / "corpus.txt").write_text(corpora.python()[1][:20000], "utf-8")
     flags = ["--kind", "unigram", "--vocab-size", "400", "--special-token", END]
     out = said(capfd, "train", "corpus.txt", *flags, "--out", "uni.json")
     assert out.startswith("uni.json: 400 tokens, ")
@@ -395,7 +395,7 @@ def test_train_offers_every_kind_that_is_learned_to_a_size_and_every_format_of_o
 
 def test_a_unigram_is_written_as_sentencepieces_model(here, capfd):
     pytest.importorskip("sentencepiece", reason="trains a unigram model")
-    (here / "corpus.txt").write_text(corpora.default()[1][:20000], encoding="utf-8")
+    (here / "corpus.txt").write_text(corpora.python()[1][:20000], encoding="utf-8")
     flags = ["--vocab-size", "400", "--kind", "unigram", "--format", "sentencepiece", "--out", "u.model"]
     said(capfd, "train", "corpus.txt", *flags)
     assert tokenizers.load(here / "u.model").vocab_size == 400

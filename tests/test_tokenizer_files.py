@@ -164,7 +164,7 @@ def trained_by_hugging_face(added=(), **options):
         special_tokens=["<|endoftext|>"],
         show_progress=False,
     )
-    theirs.train_from_iterator([corpora.default()[1][:30_000]], trainer)
+    theirs.train_from_iterator([corpora.python()[1][:30_000]], trainer)
     theirs.add_special_tokens(list(added))
     return theirs
 
@@ -179,7 +179,7 @@ def test_what_their_trainer_saves_is_read_to_their_ids(tmp_path, merges):
         (tmp_path / "t.json").write_text(json.dumps(content), encoding="utf-8")
     ours = tokenizers.load(tmp_path / "t.json")
     assert ours.specials == {"<|endoftext|>": 0, "<|end|>": 700, "[PAD]": 701} and ours.vocab_size == 702
-    for text in (TEXT, corpora.default()[1][30_000:60_000], "<|endoftext|>a<|end|> [PAD]", ""):
+    for text in (TEXT, corpora.python()[1][30_000:60_000], "<|endoftext|>a<|end|> [PAD]", ""):
         same_ids(ours, lambda text: theirs.encode(text).ids, text)
         assert (
             ours.decode(theirs.encode(text).ids)
@@ -218,7 +218,7 @@ def test_real_gpt2_is_the_same_in_every_kind_of_file(tmp_path):
     ] == ["Ġ t", "Ġ a", "h e"]
     tokenizers.export(merged, tmp_path / "t.tiktoken", "tiktoken")
     assert (tmp_path / "t.tiktoken").read_bytes() == gpt2_file().read_bytes()
-    text = corpora.default()[1][:50_000] + TEXT
+    text = corpora.python()[1][:50_000] + TEXT
     assert np.array_equal(ranked.encode(text), merged.encode(text))
     same_ids(merged, huggingface(tmp_path / "t.json"), text + "<|endoftext|>")
 

@@ -21,7 +21,7 @@ SIZE = 600
 
 def text():
     """A text from which every kind can learn SIZE tokens."""
-    return corpora.default()[1][:60_000]
+    return corpora.python()[1][:60_000]
 
 
 def name_of(kind):

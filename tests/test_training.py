@@ -15,9 +15,11 @@ import time
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, InputError, Training
+from numgpt import GPT, Config, InputError, Layer, Training
 from numgpt.data import corpus as data
+from numgpt.layers import transformer
 from numgpt.training import progress as progress_module
+from numgpt.training import trainer as trainer_module
 from numgpt.training.progress import Progress
 from numgpt.training.trainer import NotFinite, Trainer
 
@@ -74,16 +76,18 @@ def test_each_line_of_the_log_has_its_time(text, tmp_path):
 
 def test_batches_are_drawn_one_by_one_however_many_a_step_has(text, monkeypatch):
     run = trainer(text, training=Training(accumulate=2_000_000, batch_size=2, eval_iters=1))
-    draws = []
-    monkeypatch.setattr(
-        run, "_batch", lambda step, n: draws.append(n) or data.batch(run.corpus.train, 8, 2, 0)
-    )
+    draw, draws = run.objective.batch, []
 
-    def first(*args, **options):
-        assert options["count"] == 2_000_000 * 2 * 8
+    def drawn(step, n):
+        draws.append(n)
+        batch = draw(step, n)
+        assert batch.of == 2_000_000 * 2 * 8
+        return dataclasses.replace(batch, layer=Layer(interrupted, interrupted))
+
+    def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.model, "loss_and_grads", first)
+    monkeypatch.setattr(run.objective, "batch", drawn)
     with pytest.raises(KeyboardInterrupt):
         run.step()
     assert draws == [0]
@@ -106,10 +110,10 @@ def test_weights_far_beyond_their_start_are_warned_of_once(text, tmp_path):
         again.run()
 
 
-def test_three_rises_of_the_held_out_loss_are_said_once(text, tmp_path, capfd):
+def test_three_rises_of_the_held_out_loss_are_said_once(text, tmp_path, capfd, monkeypatch):
     run = trainer(text, tmp_path / "run", Training(steps=6, eval_interval=1, eval_iters=1))
     losses = iter([4.0, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5])
-    run.model.loss = lambda *_: np.float32(next(losses))
+    monkeypatch.setattr(trainer_module, "held_out_loss", lambda *_: next(losses))
     with Progress(6) as progress:
         run.run(progress)
     lines = [line for line in capfd.readouterr().err.splitlines() if "overfitting" in line]
@@ -260,9 +264,14 @@ def test_what_is_not_finite_is_named(text, corrupt, message):
 
 def test_a_gradient_that_is_not_finite_is_named(text):
     run = trainer(text, dropout=0.0)
-    record = run.model.record
-    run.model.loss_and_grads = lambda *a, **k: (np.float32(1.0), run.grads.flat.fill(np.inf))
-    run.model.record = lambda *a, **k: record(*a, edit_grad={"h.0.attn": lambda g: g * np.inf}, **k)
+    draw = run.objective.batch
+
+    def forward(r, *inputs):
+        r.edit_grad["h.0.attn"] = lambda g: g * np.inf
+        return transformer.loss_forward(r, *inputs)
+
+    layer = Layer(forward, transformer.loss_backward)
+    run.objective.batch = lambda *at: dataclasses.replace(draw(*at), layer=layer)
     with (
         np.errstate(invalid="ignore"),
         pytest.raises(NotFinite, match=r"the gradient of h.0.attn is the first that is not finite"),
@@ -309,6 +318,7 @@ def command(text, out, *flags):
     shape = [f"--{k.replace('_', '-')}={v}" for k, v in CONFIG.items() if k != "bias"]
     flags = [
         *shape,
+        "--tokenizer=chars",
         "--steps=60",
         "--batch-size=2",
         "--dropout=0.1",
@@ -337,7 +347,7 @@ def kill_storm(text, tmp_path, kills, seed):
 
     A run that ends before its kill counts for nothing: the storm begins anew with more steps.
     """
-    draw, steps, delay = np.random.default_rng(seed), 400 * kills, 0.15
+    draw, steps, delay = np.random.default_rng(seed), 60 * kills, 0.15
     done = 0
     while done < kills:
         process = subprocess.Popen(

@@ -39,7 +39,7 @@ THEIRS = {
 
 @functools.cache
 def text():
-    return corpora.default()[1][:60000]
+    return corpora.python()[1][:60000]
 
 
 @functools.cache

@@ -164,3 +164,43 @@ def test_two_versions_of_a_project_import_their_own_modules(tmp_path, monkeypatc
         assert user_code.named(f"{version}/build.py:version") == version
         assert f"/{version}/parts" in user_code.named(f"{version}/build.py:late")()
     assert sum(str(tmp_path) in p for p in sys.path) == 1
+
+
+BEGUN = """
+import numpy as np
+
+def softmax_forward(x):
+    return np.exp(x), x
+
+def softmax_backward(dy, saved):
+    raise NotImplementedError
+
+def square_forward(x):
+    return x * x, x
+
+def square_backward(dy, x):
+    2 * x * dy
+
+def lonely_forward(x):
+    return x, None
+
+def deserted_backward(dy, saved):
+    return dy
+"""
+
+
+@pytest.mark.parametrize(
+    "name, status, says",
+    [
+        ("softmax", 1, "begun.py:softmax  not written yet: it raises NotImplementedError"),
+        ("square", 1, "backward returned None, expected one gradient per array: it is not written yet, or a"),
+        ("lonely", 2, "lonely_forward is there and lonely_backward is not written yet, expected both"),
+        ("deserted", 2, "deserted_backward is there and deserted_forward is not written yet, expected both"),
+        ("squere", 2, "there is no squere (did you mean square?), expected one of softmax, square"),
+    ],
+)
+def test_who_has_just_begun_is_told_what_is_missing(name, status, says, capsys, tmp_path):
+    (tmp_path / "begun.py").write_text(BEGUN)
+    assert main(["check", f"begun.py:{name}", "--shapes", "3"]) == status
+    captured = capsys.readouterr()
+    assert says in captured.out + captured.err

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from .. import engine
 from ..argument_kinds import native
 from ..errors import InputError, near
+from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
+from ..ops.op import Op
 from ..ops.positions import POSITIONS
 from ..random import generator
 from .config import Config
@@ -24,7 +26,7 @@ SHOWN = 10  # names that a repr shows; more are left out in the middle
 class Part(NamedTuple):
     """What holds parameters: its name, its kind, the shape of its weight, and whether it has a bias.
 
-    onto_residual: whether its result is added to the residual stream.
+    onto_residual: whether its result is added to the residual stream. weight: what the weight is called.
     """
 
     name: str
@@ -32,24 +34,80 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     bias: bool = False
     onto_residual: bool = False
+    weight: str = "weight"
+
+
+class BlockNorms(NamedTuple):
+    """The names of a block's norms, in the order of the flat buffer."""
+
+    before_attention: tuple[str, ...]
+    before_mlp: tuple[str, ...]
+    after_mlp: tuple[str, ...] = ()
+
+
+# By norm_position. GPT-2 lists ln_2 between its parts, and files of bits know this order.
+NORMS_OF = {
+    "pre": BlockNorms(("ln_1",), ("ln_2",)),
+    "post": BlockNorms(("ln_1",), ("ln_2",)),
+    "out": BlockNorms(("ln_1",), ("ln_2",)),
+    "both": BlockNorms(("ln_1",), ("ln_1_out", "ln_2"), ("ln_2_out",)),
+    "parallel": BlockNorms(("ln_1",), ()),
+    "parallel2": BlockNorms(("ln_1",), ("ln_2",)),
+}
 
 
 def parts(config: Config) -> Iterator[Part]:
     """Every Part of a model, in the order of the flat buffer: what is asked of a name is read from here."""
-    C, F, V = config.n_embd, config.ffn_width, config.vocab_size
+    C, V = config.n_embd, config.vocab_size
     yield Part("wte", "token embedding", (V, C))
-    yield Part("wpe", "positions", (config.block_size, C))
-    for i in range(config.n_layer):
-        yield Part(f"h.{i}.ln_1", "norms", (C,), config.bias)
-        yield Part(f"h.{i}.attn.c_attn", "attention", (C, 3 * C), config.bias)
-        yield Part(f"h.{i}.attn.c_proj", "attention", (C, C), config.bias, onto_residual=True)
-        yield Part(f"h.{i}.ln_2", "norms", (C,), config.bias)
-        yield Part(f"h.{i}.mlp.c_fc", "feed-forward", (C, F), config.bias)
-        yield Part(f"h.{i}.mlp.c_proj", "feed-forward", (F, C), config.bias, onto_residual=True)
-    if config.norm_position == "pre":
-        yield Part("ln_f", "norms", (C,), config.bias)
+    if "weight" in _learned(POSITIONS[config.positions]):
+        yield Part("wpe", "positions", (config.block_size, C))
+    if config.embed_norm:
+        yield from _norm(config, "ln_emb")
+    for scope, kind in config.scopes().items():
+        yield from _parts_of_block(kind, scope)
+    if config.has_final_norm:
+        yield from _norm(config, "ln_f")
     if not config.tied:
-        yield Part("lm_head", "unembedding", (V, C))
+        yield Part("lm_head", "unembedding", (V, C), config.has_bias("head"))
+
+
+def _parts_of_block(config: Config, scope: str) -> Iterator[Part]:
+    """The Parts of a block: c_attn holds q | k | v side by side, and a gated c_fc gate | value."""
+    C, F, qkv, merged = config.n_embd, config.ffn_width, config.qkv_width, config.n_head * config.head_size
+    inner = 2 * F if ACTIVATIONS[config.activation].gated else F
+    norms = NORMS_OF[config.norm_position]
+    for name in norms.before_attention:
+        yield from _norm(config, f"{scope}{name}")
+    yield Part(f"{scope}attn.c_attn", "attention", (C, qkv), config.has_bias("qkv"))
+    if config.qk_norm != "none":
+        by_head = config.qk_norm == "head"
+        yield from _norm(config, f"{scope}attn.ln_q", config.head_size if by_head else merged)
+        yield from _norm(
+            config, f"{scope}attn.ln_k", config.head_size if by_head else config.kv_heads * config.head_size
+        )
+    if config.sink:
+        yield Part(f"{scope}attn.heads", "sinks", (config.n_head,), weight="sink")
+    yield Part(f"{scope}attn.c_proj", "attention", (merged, C), config.has_bias("out"), onto_residual=True)
+    for name in norms.before_mlp:
+        yield from _norm(config, f"{scope}{name}")
+    yield Part(f"{scope}mlp.c_fc", "feed-forward", (C, inner), config.has_bias("mlp"))
+    yield Part(f"{scope}mlp.c_proj", "feed-forward", (F, C), config.has_bias("mlp"), onto_residual=True)
+    for name in norms.after_mlp:
+        yield from _norm(config, f"{scope}{name}")
+
+
+def _norm(config: Config, name: str, width: int | None = None) -> Iterator[Part]:
+    """The Part of a norm, of n_embd channels unless a width is given, unless it learns nothing."""
+    learned = _learned(NORMS[config.norm])
+    if learned:
+        shape = (config.n_embd if width is None else width,)
+        yield Part(name, "norms", shape, "bias" in learned and config.has_bias("norm"))
+
+
+def _learned(op: Op | None) -> tuple[str, ...]:
+    """What an op of a table learns: a norm may have no bias, positions that are computed have no weight."""
+    return () if op is None else op.parameters
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -61,21 +119,10 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """
     named: dict[str, tuple[int, ...]] = {}
     for part in parts(config):
-        learned = _learned(config, part)
-        if "weight" in learned:
-            named[f"{part.name}.weight"] = part.shape
-        if part.bias and "bias" in learned:
-            named[f"{part.name}.bias"] = part.shape[-1:]
+        named[f"{part.name}.{part.weight}"] = part.shape
+        if part.bias:
+            named[f"{part.name}.bias"] = part.shape[:1] if part.kind == "unembedding" else part.shape[-1:]
     return named
-
-
-def _learned(config: Config, part: Part) -> tuple[str, ...]:
-    """What the op of a part learns: a norm may have no bias, positions that are computed have no weight."""
-    if part.kind == "norms":
-        return NORMS[config.norm].parameters
-    if part.kind == "positions":
-        return POSITIONS[config.positions].parameters
-    return ("weight", "bias")
 
 
 def kinds(config: Config) -> dict[str, str]:
@@ -104,6 +151,8 @@ class Flat(Mapping[str, NDArray[Any]]):
         All numbers.
     decayed : array
         The part of flat that holds the matrices.
+    places : dict of name -> slice
+        Where the numbers of each lie in flat, in the order of flat.
 
     Examples
     --------
@@ -143,12 +192,14 @@ class Flat(Mapping[str, NDArray[Any]]):
                 " np.ascontiguousarray(buffer)"
             )
         self._views: dict[str, NDArray[Any]] = {}
+        self.places: dict[str, slice] = {}
         offset = 0
         matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]
         vectors = [name for name, shape in self.shapes.items() if len(shape) <= 1]
         for name in matrices + vectors:
             shape = self.shapes[name]
-            self._views[name] = self.flat[offset : offset + math.prod(shape)].reshape(shape)
+            self.places[name] = slice(offset, offset + math.prod(shape))
+            self._views[name] = self.flat[self.places[name]].reshape(shape)
             offset += math.prod(shape)
         self.decayed = self.flat[: sum(math.prod(self.shapes[name]) for name in matrices)]
 
@@ -167,6 +218,10 @@ class Flat(Mapping[str, NDArray[Any]]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._views  # Mapping's own would make a KeyError's message for each missing bias
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The view of a name, or the default: without a message, as above."""
+        return self._views.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -232,13 +287,13 @@ def initialise(config: Config, seed: int, dtype: DTypeLike) -> Flat:
     """GPT-2's initialisation, drawn by seed and name.
 
     Weights are normal with standard deviation 0.02. Those of the two projections onto the residual stream
-    are smaller by 1/√(2L), because 2L of them are added up. Norms start at 1, biases at 0. All is drawn in
-    float64, so that every dtype starts at the same point.
+    are smaller by 1/√(2L), because 2L of them are added up. Norms start at 1, biases and sinks at 0. All is
+    drawn in float64, so that every dtype starts at the same point.
     """
     params = Flat(shapes(config), dtype)
     for part in parts(config):
-        name = f"{part.name}.weight"
-        if name not in params:
+        name = f"{part.name}.{part.weight}"
+        if part.kind == "sinks":
             continue
         if part.kind == "norms":
             params[name][...] = 1

@@ -11,8 +11,7 @@ from .. import engine
 from ..architecture.parameters import Flat
 from ..arguments import checked
 from ..errors import InputError, near
-from ..layers.record import Record
-from ..layers.transformer import gpt_backward, gpt_forward
+from ..layers.pickers import logits_name
 from ..model.gpt import GPT
 from .vectors import Vector, as_parameters, flat_vector, widened
 
@@ -108,24 +107,7 @@ def vjp(model: GPT, tokens: ArrayLike, dvalue: ArrayLike, name: str | None = Non
     (5, 4)
     """
     model = widened("vjp", model, np.float64)
-    ids = model.check_tokens(tokens)
-    dy = np.asarray(dvalue)
-    if dy.dtype.kind not in "fiu":
-        raise InputError(f"vjp: the array has dtype {dy.dtype}, expected real numbers")
-    dy = dy.astype(np.float64, copy=False)
-    grads = model.params.like()
-    edit_grad = None if name is None else {name: lambda _: dy}
-    record = Record(model.params, model.config, grads=grads, seed=model.seed, edit_grad=edit_grad)
-    with engine.session(np.float64):
-        logits = gpt_forward(record, model.beside(ids))
-        record.check_names()
-        dy = engine.beside(dy, logits)
-        if name is None and dy.shape != logits.shape:
-            raise InputError(f"vjp: the array has shape {dy.shape}, expected {logits.shape} as the logits")
-        # What comes after the named value gets a gradient of 0, and the value itself dy in its place.
-        gpt_backward(record, dy if name is None else np.zeros_like(logits))
-    record.finish_backward()
-    return grads.to("reference")
+    return model.vjp(tokens, {logits_name(model.config) if name is None else name: dvalue}).to("reference")
 
 
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises

@@ -24,11 +24,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--to",
         choices=tuple(WRITTEN),
-        help="numgpt's checkpoint, or a folder that transformers reads as GPT-2",
+        help="numgpt's checkpoint, or a folder for transformers: a GPT-2, Llama, Mistral or Qwen2",
         default="numgpt",
     )
     flags.add(
-        parser, "--dtype", choices=flags.DTYPES, help="precision of the parameters", shown="the source's"
+        parser,
+        "--dtype",
+        choices=("float16", *flags.DTYPES),
+        help="precision in which the parameters are stored; float16 is read as float32",
+        shown="the source's",
     )
     flags.add_engine(parser)
 
@@ -40,10 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     expect_apart([args.source], [args.destination], "folder")
     model = GPT.load(args.source)
-    if args.dtype:
-        model = model.astype(args.dtype)
-    model.save(args.destination, args.to)
-    print(f"{args.destination}: {model.n_params:,} parameters, {model.params.dtype}, {WRITTEN[args.to]}")
+    model.save(args.destination, args.to, args.dtype)
+    stored = args.dtype or model.params.dtype
+    print(f"{args.destination}: {model.n_params:,} parameters, {stored}, {WRITTEN[args.to]}")
     if args.to == "hf" and not (Path(args.destination) / huggingface.TOKENIZER[0]).exists():
         try:
             huggingface.tokenizer_files(model)

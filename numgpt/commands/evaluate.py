@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..storage.shipped import MODELS, located
 from . import flags, runs
 
 if TYPE_CHECKING:
+    from ..data.corpus import Corpus
     from ..model.gpt import GPT
 
 HELP = "Measure loss, perplexity and bits per byte of a text under a model."
+TEXT = "numgpt:austen"  # of the models that ship
 EXAMPLE = "numgpt eval runs/1 --data FILE --stride 32"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt eval."""
     flags.add_checkpoint(parser)
-    flags.add_data(parser, "what the run held out of its own text")
+    flags.add_data(parser, "what the model's own training held out")
     flags.add_special(parser, "the text of --data")
     flags.add(
         parser,
@@ -41,14 +44,14 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluation.score import score
     from ..model.gpt import GPT
 
-    folder = Path(runs.checkpoint(args))
-    model = GPT.load(folder)
+    place = runs.checkpoint(args)
+    model = GPT.load(place)
     if model.tokenizer is None:
         raise InputError("eval: the checkpoint has no tokenizer, expected one to read the text")
     if args.data:
         source, ids = encode(args.data, model.tokenizer, args.special)
     else:
-        source, ids = _held_out(folder, model)
+        source, ids = _held_out(Path(located(place)), model)
     with tqdm(total=len(ids) - 1, unit="tok", disable=None, leave=False) as bar:
         result = score(model, ids, args.stride, args.batch_size, bar.update)
     print(f"text           {source}")
@@ -67,6 +70,8 @@ def _held_out(folder: Path, model: GPT) -> tuple[str, Any]:
     from ..data import token_files
     from ..interchange.checkpoint import is_run, read_state
 
+    if folder.parent == MODELS:  # what ships was trained by the defaults of prepare()
+        return _held_out_of(runs.corpus({"paths": [TEXT]}, model))
     folder = folder.resolve()
     places = (folder / "last", folder.parent / "last", folder)
     last = next((place for place in places if is_run(place)), None)
@@ -80,4 +85,8 @@ def _held_out(folder: Path, model: GPT) -> tuple[str, Any]:
         raise InputError(
             f"eval: {state['source']} has changed since the run, expected the same text: name one by --data"
         )
+    return _held_out_of(corpus)
+
+
+def _held_out_of(corpus: Corpus) -> tuple[str, Any]:
     return f"the held-out part of {corpus.source}", corpus.held_out

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from ..architecture.config import Config, Training
+from ..architecture.fields import frozen
 from ..errors import InputError, did_you_mean
+from ..storage.files import parse_json
 from ..tokenizers.tokenizer import POLICIES
 
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup  # what a flag is added to
@@ -20,8 +22,17 @@ Flags = argparse.ArgumentParser | argparse._ArgumentGroup  # what a flag is adde
 OF_ARGUMENT = re.compile(r"[\w.]+(?: [\w.]+)?: (?P<name>\w+) (?=is |are )")
 MAY_BE_EMPTY = ("text",)  # the text that tokenizer encode and show are given: it has no tokens then
 DTYPES = ("float32", "float64")
+LONGEST_CHOICES = 72  # characters of choices that stand beside a flag
 NUMBERS: dict[Any, str] = {int: "an integer", float: "a number"}
-MODEL = "a checkpoint, a run, a folder of transformers, or hf:NAME for a model on the Hugging Face hub"
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "WORDS"}
+MODEL = (
+    "a checkpoint, a run, a folder of transformers, numgpt:austen or numgpt:tiny, which ship, or hf:NAME for"
+    " a model on the Hugging Face hub"
+)
+TEXTS = (
+    "UTF-8 text files; folders, of which .txt and .md files are read; numgpt:austen for Jane Austen's six"
+    " novels, numgpt:python for Python's language reference"
+)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -196,14 +207,20 @@ def add_fields(
         options: dict[str, Any] = {"type": types[0], "choices": choices}
         if types[0] is bool:
             options = {"action": argparse.BooleanOptionalAction}
+        elif typing.get_origin(types[0]):
+            options = {"type": json_value, "metavar": "JSON"}
         elif not choices:
-            options["metavar"] = "N" if types[0] is int else "X"
+            options["metavar"] = METAVARS[types[0]]
+        help = field.metadata["help"]
+        if choices and len(",".join(map(str, choices))) > LONGEST_CHOICES:  # wider than a page of help
+            options["metavar"] = "NAME"
+            help = f"{help}: {', '.join(map(str, choices))}"
         value = getattr(defaults, field.name)
         add(
             group,
             "--" + field.name.replace("_", "-"),
             dest=field.name,
-            help=field.metadata["help"],
+            help=help,
             default=argparse.SUPPRESS,
             shown=shown.get(field.name, _shown(value)),
             **options,
@@ -225,15 +242,15 @@ def fields(args: argparse.Namespace, settings: type[Config] | type[Training]) ->
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
-def add_checkpoint(parser: Flags) -> None:
-    """Add the checkpoint that a command reads."""
+def add_checkpoint(parser: Flags, shown: str = "the newest run under runs/") -> None:
+    """Add the checkpoint that a command reads; shown says what it reads without one."""
     add(
         parser,
         "checkpoint",
         nargs="?",
         metavar="CHECKPOINT",
-        help="a checkpoint, or a run",
-        shown="the newest run under runs/",
+        help="a checkpoint, a run, or numgpt:austen or numgpt:tiny, which ship",
+        shown=shown,
     )
 
 
@@ -244,7 +261,7 @@ def add_data(parser: Flags, default: str) -> None:
         "--data",
         nargs="+",
         metavar="PATH",
-        help="UTF-8 text files, or folders, of which .txt and .md files are read",
+        help=TEXTS,
         shown=default,
     )
 
@@ -267,6 +284,27 @@ def shape(text: str) -> tuple[int, ...]:
     if not all(size.isascii() and size.isdigit() for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape, expected sizes such as 3x5")
     return tuple(map(int, sizes))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Numbers between commas, for argparse."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, expected one such as 0,2")
+    return tuple(map(int, parts))
+
+
+def json_value(text: str) -> Any:
+    """A list or a mapping in JSON, for argparse."""
+    try:
+        value = parse_json(text.encode(), "the flag")
+    except (InputError, UnicodeEncodeError):
+        value = None
+    if not isinstance(value, list | dict):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not JSON, expected a list or a mapping such as \'{{"kind": "linear"}}\''
+        )
+    return frozen(value)
 
 
 def count(text: str) -> int:

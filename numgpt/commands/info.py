@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 from ..architecture import presets
-from ..architecture.config import Config, to_dict
+from ..architecture.config import Config, Training
+from ..architecture.fields import to_dict
+from ..architecture.parameters import shapes
 from ..errors import InputError
+from ..storage.shipped import located
 from . import flags
 from .printing import human_size
 
@@ -23,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         metavar="MODEL",
-        help=f"a checkpoint, or a preset: {', '.join(presets.MODELS)}",
+        help=f"a checkpoint, numgpt:austen or numgpt:tiny, or a preset: {', '.join(presets.MODELS)}",
         default=presets.DEFAULT,
     )
     flags.add(parser, "--batch-size", type=flags.positive, metavar="B", help="sequences a step", default=1)
@@ -52,15 +56,15 @@ def run(args: argparse.Namespace) -> int:
 
     config = _config(args)
     T = args.tokens or config.block_size
-    if not 1 <= T <= config.block_size:
+    if config.block_size < T and "wpe.weight" in shapes(config):  # computed positions have no end
         raise InputError(f"info: --tokens is {T}, expected 1 to block_size {config.block_size}")
     groups = accounting.parameter_groups(config)
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
     flops = accounting.flops_per_token(config, T)
-    print(f"{args.model}: " + ", ".join(f"{k} {v}" for k, v in to_dict(config).items()))
+    print(f"{args.model}: {_listed(config)}")
     if args.model in presets.MODELS:
         training = presets.preset_training(args.model)
-        print("trained with: " + ", ".join(f"{k} {v}" for k, v in to_dict(training).items()))
+        print(f"trained with: {_listed(training)}")
     print("\nparameters")
     for name, n in (groups | {"total": sum(groups.values())}).items():
         print(_row(name, n))
@@ -79,9 +83,15 @@ def _config(args: argparse.Namespace) -> Config:
     from ..model.gpt import GPT
 
     changes = flags.fields(args, Config)
-    if args.model in presets.MODELS or not Path(args.model).exists():
+    if args.model in presets.MODELS or not Path(located(args.model)).exists():
         return presets.preset(args.model, **changes)
     return dataclasses.replace(GPT.load(args.model).config, **changes)
+
+
+def _listed(settings: Config | Training) -> str:
+    """Names and values of settings in a line; what a flag takes as JSON stands there as such."""
+    values = to_dict(settings).items()
+    return ", ".join(f"{k} {json.dumps(v) if isinstance(v, tuple | dict) else v}" for k, v in values)
 
 
 def _row(name: str, n: int) -> str:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .wrapping import for_stdout
 
 if TYPE_CHECKING:
     from ..model.gpt import GPT
     from ..tokenizers import Tokenizer
+
+PARAGRAPH = "\n\n"  # stands before one
 
 
 def say(text: str) -> None:
@@ -63,32 +66,37 @@ def print_texts(
     show_prompt: bool = False,
     **sampling: Any,
 ) -> None:
-    """Print samples of a model: a single one as it comes, several when all are done."""
+    """Print samples of a model: a single one as it comes, several when all are done.
+
+    On a terminal, lines are broken between words.
+    """
     from ..model.generate import texts
 
+    wrapper = for_stdout()
     whole = [""] * samples
     for n, parts in enumerate(texts(model, prompt, max_new_tokens, samples=samples, **sampling)):
         if n == 0 and show_prompt:
             parts = [prompt + part for part in parts]
         if samples == 1:
-            print(parts[0], end="", flush=True)
+            print(wrapper.add(parts[0]), end="", flush=True)
         else:
             whole = [text + part for text, part in zip(whole, parts)]
     if samples == 1:
-        print()
+        print(wrapper.end())
         return
     for n, text in enumerate(whole, 1):
-        print(f"--- sample {n} of {samples} ---\n{text}")
+        wrapper = for_stdout()
+        print(f"--- sample {n} of {samples} ---\n{wrapper.add(text)}{wrapper.end()}")
 
 
 def default_prompt(tokenizer: Tokenizer | None) -> str:
-    """A line break, or where the vocabulary has none, its first token that a text can spell."""
-    if tokenizer is None or _encodes(tokenizer, "\n"):
-        return "\n"
+    """An empty line, or where the vocabulary cannot spell it, its first token that a text can."""
+    if tokenizer is None or _encodes(tokenizer, PARAGRAPH):
+        return PARAGRAPH
     specials = set(tokenizer.specials.values())
     pieces = (p for i, p in enumerate(tokenizer.pieces) if p and i not in specials)
     texts = (piece.decode("utf-8", "replace") for piece in pieces)
-    return next((text for text in texts if _encodes(tokenizer, text)), "\n")
+    return next((text for text in texts if _encodes(tokenizer, text)), PARAGRAPH)
 
 
 def _encodes(tokenizer: Tokenizer, text: str) -> bool:

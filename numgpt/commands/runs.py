@@ -48,6 +48,8 @@ def corpus(recipe: dict[str, Any], model: GPT) -> Corpus:
     """A run's corpus, made again by the recipe in its state."""
     from ..data.corpus import prepare
 
+    if recipe.get("paths", ()) is None:  # of runs on the default text, when that was Python's
+        recipe = recipe | {"paths": ["numgpt:python"]}
     try:
         return prepare(**recipe | {"tokenizer": model.tokenizer})
     except TypeError as error:

@@ -8,26 +8,33 @@ import os
 import select
 import stat
 import sys
+from pathlib import Path
 
 from ..errors import InputError
+from ..storage import shipped
 from . import flags, runs
 from .printing import default_prompt, print_texts, say
 
 HELP = "Write text with a trained model."
 PATIENCE = 2.0  # seconds in which something must come from a pipe that nobody asked us to read
 LONGEST = 2**24  # bytes of a prompt
-EXAMPLE = "numgpt sample runs/1 --prompt 'The ' --temperature 0.8 --top-k 20 --num-samples 3"
+EXAMPLE = "numgpt sample runs/1 --prompt 'She was' --temperature 0.9 --top-k 20 --num-samples 3"
+
+TOKENS = 200
+# Where a small model still writes words: hotter, it misspells more of them, and cooler it repeats itself.
+TEMPERATURE = 0.7
+TOP_P = 0.9
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt sample."""
-    flags.add_checkpoint(parser)
+    flags.add_checkpoint(parser, "the newest run under runs/, else numgpt:austen")
     flags.add(
         parser,
         "--prompt",
         metavar="TEXT",
         help="text to continue; - reads it from standard input, as a pipe or < FILE does without --prompt",
-        shown="a line break",
+        shown="an empty line, behind which a paragraph begins",
     )
     flags.add_special(parser, "the prompt")
     flags.add(
@@ -36,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=flags.count,
         metavar="N",
         help="how many tokens to write at most",
-        default=300,
+        default=TOKENS,
     )
     _add_sampling(parser)
     flags.add_engine(parser)
@@ -50,7 +57,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="below 1 sharpens, above 1 flattens the distribution; 0 is greedy",
-        default=0.8,
+        default=TEMPERATURE,
     )
     flags.add(
         parser, "--top-k", type=int, metavar="K", help="sample from the K most probable tokens", shown="all"
@@ -60,8 +67,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--top-p",
         type=float,
         metavar="P",
-        help="sample from the fewest tokens whose probabilities sum to P",
-        shown="all",
+        help="sample from the fewest tokens whose probabilities sum to P; 1 is all",
+        default=TOP_P,
     )
     flags.add(
         parser,
@@ -119,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = standard_input(wait=True) if args.prompt == "-" else args.prompt
     if prompt is None:
         prompt = standard_input(wait=False)
-    model = GPT.load(runs.checkpoint(args))
+    model = GPT.load(_place(args))
     print_texts(
         model,
         default_prompt(model.tokenizer) if prompt is None else prompt,
@@ -138,6 +145,14 @@ def run(args: argparse.Namespace) -> int:
         slide=args.slide,
     )
     return 0
+
+
+def _place(args: argparse.Namespace) -> str | Path:
+    """The checkpoint that was given, or the newest run, or else the model that ships."""
+    if args.checkpoint or runs.newest() or not shipped.models():
+        return runs.checkpoint(args)
+    say(f"numgpt: there is no run under runs/: {shipped.MODEL} writes, which ships; numgpt train makes a run")
+    return shipped.MODEL
 
 
 def standard_input(wait: bool) -> str | None:

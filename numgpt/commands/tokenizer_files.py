@@ -17,6 +17,7 @@ from ..data.text import PART, decoded
 from ..errors import InputError
 from ..storage.atomic import StrPath
 from ..storage.files import open_file
+from ..storage.shipped import located
 from ..storage.states import one_state
 from ..tokenizers.patterns import PATTERNS
 
@@ -69,7 +70,7 @@ def _place(name: StrPath) -> Path:
     """Where the tokenizer of a name lies: a file, a folder, or the checkpoint of a run."""
     from ..interchange.checkpoint import PLACES, TOKENIZER, find, is_checkpoint
 
-    path = Path(name)
+    path = Path(located(name))
     if any((path / file).is_file() for file in (TOKENIZER, "vocab.json")):
         return path
     if any(is_checkpoint(p) for p in (path, *(path / name for name in PLACES))):

@@ -32,8 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="UTF-8 text files, or folders, of which .txt and .md files are read",
-        shown="Python's language reference",
+        help=flags.TEXTS,
+        shown="numgpt:austen",
     )
     flags.add(
         parser,

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architecture import presets
-from ..architecture.config import Config, Training, from_dict
+from ..architecture.config import Config, Training
+from ..architecture.fields import from_dict
 from ..data.split import SPLITS
 from ..errors import InputError
 from ..storage.output import send_nowhere
 from . import flags, runs
 from .places import expect_apart
 from .printing import command_line, default_prompt, plural, print_texts, say
+from .sample import TEMPERATURE, TOKENS, TOP_P
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
@@ -26,10 +28,9 @@ if TYPE_CHECKING:
 HELP = "Train a GPT, and write some text with it."
 EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
 
-TOKENIZER = "chars"
+TOKENIZER = "bpe:512"
 # Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
 FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
-TEMPERATURE = 0.8  # of the sample at the end
 MAY_BE_THERE = (
     "best",
     "log.jsonl",
@@ -64,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=flags.count,
         metavar="N",
         help="how many tokens of text to write at the end",
-        default=300,
+        default=TOKENS,
     )
     _add_text_flags(parser)
     config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
@@ -76,7 +77,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _add_text_flags(parser: argparse.ArgumentParser) -> None:
     """The arguments of prepare(): what is trained on, and how it becomes tokens."""
     text = parser.add_argument_group("text")
-    flags.add_data(text, "Python's language reference")
+    flags.add_data(text, "numgpt:austen")
     flags.add(
         text,
         "--tokenizer",
@@ -230,6 +231,11 @@ def resume(args: argparse.Namespace, out: Path) -> Trainer:
 
     model = GPT.load(out / "last")
     state = read_state(out / "last")
+    if "objective" in state:
+        raise InputError(
+            f"{out}: trains by the objective {state['objective']}, expected a run of pre-training: go on with"
+            " it from Python, by Trainer.resume()"
+        )
     begun_with = state["recipe"]
     _expect_same_model(out, model, args)
     _expect_same_tokenizer(out, model, args, begun_with.get("tokenizer"))
@@ -299,6 +305,7 @@ def _expect_same_tokenizer(out: Path, model: GPT, args: argparse.Namespace, begu
 def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
     """Say what is about to be trained, on what, and where."""
     corpus, model = trainer.corpus, trainer.model
+    assert corpus is not None, "begin and resume give one"
     repeats = f", {plural(corpus.repeats, 'repeated paragraph')} left out" if corpus.repeats else ""
     say(
         f"text    {corpus.source}: {len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held"
@@ -344,11 +351,12 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
         )
         return 130
     if sample_tokens:
-        say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}:")
+        say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}, top-p {TOP_P}:")
         model = GPT.load(out)
         prompt = default_prompt(model.tokenizer)
         try:
-            print_texts(model, prompt, sample_tokens, temperature=TEMPERATURE, seed=training.seed)
+            sampling: dict[str, Any] = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": training.seed}
+            print_texts(model, prompt, sample_tokens, **sampling)
         except BrokenPipeError:  # nobody reads the sample, and the run is saved
             send_nowhere(sys.stdout)
     say(f"\n{_held_out(trainer)}")

@@ -23,6 +23,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="part of the name of what to compare: layernorm, GPT-2, truth (whose float32 is closer to it)",
         shown="everything",
     )
+    flags.add(
+        parser,
+        "--zoo",
+        action="store_true",
+        help="compare every class of transformers that is read, as a tiny random model in float64 throughout:"
+        " its logits, gradients, decoding with a cache and files",
+    )
     flags.add(parser, "--seed", type=flags.count, metavar="N", help="seed of the arrays", default=0)
     flags.add(
         parser,
@@ -38,6 +45,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line a comparison; 1 where one fails."""
+    if args.zoo:
+        return _zoo(args)
     from ..engine import current
     from ..parity import page, truth
     from ..parity import verify as parity
@@ -75,4 +84,23 @@ def run(args: argparse.Namespace) -> int:
     if args.html:
         summary += f"; the page is {args.html}"
     print(f"\n{summary}", file=shown)
+    return 1 if failed else 0
+
+
+def _zoo(args: argparse.Namespace) -> int:
+    """Print a line a class of transformers; 1 where one fails."""
+    from ..engine import current
+    from ..parity import page, zoo
+    from ..parity.borrowing import torch
+
+    if args.html:
+        raise InputError("verify: --html is for the comparisons without --zoo, expected one of the two")
+    cases = zoo.chosen(args.names)
+    torch()
+    print(f"{page.versions()}, engine {current()}\n\n{zoo.HEADER}")
+    failed = 0
+    for found in zoo.lines(args.seed, cases):
+        failed += not found.holds()
+        print(f"{found}{'' if found.holds() else '  FAILS'}", flush=True)
+    print(f"\n{len(cases)} models of transformers, {failed} failed: at most 1e-12 of the largest entry")
     return 1 if failed else 0

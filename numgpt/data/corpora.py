@@ -1,16 +1,42 @@
-"""Text that every machine has: the default corpus, without a download."""
+"""Texts that need no download: those that numgpt ships, and those that every Python has."""
 
 from __future__ import annotations
 
 import ast
 import sysconfig
+from importlib.resources import files
 from pathlib import Path
 
+from ..errors import InputError, did_you_mean
 from ..random import generator
 
+NAMES = "numgpt:austen", "numgpt:python"
 
-def default() -> tuple[str, str]:
-    """(name, text) of the first source that this Python has."""
+
+def default() -> str:
+    """The name of the default text: Austen's novels, or where numgpt was installed without them, Python's."""
+    return NAMES[0] if austen() else NAMES[1]
+
+
+def named(name: str) -> tuple[str, str]:
+    """(what it is, text) of a name in NAMES."""
+    if name == "numgpt:python":
+        return python()
+    if name != "numgpt:austen":
+        raise InputError(
+            f"{name}: is no text of numgpt's{did_you_mean(name, NAMES)}, expected {' or '.join(NAMES)}"
+        )
+    text = austen()
+    if not text:
+        raise InputError(
+            f"{name}: is missing where numgpt is installed, expected its data files: install numgpt again, or"
+            " choose numgpt:python"
+        )
+    return "Jane Austen's six novels", text
+
+
+def python() -> tuple[str, str]:
+    """(what it is, text) of the first of Python's own sources that this Python has."""
     text = language_reference()
     if text:
         return "Python's language reference", text
@@ -18,6 +44,26 @@ def default() -> tuple[str, str]:
     if text:
         return "The standard library's docstrings", text
     return "Sentences of a small grammar", grammar()
+
+
+def austen() -> str:
+    """Jane Austen's six novels, some 4,000,000 characters in ASCII; "" if this numgpt lacks them.
+
+    A paragraph is a line, paragraphs are separated by an empty one, and heads of chapters are left out:
+    texts/NOTICE says where it comes from.
+    """
+    file = files(__package__) / "texts" / "austen.txt.xz"
+    try:
+        import lzma
+
+        with file.open("rb") as compressed:
+            return lzma.decompress(compressed.read()).decode("ascii")
+    except (ImportError, OSError):  # a slimmed-down Python, or a numgpt without its data
+        return ""
+    except (lzma.LZMAError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file}: is damaged ({error}), expected the text as numgpt ships it: install numgpt again"
+        ) from error
 
 
 def language_reference() -> str:

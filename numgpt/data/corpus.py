@@ -19,6 +19,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..random import generator
 from ..storage.atomic import StrPath
+from ..storage.shipped import is_named
 from . import token_files
 from .split import Split
 from .text import Text
@@ -70,7 +71,8 @@ def prepare(
     ----------
     paths
         Files and folders; a folder stands for its .txt and .md files at any depth, and a warning counts what
-        else it holds. None: the default text, Python's language reference.
+        else it holds. "numgpt:austen" is Jane Austen's six novels, which numgpt ships, and "numgpt:python"
+        Python's language reference. None: the first of these that is there.
     tokenizer
         A name as `numgpt.tokenizers.build` takes it ("chars", "bytes", "bpe:2048", a tokenizer's file), or a
         tokenizer. "chars" learns its characters from the whole text, so that each has a token; byte pairs
@@ -130,7 +132,7 @@ def prepare(
         recipe["special"] = special
     digest = _digest(text, built, recipe)
     train_ids, held_out_ids = _encoded(parts, built, special, folder, digest)
-    recipe["paths"] = [str(Path(p).resolve()) for p in paths] if paths is not None else None
+    recipe["paths"] = [str(p) if is_named(p) else str(Path(p).resolve()) for p in text.paths]
     return Corpus(train_ids, held_out_ids, built, text.source, digest, recipe | named, parts.dropped)
 
 

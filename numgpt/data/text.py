@@ -18,6 +18,7 @@ from typing import IO
 from ..errors import InputError
 from ..storage.atomic import StrPath
 from ..storage.files import open_file
+from ..storage.shipped import OWN, is_named
 from . import corpora
 from .folders import SUFFIXES, texts_in
 
@@ -38,33 +39,34 @@ MARKS = {  # what a file begins with; UTF-32's holds UTF-16's
 
 
 class Text:
-    """The text of files and folders, joined by blank lines, or the default text; read in parts.
+    """The text of files, folders and names in corpora, joined by blank lines; read in parts.
 
     A folder stands for its .txt and .md files at any depth, sorted, those of linked folders among them; a
     warning says how many others it holds. Iterating yields the text's parts, cut
     anywhere, with \\n for \\r\\n and without a byte order mark. Every pass yields the same text; a file that
     has changed in between raises InputError.
 
-    source: what the text is, to be printed. size: its bytes, for a progress bar.
+    paths: what was given, or the name of the default text. source: what the text is, to be printed. size: its
+    bytes, for a progress bar.
     """
 
     def __init__(self, paths: Sequence[StrPath] | None = None) -> None:
-        self._files: list[tuple[Path, IO[bytes] | None]] = []
+        self._pieces: list[str | tuple[Path, IO[bytes] | None]] = []  # a text, or a file with its spool
         self._stats: dict[Path, tuple[int, int]] = {}  # path → (size, time of its last change)
-        self._default: str | None = None
         if paths is not None and not paths:
             raise InputError("paths are empty, expected files or folders; None stands for the default text")
-        if paths is None:
-            self.source, self._default = corpora.default()
-            self.size = len(self._default)
-            return
-        for path in map(Path, paths):
-            self._files += [(file, _spooled(file, self)) for file in _files_of(path)]
-        self.source = ", ".join(map(str, paths))
-        self.size = sum(
-            os.stat(path).st_size if spool is None else spool.seek(0, os.SEEK_END)
-            for path, spool in self._files
-        )
+        self.paths: Sequence[StrPath] = [corpora.default()] if paths is None else paths
+        sources = []
+        for path in self.paths:
+            source = str(path)
+            if is_named(path):
+                source, text = corpora.named(source)
+                self._pieces.append(text)
+            else:
+                self._pieces += [(file, _spooled(file, self)) for file in _files_of(Path(path))]
+            sources.append(source)
+        self.source = ", ".join(sources)
+        self.size = sum(map(_size, self._pieces))
 
     def __iter__(self) -> Iterator[str]:
         return self.parts()
@@ -85,13 +87,15 @@ class Text:
             yield from self._parts(bar.update)
 
     def _parts(self, update: Callable[[int], object]) -> Iterator[str]:
-        if self._default is not None:
-            for i in range(0, len(self._default), PART):
-                yield self._default[i : i + PART]
-                update(PART)
-        for n, (path, spool) in enumerate(self._files):
+        for n, piece in enumerate(self._pieces):
             if n:
                 yield "\n\n"
+            if isinstance(piece, str):
+                for i in range(0, len(piece), PART):
+                    yield piece[i : i + PART]
+                    update(PART)
+                continue
+            path, spool = piece
             if spool is not None:
                 spool.seek(0)
                 yield from _normalised(path, spool, update)
@@ -114,8 +118,19 @@ def read(paths: Sequence[StrPath]) -> str:
     return "".join(Text(paths))
 
 
+def _size(piece: str | tuple[Path, IO[bytes] | None]) -> int:
+    """About how many bytes a piece of a text has."""
+    if isinstance(piece, str):
+        return len(piece)
+    path, spool = piece
+    return os.stat(path).st_size if spool is None else spool.seek(0, os.SEEK_END)
+
+
 def _files_of(path: Path) -> list[Path]:
     """The files that a path stands for; what is left out of a folder is said in a warning."""
+    own = f"{OWN}{path}"
+    if own in corpora.NAMES and not path.exists():
+        raise InputError(f"{path}: does not exist, expected a text; numgpt's own of this name is {own}")
     if not path.is_dir():
         return [path]
     listing = texts_in(path)

@@ -118,8 +118,9 @@ def backward(op: Any, dy: Any) -> Function:
 
 @functools.cache  # a signature takes longer than a small op
 def takes(function: Function, name: str) -> bool:
-    """Whether a backward takes an option that only twins may have.
+    """Whether a backward takes an option that not all have.
 
+    wanted: for each parameter whether somebody wants its gradient; None is returned for the others.
     into: for each parameter the array for its gradient and whether to add, or None.
     spare: whether it may write over what its forward saved.
     """

@@ -124,6 +124,11 @@ def describe(value: Any) -> str:
 
 def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
     """What a backward returned, one an array, in its own memory; GradientError where it does not fit."""
+    if grads is None and any(map(is_float, arrays)):
+        raise GradientError(
+            "backward returned None, expected one gradient per array: it is not written yet, or a return is"
+            " missing"
+        )
     grads = grads if isinstance(grads, tuple | list) else (grads,)
     if len(grads) != len(arrays):
         raise GradientError(

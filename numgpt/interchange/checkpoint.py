@@ -12,15 +12,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import engine
 from .._version import __version__
-from ..architecture.config import LONGEST, Config, from_dict, to_dict
+from ..architecture.config import LONGEST, Config
+from ..architecture.fields import from_dict, to_dict
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..storage import temporary
 from ..storage.atomic import StrPath, explained, named, write_json
 from ..storage.files import pickled, pickled_in, read_json
 from ..storage.folders import replace_folder
+from ..storage.safetensors_file import DTYPES as STORED
 from ..storage.safetensors_file import tensors
+from ..storage.shipped import OWN, models
 from ..storage.states import one_state, place_of
 from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
@@ -32,7 +36,12 @@ OPTIMIZER = "optimizer.safetensors"  # this and the next are there only in a run
 STATE = "state.json"
 PLACES = "best", "last"  # of the checkpoints in a run's folder; the last has the state
 
-DTYPES = {"float32": "F32", "float64": "F64"}  # of the parameters → as safetensors spells it
+DTYPES = "float32", "float64"  # of the parameters of a model that is saved
+STORABLE = (
+    "float16",
+    *DTYPES,
+)  # in which a file may hold them; float16 is read as float32, which holds it exactly
+SPELLED = {np.dtype(d).name: name for name, d in STORED.items() if name not in ("BF16", "BOOL")}
 
 # The entries of state.json, with their types.
 STATE_TYPES: dict[str, Any] = {
@@ -59,32 +68,39 @@ class Model(Protocol):
 
 
 class Optimizer(Protocol):
-    """What is saved of AdamW: its moments, and how many steps it has taken."""
+    """What is saved of an optimizer: arrays by name, such as AdamW's moments.
 
-    m: Flat
-    v: Flat
-    steps: int
+    Their names, shapes and dtypes are the same from the beginning on, so a file is held to a new one's.
+    """
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """All that the next steps depend on besides the parameters."""
+
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], steps: int) -> None:
+        """Take over a state that was saved after so many steps, or raise InputError and stay as it was."""
 
 
 def save(
-    folder: StrPath, model: Model, optimizer: Optimizer | None = None, state: dict[str, Any] | None = None
+    folder: StrPath,
+    model: Model,
+    optimizer: Optimizer | None = None,
+    state: dict[str, Any] | None = None,
+    dtype: str | None = None,
 ) -> None:
-    """Write a checkpoint: a model and, for a run to resume from, an optimizer's moments and the run's state.
+    """Write a checkpoint: a model and, for a run to resume from, an optimizer's and the run's state.
+
+    dtype: in which the parameters are stored, one of STORABLE; their own unless given.
 
     A checkpoint that was in the folder stays whole until the new one is, even if the process is killed or the
     disk fills up. None is replaced that has a file which the new one lacks, and none is written that load()
     would refuse.
     """
     folder = named(folder)
-    dtype = model.params.dtype.name
-    if dtype not in DTYPES:
-        raise InputError(
-            f"save: a {dtype} model does not fit a checkpoint, expected {' or '.join(DTYPES)}: use"
-            " model.astype('float64')"
-        )
+    dtype = stored_dtype(model, dtype)
     expect_loadable(model)
-    moments = {} if optimizer is None else _moments(optimizer)
-    _expect_moments("save", moments, UNWRITTEN)
+    params = as_stored(model.params.to("reference"), dtype)
+    moments = {} if optimizer is None else _moments("save", optimizer, UNWRITTEN)
+    _expect_finite("save", moments, UNWRITTEN)
     config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": to_dict(model.config)}
 
     def expect(place: Path) -> None:
@@ -96,16 +112,43 @@ def save(
 
     def write(new: Path) -> None:
         write_json(new / CONFIG, config)
-        write_tensors(new / MODEL, model.params.to("reference"))
+        write_tensors(new / MODEL, params)
         if model.tokenizer is not None:
             write_json(new / TOKENIZER, model.tokenizer.state())
         if optimizer is not None:
             write_tensors(new / OPTIMIZER, moments)
         if state is not None:
-            updates = {"updates": optimizer.steps} if optimizer is not None else {}
-            write_json(new / STATE, state | updates)
+            steps = getattr(optimizer, "steps", None)
+            write_json(new / STATE, ({} if steps is None else {"updates": steps}) | state)
 
     replace_folder(folder, write, expect)
+
+
+def stored_dtype(model: Model, dtype: str | None) -> str:
+    """The dtype in which a file is to hold a model's parameters; InputError where it cannot."""
+    own = model.params.dtype.name
+    if own not in DTYPES:
+        raise InputError(
+            f"save: a {own} model does not fit a file, expected {' or '.join(DTYPES)}: use"
+            " model.astype('float64')"
+        )
+    if dtype is not None and dtype not in STORABLE:
+        raise InputError(f"save: dtype {dtype!r} is unknown, expected one of {', '.join(STORABLE)}")
+    return dtype or own
+
+
+def as_stored(arrays: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, NDArray[Any]]:
+    """Arrays in the dtype of a file; InputError for a number that is beyond its largest."""
+    stored = {}
+    for name, array in arrays.items():
+        with np.errstate(over="ignore"):
+            stored[name] = np.ascontiguousarray(array, dtype)
+        if not np.isfinite(stored[name]).all() and np.isfinite(array).all():
+            raise InputError(
+                f"save: {name} holds {np.abs(array).max():.6g}, expected at most {np.finfo(dtype).max:.6g},"
+                f" {dtype}'s largest number: choose a longer dtype"
+            )
+    return stored
 
 
 def expect_loadable(model: Model) -> None:
@@ -121,10 +164,23 @@ def expect_loadable(model: Model) -> None:
         )
 
 
-def _moments(optimizer: Optimizer) -> dict[str, NDArray[Any]]:
-    """An optimizer's moments by the names that a file has for them."""
-    m, v = optimizer.m.to("reference"), optimizer.v.to("reference")
-    return {f"m.{name}": m[name] for name in m} | {f"v.{name}": v[name] for name in v}
+def _moments(who: StrPath, optimizer: Optimizer, advice: str) -> dict[str, NDArray[Any]]:
+    """An optimizer's state by name, as a file holds it; InputError for what none has a place for."""
+    try:
+        given = optimizer.state()
+    except InputError as error:
+        raise InputError(f"{who}: {error}: {advice}") from error
+    optimizers = f"{who}: the state of {type(optimizer).__name__}"
+    if not isinstance(given, Mapping):
+        raise InputError(f"{optimizers} is {type(given).__name__}, expected a mapping of names to arrays")
+    arrays = {name: np.asarray(engine.home(array), order="C") for name, array in given.items()}
+    for name, array in arrays.items():
+        if not isinstance(name, str) or array.dtype.name not in SPELLED:
+            raise InputError(
+                f"{optimizers} has {name!r} of {array.dtype}, expected strings as names and arrays of"
+                f" {', '.join(SPELLED)}"
+            )
+    return arrays
 
 
 def load(folder: StrPath) -> dict[str, Any]:
@@ -136,8 +192,8 @@ def _load(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / CONFIG)
     if not _is_config(stored):
         raise InputError(
-            f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {' or '.join(DTYPES)}, or"
-            " a GPT-2 of transformers"
+            f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {', '.join(STORABLE)}, or"
+            " a GPT-2, Llama, Mistral or Qwen2 of transformers"
         )
     try:
         config = from_dict(Config, stored["config"])
@@ -156,7 +212,7 @@ def _load(folder: Path) -> dict[str, Any]:
 def _load_parameters(path: Path, config: Config, dtype: str) -> Flat:
     expected = shapes(config)
     arrays = read_tensors(path, expected, dtype)  # before memory is taken for what the config claims
-    params = Flat(expected, dtype)
+    params = Flat(expected, "float32" if dtype == "float16" else dtype)
     for name, array in arrays.items():
         params[name] = array
     _expect_finite(path, params, EARLIER)
@@ -175,35 +231,28 @@ def _load_tokenizer(path: Path, config: Config) -> Tokenizer | None:
 
 
 def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None) -> dict[str, Any]:
-    """Fill an optimizer's moments from the checkpoint of a run; returns the state that was saved with it.
+    """Have an optimizer take over its state from the checkpoint of a run; returns the state saved with it.
 
     model: that which goes on with them; an error unless its parameters are the checkpoint's. If anything is
     refused, the optimizer stays as it was.
     """
+    now = _moments(folder, optimizer, "give a new optimizer")
+    expected = {name: array.shape for name, array in now.items()}
+    dtypes = {name: array.dtype.name for name, array in now.items()}
 
     def read(place: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if model is not None:
             _expect_model(place, model.params.to("reference"))
-        return _read_state(place), read_tensors(place / OPTIMIZER, expected, m.dtype.name)
+        return _read_state(place), read_tensors(place / OPTIMIZER, expected, dtypes)
 
-    m, v = optimizer.m, optimizer.v
-    expected = {f"{moment}.{name}": shape for moment in "mv" for name, shape in m.shapes.items()}
     state, arrays = one_state(folder, find, read)
-    _expect_moments(find(folder) / OPTIMIZER, arrays, EARLIER)
-    for name in m:
-        m[name] = arrays[f"m.{name}"]
-        v[name] = arrays[f"v.{name}"]
-    optimizer.steps = state["updates"]
+    path = find(folder) / OPTIMIZER
+    _expect_finite(path, arrays, EARLIER)
+    try:
+        optimizer.load_state(arrays, state["updates"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}: {EARLIER}") from error
     return state
-
-
-def _expect_moments(who: StrPath, arrays: Mapping[str, NDArray[Any]], advice: str) -> None:
-    """Raise InputError unless arrays are moments: finite, and means of squares where their name says v."""
-    _expect_finite(who, arrays, advice)
-    squares = (name for name in arrays if name.startswith("v."))
-    negative = next((name for name in squares if (arrays[name] < 0).any()), None)
-    if negative:
-        raise InputError(f"{who}: {negative} holds a negative number, expected means of squares: {advice}")
 
 
 def _expect_model(folder: Path, params: Flat) -> None:
@@ -271,8 +320,10 @@ def find(folder: StrPath) -> Path:
         if place is not None:
             return place
     if not folder.exists():
+        own = f"{OWN}{folder}"
+        advice = f"; numgpt's own of this name is {own}" if own in models() else ""
         raise InputError(
-            f"{folder}: does not exist, expected a checkpoint's folder, such as numgpt train writes"
+            f"{folder}: does not exist, expected a checkpoint's folder, such as numgpt train writes{advice}"
         )
     weights = pickled_in(folder)
     if weights is not None:
@@ -284,17 +335,19 @@ def find(folder: StrPath) -> Path:
 
 
 def read_tensors(
-    path: StrPath, expected: Mapping[str, tuple[int, ...]], dtype: str
+    path: StrPath, expected: Mapping[str, tuple[int, ...]], dtype: str | Mapping[str, str]
 ) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, memory-mapped.
 
-    InputError unless their names and shapes are the expected ones and their dtypes are dtype.
+    InputError unless their names and shapes are the expected ones and their dtypes are dtype, which is one
+    for all or one for each name.
     """
     stored = tensors(path)
     expect_names(path, stored, expected)
-    spelled = DTYPES.get(dtype, dtype)
     for name, shape in expected.items():
         stored_dtype, array = stored[name]
+        wanted = dtype if isinstance(dtype, str) else dtype[name]
+        spelled = SPELLED.get(wanted, wanted)
         if array.shape != shape:
             raise InputError(f"{path}: {name} has shape {array.shape}, expected {shape} from {CONFIG}")
         if stored_dtype != spelled:
@@ -349,7 +402,7 @@ def expect_no_run(folder: StrPath) -> None:
 def _is_config(stored: Any) -> bool:
     return (
         isinstance(stored, dict)
-        and stored.get("dtype") in list(DTYPES)  # a list, as the file may hold what a dict cannot look up
+        and stored.get("dtype") in STORABLE  # a tuple, as the file may hold what a dict cannot look up
         and isinstance(stored.get("config"), dict)
         and isinstance(stored.get("seed"), int)
     )

@@ -29,6 +29,7 @@ from .checkpoint import Model, expect_loadable
 
 FILES = ("model.bin", "tokens.bin", "debug_state.bin", "tokenizer.bin")  # of a set, by save_all
 HEADER = 1024  # bytes
+SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_inner", "bias", "dropout")  # are free
 
 MODEL_MAGIC = 20240326
 STATE_MAGIC = 20240327
@@ -284,10 +285,9 @@ def _end_of_text(tokenizer: Tokenizer, V: int) -> int:
 
 def _check(config: Config, action: str) -> None:
     """Raise InputError for a variant of GPT for which llm.c has no file."""
-    names = ("tied", "activation", "norm", "norm_position", "positions", "layer_norm_epsilon")
-    forms = {name: getattr(Config, name) for name in names}  # the defaults are GPT-2's
-    for name, expected in forms.items():
-        if getattr(config, name) != expected:
+    for field in dataclasses.fields(Config):  # whose defaults are GPT-2's
+        name, expected = field.name, field.default
+        if name not in SIZES and getattr(config, name) != expected:
             raise InputError(
                 f"{action}: the model has {name} {getattr(config, name)}, expected {expected} in a file of"
                 " llm.c"

@@ -16,12 +16,12 @@ from .slope import slope
 Array = NDArray[Any]
 
 
-def check_names(edited: Iterable[str], filed: Collection[str]) -> None:
+def check_names(edited: Iterable[str], filed: Collection[str], who: str = "edit") -> None:
     """Raise InputError for an edit whose name the forward did not file."""
     for name in edited:
         if name not in filed:
             names = near(name, filed) or list(filed)[:4]
-            raise InputError(f"edit: there is no value {name!r}, expected a name such as {', '.join(names)}")
+            raise InputError(f"{who}: there is no value {name!r}, expected a name such as {', '.join(names)}")
 
 
 def fit(who: str, edited: Any, like: Any) -> Any:

@@ -28,8 +28,8 @@ class Entry:
 class Filed(dict[str, Any]):
     """Arrays by name. For a name that is missing, KeyError says which ones it may have meant."""
 
-    def __init__(self, kind: str = "value") -> None:
-        super().__init__()
+    def __init__(self, kind: str = "value", arrays: Mapping[str, Any] | None = None) -> None:
+        super().__init__(arrays or {})
         self.kind = kind
 
     def __missing__(self, name: str) -> Any:
@@ -60,10 +60,10 @@ def _cell(array: Any) -> str:
 
 def held_bytes(saved: Iterable[Any], params: Mapping[str, Any]) -> int:
     """Bytes of the arrays in nested tuples, each counted once, those of the parameters left out."""
-    owners = {id(owner): owner for s in saved for owner in map(_owner, _arrays(s))}
+    owners = {id(a): a for s in saved for a in map(owner, _arrays(s))}
     for array in params.values():
-        owners.pop(id(_owner(array)), None)
-    return sum(owner.nbytes for owner in owners.values())
+        owners.pop(id(owner(array)), None)
+    return sum(a.nbytes for a in owners.values())
 
 
 def _arrays(saved: Any) -> Iterator[Any]:
@@ -75,7 +75,7 @@ def _arrays(saved: Any) -> Iterator[Any]:
             yield from _arrays(part)
 
 
-def _owner(array: Any) -> Any:
+def owner(array: Any) -> Any:
     """The array whose memory a view shows."""
     while isinstance(array.base, np.ndarray) or engine.on_gpu(array.base):
         array = array.base

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..architecture.patterns import Patterns, matching
 from ..arguments import checked
 from ..errors import InputError
 from ..ops.op import Op
@@ -17,6 +18,7 @@ from ..random import generator
 from .edits import Edit, check_names, fit
 from .filed import Entry, Filed, held_bytes, table
 from .layer import Layer
+from .served import expect_fits, serving, told_at
 
 Array = NDArray[Any]
 Options = dict[str, Any]
@@ -31,15 +33,20 @@ class Record:
 
     params: mapping name -> array. config: what the layers ask for their sizes.
     grads: mapping name -> array that receives the parameters' gradients; add: onto what is there.
-    keep: hold every value and gradient, in .value and .grad; otherwise the backward lets go of what was saved
-    as it proceeds.
+    keep: hold every value and gradient, in .value and .grad, or those whose names are like one of these
+    patterns ("h.*.attn.heads.probs"). Unless all are kept, the backward lets go of what was saved as it
+    proceeds.
     edit: name -> a function of the value, or an edits.Edit with its backward, applied in flight.
     edit_grad: name -> a function of the gradient with respect to the (edited) value, applied in flight.
+    served: name, or pattern -> the Op or Layer that runs there instead of the layers' own.
+    visibility: where tokens stand and which of them each sees, where that is not the plain causal order.
     seed, step: with the name they determine the masks of dropout; step None drops nothing.
     spare: nobody else looks at the values, so the backward may write over them.
     """
 
     cache: Any = None  # keys and values of earlier positions, in a subclass that decodes with them
+    start = 0  # how many positions that cache holds
+    looks_inside = True  # whether to keep everything means the steps of layers that have a whole, too
 
     @checked
     def __init__(
@@ -49,9 +56,11 @@ class Record:
         *,
         grads: Mapping[str, Any] | None = None,
         add: bool = False,
-        keep: bool = False,
+        keep: bool | Sequence[str] = False,
         edit: Mapping[str, Any] | None = None,
         edit_grad: Mapping[str, Callable[[Array], Array]] | None = None,
+        served: Mapping[str, Op | Layer] | None = None,
+        visibility: Any = None,
         seed: int = 0,
         step: int | tuple[int, ...] | None = None,
         spare: bool = False,
@@ -62,12 +71,17 @@ class Record:
             )
         self.params = params
         self.config = config
-        self.keep, self.spare = keep, spare
+        self.keep, self.spare = keep is True, spare
+        self.kept = Patterns(["*"] if keep is True else keep or ())
+        self.visibility = visibility
+        self.served = dict(served or {})
         self.seed, self.step = seed, step
         self.edit = {name: Edit.of(name, e) for name, e in (edit or {}).items()}
         self.edit_grad = dict(edit_grad or {})
         self.value, self.grad = Filed("value"), Filed("gradient")
         self.scope = ""
+        self.ops: dict[str, Op | Layer | None] = {}  # what ran under each name; None where a step is absent
+        self._scopes: Mapping[str, Any] = config.scopes() if hasattr(config, "scopes") else {}
         self._entries: dict[str, Entry] = {}
         self._summed: set[str] = set()  # parameters whose gradient is home, so that the next is added to it
         self.start_backward(grads, add)
@@ -84,36 +98,70 @@ class Record:
         inner = object.__new__(type(self))  # copy.copy takes far longer, and this is called for every layer
         vars(inner).update(vars(self))
         inner.scope = f"{self.scope}{name}."
+        inner.config = self._scopes.get(inner.scope, self.config)
         return inner
 
     def __call__(
-        self, name: str, op: Op | Layer, *inputs: Any, shares: str | None = None, **options: Any
+        self, name: str, op: Op | Layer | None, *inputs: Any, shares: str | None = None, **options: Any
     ) -> Any:
         """Run op's forward, file it under name and return its value.
 
+        op: None for a step that this model does not have. It gives its input, and r.back(name, dy) gives dy.
         shares: the name whose parameters it uses instead of its own (a tied unembedding shares "wte").
         """
         full = self.scope + name
-        assert full not in self._entries, f"{full} is filed twice"
-        if isinstance(op, Layer):
-            value, entry = self._run_layer(name, op, inputs)
-        else:
-            value, entry = self._run_op(full, op, inputs, shares or full, options)
+        assert full not in self.ops, f"{full} is filed twice"
+        own = op
+        if self.served:
+            op = serving(self.served, full, op, options)
+        self.ops[full] = op
+        if op is None:
+            return inputs[0]
+        with told_at(full) if op is not own else contextlib.nullcontext():
+            if isinstance(op, Layer):
+                value, entry = self._run_layer(name, op, inputs, options)
+            else:
+                value, entry = self._run_op(full, op, inputs, shares or full, options)
+        if op is not own:
+            expect_fits(full, value, own, (*inputs, *self._parameters(own, shares or full)), options)
         self._entries[full] = entry
         if full in self.edit:
             value = self.edit[full].forward(full, value)
-        if self.keep:
+        if full in self.kept:
             self.value[full] = value
         return value
 
-    def _run_layer(self, name: str, layer: Layer, inputs: Sequence[Any]) -> tuple[Any, Entry]:
-        """A layer's value, by its twin in one piece where nobody looks inside."""
+    def _run_layer(
+        self, name: str, layer: Layer, inputs: Sequence[Any], options: Options
+    ) -> tuple[Any, Entry]:
+        """A layer's value, by its whole or its twin in one piece where nobody looks inside."""
+        full = self.scope + name
+        if layer.whole is not None and not self._is_opened(full, layer):
+            return self._run_op(full, layer.whole, inputs, full, options)
         inner = self / name
-        fused = engine.fused(layer, inner, inputs) if self.is_plain(self.scope + name) else None
+        if layer.whole is not None:
+            layer.whole.check((*inputs, *self._parameters(layer.whole, full)), options)
+            options = {**options, **self.mask(full, layer.whole, tuple(inputs), options)}
+            return layer.forward(inner, *inputs, **options), Entry(layer, ())
+        fused = engine.fused(layer, inner, inputs) if self.is_plain(full) else None
         if fused is None:
-            return layer.forward(inner, *inputs), Entry(layer, ())
+            return layer.forward(inner, *inputs, **options), Entry(layer, ())
         value, saved = fused.forward(inner, *inputs)
         return value, Entry(fused, (saved,))
+
+    def _is_opened(self, full: str, layer: Layer) -> bool:
+        """Whether somebody looks at a step of a layer that has a whole."""
+        steps = [f"{full}.{step}" for step in layer.steps]
+        if self.kept and (self.looks_inside or not self.keep) and any(step in self.kept for step in steps):
+            return True
+        served = Patterns(self.served)
+        return any(step in self.edit or step in self.edit_grad or step in served for step in steps)
+
+    def _is_changed(self, full: str) -> bool:
+        """Whether a value or a gradient under a name is edited, or another op served there."""
+        below = f"{full}."
+        edited = any(n.startswith(below) for n in (*self.edit, *self.edit_grad))
+        return edited or Patterns(self.served).below(full)
 
     def _run_op(
         self, full: str, op: Op, inputs: Sequence[Any], owner: str, options: Options
@@ -121,9 +169,12 @@ class Record:
         """An op's value, from its inputs and the parameters that are called by their owner's name."""
         names = [f"{owner}.{p}" for p in op.parameters]
         present = tuple(n if n in self.params else None for n in names)
-        arrays = (*inputs, *(None if n is None else self.params[n] for n in present))
-        value, saved = self.run(full, op, arrays, options)
+        value, saved = self.run(full, op, (*inputs, *self._parameters(op, owner)), options)
         return value, Entry(op, saved, present)
+
+    def _parameters(self, op: Op | Layer | None, owner: str) -> list[Any]:
+        """The parameters of an op by their owner's name, None for one that the model lacks."""
+        return [self.params.get(f"{owner}.{p}") for p in getattr(op, "parameters", ())]
 
     def run(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> tuple[Any, Any]:
         """Check the arrays against the op's line, then run its forward on the engine in use."""
@@ -131,8 +182,8 @@ class Record:
         return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
 
     def mask(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> Options:
-        """The options that make an op drop, where it does in this step."""
-        if not op.noise or self.step is None or self.config.dropout == 0:
+        """The options that make an op drop, where it does in this step and is not told what to keep."""
+        if not op.noise or "keep" in options or self.step is None or self.config.dropout == 0:
             return {}
         p = self.config.dropout
         shape = op.noise(*arrays, **options)
@@ -146,6 +197,8 @@ class Record:
         One input: its gradient. Several: a tuple of those that have one. None that has one: None.
         """
         full = self.scope + name
+        if self.ops[full] is None:
+            return dy
         entry = self._entries[full] if self.keep else self._entries.pop(full)
         dy = self._arrived(full, dy)
         if isinstance(entry.op, Layer):
@@ -156,7 +209,7 @@ class Record:
         """The gradient that arrived at a name: edited, filed, taken back through the value's edit."""
         if full in self.edit_grad:
             dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy.copy()), dy)
-        if self.keep:
+        if full in self.kept:
             self.grad[full] = dy
         if full in self.edit:
             dy = self.edit[full].backward(full, dy)
@@ -165,17 +218,28 @@ class Record:
     def _back_op(self, entry: Entry, dy: Any) -> Any:
         """An op's backward gives a gradient for each input, then for each parameter, which goes home."""
         backward = engine.backward(entry.op, dy)
-        names = entry.names if self.grads is not None else (None,) * len(entry.names)
-        grads = backward(dy, entry.saved, **self._offers(backward, names))
+        names = tuple(n if self._is_wanted(n) else None for n in entry.names)
+        grads = backward(dy, entry.saved, **self._offers(backward, names, entry.names))
         inputs = len(grads) - len(names)
         for parameter, grad in zip(names, grads[inputs:]):
             if parameter is not None:
                 self._add(parameter, grad)
         return self._returned(grads[:inputs])
 
-    def _offers(self, backward: Callable[..., Any], names: tuple[str | None, ...]) -> Options:
-        """What a twin's backward may take: places for gradients, and leave to write over what was saved."""
+    def _is_wanted(self, parameter: str | None) -> bool:
+        """Whether there is a home for the gradient of a parameter, None being one that the model lacks."""
+        return parameter is not None and self.grads is not None and parameter in self.grads
+
+    def _offers(
+        self, backward: Callable[..., Any], names: tuple[str | None, ...], owned: tuple[str | None, ...]
+    ) -> Options:
+        """What a backward may take: which gradients nobody wants, places for the others, leave to write.
+
+        names: of the parameters whose gradients are wanted; owned: of all that the op has.
+        """
         options: Options = {}
+        if names != owned and engine.takes(backward, "wanted"):
+            options["wanted"] = tuple(n is not None for n in names)
         if names and engine.takes(backward, "into"):
             options["into"] = [n and (self.grads[n], n in self._summed) for n in names]
         if self.spare and engine.takes(backward, "spare"):
@@ -192,8 +256,14 @@ class Record:
     def is_plain(self, name: str) -> bool:
         """Whether what is under a name may run as one piece: nothing in it is kept, edited or dropped."""
         drops = self.step is not None and self.config.dropout > 0
-        edited = any(n.startswith(f"{name}.") for n in (*self.edit, *self.edit_grad))
-        return not (self.keep or drops or edited)
+        looked_at = (bool(self.kept) and self.kept.below(name)) or self._is_frozen(name)
+        return not (looked_at or drops or self.visibility is not None or self._is_changed(name))
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether nobody wants the gradient of some parameter under a name, which then costs no product."""
+        if self.grads is None or len(self.grads) >= len(self.params):
+            return False
+        return any(n.startswith(f"{name}.") and n not in self.grads for n in self.params)
 
     def parameter(self, name: str) -> Array:
         """A parameter of this scope."""
@@ -201,14 +271,14 @@ class Record:
 
     def put(self, name: str, grad: Array) -> None:
         """The gradient of a parameter of this scope, from a layer that runs as one piece."""
-        if self.grads is not None:
+        if self._is_wanted(self.scope + name):
             self._add(self.scope + name, grad)
 
     @contextlib.contextmanager
     def place(self, name: str) -> Iterator[tuple[Array, bool]]:
         """The array for the gradient of a parameter of this scope, and whether to add to what it holds."""
         full = self.scope + name
-        if self.grads is None:
+        if not self._is_wanted(full):
             yield np.empty_like(self.params[full]), False
         else:
             yield self.grads[full], full in self._summed
@@ -223,7 +293,7 @@ class Record:
             else:
                 place[...] = grad
         self._summed.add(parameter)
-        if self.keep:
+        if parameter in self.kept:
             # Filed anew, so that .grad has the order in which gradients became complete.
             self.grad.pop(parameter, None)
             self.grad[parameter] = self.grads[parameter]
@@ -235,8 +305,19 @@ class Record:
                 self.grads[name][...] = 0
 
     def check_names(self) -> None:
-        """Raise InputError for an edit whose name the forward did not file."""
-        check_names((*self.edit, *self.edit_grad), self._entries)
+        """Raise InputError for what is kept, edited or served under a name that the forward did not file."""
+        if not (self.edit or self.edit_grad or self.served or self.kept):
+            return
+        filed = [name for name, op in self.ops.items() if op is not None]
+        check_names((*self.edit, *self.edit_grad), filed)
+        if self.kept and not self.keep:
+            matching("keep", self.kept.given, [*filed, *self.params])
+        if self.served:
+            matching("served", tuple(self.served), list(self.ops))
+
+    def entry(self, name: str) -> Entry | None:
+        """What is filed under a full name, None where nothing is, or the backward is done with it."""
+        return self._entries.get(name)
 
     def saved_bytes(self) -> int:
         """Bytes of the arrays that are held for the backward, each counted once, parameters left out."""

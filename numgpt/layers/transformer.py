@@ -1,25 +1,45 @@
 """The GPT, written out in both directions: each backward undoes its forward line by line, last line first."""
 
-from ..ops import attention, cross_entropy, dropout, embedding, linear, unembedding
+from ..ops import add, cross_entropy, dropout, embedding, linear, unembedding
 from ..ops.activations import ACTIVATIONS
-from ..ops.norms import NORMS
-from ..ops.positions import POSITIONS
+from .heads import HEADS
 from .layer import Layer
+from .pickers import (
+    added,
+    cap,
+    embedding_norm,
+    factor,
+    form,
+    head_bias,
+    key_norm,
+    last_norm,
+    norm,
+    query_norm,
+    turned,
+)
 
 
 def attention_forward(r, x):
     """Read from earlier positions.  x (..., T, C) → (..., T, C)"""
     qkv = r("c_attn", linear, x)
-    y = r("heads", attention, qkv, n_head=r.config.n_head)
+    qkv = query_norm(r, "ln_q", qkv)
+    qkv = key_norm(r, "ln_k", qkv)
+    qkv = turned(r, "turned", qkv)
+    y = r("heads", HEADS[r.config.sink], qkv, **form(r, x))
     y = r("c_proj", linear, y)
+    y = factor(r, "scale", y, r.config.residual_scale)
     return r("resid_dropout", dropout, y)
 
 
 def attention_backward(r, dy):
     """Gradient of attention_forward with respect to x."""
     dy = r.back("resid_dropout", dy)
+    dy = r.back("scale", dy)
     dy = r.back("c_proj", dy)
     dqkv = r.back("heads", dy)
+    dqkv = r.back("turned", dqkv)
+    dqkv = r.back("ln_k", dqkv)
+    dqkv = r.back("ln_q", dqkv)
     return r.back("c_attn", dqkv)
 
 
@@ -28,12 +48,14 @@ def ffn_forward(r, x):
     h = r("c_fc", linear, x)
     a = r("act", ACTIVATIONS[r.config.activation].op, h)
     y = r("c_proj", linear, a)
+    y = factor(r, "scale", y, r.config.residual_scale)
     return r("dropout", dropout, y)
 
 
 def ffn_backward(r, dy):
     """Gradient of ffn_forward with respect to x."""
     dy = r.back("dropout", dy)
+    dy = r.back("scale", dy)
     da = r.back("c_proj", dy)
     dh = r.back("act", da)
     return r.back("c_fc", dh)
@@ -43,62 +65,135 @@ causal_attention = Layer(attention_forward, attention_backward)
 ffn = Layer(ffn_forward, ffn_backward)
 
 
-def norm(r, name, x):
-    """The model's norm with its ε; undone by r.back(name, dy)."""
-    return r(name, NORMS[r.config.norm], x, eps=r.config.layer_norm_epsilon)
-
-
 def pre_norm_block_forward(r, x):
-    """A block of GPT-2 and GPT-3: each part reads a normalised copy of the residual stream and adds to it."""
-    x = x + r("attn", causal_attention, norm(r, "ln_1", x))
-    return x + r("mlp", ffn, norm(r, "ln_2", x))
+    """A block of GPT-2, GPT-3 and LLaMA: each part adds to the stream what it makes of a normalised copy."""
+    x = r("mid", add, x, r("attn", causal_attention, norm(r, "ln_1", x)))
+    return r("out", add, x, r("mlp", ffn, norm(r, "ln_2", x)))
 
 
 def pre_norm_block_backward(r, dy):
     """Gradient of pre_norm_block_forward with respect to x: a sum passes its gradient to both terms."""
-    dx = dy + r.back("ln_2", r.back("mlp", dy))
-    return dx + r.back("ln_1", r.back("attn", dx))
+    dx, da = r.back("out", dy)
+    dx = dx + r.back("ln_2", r.back("mlp", da))
+    dx, da = r.back("mid", dx)
+    return dx + r.back("ln_1", r.back("attn", da))
 
 
 def post_norm_block_forward(r, x):
     """A block of GPT-1: each sum is normalised, so nothing passes a block untouched."""
-    x = norm(r, "ln_1", x + r("attn", causal_attention, x))
-    return norm(r, "ln_2", x + r("mlp", ffn, x))
+    x = norm(r, "ln_1", r("mid", add, x, r("attn", causal_attention, x)))
+    return norm(r, "ln_2", r("out", add, x, r("mlp", ffn, x)))
 
 
 def post_norm_block_backward(r, dy):
     """Gradient of post_norm_block_forward with respect to x."""
-    dx = r.back("ln_2", dy)
-    dx = r.back("ln_1", dx + r.back("mlp", dx))
-    return dx + r.back("attn", dx)
+    dx, da = r.back("out", r.back("ln_2", dy))
+    dx = dx + r.back("mlp", da)
+    dx, da = r.back("mid", r.back("ln_1", dx))
+    return dx + r.back("attn", da)
+
+
+def out_norm_block_forward(r, x):
+    """A block of OLMo 2: what each part gives is normalised, and the stream itself never is."""
+    x = r("mid", add, x, norm(r, "ln_1", r("attn", causal_attention, x)))
+    return r("out", add, x, norm(r, "ln_2", r("mlp", ffn, x)))
+
+
+def out_norm_block_backward(r, dy):
+    """Gradient of out_norm_block_forward with respect to x."""
+    dx, da = r.back("out", dy)
+    dx = dx + r.back("mlp", r.back("ln_2", da))
+    dx, da = r.back("mid", dx)
+    return dx + r.back("attn", r.back("ln_1", da))
+
+
+def both_norm_block_forward(r, x):
+    """A block of Gemma 2: a norm before each part, and one of what it gives."""
+    x = r("mid", add, x, norm(r, "ln_1_out", r("attn", causal_attention, norm(r, "ln_1", x))))
+    return r("out", add, x, norm(r, "ln_2_out", r("mlp", ffn, norm(r, "ln_2", x))))
+
+
+def both_norm_block_backward(r, dy):
+    """Gradient of both_norm_block_forward with respect to x."""
+    dx, da = r.back("out", dy)
+    dx = dx + r.back("ln_2", r.back("mlp", r.back("ln_2_out", da)))
+    dx, da = r.back("mid", dx)
+    return dx + r.back("ln_1", r.back("attn", r.back("ln_1_out", da)))
+
+
+def parallel_block_forward(r, x):
+    """A block of GPT-J: attention and feed-forward read one normalised copy, and both add to the stream."""
+    n = norm(r, "ln_1", x)
+    x = r("mid", add, x, r("attn", causal_attention, n))
+    return r("out", add, x, r("mlp", ffn, n))
+
+
+def parallel_block_backward(r, dy):
+    """Gradient of parallel_block_forward with respect to x: what two parts read gets both gradients."""
+    dx, da = r.back("out", dy)
+    dn = r.back("mlp", da)
+    dx, da = r.back("mid", dx)
+    dn = dn + r.back("attn", da)
+    return dx + r.back("ln_1", dn)
+
+
+def two_norm_parallel_block_forward(r, x):
+    """A block of GPT-NeoX: attention and feed-forward each read a normalised copy of the same stream."""
+    n = norm(r, "ln_2", x)
+    x = r("mid", add, x, r("attn", causal_attention, norm(r, "ln_1", x)))
+    return r("out", add, x, r("mlp", ffn, n))
+
+
+def two_norm_parallel_block_backward(r, dy):
+    """Gradient of two_norm_parallel_block_forward with respect to x."""
+    dx, da = r.back("out", dy)
+    dn = r.back("mlp", da)
+    dx, da = r.back("mid", dx)
+    dx = dx + r.back("ln_1", r.back("attn", da))
+    return dx + r.back("ln_2", dn)
 
 
 pre_norm_block = Layer(pre_norm_block_forward, pre_norm_block_backward)
 post_norm_block = Layer(post_norm_block_forward, post_norm_block_backward)
-BLOCKS = {"pre": pre_norm_block, "post": post_norm_block}
+BLOCKS = {
+    "pre": pre_norm_block,
+    "post": post_norm_block,
+    "out": Layer(out_norm_block_forward, out_norm_block_backward),
+    "both": Layer(both_norm_block_forward, both_norm_block_backward),
+    "parallel": Layer(parallel_block_forward, parallel_block_backward),
+    "parallel2": Layer(two_norm_parallel_block_forward, two_norm_parallel_block_backward),
+}
 
 
 def gpt_forward(r, tokens):
     """From tokens to the logits of each next token.  tokens (..., T) → logits (..., T, V)"""
     x = r("wte", embedding, tokens)
-    x = r("wpe", POSITIONS[r.config.positions], x)
+    x = factor(r, "embed_scale", x, r.config.embed_scale)
+    x = added(r, "wpe", x)
+    x = embedding_norm(r, "ln_emb", x)
     x = r("drop", dropout, x)
     for i in range(r.config.n_layer):
         x = r(f"h.{i}", BLOCKS[r.config.norm_position], x)
-    if r.config.norm_position == "pre":
-        x = norm(r, "ln_f", x)
-    return r("lm_head", unembedding, x, shares="wte" if r.config.tied else None)
+    x = last_norm(r, "ln_f", x)
+    logits = r("lm_head", unembedding, x, shares="wte" if r.config.tied else None)
+    logits = head_bias(r, "head_bias", logits)
+    logits = factor(r, "logit_scale", logits, r.config.logit_scale)
+    return cap(r, "softcap", logits, r.config.final_softcap)
 
 
 def gpt_backward(r, dlogits):
     """Send gradients to all parameters; tokens have none."""
+    dlogits = r.back("softcap", dlogits)
+    dlogits = r.back("logit_scale", dlogits)
+    dlogits = r.back("head_bias", dlogits)
     dx = r.back("lm_head", dlogits)
-    if r.config.norm_position == "pre":
-        dx = r.back("ln_f", dx)
+    dx = r.back("ln_f", dx)
     for i in reversed(range(r.config.n_layer)):
         dx = r.back(f"h.{i}", dx)
     dx = r.back("drop", dx)
+    dx = r.back("ln_emb", dx)
     dx = r.back("wpe", dx)
+    dx = r.back("embed_scale", dx)
     r.back("wte", dx)
 
 

@@ -135,7 +135,7 @@ def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out
     p, s = Parameters(*parameters), Saved(*saved)
     if phase == ATTENTION:
         n, c, q, k, v = head(task, s.qkv, B, H)
-        attend_head(q, k, v, scale, s.heads[n, c], s.top[task], s.total[task])
+        attend_head(q, k, v, scale, None, None, s.heads[n, c], s.top[task], s.total[task])
         return
     N, C = x.shape
     n0, n1 = span(task, N)
@@ -204,7 +204,9 @@ def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx,
     if phase == BACK_THROUGH_ATTENTION:
         n, c, q, k, v = head(task, s.qkv, B, H)
         _, _, dq, dk, dv = head(task, d.dqkv, B, H)
-        attend_head_gradients(d.dheads[n, c], q, k, v, s.top[task], s.total[task], scale, dq, dk, dv)
+        attend_head_gradients(
+            d.dheads[n, c], q, k, v, s.top[task], s.total[task], scale, None, None, False, dq, dk, dv
+        )
     elif phase == BACK_TO_ATTENTION or phase == BACK_TO_INPUT:
         N, C = dy.shape
         n0, n1 = span(task, N)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..architecture.config import Config
-from ..architecture.parameters import kinds, shapes
+from ..architecture.parameters import NORMS_OF, kinds, shapes
 from ..ops.activations import ACTIVATIONS
+from ..ops.norms import NORMS
 
 
 def parameter_groups(config: Config) -> dict[str, int]:
@@ -31,16 +31,21 @@ def flops_per_token(config: Config, T: int | None = None) -> dict[str, int]:
     """Part -> multiplications and additions of the forward for one token of a sequence of T.
 
     T is block_size unless given. Matrix products only: an addition and a multiplication for each weight.
-    Attention is counted as T × T although half of it is masked, as is usual. The backward costs
-    twice as much.
+    Attention is counted as T × T although half of it is masked, as is usual, and as T × W within a window of
+    W. The backward costs twice as much.
     """
     T = config.block_size if T is None else T
-    L, C, F, V = config.n_layer, config.n_embd, config.ffn_width, config.vocab_size
+    sizes, kind_of = shapes(config), kinds(config)
+    weights = Counter({"attention": 0, "feed-forward": 0})
+    for name, shape in sizes.items():
+        if len(shape) == 2:
+            weights[kind_of[name]] += math.prod(shape)
+    scores = sum(min(T, kind.window or T) * kind.n_head * kind.head_size for kind in config.scopes().values())
     return {
-        "attention, projections": L * 2 * (3 * C * C + C * C),
-        "attention, scores and sums": L * 2 * (2 * T * C),
-        "feed-forward": L * 2 * (2 * C * F),
-        "unembedding": 2 * C * V,
+        "attention, projections": 2 * weights["attention"],
+        "attention, scores and sums": 2 * 2 * scores,
+        "feed-forward": 2 * weights["feed-forward"],
+        "unembedding": 2 * config.n_embd * config.vocab_size,
     }
 
 
@@ -48,24 +53,67 @@ def activation_bytes(
     config: Config, B: int, T: int, dtype: DTypeLike = "float32", dropout: bool = False
 ) -> int:
     """Bytes that the specification holds between the forward and the backward of a batch (B, T)."""
-    C, F, H, V, L = config.n_embd, config.ffn_width, config.n_head, config.vocab_size, config.n_layer
-    N = B * T
-    itemsize = np.dtype(dtype).itemsize
+    C, V, L, N = config.n_embd, config.vocab_size, config.n_layer, B * T
     norm = N * C + N  # x̂ and 1/σ
-    attention = N * C + 3 * N * C + 2 * N * H + N * C  # input of c_attn; q, k, v; maxima and sums; result
-    feed_forward = N * C + N * F  # input of c_fc; input of c_proj
-    norms = 2 * L + (config.norm_position == "pre")
-    # At the end the input of the unembedding, the logits, their maxima and sums.
-    floats = norms * norm + L * (attention + feed_forward) + N * C + N * V + 2 * N
-    activations = L * N * F * _saved_bytes(ACTIVATIONS[config.activation].op, dtype)
+    last = 0 if _gives_what_it_saves(config) else N * C  # the input of the unembedding
+    # At the end that input, the logits, their maxima and sums; and the logits before a cap.
+    floats = (config.has_final_norm + config.embed_norm) * norm + last + N * V + 2 * N
+    floats += N * V if config.final_softcap is not None else 0
+    flags = N * C + L * 2 * N * C if dropout else 0
+    activations = 0
+    for kind in config.scopes().values():
+        F = kind.ffn_width
+        floats += _norm_floats(kind, N) + _attention_floats(kind, N) + N * F  # input of c_proj
+        activations += N * F * _saved_bytes(kind.activation, dtype)
+        flags += B * kind.n_head * T * T if dropout else 0
+    floats += _turning_floats(config, T)
     ids = 8 * N * 2  # tokens and targets
-    flags = N * C + L * (2 * N * C + B * H * T * T) if dropout else 0
-    return floats * itemsize + activations + ids + flags
+    ids += sum(_bytes_of_form(kind, T) for kind in config.scopes().values())
+    return floats * np.dtype(dtype).itemsize + activations + ids + flags
 
 
-def _saved_bytes(op: Any, dtype: DTypeLike) -> int:
-    """What an op of one array saves for each of its entries, asked of the op itself."""
-    _, saved = op.forward(np.zeros(1, dtype))
+def _gives_what_it_saves(config: Config) -> bool:
+    """Whether a norm's value is the x̂ that it saves: one without a weight."""
+    return not NORMS[config.norm].parameters
+
+
+def _norm_floats(kind: Config, N: int) -> int:
+    """The numbers that a block's norms save, and the inputs of c_attn and c_fc, which may be one."""
+    C = kind.n_embd
+    norms = NORMS_OF[kind.norm_position]
+    count = sum(map(len, norms))
+    inputs = 1 if kind.norm_position == "parallel" else 2
+    if _gives_what_it_saves(kind) and kind.norm_position in ("pre", "both", "parallel", "parallel2"):
+        inputs = 0
+    return count * (N * C + N) + inputs * N * C
+
+
+def _attention_floats(kind: Config, N: int) -> int:
+    """The numbers that attention saves: q, k, v, maxima and sums, its result; and of a norm of q and k."""
+    H, K, D = kind.n_head, kind.kv_heads, kind.head_size
+    floats = N * kind.qkv_width + 2 * N * H + N * H * D
+    if kind.qk_norm == "none":
+        return floats
+    return floats + N * (H + K) * D + N * (H + K if kind.qk_norm == "head" else 2)
+
+
+def _turning_floats(config: Config, T: int) -> int:
+    """The numbers in tables of cos and sin, R/2 each a position: layers that turn alike share them."""
+    rotary = (kind for kind in config.scopes().values() if kind.positions == "rotary")
+    tables = {(kind.rotary_size, kind.rotary_base, kind.rotary_scaling) for kind in rotary}
+    return sum(T * size for size, *_ in tables)
+
+
+def _bytes_of_form(kind: Config, T: int) -> int:
+    """Bytes of the first key that each query sees within a window, and of the slopes of linear biases."""
+    is_cut = kind.window is not None and kind.window < T
+    return 8 * T * is_cut + 8 * kind.n_head * (kind.positions == "alibi")
+
+
+def _saved_bytes(activation: str, dtype: DTypeLike) -> int:
+    """What an activation saves for each of its results, asked of the op itself."""
+    row = ACTIVATIONS[activation]
+    _, saved = row.op.forward(np.zeros(2 if row.gated else 1, dtype))
     return sum(array.nbytes for array in saved)
 
 

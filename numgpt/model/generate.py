@@ -1,25 +1,19 @@
-"""Decoding: one token after the other with a key/value cache, and how each is chosen from the logits."""
+"""Generating: how each token is chosen from the logits, and the text that they make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .. import engine
-from ..architecture.config import Config
-from ..architecture.parameters import Flat
 from ..arguments import AtLeastZero, Count, FromZeroToOne, Positive, Share, Size, checked_as
 from ..errors import InputError
-from ..layers.record import Record
-from ..layers.transformer import gpt_forward
-from ..ops.attention import attend, attention, merge_heads, split_heads
-from ..ops.linear import unembedding
-from ..ops.positions import positions
 from ..random import generator
 from ..tokenizers import Tokenizer
+from .decoding import CachedRecord, KeyValueCache, Model, advance, logits_stream
 from .sampling import choose, largest, penalised
 
 __all__ = [
@@ -34,127 +28,12 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-FIRST_ROOM = 64  # positions for which a cache has room at first
-
-
-class Model(Protocol):
-    """What decoding asks of a model; a GPT has it."""
-
-    config: Config
-    params: Flat
-    tokenizer: Tokenizer | None
-
-
-class KeyValueCache:
-    """The keys and values of all positions so far, by the name of the attention that made them."""
-
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self.length = 0
-        self._store: dict[str, Array] = {}
-        self._constants: dict[Any, Any] = {}
-
-    def memory(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, like: Array | None = None) -> Array:
-        """The memory (2, ..., H, room, D) of a name, for its keys and its values, which lies where like does.
-
-        It has room for shape (..., H, T, D) after the positions so far.
-        """
-        end = self.length + shape[-2]
-        store = self._store.get(name)
-        if store is None or end > store.shape[-2]:
-            # Twice as many, rather than block_size at once: memory is paged in as it is needed.
-            room = 0 if store is None else store.shape[-2]
-            room = min(self.block_size, max(FIRST_ROOM, 2 * room, end))
-            larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype, like=like)
-            if store is not None:
-                larger[..., : self.length, :] = store[..., : self.length, :]
-            store = self._store[name] = larger
-        return store
-
-    def append(self, name: str, k: Array, v: Array) -> tuple[Array, Array]:
-        """Put k and v (..., H, T, D) after the positions so far; returns all, (..., H, S, D).
-
-        advance() moves the end, once all layers have appended theirs.
-        """
-        store = self.memory(name, k.shape, k.dtype, k)
-        end = self.length + k.shape[-2]
-        store[0][..., self.length : end, :] = k
-        store[1][..., self.length : end, :] = v
-        return store[0][..., :end, :], store[1][..., :end, :]
-
-    def kept(self, key: Any, make: Callable[..., Any], *args: Any) -> Any:
-        """make(*args), once: what is the same at every step of one model."""
-        if key not in self._constants:
-            self._constants[key] = make(*args)
-        return self._constants[key]
-
-    def clear(self) -> None:
-        """Forget all positions, keep the memory."""
-        self.length = 0
-
-
-class CachedRecord(Record):
-    """A Record of the tokens that follow those in a cache: it attends to both, and computes the last logits.
-
-    Positions are counted on from the cache's end. Only the last position is unembedded: the others' logits
-    would choose tokens that are there already.
-    """
-
-    cache: Any
-
-    def __init__(self, params: Flat, config: Config, cache: KeyValueCache) -> None:
-        super().__init__(params, config)
-        self.cache = cache
-
-    def run(
-        self, full: str, op: Any, arrays: tuple[Array, ...], options: dict[str, Any]
-    ) -> tuple[Array, Any]:
-        """As Record.run, for the tokens after those in the cache."""
-        if op is positions:
-            options = {"start": self.cache.length}
-        elif op is unembedding:
-            arrays = (arrays[0][..., -1:, :], *arrays[1:])
-        elif op is attention:
-            q, k, v = split_heads(arrays[0], options["n_head"])
-            y, _ = super().run(full, attend, (q, *self.cache.append(full, k, v)), {})
-            return merge_heads(y), None
-        return super().run(full, op, arrays, options)
-
-
-def advance(model: Model, tokens: Array, cache: KeyValueCache) -> Array:
-    """Read tokens (B, T) after those in the cache → logits (B, V) of the token that follows."""
-    ids = engine.checked(tokens, model.params.flat, model.config.vocab_size)
-    logits = gpt_forward(CachedRecord(model.params, model.config, cache), ids)
-    cache.length += tokens.shape[-1]
-    return logits[..., -1, :]
-
-
-def logits_stream(model: Model, tokens: Array, slide: int = 1) -> Generator[Array, Array, None]:
-    """A generator of next-token logits (B, V): begin with a prompt (B, T), then send it chosen tokens (B,).
-
-    Past block_size the window slides: the oldest tokens leave, positions are counted anew, and the cache is
-    filled again, because learned positions are part of every key. With slide 1 the model sees the last
-    block_size tokens at every step. A larger slide drops that many at once: faster, for a context that is up
-    to slide − 1 tokens shorter.
-    """
-    P = model.config.block_size
-    cache = KeyValueCache(P)
-    window = fresh = tokens[:, -P:]
-    while True:
-        with engine.session(model.params.dtype):
-            logits = advance(model, fresh, cache)
-        ids = yield logits
-        fresh = ids[:, None]
-        window = np.concatenate([window, fresh], axis=1)
-        if cache.length == P:
-            window = fresh = window[:, -(P + 1 - slide) :]
-            cache.clear()
 
 
 @checked_as("generate")
 def stream(
     model: Model,
-    tokens: Array,
+    tokens: Array | Sequence[Array],
     max_new_tokens: Count,
     *,
     temperature: AtLeastZero = 1.0,
@@ -166,7 +45,7 @@ def stream(
     slide: Size = 1,
     among: Size | None = None,
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the next ids (B,) of each row of tokens (B, T), max_new_tokens times.
+    """Yield the next ids (B,) of each row of tokens (B, T), or of each of B rows, max_new_tokens times.
 
     A draw depends on seed, row and position only: the first of eight samples is the one that would be drawn
     alone.
@@ -174,7 +53,7 @@ def stream(
     Parameters
     ----------
     model : GPT
-    tokens : integer array (B, T)
+    tokens : integer array (B, T), or a sequence of arrays (T) of different length
         As model.check_tokens returns them.
     max_new_tokens : int
     temperature : float
@@ -210,6 +89,7 @@ def stream(
     [(2,), (2,), (2,)]
     """
     P = model.config.block_size
+    tokens, lengths = _side_by_side(tokens)
     if tokens.ndim != 2 or tokens.size == 0 or tokens.dtype.kind not in "iu":
         raise InputError(
             f"generate: tokens are {tokens.dtype} of shape {tokens.shape}, expected integers (B, T) with at"
@@ -219,15 +99,15 @@ def stream(
         raise InputError(f"generate: slide is {slide}, expected 1 to block_size {P}")
     if max_new_tokens == 0:
         return
-    present = None if repetition_penalty == 1 else _present(tokens, model.config.vocab_size)
-    steps = logits_stream(model, tokens, slide)
+    present = None if repetition_penalty == 1 else _present(tokens, lengths, model.config.vocab_size)
+    steps = logits_stream(model, tokens, slide, lengths)
     logits = next(steps)
     for n in range(max_new_tokens):
         rows = engine.home(logits)[:, :among]
         if present is not None:
             rows = penalised(rows, present[:, :among], repetition_penalty)
-        position = tokens.shape[1] + n
-        draws = [_draw(seed, row, position) if temperature else 0.0 for row in range(len(rows))]
+        ends = [tokens.shape[1] + n] * len(rows) if lengths is None else lengths + n
+        draws = [_draw(seed, row, int(end)) if temperature else 0.0 for row, end in enumerate(ends)]
         ids = np.array(
             [choose(row, u, temperature, top_k, top_p, min_p) for row, u in zip(rows, draws)], np.int64
         )
@@ -238,10 +118,36 @@ def stream(
             logits = steps.send(ids)
 
 
-def _present(tokens: Array, vocab_size: int) -> NDArray[np.bool_]:
-    """Which ids stand in each row.  tokens (B, T) → (B, V)"""
+def is_ragged(tokens: Any) -> bool:
+    """Whether tokens are rows of integers, of different length."""
+    if not isinstance(tokens, list | tuple) or not all(
+        isinstance(row, list | tuple | np.ndarray) for row in tokens
+    ):
+        return False
+    return len({np.shape(row)[:1] for row in tokens}) > 1 and all(np.ndim(row) == 1 for row in tokens)
+
+
+def _side_by_side(tokens: Any) -> tuple[Array, NDArray[np.int64] | None]:
+    """Prompts as one array (B, T), each at the end of its row, and their lengths where they differ."""
+    if isinstance(tokens, np.ndarray) or not is_ragged(tokens):
+        return np.asarray(tokens), None
+    lengths = np.array([len(row) for row in tokens], np.int64)
+    if not lengths.all():
+        raise InputError("generate: a prompt has no tokens, expected at least one in each")
+    rows = np.zeros((len(tokens), int(lengths.max())), np.int64)
+    for row, ids in zip(rows, tokens):
+        row[-len(ids) :] = ids
+    return rows, lengths
+
+
+def _present(tokens: Array, lengths: Array | None, vocab_size: int) -> NDArray[np.bool_]:
+    """Which ids stand in each row, of which the last lengths are its tokens.  tokens (B, T) → (B, V)"""
     present = np.zeros((len(tokens), vocab_size), bool)
-    np.put_along_axis(present, tokens, True, axis=1)
+    if lengths is None:
+        np.put_along_axis(present, tokens, True, axis=1)
+        return present
+    for row, ids, length in zip(present, tokens, lengths):
+        row[ids[-length:]] = True
     return present
 
 

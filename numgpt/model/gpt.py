@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise, shapes
-from ..argument_kinds import as_array
 from ..arguments import Count, HeldAttributes, Ids, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
-from ..layers.record import Record
-from ..layers.transformer import gpt_forward, loss_backward, loss_forward
-from ..ops.op import check_ids
+from ..layers.layer import Layer
+from ..layers.transformer import gpt
+from ..layers.transformer import loss as loss_of_gpt
+from ..layers.visibility import Visibility
+from ..ops.op import Op
+from ..storage.shipped import located
 from ..tokenizers import Tokenizer
-from . import generate
+from . import checks, differentiable, generate
+from .derivatives import Derivatives
 
-DTYPES = ("float32", "float64", "longdouble", "complex128")
 LAYOUTS = {"numgpt": checkpoint, "hf": huggingface}
 
 
-class GPT(HeldAttributes):
+class GPT(Derivatives, HeldAttributes):
     """A GPT with parameters drawn from a seed.
 
     Parameters
@@ -41,7 +43,10 @@ class GPT(HeldAttributes):
     tokenizer : Tokenizer, optional
         Saved and loaded with the model, which itself reads and writes ids only.
     params : Flat, optional
-        Parameters to use as they are, instead of drawing them.
+        Parameters to use as they are, instead of drawing them. What is served may have some of its own under
+        its name: "h.0.attn.c_attn.lora_a".
+    served : mapping of name or pattern -> Op or Layer, optional
+        What runs there in the place of the model's own: an adapter, a mask on weights, a planted fault.
 
     Attributes
     ----------
@@ -76,15 +81,17 @@ class GPT(HeldAttributes):
         dtype: DTypeLike | None = None,
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
+        served: Mapping[str, Op | Layer] | None = None,
     ) -> None:
         given = np.dtype("float32") if params is None else params.dtype
         dtype = given if dtype is None else dtype
-        _expect_known(dtype)
+        checks.expect_known(dtype)
         self.config = config
         self.seed = seed
         self.tokenizer = tokenizer
+        self.served: Mapping[str, Any] = dict(served or {})
         if params is not None:
-            _expect_like("GPT: params", params, shapes(config))
+            checks.expect_like("GPT: params", params, checks.with_served(shapes(config), params, self.served))
             if np.dtype(dtype) != given:
                 raise InputError(
                     f"GPT: params are {given}, expected {np.dtype(dtype)} as dtype says: leave dtype out, or"
@@ -93,13 +100,16 @@ class GPT(HeldAttributes):
         self.params: Flat = _here(initialise(config, seed, dtype)) if params is None else params
 
     @checked
-    def __call__(self, tokens: Ids) -> NDArray[Any]:
+    def __call__(self, tokens: Ids, *, visibility: Visibility | None = None) -> NDArray[Any]:
         """Logits of the token after each position.
 
         Parameters
         ----------
         tokens : integers (..., T)
-            At most block_size positions.
+            At most block_size of them where positions are learned.
+        visibility : numgpt.Visibility, optional
+            Where the tokens stand and which of the others each sees: documents packed into a row, padding, a
+            prefix that sees itself. Each sees those before it and itself unless given.
 
         Returns
         -------
@@ -111,11 +121,17 @@ class GPT(HeldAttributes):
             For ids that are not in the vocabulary, rows of different length, and too many positions.
         """
         ids = self.beside(self.check_tokens(tokens))
-        with engine.session(self.params.dtype):
-            return gpt_forward(self._record(), ids)
+        return differentiable.value(self, gpt, (ids,), visibility=visibility)
 
     @checked
-    def loss(self, tokens: Ids, targets: Ids, count: Count | None = None) -> NDArray[Any]:
+    def loss(
+        self,
+        tokens: Ids,
+        targets: Ids,
+        count: Count | None = None,
+        *,
+        visibility: Visibility | None = None,
+    ) -> NDArray[Any]:
         """The mean surprise at the targets in nats, without gradients.
 
         Parameters
@@ -124,6 +140,8 @@ class GPT(HeldAttributes):
             A negative target does not count.
         count : int, optional
             Divide by this instead of the number of targets that count.
+        visibility : numgpt.Visibility, optional
+            As in a call of the model.
 
         Returns
         -------
@@ -136,127 +154,25 @@ class GPT(HeldAttributes):
         >>> round(float(model.loss([0, 1, 2], [1, 2, 3])), 1)  # near ln 8, a uniform guess
         2.1
         """
-        ids, wanted, count = self._batch(tokens, targets, count)
-        with engine.session(self.params.dtype):
-            return loss_forward(self._record(), ids, wanted, count)
+        batch = checks.batch(self.config, self.params, tokens, targets, count)
+        return differentiable.loss(self, loss_of_gpt, batch, visibility=visibility)
+
+    @overload
+    def generate(
+        self, tokens: NDArray[Any], max_new_tokens: Count = 100, **sampling: Any
+    ) -> NDArray[np.int64]: ...
+
+    @overload
+    def generate(self, tokens: Ids, max_new_tokens: Count = 100, **sampling: Any) -> Any: ...
 
     @checked
-    def loss_and_grads(
-        self,
-        tokens: Ids,
-        targets: Ids,
-        *,
-        step: int | tuple[int, ...] | None = None,
-        count: Count | None = None,
-        out: Flat | None = None,
-        add: bool = False,
-    ) -> tuple[NDArray[Any], Flat]:
-        """The mean surprise at the targets in nats, and its gradient with respect to every parameter.
-
-        Parameters
-        ----------
-        tokens, targets : integers (..., T)
-            A negative target does not count.
-        step : int or tuple of int, optional
-            With the seed and the op's name, determines the dropout masks; None disables dropout.
-        count : int, optional
-            Divide by this instead of the number of targets that count.
-        out : Flat, optional
-            Receives the gradients; a new one unless given.
-        add : bool
-            Add to what out holds, to accumulate batches.
-
-        Returns
-        -------
-        loss : array ()
-        grads : Flat
-            Name -> array, views of one flat buffer.
-
-        Examples
-        --------
-        >>> import numgpt
-        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
-        >>> loss, grads = model.loss_and_grads([[0, 1, 2]], [[1, 2, 3]])
-        >>> grads["wte.weight"].shape
-        (5, 4)
-        """
-        ids, wanted, count = self._batch(tokens, targets, count)
-        if out is not None:
-            self._expect_gradients(out)
-        grads = self.params.like() if out is None else out
-        # Nobody else sees this record's values, so the backward may write over them: spare.
-        record = self._record(grads=grads, add=add, step=step, spare=True)
-        with engine.session(self.params.dtype):
-            loss = loss_forward(record, ids, wanted, count)
-            loss_backward(record, np.ones_like(loss))
-        record.finish_backward()
-        return loss, grads
-
-    @checked
-    def record(
-        self,
-        tokens: Ids,
-        targets: Ids | None = None,
-        *,
-        edit: Mapping[str, Any] | None = None,
-        edit_grad: Mapping[str, Callable[[NDArray[Any]], ArrayLike]] | None = None,
-        step: int | tuple[int, ...] | None = None,
-    ) -> Record:
-        """Run with every value kept and, with targets, every gradient.
-
-        Parameters
-        ----------
-        tokens : integers (..., T)
-        targets : integers (..., T), optional
-            With them the backward runs too.
-        edit : mapping of name -> function, optional
-            Each is applied to that value in flight. The gradients are those of the edited model where the
-            function acts on each entry by itself; for any other give a pair (function, transpose).
-        edit_grad : mapping of name -> function, optional
-            Each is applied to the gradient in flight.
-        step : int or tuple of int, optional
-            As in loss_and_grads.
-
-        Returns
-        -------
-        Record
-            ``record.value[name]``, and ``record.grad[name]`` of every value and parameter.
-
-        Raises
-        ------
-        InputError
-            For an edit of a name that the forward does not file.
-
-        Examples
-        --------
-        >>> import numgpt
-        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
-        >>> record = model.record([0, 1], [1, 2], edit={"h.0.mlp.act": lambda a: 0 * a})
-        >>> record.value["h.0.mlp.act"].any(), record.grad["h.0.mlp.act"].shape
-        (np.False_, (2, 16))
-        """
-        record = self._record(grads=self.params.like(), keep=True, edit=edit, edit_grad=edit_grad, step=step)
-        if targets is None:
-            ids = self.beside(self.check_tokens(tokens))
-            with engine.session(self.params.dtype):
-                gpt_forward(record, ids)
-            record.check_names()
-            return record
-        ids, wanted, count = self._batch(tokens, targets, None)
-        with engine.session(self.params.dtype):
-            loss = loss_forward(record, ids, wanted, count)
-            record.check_names()
-            loss_backward(record, np.ones_like(loss))
-        return record
-
-    @checked
-    def generate(self, tokens: Ids, max_new_tokens: Count = 100, **sampling: Any) -> NDArray[np.int64]:
+    def generate(self, tokens: Ids, max_new_tokens: Count = 100, **sampling: Any) -> Any:
         """Continue each row of tokens.
 
         Parameters
         ----------
-        tokens : integers (B, T) or (T)
-            A prompt may be longer than block_size: the model sees its end.
+        tokens : integers (B, T) or (T), or a sequence of such rows (T) of different length
+            A prompt may be longer than block_size: where positions are learned, the model sees its end.
         max_new_tokens : int
         **sampling
             temperature, top_k, top_p, seed, slide and among, as in numgpt.model.generate.stream.
@@ -264,7 +180,7 @@ class GPT(HeldAttributes):
         Returns
         -------
         integers (B, T + max_new_tokens), or (T + max_new_tokens)
-            The prompt and what follows it.
+            The prompt and what follows it; a list of rows where the prompts are of different length.
 
         Examples
         --------
@@ -272,7 +188,13 @@ class GPT(HeldAttributes):
         >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
         >>> model.generate([[0, 1], [2, 3]], max_new_tokens=6, top_k=3, seed=1).shape
         (2, 8)
+        >>> [len(row) for row in model.generate([[0, 1, 4], [2]], max_new_tokens=6)]
+        [9, 7]
         """
+        if generate.is_ragged(tokens):
+            prompts = [self.check_tokens(row, window=False) for row in cast(Sequence[Any], tokens)]
+            new = np.stack(list(generate.stream(self, prompts, max_new_tokens, **sampling)), axis=1)
+            return [np.concatenate(pair) for pair in zip(prompts, new)]
         ids = self.check_tokens(tokens, window=False)
         if ids.ndim > 2:
             raise InputError(f"tokens: have shape {ids.shape}, expected (B, T) or (T) to continue")
@@ -281,7 +203,7 @@ class GPT(HeldAttributes):
         return np.concatenate([rows, *columns], axis=1).reshape(*ids.shape[:-1], -1)
 
     @checked
-    def save(self, folder: str | PathLike[str], layout: str = "numgpt") -> None:
+    def save(self, folder: str | PathLike[str], layout: str = "numgpt", dtype: str | None = None) -> None:
         """Write config, parameters and tokenizer to a folder, whole or not at all.
 
         Parameters
@@ -289,19 +211,28 @@ class GPT(HeldAttributes):
         folder : path
             A new folder, or one that holds a checkpoint to replace; not one of a run.
         layout : "numgpt" or "hf"
-            "hf" writes what transformers reads as a GPT-2.
+            "hf" writes what transformers reads: a GPT-2, Llama, Mistral or Qwen2.
+        dtype : "float16", "float32" or "float64", optional
+            In which the file holds the parameters; their own unless given. float16 takes half the bytes of
+            float32, keeps 11 bits of each number, and is read as float32.
 
         Raises
         ------
         InputError
             Where the folder holds something else, belongs to a run, or has a tokenizer that the model lacks;
             where the layout has no place for what the model is; where load would refuse it, for NaN, infinity
-            or a tokenizer with more tokens than the model has. Nothing is written then.
+            or a tokenizer with more tokens than the model has; for a number that dtype cannot hold. Nothing
+            is written then.
         """
         if layout not in LAYOUTS:
             raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
+        if self.served:
+            raise InputError(
+                f"save: other ops are served at {', '.join(self.served)}, which no file holds, expected none:"
+                " save GPT(model.config, params=...) of the model's own parameters"
+            )
         checkpoint.expect_no_run(folder)
-        LAYOUTS[layout].save(folder, self)
+        LAYOUTS[layout].save(folder, self, dtype=dtype)
 
     @classmethod
     @checked
@@ -312,8 +243,9 @@ class GPT(HeldAttributes):
         ----------
         folder : path or str
             A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
-            no best; the folder of a GPT-2 that transformers saved; a model's file of llm.c; or "hf:" and a
-            name on the Hugging Face hub, where huggingface_hub is installed.
+            no best; the folder of a GPT-2, Llama, Mistral or Qwen2 that transformers saved; a model's file of
+            llm.c; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:" and a name on the
+            Hugging Face hub, where huggingface_hub is installed.
         dtype : "float32", "float64", "longdouble" or "complex128", optional
             Of the parameters; that of the file unless given.
 
@@ -334,7 +266,8 @@ class GPT(HeldAttributes):
         (True, dtype('float64'))
         """
         if dtype is not None:
-            _expect_known(dtype)
+            checks.expect_known(dtype)
+        folder = located(folder)
         if Path(folder).is_file():
             arguments = llmc.load(folder)
         else:
@@ -371,7 +304,7 @@ class GPT(HeldAttributes):
         >>> model.astype("float64").params.dtype
         dtype('float64')
         """
-        _expect_known(dtype)
+        checks.expect_known(dtype)
         return self._with(self.params.astype(dtype))
 
     @property
@@ -385,104 +318,25 @@ class GPT(HeldAttributes):
 
         window: whether there may be no more than block_size positions.
         """
-        ids = _array("tokens", tokens)
-        if ids.ndim == 0 or ids.size == 0:
-            raise InputError(f"tokens: have shape {ids.shape}, expected (B, T) with at least one token")
-        check_ids("tokens", ids, self.config.vocab_size)
-        if window and ids.shape[-1] > self.config.block_size:
-            raise InputError(
-                f"tokens: {ids.shape[-1]} positions, expected at most block_size {self.config.block_size}:"
-                " give the last of them"
-            )
-        return ids.astype(np.int64, copy=False)
+        return checks.tokens(self.config, tokens, window)
 
     @checked
     def check_targets(self, tokens: Ids, targets: Ids) -> NDArray[Any]:
         """Targets as integers of the shape of tokens, or an InputError; negative ones do not count."""
-        ids, shape = _array("targets", targets), _array("tokens", tokens).shape
-        if ids.shape != shape:
-            raise InputError(f"targets: have shape {ids.shape}, expected {shape} as the tokens")
-        check_ids("targets", ids, self.config.vocab_size, negative=True)
-        return ids
+        return checks.targets(self.config, tokens, targets)
 
     @checked
     def beside(self, ids: NDArray[Any], negative: bool = False) -> NDArray[Any]:
         """Checked ids where the parameters lie: tokens, or with negative also targets."""
-        return engine.checked(ids, self.params.flat, self.config.vocab_size, negative)
-
-    def _record(self, **options: Any) -> Record:
-        return Record(self.params, self.config, seed=self.seed, **options)
-
-    def _expect_gradients(self, out: Flat) -> None:
-        """Raise InputError unless gradients may be written to out."""
-        params = self.params
-        _expect_like("loss_and_grads: out", out, params.shapes)
-        if out.flat is params.flat or (
-            not engine.on_gpu(out.flat)
-            and not engine.on_gpu(params.flat)
-            and np.may_share_memory(out.flat, params.flat)
-        ):
-            raise InputError(
-                "loss_and_grads: out holds the parameters, which the gradients would replace, expected a Flat"
-                " of its own: model.params.like()"
-            )
-        if not engine.on_gpu(out.flat) and not out.flat.flags.writeable:
-            raise InputError(
-                "loss_and_grads: out is read-only, expected a Flat that can be written to: give"
-                " model.params.like()"
-            )
-        places = [(flat.dtype, engine.on_gpu(flat.flat)) for flat in (out, params)]
-        if places[0] != places[1]:
-            (actual, wanted) = (f"{d} {'on the GPU' if gpu else 'in the host memory'}" for d, gpu in places)
-            raise InputError(
-                f"loss_and_grads: out is {actual}, expected {wanted} as the parameters: model.params.like()"
-            )
+        return checks.beside(self.config, self.params, ids, negative)
 
     def _with(self, params: Flat) -> GPT:
-        return type(self)(self.config, self.seed, params.dtype, self.tokenizer, params)
-
-    def _batch(
-        self, tokens: Ids, targets: Ids, count: int | None
-    ) -> tuple[NDArray[Any], NDArray[Any], int | None]:
-        """Tokens and targets, checked, where the parameters lie, and how many targets count."""
-        ids = self.check_tokens(tokens)
-        wanted = self.check_targets(ids, targets)
-        if count is None and engine.on_gpu(self.params.flat):
-            count = int((wanted >= 0).sum())  # counted here, so that nothing has to wait for the GPU
-        return self.beside(ids), self.beside(wanted, negative=True), count
+        return type(self)(self.config, self.seed, params.dtype, self.tokenizer, params, self.served)
 
     def __repr__(self) -> str:
         return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"
 
 
-def _expect_known(dtype: DTypeLike) -> None:
-    try:
-        known = dtype is not None and np.dtype(dtype) in map(np.dtype, DTYPES)
-    except TypeError:
-        known = False
-    if not known:
-        raise InputError(f"GPT: dtype {dtype} is unknown, expected one of {', '.join(DTYPES)}")
-
-
-def _expect_like(who: str, flat: Flat, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise InputError unless a Flat has the names and shapes of the model."""
-    if flat.shapes == expected:
-        return
-    name = next(n for n in (*expected, *flat.shapes) if flat.shapes.get(n) != expected.get(n))
-    actual, wanted = (f"has shape {s[name]}" if name in s else "is missing" for s in (flat.shapes, expected))
-    wanted = wanted.replace("is missing", "no such name")
-    raise InputError(f"{who}: {name} {actual}, expected {wanted.removeprefix('has ')}, as in the model")
-
-
 def _here(params: Flat) -> Flat:
     """Parameters where the engine in use computes; a dtype that the GPU lacks stays where it is."""
     return params.to("cupy") if engine.is_cupy() and params.dtype in engine.ON_GPU else params
-
-
-def _array(who: str, ids: Ids) -> NDArray[Any]:
-    if engine.on_gpu(ids):
-        raise InputError(
-            f"{who}: lie on the GPU, expected them in the host's memory, where they are checked: give"
-            f" {who}.get()"
-        )
-    return as_array(who, ids, "integers (B, T)", "pad the short ones, with targets of -1")

@@ -3,35 +3,106 @@
 Enter here to ask how a gradient is derived: help(numgpt.ops.layernorm) shows it.
 """
 
-from .activations import ACTIVATIONS, gelu, gelu_tanh, relu
-from .attention import attend, attention
+from .activations import (
+    ACTIVATIONS,
+    geglu,
+    geglu_tanh,
+    gelu,
+    gelu_bloom,
+    gelu_tanh,
+    reglu,
+    relu,
+    relu2,
+    silu,
+    swiglu,
+    swiglu_clamped,
+)
+from .attention import attend, attend_groups, attention
+from .attention_steps import (
+    attention_probs,
+    attention_scores,
+    distance_slopes,
+    key_heads,
+    query_heads,
+    softcap,
+    value_heads,
+    weighted_values,
+)
 from .dropout import dropout
+from .elementary import add, scaled, shift
 from .embedding import embedding
 from .linear import linear, unembedding
 from .losses import cross_entropy
-from .norms import NORMS, layernorm
+from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
-from .positions import POSITIONS, positions
+from .part_norms import PART_NORMS, part_layernorm, part_rmsnorm
+from .positions import POSITIONS, positions, sinusoidal
+from .rotary import rotary
+from .sinks import sink_attention, sink_probs
 
-_CHOSEN = (*POSITIONS.values(), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
+_ATTENTION = (
+    *(attend, attend_groups, attention, query_heads, key_heads, value_heads, attention_scores, softcap),
+    *(distance_slopes, attention_probs, weighted_values, sink_attention, sink_probs),
+)
+_CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
     op.name: op
-    for op in (embedding, linear, attend, attention, dropout, unembedding, cross_entropy, *_CHOSEN)
+    for op in (
+        embedding,
+        linear,
+        *_ATTENTION,
+        add,
+        scaled,
+        shift,
+        dropout,
+        unembedding,
+        cross_entropy,
+        *_CHOSEN,
+        *PART_NORMS.values(),
+    )
 }
 
 __all__ = [
     "ALL",
     "Op",
+    "add",
     "attend",
+    "attend_groups",
     "attention",
+    "attention_probs",
+    "attention_scores",
     "cross_entropy",
+    "distance_slopes",
     "dropout",
     "embedding",
+    "geglu",
+    "geglu_tanh",
     "gelu",
+    "gelu_bloom",
     "gelu_tanh",
+    "key_heads",
     "layernorm",
     "linear",
+    "part_layernorm",
+    "part_rmsnorm",
     "positions",
+    "query_heads",
+    "reglu",
     "relu",
+    "relu2",
+    "rmsnorm",
+    "rotary",
+    "scaled",
+    "shift",
+    "silu",
+    "sink_attention",
+    "sink_probs",
+    "sinusoidal",
+    "softcap",
+    "standardise",
+    "swiglu",
+    "swiglu_clamped",
     "unembedding",
+    "value_heads",
+    "weighted_values",
 ]

@@ -5,7 +5,9 @@ import math
 import numpy as np
 
 from ..engine.jit import kernel, launch, parallel
+from .activations import FAR
 from .elementary_numba import exp, half_erfc
+from .linear_numba import rows
 
 CHUNK = 8192  # entries a task
 INV_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
@@ -120,3 +122,66 @@ def gelu_tanh_forward(x):
 def gelu_tanh_backward(dy, saved):
     """Twin of ops.activations.gelu_tanh_backward."""
     return (_map(gelu_tanh_gradients, saved[0], dy),)
+
+
+@kernel
+def swiglu_row(g, u, y):
+    """y = silu(g) u."""
+    one = g.dtype.type(1)
+    for i in range(len(g)):
+        e = exp(-abs(g[i]))
+        large = one / (one + e)
+        y[i] = g[i] * (e * large if g[i] < 0 else large) * u[i]
+
+
+@kernel
+def swiglu_gradient_row(g, u, dy, dg, du):
+    """dg = dy u silu'(g) and du = dy silu(g)."""
+    one, far = g.dtype.type(1), g.dtype.type(FAR)
+    for i in range(len(g)):
+        e = exp(-abs(g[i]))
+        large = one / (one + e)
+        small = e * large
+        s, rest = (small, large) if g[i] < 0 else (large, small)
+        dg[i] = dy[i] * u[i] * (s * (one + kept_near(g[i], far) * rest))
+        du[i] = dy[i] * (g[i] * s)
+
+
+@parallel
+def swiglu_values(task, rows, x, y):
+    """Some rows of y (N, F), for x (N, 2F) = g | u."""
+    N, F = y.shape
+    for n in range(task * rows, min(N, task * rows + rows)):
+        swiglu_row(x[n][:F], x[n][F:], y[n])
+
+
+@parallel
+def swiglu_gradients(task, rows, x, dy, dx):
+    """Some rows of dx (N, 2F) = dg | du, for x (N, 2F) = g | u."""
+    N, F = dy.shape
+    for n in range(task * rows, min(N, task * rows + rows)):
+        swiglu_gradient_row(x[n][:F], x[n][F:], dy[n], dx[n][:F], dx[n][F:])
+
+
+def swiglu_forward(x):
+    """Twin of ops.activations.swiglu_forward."""
+    xs = rows(x)
+    y = np.empty((len(xs), xs.shape[1] // 2), x.dtype)
+    launch(swiglu_values, *tasks_of(y), xs, y)
+    return y.reshape(*x.shape[:-1], y.shape[1]), (x,)
+
+
+def swiglu_backward(dy, saved):
+    """Twin of ops.activations.swiglu_backward."""
+    (x,) = saved
+    xs, dys = rows(x), rows(dy)
+    dx = np.empty_like(xs)
+    launch(swiglu_gradients, *tasks_of(dys), xs, dys, dx)
+    return (dx.reshape(x.shape),)
+
+
+def tasks_of(y):
+    """How many tasks there are for y (N, F), and the rows of each."""
+    N, F = y.shape
+    each = max(1, CHUNK // F)
+    return -(-N // each), each

@@ -11,7 +11,18 @@ from numba.extending import intrinsic
 
 from ..engine.blas import gemm
 from ..engine.jit import SUMS, kernel, launch, parallel
-from .attention import attend, attention, one_head_each, split_heads
+from .attention import (
+    Form,
+    attend,
+    attend_groups,
+    attend_in_form,
+    attention,
+    by_group,
+    in_groups,
+    no_key,
+    one_head_each,
+    split_heads,
+)
 from .elementary_numba import exp, row_max
 
 QUERIES = 64  # a block of queries
@@ -70,145 +81,265 @@ def dot(a, b):
 # axes of a block: before each such loop the code has to test whether they overlap.
 
 
+# first and last bound the keys that a query sees. Where both are None, query t sees keys 0 … t + S − T, and
+# Numba leaves the other branch out.
+
+
 @kernel
-def attend_head(q, k, v, scale, y, top, total):
-    """A head: q (T, D), k and v (S, D) → y (T, D), top and total (T)."""
+def attend_head(q, k, v, scale, first, last, y, top, total):
+    """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T)."""
     T, S = len(q), len(k)
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
-        seen = t1 + S - T
-        scores = np.empty((t1 - t0, seen), y.dtype)
-        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, scores)
+        if first is None:
+            begin, end = 0, t1 + S - T
+        else:
+            begin, end = first[t0:t1].min(), last[t0:t1].max() + 1
+        scores = np.empty((t1 - t0, end - begin), y.dtype)
+        gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, scores)
         for t in range(t1 - t0):
             row = scores[t]
-            row[seen - (t1 - t0) + t + 1 :] = -np.inf
+            if first is None:
+                row[end - (t1 - t0) + t + 1 :] = -np.inf
+            else:
+                row[: first[t0 + t] - begin] = -np.inf
+                row[last[t0 + t] + 1 - begin :] = -np.inf
             top[t0 + t] = m = row_max(row)
             total[t0 + t] = exponentials(row, m)
-        gemm(False, False, 1.0, scores, v[:seen], 0.0, y[t0:t1])
+        gemm(False, False, 1.0, scores, v[begin:end], 0.0, y[t0:t1])
         for t in range(t0, t1):
             multiply(contiguous(y[t]), y.dtype.type(1.0 / total[t]))
 
 
 @kernel
-def attend_head_gradients(dy, q, k, v, top, total, scale, dq, dk, dv):
-    """The gradients of a head."""
+def attend_head_gradients(dy, q, k, v, top, total, scale, first, last, more, dq, dk, dv):
+    """The gradients of a head; more: dk and dv are added to, as the heads of a group do after its first."""
     T, S = len(q), len(k)
+    if first is not None and not more:
+        dk[:] = 0
+        dv[:] = 0
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
-        seen = t1 + S - T
-        p, ds = np.empty((t1 - t0, seen), dy.dtype), np.empty((t1 - t0, seen), dy.dtype)
+        if first is None:
+            begin, end = 0, t1 + S - T
+        else:
+            begin, end = first[t0:t1].min(), last[t0:t1].max() + 1
+        p, ds = np.empty((t1 - t0, end - begin), dy.dtype), np.empty((t1 - t0, end - begin), dy.dtype)
         deltas = np.empty(t1 - t0, dy.dtype)
-        beta = 0.0 if t0 == 0 else 1.0
-        gemm(False, True, scale, q[t0:t1], k[:seen], 0.0, p)
-        gemm(False, True, 1.0, dy[t0:t1], v[:seen], 0.0, ds)
+        beta = 0.0 if t0 == 0 and first is None and not more else 1.0
+        gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, p)
+        gemm(False, True, 1.0, dy[t0:t1], v[begin:end], 0.0, ds)
         for t in range(t1 - t0):
             row = p[t]
-            row[seen - (t1 - t0) + t + 1 :] = -np.inf
+            if first is None:
+                row[end - (t1 - t0) + t + 1 :] = -np.inf
+            else:
+                row[: first[t0 + t] - begin] = -np.inf
+                row[last[t0 + t] + 1 - begin :] = -np.inf
             probabilities(row, top[t0 + t], row.dtype.type(1.0 / total[t0 + t]))
             deltas[t] = dot(row, ds[t])
         for t in range(t1 - t0):
-            for s in range(seen):
+            for s in range(end - begin):
                 ds[t, s] = p[t, s] * (ds[t, s] - deltas[t])
         # The first block sees the fewest keys; the later ones add to what is there, so it must be 0.
-        if t0 == 0:
-            dk[seen:] = 0
-            dv[seen:] = 0
-        gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[:seen])
-        gemm(False, False, scale, ds, k[:seen], 0.0, dq[t0:t1])
-        gemm(True, False, scale, ds, q[t0:t1], beta, dk[:seen])
+        if first is None and t0 == 0 and not more:
+            dk[end:] = 0
+            dv[end:] = 0
+        gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[begin:end])
+        gemm(False, False, scale, ds, k[begin:end], 0.0, dq[t0:t1])
+        gemm(True, False, scale, ds, q[t0:t1], beta, dk[begin:end])
+
+
+@kernel
+def own(bounds, b, h):
+    """The bounds (T) of a head among those of all (B, H, T); None is None."""
+    if bounds is None:
+        return None
+    return bounds[b, h]
 
 
 @parallel
-def attend_heads(task, q, k, v, scale, y, top, total):
-    """q (B, H, T, D), k and v (B, H, S, D) → y (B, H, T, D), top and total (B, H, T)."""
+def attend_heads(task, q, k, v, scale, first, last, y, top, total):
+    """q (B, KG, T, D), k and v (B, K, S, D), bounds (B, KG, T) or None → y as q, top and total (B, KG, T)."""
     b, h = task // q.shape[1], task % q.shape[1]
-    attend_head(q[b, h], k[b, h], v[b, h], scale, y[b, h], top[b, h], total[b, h])
+    kv = h // (q.shape[1] // k.shape[1])
+    begin, end = own(first, b, h), own(last, b, h)
+    attend_head(q[b, h], k[b, kv], v[b, kv], scale, begin, end, y[b, h], top[b, h], total[b, h])
 
 
 @parallel
-def attend_heads_gradients(task, dy, q, k, v, top, total, scale, dq, dk, dv):
-    """The gradients of attend_heads."""
-    b, h = task // q.shape[1], task % q.shape[1]
-    attend_head_gradients(
-        dy[b, h], q[b, h], k[b, h], v[b, h], top[b, h], total[b, h], scale, dq[b, h], dk[b, h], dv[b, h]
-    )
+def attend_heads_gradients(task, dy, q, k, v, top, total, scale, first, last, dq, dk, dv):
+    """The gradients of attend_heads: a task is a head of keys, which goes through the heads that read it."""
+    b, kv = task // k.shape[1], task % k.shape[1]
+    G = q.shape[1] // k.shape[1]
+    for h in range(kv * G, kv * G + G):
+        begin, end, more = own(first, b, h), own(last, b, h), h > kv * G
+        m, n = top[b, h], total[b, h]
+        attend_head_gradients(
+            dy[b, h],
+            q[b, h],
+            k[b, kv],
+            v[b, kv],
+            m,
+            n,
+            scale,
+            begin,
+            end,
+            more,
+            dq[b, h],
+            dk[b, kv],
+            dv[b, kv],
+        )
 
 
-def by_batch(x):
+def by_batch(x, H=None):
     """x (..., H, T, D) → (B, H, T, D) with a contiguous last axis, or (…, T, D) → (1, B, T, D).
 
-    A view where it can be one.
+    H: how many heads, where their axis is divided into several. A view where it can be one.
     """
     if x.shape[-1] > 1 and x.strides[-1] != x.itemsize:
         x = np.ascontiguousarray(x)
-    return x.reshape(_batched(x))
+    return x.reshape(_batched(x, H))
 
 
-def place(x):
+def place(x, H=None):
     """by_batch for an array to write to: always a view."""
-    return np.reshape(x, _batched(x), copy=False)
+    return np.reshape(x, _batched(x, H), copy=False)
 
 
-def _batched(x):
-    """Four axes: those that are missing are 1, and those before the last three become one."""
+def _batched(x, H):
+    """Four axes: missing ones are 1, and those before the last three, or before H heads, become one."""
+    if H is not None:
+        return (-1, H, *x.shape[-2:])
     return (*[1] * (4 - x.ndim), *x.shape) if x.ndim < 4 else (-1, *x.shape[-3:])
 
 
-def attend_into(q, k, v, scale, y):
-    """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
+def is_compiled(form, keep):
+    """Whether the kernels compute a Form: no mask, no dropout, nothing added to the scores."""
+    return keep is None and form.mask is None and form.cap is None and form.slopes is None
+
+
+def bounds(form, q, S, heads):
+    """The first and the last key of each query, each (B, H, T); None and None in the plain form."""
+    T = q.shape[-2]
+    if form.first is None and form.last is None:
+        return None, None
+    first = 0 if form.first is None else form.first
+    last = np.arange(S - T, S) if form.last is None else form.last
+    shape = q.shape[:-1]
+    first, last = (
+        np.ascontiguousarray(np.broadcast_to(a, shape), np.int64).reshape(_batched(q, heads)[:-1])
+        for a in (np.maximum(first, 0), np.minimum(last, S - 1))
+    )
+    if (first > last).any():
+        raise no_key("visibility leaves")
+    return first, last
+
+
+def attend_into(q, k, v, form, y, H=None, K=None):
+    """Fill y; returns the maximum and the sum of each query's scores (..., T, 1).
+
+    H, K: how many heads q and k have, where their axes are divided into groups.
+    """
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
-    q, k, v = map(by_batch, (q, k, v))
-    results = place(y), place(top)[..., 0], place(total)[..., 0]
-    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, scale, *results)
+    first, last = bounds(form, q, k.shape[-2], H)
+    q, k, v = by_batch(q, H), by_batch(k, K), by_batch(v, K)
+    results = place(y, H), place(top, H)[..., 0], place(total, H)[..., 0]
+    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, form.scale, first, last, *results)
     return top, total
 
 
-def attend_forward(q, k, v, *, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attend_forward; masks and dropout are the specification's."""
-    if mask is not None or keep is not None:
-        return attend.forward(q, k, v, scale=scale, mask=mask, keep=keep, p=p)
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+def attend_forward(
+    q, k, v, *, scale=None, cap=None, slopes=None, first=None, last=None, mask=None, keep=None, p=0.0
+):
+    """Twin of ops.attention.attend_forward; what is_compiled does not name is the specification's."""
+    form = Form(1 / math.sqrt(q.shape[-1]) if scale is None else scale, cap, slopes, first, last, mask)
+    if not is_compiled(form, keep):
+        return attend_in_form(q, k, v, form, keep, p)
     y = np.empty(q.shape, q.dtype)
-    top, total = attend_into(q, k, v, scale, y)
-    return y, (q, k, v, top, total, scale, mask, keep, p)
+    top, total = attend_into(q, k, v, form, y)
+    return y, (q, k, v, top, total, form, keep, p)
 
 
 def attend_backward(dy, saved):
     """Twin of ops.attention.attend_backward."""
-    q, k, v, *_, mask, keep, _ = saved
-    if mask is not None or keep is not None:
+    q, k, v, _, _, form, keep, _ = saved
+    if not is_compiled(form, keep):
         return attend.backward(dy, saved)
     grads = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
     attend_back_into(dy, saved, *grads)
     return grads
 
 
-def attend_back_into(dy, saved, dq, dk, dv):
+def attend_back_into(dy, saved, dq, dk, dv, H=None, K=None):
     """Fill dq, dk and dv from what attend saved."""
-    q, k, v, top, total, scale = saved[:6]
-    dy, q, k, v, top, total = map(by_batch, (dy, q, k, v, top, total))
-    given = dy, q, k, v, top[..., 0], total[..., 0], scale
-    launch(attend_heads_gradients, q.shape[0] * q.shape[1], *given, place(dq), place(dk), place(dv))
+    q, k, v, top, total, form = saved[:6]
+    first, last = bounds(form, q, k.shape[-2], H)
+    dy, q, top, total = (by_batch(a, H) for a in (dy, q, top, total))
+    k, v = by_batch(k, K), by_batch(v, K)
+    given = dy, q, k, v, top[..., 0], total[..., 0], form.scale, first, last
+    launch(attend_heads_gradients, k.shape[0] * k.shape[1], *given, place(dq, H), place(dk, K), place(dv, K))
 
 
-def attention_forward(qkv, *, n_head, scale=None, mask=None, keep=None, p=0.0):
-    """Twin of ops.attention.attention_forward; masks and dropout are the specification's."""
-    if mask is not None or keep is not None:
-        return attention.forward(qkv, n_head=n_head, scale=scale, mask=mask, keep=keep, p=p)
-    C = qkv.shape[-1] // 3
-    scale = 1 / math.sqrt(C // n_head) if scale is None else scale
-    merged = np.empty((*qkv.shape[:-1], C), qkv.dtype)
-    q, k, v = split_heads(qkv, n_head)
-    y = one_head_each(merged, n_head)
-    top, total = attend_into(q, k, v, scale, y)
-    return merged, ((q, k, v, top, total, scale, mask, keep, p), n_head)
+def attend_groups_forward(q, k, v, *, scale=None, cap=None, slopes=None, first=None, last=None):
+    """Twin of ops.attention.attend_groups_forward."""
+    K, G = q.shape[-4:-2]
+    form = Form(1 / math.sqrt(q.shape[-1]) if scale is None else scale, cap, slopes, first, last)
+    if not is_compiled(form, None):
+        return attend_groups.forward(q, k, v, scale=scale, cap=cap, slopes=slopes, first=first, last=last)
+    form = in_groups(form, K, G)
+    k, v, y = k[..., None, :, :], v[..., None, :, :], np.empty(q.shape, q.dtype)
+    top, total = attend_into(q, k, v, form, y, K * G, K)
+    return y, (q, k, v, top, total, form, None, 0.0)
+
+
+def attend_groups_backward(dy, saved):
+    """Twin of ops.attention.attend_groups_backward."""
+    q, k, v, _, _, form, *_ = saved
+    if not is_compiled(form, None):
+        return attend_groups.backward(dy, saved)
+    K, G = q.shape[-4:-2]
+    dq, dk, dv = np.empty(q.shape, q.dtype), np.empty(k.shape, q.dtype), np.empty(v.shape, q.dtype)
+    attend_back_into(dy, saved, dq, dk, dv, K * G, K)
+    return dq, dk[..., 0, :, :], dv[..., 0, :, :]
+
+
+def attention_forward(
+    qkv,
+    *,
+    n_head,
+    n_kv_head=None,
+    scale=None,
+    cap=None,
+    slopes=None,
+    first=None,
+    last=None,
+    mask=None,
+    keep=None,
+    p=0.0,
+):
+    """Twin of ops.attention.attention_forward; what is_compiled does not name is the specification's."""
+    q, k, v = split_heads(qkv, n_head, n_kv_head)
+    K = k.shape[-3]
+    form = Form(1 / math.sqrt(q.shape[-1]) if scale is None else scale, cap, slopes, first, last, mask)
+    if not is_compiled(form, keep):
+        return attention.forward(qkv, n_head=n_head, n_kv_head=n_kv_head, **form._asdict(), keep=keep, p=p)
+    merged = np.empty((*qkv.shape[:-1], n_head * q.shape[-1]), qkv.dtype)
+    form = in_groups(form, K, n_head // K)
+    q, k, v = by_group(q, K), k[..., None, :, :], v[..., None, :, :]
+    y = by_group(one_head_each(merged, n_head), K)
+    top, total = attend_into(q, k, v, form, y, n_head, K)
+    return merged, ((q, k, v, top, total, form, keep, p), n_head)
 
 
 def attention_backward(dy, saved):
     """Twin of ops.attention.attention_backward: dq, dk and dv are written side by side."""
     heads, n_head = saved
-    if heads[-3] is not None or heads[-2] is not None:
+    q, _, _, _, _, form, keep, _ = heads
+    if not is_compiled(form, keep):
         return attention.backward(dy, saved)
-    dqkv = np.empty((*dy.shape[:-1], 3 * dy.shape[-1]), dy.dtype)
-    attend_back_into(one_head_each(dy, n_head), heads, *split_heads(dqkv, n_head))
+    K, D = q.shape[-4], q.shape[-1]
+    dqkv = np.empty((*dy.shape[:-1], (n_head + 2 * K) * D), dy.dtype)
+    dys = one_head_each(dy, n_head)
+    attend_back_into(dys, heads, *split_heads(dqkv, n_head, K), n_head, K)
     return (dqkv,)

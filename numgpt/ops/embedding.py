@@ -16,8 +16,8 @@ def embedding_forward(ids, weight):
     return weight[ids], (ids, weight)
 
 
-def embedding_backward(dy, saved):
-    """Gradients of embedding_forward with respect to ids (none: they are integers) and weight.
+def embedding_backward(dy, saved, wanted=(True,)):
+    """Gradients of embedding_forward with respect to ids (none: they are integers) and, if wanted, weight.
 
         dW_v = Σ_{n: ids_n = v} dy_n        because y_n = Σ_v [ids_n = v] W_v
 
@@ -25,6 +25,8 @@ def embedding_backward(dy, saved):
     ids, which dW[ids] += dy would not: it keeps the last one only.
     """
     ids, weight = saved
+    if not wanted[0]:
+        return None, None
     dweight = np.zeros_like(weight, order="C")
     add_at(dweight, ids, dy)
     return None, dweight

@@ -50,11 +50,13 @@ extern "C" __global__ void add_rows(const long long *ids, const long long *order
 """
 
 
-def embedding_backward(dy, saved, into=(None,)):
+def embedding_backward(dy, saved, wanted=(True,), into=(None,)):
     """Twin of ops.embedding.embedding_backward; into: where the gradient of weight goes."""
     import cupy as cp
 
     ids, weight = saved
+    if not wanted[0]:
+        return None, None
     dweight, add = (cp.empty(weight.shape, weight.dtype), False) if into[0] is None else into[0]
     if not add:
         dweight[...] = 0

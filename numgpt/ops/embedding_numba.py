@@ -16,9 +16,11 @@ def scatter_add(tile, ids, dy, dweight):
             dweight[i, c0 + c] += dy[n, c0 + c]
 
 
-def embedding_backward(dy, saved, into=(None,)):
+def embedding_backward(dy, saved, wanted=(True,), into=(None,)):
     """Twin of ops.embedding.embedding_backward; into: where the gradient of weight goes."""
     ids, weight = saved
+    if not wanted[0]:
+        return None, None
     dweight, add = (np.empty_like(weight), False) if into[0] is None else into[0]
     if not add:
         dweight[...] = 0

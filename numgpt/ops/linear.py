@@ -18,8 +18,8 @@ def linear_forward(x, weight, bias=None):
     return y, (x, weight, bias is not None)
 
 
-def linear_backward(dy, saved):
-    """Gradients of linear_forward with respect to x, weight and bias.
+def linear_backward(dy, saved, wanted=(True, True)):
+    """Gradients of linear_forward with respect to x, weight and bias; wanted: which of the last two.
 
     Written with indices, y_no = Σ_i x_ni W_io + b_o for each row n, so that
 
@@ -32,8 +32,8 @@ def linear_backward(dy, saved):
     x, weight, has_bias = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
     dx = dy @ weight.swapaxes(0, 1)
-    dweight = rows.swapaxes(0, 1) @ drows
-    dbias = sum_rows(drows) if has_bias else None
+    dweight = rows.swapaxes(0, 1) @ drows if wanted[0] else None
+    dbias = sum_rows(drows) if has_bias and wanted[1] else None
     return dx, dweight, dbias
 
 
@@ -59,8 +59,8 @@ def unembedding_forward(x, weight):
     return x @ weight.swapaxes(0, 1), (x, weight)
 
 
-def unembedding_backward(dy, saved):
-    """Gradients of unembedding_forward with respect to x and weight.
+def unembedding_backward(dy, saved, wanted=(True,)):
+    """Gradients of unembedding_forward with respect to x and, where it is wanted, weight.
 
         dx = dy W        because y_nv = Σ_c x_nc W_vc
         dW = dyᵀ x       summed over the rows n
@@ -70,7 +70,7 @@ def unembedding_backward(dy, saved):
     """
     x, weight = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, C), (N, V)
-    return dy @ weight, drows.swapaxes(0, 1) @ rows
+    return dy @ weight, drows.swapaxes(0, 1) @ rows if wanted[0] else None
 
 
 unembedding = Op("...C, VC -> ...V", unembedding_forward, unembedding_backward, parameters=("weight",))

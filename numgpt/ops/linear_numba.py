@@ -145,13 +145,14 @@ def linear_forward(x, weight, bias=None):
     return y.reshape(*x.shape[:-1], weight.shape[1]), (x, weight, bias is not None)
 
 
-def linear_backward(dy, saved, into=(None, None)):
+def linear_backward(dy, saved, wanted=(True, True), into=(None, None)):
     """Twin of ops.linear.linear_backward; into: where the gradients of weight and bias go."""
     x, weight, has_bias = saved
     xs, dys = rows(x), rows(dy)
     dx = multiply(False, True, dys, weight).reshape(x.shape)
-    dweight = multiply(True, False, xs, dys, into=into[0])
-    return dx, dweight, sum_rows(dys, into[1]) if has_bias else None
+    dweight = multiply(True, False, xs, dys, into=into[0]) if wanted[0] else None
+    dbias = sum_rows(dys, into[1]) if has_bias and wanted[1] else None
+    return dx, dweight, dbias
 
 
 def unembedding_forward(x, weight):
@@ -166,9 +167,9 @@ def unembedding_forward(x, weight):
     return y.reshape(*x.shape[:-1], len(weight)), (x, weight)
 
 
-def unembedding_backward(dy, saved, into=(None,)):
+def unembedding_backward(dy, saved, wanted=(True,), into=(None,)):
     """Twin of ops.linear.unembedding_backward."""
     x, weight = saved
     dys = rows(dy)
     dx = multiply(False, False, dys, weight).reshape(x.shape)
-    return dx, multiply(True, False, dys, rows(x), into=into[0])
+    return dx, multiply(True, False, dys, rows(x), into=into[0]) if wanted[0] else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import math
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,42 +15,34 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from .. import engine
 from ..argument_kinds import as_array, held, kind_of
-from ..arguments import AtLeastZero, BelowOne, Count, Size
+from ..arguments import AtLeastZero, BelowOne, Count, Place, Positive, Size
 from ..errors import InputError
 from .describe import describe
+from .line import Argument, Shape, bind, read
 
-_AXIS = r"[A-Z]|\(\d*[A-Z]+\)"
-_ARGUMENT = re.compile(
-    rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
-)
 # What the options of ops may be, whose functions are written without types. By name: one name, one meaning.
 OPTIONS = {
+    "base": kind_of(Positive),
+    "begin": kind_of(Place),
+    "cap": kind_of(Positive | None),
     "count": kind_of(Count | None),
+    "dim": kind_of(Size | None),
+    "end": kind_of(Place | None),
     "eps": kind_of(AtLeastZero),
+    "factor": kind_of(float),
+    "first": kind_of(ArrayLike | None),
     "keep": kind_of(ArrayLike | None),
+    "last": kind_of(ArrayLike | None),
     "mask": kind_of(ArrayLike | None),
     "n_head": kind_of(Size),
+    "n_kv_head": kind_of(Size | None),
     "p": kind_of(BelowOne),
+    "positions": kind_of(ArrayLike | None),
     "scale": kind_of(float | None),
-    "start": kind_of(Count),
+    "scaling": kind_of(Mapping[str, Any] | None),
+    "slopes": kind_of(ArrayLike | None),
+    "start": kind_of(Place),
 }
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One array of an op line: its axes, and for integers the size that they stay below.
-
-    lead: whether any axes may come first. axes: (factor, letters) of each axis, (3, ("H", "D")) for (3HD).
-    below, limit: "<" or "~", and the letter of the size.
-    """
-
-    name: str
-    text: str
-    lead: bool
-    axes: tuple[tuple[int, tuple[str, ...]], ...]
-    below: str | None
-    limit: str | None
-    optional: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +53,19 @@ class Op:
 
         ...     any leading axes, the same for all arrays
         (3HD)   one axis, of size 3·H·D
+        (G+2K)  one axis, of size G + 2·K
         <V      integers from 0 to V − 1
         ~V      integers below V, of which the negative ones stand for none
         ?       may be None
         ()      a scalar
 
     parameters: the names of the trailing arrays that a model learns, as in its checkpoint.
-    sizes: options whose value is the size of an axis, {"n_head": "H"}.
-    at_least: axes that another bounds from below, {"S": "T"} for S ≥ T.
+    sizes: options whose value is the size of an axis, {"n_head": "H"}, or a product of sizes. What is None
+    says nothing: of {"n_head": "KG", "n_kv_head": "K"} n_head alone gives K, and G = 1.
+    at_least: axes that another bounds from below, {"S": "T"} for S ≥ T; or a number, {"C": 3}: the op takes
+    smaller ones, but there is so little left of its gradients that laws would see rounding alone.
     noise: for an op that drops at random, the shape of its mask from its inputs and options.
+    expect: of arrays and options; raises InputError for options of a call that do not fit its arrays.
     variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the
     draw.
     """
@@ -80,9 +75,10 @@ class Op:
     backward: Callable[..., tuple[Any, ...]]
     parameters: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
-    at_least: Mapping[str, str] = field(default_factory=dict)
+    at_least: Mapping[str, str | int] = field(default_factory=dict)
     noise: Callable[..., tuple[int, ...]] | None = None
     variants: Mapping[str, Any] = field(default_factory=dict)
+    expect: Callable[[Sequence[Any], Mapping[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         """Have help(op), and IPython's op?, show what they would of a function."""
@@ -118,6 +114,8 @@ class Op:
         options |= zip(masks, moved[len(arrays) :])
         self.check(arrays, options)
         self._check_masks(arrays, options)
+        if self.expect is not None:
+            self.expect(arrays, options)
         if self.noise is not None and any(a is not None and 0 in a.shape for a in arrays):
             raise InputError(f"{self.name}: an array has no element, expected at least one along each axis")
         dtype = next((a.dtype for a in arrays if a is not None and a.dtype.kind in "fc"), np.dtype(float))
@@ -146,12 +144,22 @@ class Op:
     def arguments(self) -> tuple[Argument, ...]:
         """The arrays of the line, in the forward's order."""
         names = list(inspect.signature(self.forward).parameters)
-        return tuple(map(_argument, names, self.line.split("->")[0].split(",")))
+        return tuple(map(read, names, self.line.split("->")[0].split(",")))
+
+    @functools.cached_property
+    def options(self) -> tuple[str, ...]:
+        """The names of the forward's options."""
+        return tuple(inspect.signature(self.forward).parameters)[len(self.arguments) :]
 
     @functools.cached_property
     def result(self) -> Argument:
         """The value's entry in the line."""
-        return _argument("result", self.line.split("->")[1])
+        return read("result", self.line.split("->")[1])
+
+    @functools.cached_property
+    def size_options(self) -> tuple[Argument, ...]:
+        """The options that give sizes, each as one axis."""
+        return tuple(dataclasses.replace(read(n, f"({z})"), text=z) for n, z in self.sizes.items())
 
     def check(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Raise InputError unless the arrays fit the line and lie in one place."""
@@ -162,6 +170,22 @@ class Op:
             if argument.limit and array is not None:
                 who = f"{self.name}: {argument.name}"
                 check_ids(who, array, bound[argument.limit], negative=argument.below == "~")
+
+    def bound(self, shapes: Sequence[tuple[int, ...] | None], options: Mapping[str, Any]) -> dict[str, int]:
+        """Letter -> size for arrays of these shapes, None for one that is not there; lead axes have none."""
+        return dict(_check_shapes(self, tuple(shapes), tuple(options.get(o) for o in self.sizes)))
+
+    def shape_of_result(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """The shape of the value that the line promises for arrays, or None where they do not fit it."""
+        shapes = [None if a is None else a.shape for a in arrays]
+        try:
+            bound = self.bound(shapes, options)
+        except InputError:
+            return None
+        first = next(shape for shape, a in zip(shapes, self.arguments) if shape is not None and a.lead)
+        axes = next(a.axes for shape, a in zip(shapes, self.arguments) if shape is first)
+        lead = first[: len(first) - len(axes)] if self.result.lead else ()
+        return (*lead, *self.result.shape(bound))
 
     def _check_masks(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Raise InputError unless the masks of a call fit what they act on, whose shape is noise's."""
@@ -209,8 +233,7 @@ class Op:
         """
         arrays: list[NDArray[Any]] = []
         for argument in self.arguments:
-            axes = [factor * math.prod(sizes[a] for a in letters) for factor, letters in argument.axes]
-            shape = (*(lead if argument.lead else ()), *axes)
+            shape = (*(lead if argument.lead else ()), *argument.shape(sizes))
             if argument.limit is None:
                 arrays.append(rng.standard_normal(shape).astype(dtype))
                 continue
@@ -219,7 +242,15 @@ class Op:
                 ids = np.where(rng.random(shape) < 0.3, -1, ids)
                 ids.reshape(-1)[:1] = 0  # at least one counts
             arrays.append(ids)
-        return arrays, {option: sizes[letter] for option, letter in self.sizes.items()}
+        return arrays, {option.name: option.shape(sizes)[0] for option in self.size_options}
+
+    def fitted(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Sizes at which the op is tried: those that another bounds from below are larger by that one."""
+        bounds = {
+            a: (sizes[a] + sizes[b]) if isinstance(b, str) else max(sizes[a], b)
+            for a, b in self.at_least.items()
+        }
+        return {**sizes, **bounds}
 
     def __repr__(self) -> str:
         return f"<op {self.name}: {self.line}>"
@@ -239,85 +270,31 @@ def check_ids(who: str, ids: Any, size: int, negative: bool = False) -> None:
         raise InputError(f"{who} has {ids[place]} at {place}, expected {expected} {size - 1}")
 
 
-def _argument(name: str, text: str) -> Argument:
-    """Read one entry of an op line."""
-    text = text.strip()
-    if text == "()":
-        return Argument(name, text, False, (), None, None, False)
-    m = _ARGUMENT.fullmatch(text)
-    assert m, f"op line: cannot read {text!r}"
-    axes = []
-    for part in re.findall(_AXIS, m["axes"]):
-        factor = re.sub(r"\D", "", part)
-        axes.append((int(factor or 1), tuple(re.findall("[A-Z]", part))))
-    return Argument(name, text, bool(m["lead"]), tuple(axes), m["below"], m["limit"], bool(m["optional"]))
-
-
-Shape = tuple[int, ...]
+def expect_one_each(who: str, positions: Any, x: Any) -> None:
+    """Raise InputError unless there is an integer position for each vector of x (..., T, C)."""
+    if positions.dtype.kind not in "iu":
+        raise InputError(f"{who}: positions has dtype {positions.dtype}, expected integers")
+    try:
+        fits = np.broadcast_shapes(positions.shape, x.shape[:-1]) == x.shape[:-1]
+    except ValueError:
+        fits = False
+    if not fits or not positions.ndim:
+        raise InputError(
+            f"{who}: positions has shape {positions.shape}, expected {x.shape[:-1]}, one a vector"
+        )
 
 
 @functools.lru_cache(maxsize=4096)  # a training run asks the same questions at every step
 def _check_shapes(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
     """Letter -> size, or InputError where the shapes contradict the line or the axes' bounds."""
-    bound = _bind(op, shapes, sizes)
+    bound = bind(op.name, op.arguments, shapes, zip(op.size_options, sizes))
     for letter, size in bound.items():
         if size == 0:
             raise InputError(f"{op.name}: {letter} is 0, expected 1 or more")
     for larger, smaller in op.at_least.items():
-        if bound[larger] < bound[smaller]:
+        if isinstance(smaller, str) and bound[larger] < bound[smaller]:
             raise InputError(
                 f"{op.name}: {smaller} = {bound[smaller]} is more than {larger} = {bound[larger]}, expected"
                 f" {smaller} ≤ {larger}"
             )
     return bound
-
-
-def _bind(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
-    """Letter -> size, or InputError where the shapes contradict the line."""
-    bound = {letter: size for letter, size in zip(op.sizes.values(), sizes) if size is not None}
-    lead: Shape | None = None
-    for argument, shape in zip(op.arguments, shapes, strict=True):
-        if shape is None:
-            if not argument.optional:
-                raise InputError(
-                    f"{op.name}: {argument.name} is missing, expected an array ({argument.text})"
-                )
-            continue
-        if not _match(argument, shape, bound):
-            raise InputError(_misfit(op, argument, shape, bound))
-        if argument.lead:
-            own = shape[: len(shape) - len(argument.axes)]
-            if lead is not None and own != lead:
-                raise InputError(
-                    f"{op.name}: {argument.name} has leading axes {own}, expected {lead} as in the arrays"
-                    " before it"
-                )
-            lead = own
-    return bound
-
-
-def _match(argument: Argument, shape: Shape, bound: dict[str, int]) -> bool:
-    """Whether a shape fits one argument of a line; binds the letters that no array before it had."""
-    n_lead = len(shape) - len(argument.axes)
-    if n_lead < 0 or (n_lead > 0 and not argument.lead):
-        return False
-    for (factor, letters), size in zip(argument.axes, shape[n_lead:]):
-        known = factor * math.prod(bound.get(a, 1) for a in letters)
-        unknown = [a for a in letters if a not in bound]
-        if not unknown:
-            if size != known:
-                return False
-            continue
-        if known == 0 or size % known:
-            return False
-        bound[unknown[0]] = size // known
-        bound.update(dict.fromkeys(unknown[1:], 1))
-    return True
-
-
-def _misfit(op: Op, argument: Argument, shape: Shape, bound: dict[str, int]) -> str:
-    """What a shape that does not fit is, and what was expected: its axes, and the sizes bound by then."""
-    letters = {a for _, axis in argument.axes for a in axis}
-    known = ", ".join(f"{a} = {bound[a]}" for a in sorted(letters & bound.keys()))
-    expected = f"({argument.text}) with {known}" if known else f"({argument.text})"
-    return f"{op.name}: {argument.name} has shape {shape}, expected {expected}"

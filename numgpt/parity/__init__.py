@@ -5,6 +5,7 @@ Elsewhere is a PyTorch module, a folder of transformers, a file of llm.c, or ano
 
 from .divergence import compare, first_divergence
 from .modules import GPT1, GPT2
+from .reference import reference
 from .settings import compare_settings
 
-__all__ = ["GPT1", "GPT2", "compare", "compare_settings", "first_divergence"]
+__all__ = ["GPT1", "GPT2", "compare", "compare_settings", "first_divergence", "reference"]

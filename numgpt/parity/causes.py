@@ -20,6 +20,7 @@ from ..architecture.parameters import kinds, parts
 from ..layers.transformer import post_norm_block, pre_norm_block
 from ..ops import Op, attention, layernorm
 from ..ops.activations import ACTIVATIONS
+from ..ops.norms import NORMS
 from .forms import Form, Replacement, Run
 
 Tried = Iterator[tuple[str, Form]]
@@ -32,19 +33,20 @@ def activation(form: Form, a: Run, b: Run) -> Tried:
     """The activation of the feed-forward."""
     own = ACTIVATIONS[form.config.activation]
     for name, other in ACTIVATIONS.items():
-        if name != form.config.activation:
+        if name != form.config.activation and other.gated == own.gated:
             yield f"{own.title} in A, {other.title} in B", form.but(replaced={own.op: _as(other.op)})
 
 
 def epsilon(form: Form, a: Run, b: Run) -> Tried:
-    """What LayerNorm adds to the variance, and what it divides by."""
+    """What a norm adds to the variance, and what LayerNorm divides by."""
+    own = NORMS[form.config.norm]
     for other in EPSILONS:
         if other != form.config.layer_norm_epsilon:
             yield (
-                f"LayerNorm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B",
-                form.but(replaced={layernorm: _as(eps=other)}),
+                f"the norm's epsilon is {form.config.layer_norm_epsilon:g} in A, {other:g} in B",
+                form.but(replaced={own: _as(eps=other)}),
             )
-    if form.config.n_embd > 1:
+    if own is layernorm and form.config.n_embd > 1:
         yield (
             "LayerNorm divides the variance by C in A, by C − 1 in B",
             form.but(replaced={layernorm: _as(UNBIASED)}),
@@ -116,7 +118,7 @@ def _padded(form: Form, b: Run) -> Tried:
 
 def scale(form: Form, a: Run, b: Run) -> Tried:
     """What the scores of attention are multiplied by."""
-    D = form.config.n_embd // form.config.n_head
+    D = form.config.head_size
     others = {"not scaled": 1.0, "scaled by 1/√C": form.config.n_embd**-0.5, "scaled by 1/D": 1 / D}
     for what, factor in others.items():
         if not math.isclose(factor, D**-0.5):
@@ -132,12 +134,20 @@ def scale(form: Form, a: Run, b: Run) -> Tried:
 
 def heads(form: Form, a: Run, b: Run) -> Tried:
     """The number of heads."""
+    if not _packs_by_thirds(form):
+        return
     for other in range(1, min(form.config.n_embd, 128) + 1):
         if form.config.n_embd % other == 0 and other != form.config.n_head:
             yield (
                 f"attention has {form.config.n_head} heads in A, {other} in B",
                 form.but(replaced={attention: _as(n_head=other)}),
             )
+
+
+def _packs_by_thirds(form: Form) -> bool:
+    """Whether queries, keys and values have C columns each, as in GPT-2."""
+    kinds = form.config.scopes().values()
+    return all(c.kv_heads == c.n_head and c.n_head * c.head_size == c.n_embd for c in kinds)
 
 
 def norm_position(form: Form, a: Run, b: Run) -> Tried:
@@ -150,7 +160,7 @@ def norm_position(form: Form, a: Run, b: Run) -> Tried:
             text,
             form.but(config={"norm_position": "post"}, params={"ln_f.weight": None, "ln_f.bias": None}),
         )
-    else:
+    elif form.config.norm_position == "post":
         text = "norms stand after each sum in A (post-norm), before each part in B (pre-norm)"
         yield text, form.but(replaced=blocks)
         last = {n: b.params[n] for n in ("ln_f.weight", "ln_f.bias") if n in b.params}
@@ -160,6 +170,8 @@ def norm_position(form: Form, a: Run, b: Run) -> Tried:
 
 def qkv_order(form: Form, a: Run, b: Run) -> Tried:
     """The order of queries, keys and values in c_attn's result: how it is split, or its weights' columns."""
+    if not _packs_by_thirds(form):
+        return
     C, H = form.config.n_embd, form.config.n_head
     columns = np.arange(3 * C)
     orders = {

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
+from ..layers.layer import Layer
 from ..layers.record import Record
 from ..layers.transformer import loss_backward, loss_forward
 
@@ -127,8 +128,11 @@ class FormRecord(Record):
     """A Record that runs what a Form puts in the place of an op or a layer."""
 
     replaced: Mapping[Any, Replacement] = MappingProxyType({})
+    looks_inside = False  # a program for a GPT shows attention in one piece
 
     def __call__(self, name: str, op: Any, *inputs: Any, shares: str | None = None, **options: Any) -> Any:
+        if isinstance(op, Layer) and op.whole in self.replaced:
+            op = op.whole
         if op in self.replaced:
             op, options = self.replaced[op](self.scope + name, op, options)
         return super().__call__(name, op, *inputs, shares=shares, **options)

@@ -7,7 +7,7 @@ Weights of nn.Linear inside a block are transposed, since PyTorch stores them (o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
 from ..gradcheck.adapters import recording
+from ..interchange import architectures
+from ..interchange.parameter_names import each
 from ..ops.activations import ACTIVATIONS
 from ..user_code import RAISED
 from .borrowing import as_numpy, borrowed, gradient, hooks, torch
@@ -111,7 +113,7 @@ class Module:
 
     def _run(self, tokens: Any, targets: Any, frozen: Iterable[Any]) -> Run:
         """The forward, backward and step of a module that is borrowed; no step changes what is frozen."""
-        seen: dict[str, Any] = {}
+        seen: dict[Any, Any] = {}
         with hooks(self._parts(), seen):
             logits, loss = outcome(self.call(self.module, tokens, targets), targets)
             reported = set()  # logits that are returned for a look may have no gradient
@@ -124,74 +126,101 @@ class Module:
                         reported.add(name)
             loss.backward()
         tensors = self._tensors()
-        params = {n: self._array(n, p).copy() for n, p in tensors.items()}
-        values = {n: as_numpy(v) for n, v in seen.items()}
-        grads = {n: as_numpy(gradient(v)) for n, v in reversed(seen.items()) if n not in reported}
-        grads |= {n: self._array(n, gradient(p)) for n, p in tensors.items()}
+        params = {n: self._array(n, ps).copy() for n, ps in tensors.items()}
+        values = {n: _packed(map(as_numpy, vs)) for n, vs in _by_name(seen).items()}
+        grads = {
+            n: _packed(as_numpy(gradient(v)) for v in vs)
+            for n, vs in reversed(_by_name(seen).items())
+            if n not in reported
+        }
+        grads |= {n: self._array(n, map(gradient, ps)) for n, ps in tensors.items()}
         constants = frozenset(n for n, v in seen.items() if not v.requires_grad and n not in reported)
         if self.optimizer is None:
             return Run(params, values, grads, constants=constants)
         for p in frozen:
             p.grad = None
         self.optimizer.step()
-        trained = {n: p for n, p in tensors.items() if not any(p is f for f in frozen)}
-        updated = {n: self._array(n, p).copy() for n, p in trained.items()}
+        trained = {n: ps for n, ps in tensors.items() if not any(p is f for p in ps for f in frozen)}
+        updated = {n: self._array(n, ps).copy() for n, ps in trained.items()}
         return Run(params, values, grads, updated, constants)
 
     def arrays(self) -> dict[str, Any]:
         """The parameters by numgpt's names, each in its layout."""
-        return {name: self._array(name, tensor) for name, tensor in self._tensors().items()}
+        return {name: self._array(name, tensors) for name, tensors in self._tensors().items()}
 
     def uncalled(self, run: Run) -> list[str]:
         """The parts of the map that a run did not call: a fused function took their weights itself."""
-        return [name for name in self._parts() if name not in run.values]
+        return [name for name in _by_name(self._parts()) if name not in run.values]
 
     def unnamed(self) -> list[str]:
         """The parameters, by the module's own names, that no name of the map leads to."""
-        named = self._tensors().values()
+        named = [tensor for tensors in self._tensors().values() for tensor in tensors]
         return [
             path for path, p in self.module.named_parameters() if not any(p is tensor for tensor in named)
         ]
 
-    def _parts(self) -> dict[str, tuple[Any, bool]]:
-        """Name → (the module, whether its input is meant) of all that is a value."""
-        parts = {}
+    def _parts(self) -> dict[Any, tuple[Any, bool]]:
+        """Name, or (name, which) of a value in parts → (the module, whether its input is meant)."""
+        parts: dict[Any, tuple[Any, bool]] = {}
         for name, path in self.names.items():
             if name in self.paths:
                 continue
-            part = at(self.module, path)
-            if not isinstance(part, torch().nn.Module):
-                raise InputError(
-                    f"{self.title}: {path} for {name} is {type(part).__name__}, expected a part that is"
-                    f" called: a parameter is named {name}.weight"
-                )
-            parts[name] = part, path.endswith(INPUT)
+            paths = each(path)
+            for n, one in enumerate(paths):
+                part = at(self.module, one)
+                if not isinstance(part, torch().nn.Module):
+                    raise InputError(
+                        f"{self.title}: {one} for {name} is {type(part).__name__}, expected a part that is"
+                        f" called: a parameter is named {name}.weight"
+                    )
+                parts[name if len(paths) == 1 else (name, n)] = part, one.endswith(INPUT)
         return parts
 
-    def _tensors(self) -> dict[str, Any]:
-        """Name → Parameter; a head that is the embedding itself has no name of its own."""
-        tensors = {}
+    def _tensors(self) -> dict[str, tuple[Any, ...]]:
+        """Name → its Parameters, side by side; a head that is the embedding itself has no name of its own."""
+        tensors: dict[str, tuple[Any, ...]] = {}
         for name, path in self.names.items():
             if name in self.paths:
-                tensors[name] = at(self.module, path)
+                tensors[name] = (at(self.module, path),)
             elif not path.endswith(INPUT):
-                part = at(self.module, path)
+                parts = [at(self.module, one) for one in each(path)]
                 for kind in ("weight", "bias"):
-                    if isinstance(getattr(part, kind, None), torch().nn.Parameter):
-                        tensors[f"{name}.{kind}"] = getattr(part, kind)
-        if "lm_head.weight" in tensors and tensors["lm_head.weight"] is tensors.get("wte.weight"):
+                    own = tuple(getattr(part, kind, None) for part in parts)
+                    if all(isinstance(tensor, torch().nn.Parameter) for tensor in own):
+                        tensors[f"{name}.{kind}"] = own
+        head, embedding = (tensors.get(f"{name}.weight", (None,)) for name in ("lm_head", "wte"))
+        if head[0] is not None and head[0] is embedding[0]:
             del tensors["lm_head.weight"]
         return tensors
 
-    def _array(self, name: str, tensor: Any) -> Any:
+    def _array(self, name: str, tensors: Iterable[Any]) -> Any:
         """A parameter, or its gradient, in numgpt's layout."""
+        return _packed(self._laid_out(name, tensor) for tensor in tensors)
+
+    def _laid_out(self, name: str, tensor: Any) -> Any:
+        """A parameter of one part in numgpt's layout."""
         array = as_numpy(tensor)
         part, kind = name.rsplit(".", 1)
         is_matrix_of_block = name.startswith("h.") and kind == "weight" and array.ndim == 2
         if not is_matrix_of_block or name in self.paths:
             return array
-        is_linear = isinstance(at(self.module, self.names[part]), torch().nn.Linear)
+        is_linear = isinstance(at(self.module, each(self.names[part])[0]), torch().nn.Linear)
         return array.T if is_linear else array
+
+
+def _by_name(seen: Mapping[Any, Any]) -> dict[str, list[Any]]:
+    """Name → what was seen under it: several where a key is (name, which), in that order."""
+    grouped: dict[str, dict[int, Any]] = {}
+    for key, value in seen.items():
+        name, which = key if isinstance(key, tuple) else (key, 0)
+        grouped.setdefault(name, {})[which] = value
+    return {name: [parts[which] for which in sorted(parts)] for name, parts in grouped.items()}
+
+
+def _packed(arrays: Iterable[Any]) -> Any:
+    """Arrays side by side, as numgpt packs them; one alone as it is."""
+    first, *others = arrays
+    return np.concatenate([first, *others], axis=-1) if others else first
 
 
 def _expect_usable(title: str, module: Any) -> None:
@@ -216,6 +245,9 @@ def config_of(module: Any, side: Module, other: Config | None = None) -> Config:
     other: the Config that says the number of heads where the module does not.
     """
     settings, arrays = getattr(module, "config", None), side.arrays()
+    architecture = None if "wpe.weight" in arrays else architectures.of(_stored(settings))
+    if architecture is not None:
+        return architecture.config(_stored(settings), f"{side.title}: its config")
     numbers = {int(n.split(".")[1]) for n in side.names if n.startswith("h.")}
     needed = ["wte.weight", "wpe.weight"]
     if numbers:
@@ -247,6 +279,11 @@ def config_of(module: Any, side: Module, other: Config | None = None) -> Config:
         layer_norm_epsilon=_epsilon(module, settings),
         norm_position="pre" if "ln_f.weight" in arrays else "post",
     )
+
+
+def _stored(settings: Any) -> Any:
+    """What a config of transformers would write to a file; None where it is none."""
+    return settings.to_dict() if hasattr(settings, "to_dict") else None
 
 
 def _n_head(module: Any, config: Any) -> int | None:

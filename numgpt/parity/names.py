@@ -3,7 +3,8 @@
 A map goes from numgpt's name of a part to the module's path: {"h.{i}.attn.c_attn":
 "blocks.{i}.attention.qkv"}. A path that ends in ":input" is what goes into that module. The module's output
 is the part's value, its weight and bias are the part's parameters; a parameter that stands alone has an entry
-of its own, {"wpe.weight": "position_table"}.
+of its own, {"wpe.weight": "position_table"}. What numgpt packs side by side and the module computes in parts
+has all of them: "blocks.{i}.{q,k,v}_proj".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from typing import Any
 
 from ..errors import InputError
+from ..interchange.parameter_names import each
 
 INPUT = ":input"
 # Of nanoGPT, minGPT and transformers alike.
@@ -40,7 +42,24 @@ GPT1 = {name: path for name, path in GPT2.items() if name != "ln_f"} | {
     "wpe.weight": "transformer.positions_embed.weight",
     "h.{i}.mlp": "transformer.h.{i}.mlp",
 }
-KNOWN = (GPT2, GPT1)
+# Of transformers' Llama and of its successors.
+LLAMA = {
+    "wte": "model.embed_tokens",
+    "h.{i}": "model.layers.{i}",
+    "h.{i}.ln_1": "model.layers.{i}.input_layernorm",
+    "h.{i}.attn": "model.layers.{i}.self_attn",
+    "h.{i}.attn.c_attn": "model.layers.{i}.self_attn.{q,k,v}_proj",
+    "h.{i}.attn.heads": "model.layers.{i}.self_attn.o_proj:input",
+    "h.{i}.attn.c_proj": "model.layers.{i}.self_attn.o_proj",
+    "h.{i}.ln_2": "model.layers.{i}.post_attention_layernorm",
+    "h.{i}.mlp.c_fc": "model.layers.{i}.mlp.{gate,up}_proj",
+    "h.{i}.mlp.act": "model.layers.{i}.mlp.down_proj:input",
+    "h.{i}.mlp.c_proj": "model.layers.{i}.mlp.down_proj",
+    "h.{i}.mlp": "model.layers.{i}.mlp",
+    "ln_f": "model.norm",
+    "lm_head": "lm_head",
+}
+KNOWN = (GPT2, GPT1, LLAMA)
 OPTIONAL = ("drop", "h.{i}.mlp")
 # All names of numgpt's, but for those of parameters.
 NAMES = (*GPT2, "h.{i}.attn.resid_dropout", "h.{i}.mlp.dropout", "loss")
@@ -105,6 +124,7 @@ def _by_block(module: Any, name: str, path: str) -> list[tuple[str, str]]:
 
 def _hint(module: Any, path: str) -> str:
     """What was expected where a path leads to nothing, and what the module has."""
+    path = next(one for one in each(path) if not has(module, one))
     last = path.removesuffix(INPUT).rpartition(".")[2]
     near = [other for other, _ in module.named_modules() if other.rpartition(".")[2] == last]
     if near:
@@ -126,6 +146,6 @@ def at(module: Any, path: str) -> Any:
 def has(module: Any, path: str) -> bool:
     """Whether a path leads to something."""
     try:
-        return at(module, path) is not None
+        return all(at(module, one) is not None for one in each(path))
     except (AttributeError, IndexError, KeyError, TypeError):
         return False

@@ -21,9 +21,20 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..layers.layer import Layer
-from ..ops.activations import gelu, gelu_tanh, relu
+from ..ops.activations import (
+    geglu,
+    geglu_tanh,
+    gelu,
+    gelu_tanh,
+    halves,
+    reglu,
+    relu,
+    sigmoids,
+    silu,
+    swiglu,
+)
 from ..ops.losses import cross_entropy
-from ..ops.norms import layernorm
+from ..ops.norms import layernorm, rmsnorm
 from .forms import Form, FormRecord, Run
 
 # At which errors are propagated: small enough to be linear in it, large enough for float64 to carry.
@@ -117,7 +128,10 @@ def _with_noise(rng: np.random.Generator) -> type[FormRecord]:
             self.inside: dict[str, Any] = {}  # name → how many u an entry of dx errs, times dy
 
         def __call__(self, name: str, op: Any, *inputs: Any, **options: Any) -> Any:
-            value = moved(super().__call__(name, op, *inputs, **options), UNIT, rng)
+            value = super().__call__(name, op, *inputs, **options)
+            if op is None:
+                return value
+            value = moved(value, UNIT, rng)
             self.value[self.scope + name] = value
             return value
 
@@ -133,6 +147,8 @@ def _with_noise(rng: np.random.Generator) -> type[FormRecord]:
 
         def back(self, name: str, dy: Any) -> Any:
             full = self.scope + name
+            if self.ops[full] is None:
+                return dy
             if not isinstance(self._entries[full].op, Layer) and dy.ndim:
                 # its inputs' gradients are sums over channels, those of its weights over rows
                 K = max(dy.shape[-1], dy.size // dy.shape[-1])
@@ -140,6 +156,8 @@ def _with_noise(rng: np.random.Generator) -> type[FormRecord]:
             dx = super().back(name, dy)
             if full not in self.inside:
                 return dx
+            if dy.shape[-1:] != dx.shape[-1:]:  # a gate and a value have one result, a loss is one number
+                dy = np.concatenate([dy, dy], axis=-1) if dy.ndim else dy
             return dx + UNIT * self.inside[full] * dy * rng.standard_normal(dx.shape)
 
     return Noisy
@@ -148,7 +166,8 @@ def _with_noise(rng: np.random.Generator) -> type[FormRecord]:
 def _stored(saved: Any, given: tuple[Any, ...], rng: np.random.Generator) -> Any:
     """What a forward saved, rounded: all that it computed, but not the arrays that it was given."""
     if isinstance(saved, tuple):
-        return tuple(_stored(part, given, rng) for part in saved)
+        parts = (_stored(part, given, rng) for part in saved)
+        return type(saved)(*parts) if hasattr(saved, "_fields") else tuple(parts)
     return saved if any(saved is a for a in given) else moved(saved, UNIT, rng)
 
 
@@ -168,6 +187,12 @@ def _layernorm(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> 
     return value + error * weight, (xhat + error, rstd, *rest), rstd * weight * (1 + shift * shift)
 
 
+def _rmsnorm(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """dx is r g without its part along x̂, however little that leaves."""
+    (_, weight), (_, rstd, _) = given, saved
+    return value, saved, rstd if weight is None else rstd * weight
+
+
 def _gelu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
     """½ (1 + erf) errs by ½ u however small it is; it is a factor of the value, a term of the derivative."""
     return value + 0.5 * UNIT * given[0] * rng.standard_normal(value.shape), saved, 0.5
@@ -180,11 +205,41 @@ def _gelu_tanh(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> 
     return value, saved, half * (1 + np.abs(x) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
 
 
+def _silu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """1 − σ errs by ½ u where it is subtracted, until σ is 1; the slope has it x σ times, beside a term σ."""
+    (x,) = given
+    return value, saved, 0.5 * sigmoids(x)[0] * (1 + np.minimum(np.abs(x), -math.log(UNIT)))
+
+
 def _relu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
     """Whether an entry near 0 passes is chance, and a whole gradient depends on it."""
     (x,) = given
     band = 4 * UNIT * x.shape[-1] ** 0.5 * rms(x)
     return value, (x + band * rng.standard_normal(x.shape) > 0,), 0.0
+
+
+def _gated(activation: Any, noise: Callable[..., Noise]) -> Callable[..., Noise]:
+    """What rounds in the activation of a gate, times the value that the gate lets through.
+
+    The value's own gradient is dy times the activation, computed again.
+    """
+
+    def inside(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+        gate, passed = halves(given[0])
+        act, kept = activation.forward(gate)
+        erring, _, slope = noise(rng, (gate,), act, kept)
+        again = np.abs(act) if erring is act else 0.5 * np.abs(gate)
+        return erring * passed, saved, np.concatenate([slope * np.abs(passed), again], axis=-1)
+
+    return inside
+
+
+def _reglu(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
+    """Whether a gate near 0 lets its value through is chance, as in _relu."""
+    gate, passed = halves(given[0])
+    band = 4 * UNIT * given[0].shape[-1] ** 0.5 * rms(gate)
+    moved_gate = gate + band * rng.standard_normal(gate.shape)
+    return value, (np.concatenate([moved_gate, passed], axis=-1),), 0.0
 
 
 def _cross_entropy(rng: np.random.Generator, given: Any, value: Any, saved: Any) -> Noise:
@@ -200,8 +255,14 @@ def _cross_entropy(rng: np.random.Generator, given: Any, value: Any, saved: Any)
 
 INSIDE: dict[Any, Callable[..., Noise]] = {
     layernorm: _layernorm,
+    rmsnorm: _rmsnorm,
     gelu: _gelu,
     gelu_tanh: _gelu_tanh,
+    silu: _silu,
     relu: _relu,
+    swiglu: _gated(silu, _silu),
+    geglu: _gated(gelu, _gelu),
+    geglu_tanh: _gated(gelu_tanh, _gelu_tanh),
+    reglu: _reglu,
     cross_entropy: _cross_entropy,
 }

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import InputError
 from . import rounding
@@ -75,6 +74,8 @@ class Search:
 
 def best_cause(search: Search, form: Form, causes: Iterable[Cause]) -> Attempt | None:
     """The cause that explains most; None where none moves the first difference on."""
+    from tqdm import tqdm  # late: without it everything else of the room works
+
     best: Attempt | None = None
     best_score = (-1, 0.0)
     attempts = search.attempts(form, causes)

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architecture.config import Config, Training, from_dict
+from ..architecture.config import Config, Training
+from ..architecture.fields import from_dict
 from ..argument_kinds import PATH, held
 from ..arguments import checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
+from ..interchange.architectures import ARCHITECTURES
+from ..interchange.gpt2_keys import DROPOUTS
 from ..model.gpt import GPT
 from ..storage.files import read_bytes, read_json
+from ..storage.shipped import located
 from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
 from ..training.optim import AdamW
@@ -28,7 +32,7 @@ SHOWN = 8  # names of a list, before it is shortened
 # Of an optimizer of PyTorch: how it computes, not what.
 OF_SPEED = ("params", "foreach", "capturable", "differentiable", "fused", "initial_lr", "param_names")
 # What transformers' configurations call by other names, or call after one run of a program.
-RENAMED = {*huggingface.FIELDS.values(), "activation_function", "n_ctx"}
+RENAMED = {key for row in ARCHITECTURES.values() for key in (*row.sizes.values(), *row.others)}
 OF_A_FILE = ("architectures", "transformers_version", "torch_dtype", "dtype", "numgpt")
 
 
@@ -217,6 +221,13 @@ def _of_fields(settings: Any, prefix: str = "") -> Named:
     named = dict(vars(settings))
     if isinstance(settings, Config):
         named["n_inner"] = settings.ffn_width
+        for name, default in (
+            ("n_kv_head", settings.n_head),
+            ("head_dim", settings.n_embd / settings.n_head),
+            ("rotary_dim", settings.head_size),
+        ):
+            if named[name] == default:  # what None stands for there
+                named[name] = None
     if isinstance(settings, Training):
         named["min_lr"] = settings.final_lr
         prefix = prefix or "training."
@@ -239,6 +250,7 @@ def of_optimizer(optimizer: Any, lr: float | None) -> Named:
         named |= {"weight_decay": optimizer.weight_decay, "decays": "matrices", "clip": optimizer.clip or 0.0}
         named |= {"amsgrad": False, "maximize": False, "decoupled_weight_decay": True}
         named |= {} if lr is None else {"lr": lr}
+        named |= {} if optimizer.names is None else {"moves": ", ".join(optimizer.names)}
     elif hasattr(optimizer, "param_groups"):
         named = {"": type(optimizer).__name__, "clip": 0.0} | _of_groups(optimizer.param_groups)
     else:
@@ -299,9 +311,9 @@ def _raw(fields: Mapping[Any, Any], known: Named) -> Named:
     """The plain fields of a configuration that none of the known settings says."""
     left_out = {*known, *RENAMED, *OF_A_FILE, *vars(Config())}
     flat = _flattened(fields)
-    rates = [flat.get(name) for name in huggingface.DROPOUTS]
+    rates = [flat.get(name) for name in DROPOUTS]
     if len(set(map(str, rates))) == 1:  # numgpt's one
-        left_out |= {*huggingface.DROPOUTS}
+        left_out |= {*DROPOUTS}
     return {n: v for n, v in flat.items() if n.split(".")[0] not in left_out and not n.startswith("_")}
 
 
@@ -323,7 +335,7 @@ def _of_path(path: str | os.PathLike[str], names: Any) -> tuple[str, Named]:
     held("compare_settings", "path", PATH, path)
     if user_code.is_named(path):
         return side_settings(opened(path, names=names), path)
-    place = Path(huggingface.find(path) or path)
+    place = Path(huggingface.find(path) or located(path))
     if place.is_dir() or not place.exists():
         return _of_folder(place, str(path))
     if place.exists() and place.suffix.lower() == ".json":
@@ -379,7 +391,7 @@ def _of_json(path: Path) -> Named:
             settings = _of_fields(huggingface.config_from(stored, path))
         except InputError:  # a GPT-2 that numgpt does not compute has settings all the same
             return _flattened(stored)
-        if len({float(stored.get(name, 0.1)) for name in huggingface.DROPOUTS}) > 1:
+        if len({float(stored.get(name, 0.1)) for name in DROPOUTS}) > 1:
             del settings["dropout"]
         return settings | _raw(stored, settings)
     if isinstance(stored.get("config"), dict) and "numgpt" in stored:

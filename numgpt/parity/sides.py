@@ -35,6 +35,11 @@ class Ours:
                     f"parity: the optimizer of {title} is {type(optimizer).__name__} with lr {lr}, expected"
                     " numgpt.AdamW and its lr"
                 )
+            if optimizer.names is not None:
+                raise InputError(
+                    f"parity: the optimizer of {title} moves a part of the parameters, expected one that"
+                    " moves all: leave its names out"
+                )
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")}
             settings["lr"] = lr
         self.title, self.config = title, model.config
@@ -105,8 +110,9 @@ def opened(
         return Theirs(_built(thing), names, call, optimizer, other=config)
     path = Path(thing)
     if not path.is_file():
-        model, is_theirs = GPT.load(thing), huggingface.find(thing) is not None
-        return Ours(model, f"{thing}, a {'GPT-2 of transformers' if is_theirs else 'checkpoint of numgpt'}")
+        model, theirs = GPT.load(thing), huggingface.find(thing)
+        kind = "checkpoint of numgpt" if theirs is None else f"{huggingface.class_of(theirs)} of transformers"
+        return Ours(model, f"{thing}, a {kind}")
     if not is_state(path):
         return Ours(GPT.load(path), f"{path}, a model of llm.c")
     if config is None:

@@ -22,6 +22,8 @@ class TorchRecord(Record):
     Layers only add and call, so they run as they are.
     """
 
+    looks_inside = False  # PyTorch's fused attention has no steps
+
     def __call__(self, name: str, op: Any, *inputs: Any, shares: str | None = None, **options: Any) -> Any:
         value = super().__call__(name, op, *inputs, shares=shares, **options)
         if value.requires_grad:

@@ -107,6 +107,23 @@ def geometric_mean(tensors: Sequence[Tensor]) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
+def blas_ratio(config: Config = CONFIG, rows: int = 512) -> float:
+    """The error of NumPy's own float32 products to that of PyTorch's, in the geometric mean.
+
+    Both call a BLAS, which sums in an order of its own: on some processors NumPy's adds up longer runs, and
+    errs more, than the one that PyTorch brings. Of the products of a block, at random matrices.
+    """
+    t, logs = torch(), []
+    C, F = config.n_embd, config.ffn_width
+    for n, (K, N) in enumerate([(C, 3 * C), (C, C), (C, F), (F, C)]):
+        rng = generator(n, "blas")
+        a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, K), (K, N)))
+        exact = a.astype("float64") @ b.astype("float64")
+        theirs = (t.from_numpy(a) @ t.from_numpy(b)).numpy()
+        logs.append(math.log(rms(a @ b - exact) / rms(theirs - exact)))
+    return math.exp(sum(logs) / len(logs))
+
+
 def _warm(config: Config, seed: int, B: int) -> tuple[GPT, Any, Any]:
     """A model after some steps on random tokens, and a batch that it has not seen."""
     model, rng = GPT(config, seed), generator(seed, "truth")

@@ -53,9 +53,10 @@ TRANSFORMERS_SIZE: dict[str, Any] = {
 }
 # Subjects at which PyTorch has no digits left, so that there is nothing to compare with.
 LOST = dict.fromkeys(
-    ("gelu (far left)", "gelu_tanh (far left)"),
+    ("gelu (far left)", "gelu_tanh (far left)", "gelu_bloom (far left)"),
     "PyTorch's GELU is 0 there, because 1 + erf and 1 + tanh round to it; numgpt check holds ours",
 )
+LOST["softcap (out of sight)"] = "PyTorch's 1 − tanh² has lost its digits there; numgpt check holds ours"
 
 
 @dataclass(frozen=True)
@@ -270,10 +271,11 @@ def steps(module: Any, dtype: str, seed: int) -> tuple[list[float], list[float]]
 def truth_lines(tensors: Sequence[truth.Tensor]) -> Iterator[Line]:
     """What truth.measure found, held to two limits.
 
-    In the geometric mean no worse than PyTorch, and nowhere more than twice as far off.
+    In the geometric mean no worse than PyTorch, but for what NumPy's BLAS errs more than PyTorch's on this
+    processor; and nowhere more than twice as far off.
     """
     what = f"{len(tensors)} tensors of a step, geometric mean of ours to PyTorch's error"
-    yield Line(TRUTH, what, "float32", truth.geometric_mean(tensors), 1.0)
+    yield Line(TRUTH, what, "float32", truth.geometric_mean(tensors), max(1.0, truth.blas_ratio()))
     worst = max(tensors, key=lambda x: _sortable(x.ratio))
     what = "the worst tensor's error, ours to PyTorch's"
     yield Line(TRUTH, what, "float32", worst.ratio, TWICE, f"{worst.stage} {worst.name}")

@@ -24,7 +24,8 @@ MEMORY = "it only decides how long something is held, or whether a gradient nobo
 CLIP = "the clip keeps exp from overflowing and warning: beyond it σ is 0, and 1/(1 + ∞) is 0 too"
 SHUT = "shut = z.real {} math.floor(np.log(np.finfo(x.dtype).max))"
 SHUT_TO_0 = "return np.where(shut, 0, 1 / (1 + np.exp({})))"
-BOUNDED = "return np.where(abs(x.real) {} 64, np.copysign(64, x.real), x)"
+BOUNDED = "return np.where(abs(x.real) {} most, np.copysign(most, x.real), x)"
+CLAMPED = "return (np.where(gate.real {} LIMIT, x.dtype.type(LIMIT), gate), bounded(value, LIMIT))"
 FAR = "it keeps x² and x³ from overflowing; where they do not, σ is 0 or 1 there, and σ(1 − σ) is 0"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
 PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
@@ -32,11 +33,103 @@ TAKES_SPARE = "if self.spare and engine.takes(backward, 'spare'):"
 ROWS = "rows, drows = (x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))"
 ADD = "twin = engine.gpu_twin(add_at) if engine.on_gpu(array) else np.add.at"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), {}.dtype.type(0))"
-VISIBLE = "visible = np.tri(T, S, S - T, dtype=bool, like={})"
+SEEN = "return np.where(visible(T, S, form, {}), scores, -np.inf)"
+NO_INTERVAL = "if form.first is None and form.last is None:"
+ASKED = "has_interval = form.first is not None or form.last is not None"
+E_OF = "e = np.exp(np.where({}) * ({} / c))"
+SIGNS: tuple[str, ...] = ("scores.real > 0, -scores, scores", "scores.real >= 0, scores, -scores")
+SIGNS += ("scores.real < 0, scores, -scores", "c.real > 0, scores, -scores")
+SIGNS += ("scores.real > 1, scores, -scores", "scores.real > 0, scores, scores")
+E_ALIKE = (
+    *(f"e = np.exp({sign}scores * (-2 / c))" for sign in ("", "-")),
+    *(E_OF.format(signs, "-2") for signs in SIGNS),
+    E_OF.format("scores.real > 0, scores, -scores", "2"),
+)
+SYMMETRIC = "4 e/(1 + e)² is the same for e and 1/e; the sign keeps exp from overflowing"
+UNWANTED = "what nobody wants the gradient of is let go, whether it is computed or not"
+REFUSED = "it only decides whether a visibility that hides a query from all keys is refused"
+SUM = "a sum gives the same gradient to both of its terms"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
 AT_TARGET = ("ids", "ids", "np.where(counted, ids, 0)")
 ANYWHERE = ("ids", "np.where(counted, ids, 1)")
 PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
+OTHERWISE = (("not None", "and", "not None"), ("None", "or", "not None"), ("not None", "or", "None"))
+TO_HEADS = "return (dq.reshape(*lead, H, T, {}.shape[-1]), dk)"
+BACK_TO_PACKED = "split_heads(dqkv, n_head, n_kv_head)[which][...] {} dy"
+DWEIGHT = "dweight = rows.swapaxes(0, 1) @ drows"
+UNEMBEDDED = "return (dy @ weight, drows.swapaxes(0, 1) @ rows{})"
+WANTED = " if wanted[0] else None"
+TAKES_WANTED = "if names != owned and engine.takes(backward, 'wanted'):"
+ARE_WANTED = "options['wanted'] = tuple((n is not None for n in names))"
+SCALED, OF_QUERIES = "dy = r.back('scale', dy)", "dqkv = r.back('ln_q', dqkv)"
+OF_LOGITS = "dlogits = r.back('logit_scale', dlogits)"
+COMMUTES = "a factor acts on each entry by itself, as a dropout and the slope of a cap do: in either order"
+APART = "the norms of queries and of keys act on channels of their own, in either order"
+# Of the backward of each block: a line, and lines that do the same.
+SUMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "pre_norm": (
+        ("dx, da = r.back('out', dy)", "da, dx = r.back('out', dy)"),
+        (
+            "dx = dx + r.back('ln_2', r.back('mlp', da))",
+            "dx = dy + r.back('ln_2', r.back('mlp', da))",
+            "dx = dx + r.back('ln_2', r.back('mlp', dx))",
+        ),
+        ("dx, da = r.back('mid', dx)", "da, dx = r.back('mid', dx)"),
+        (
+            "return dx + r.back('ln_1', r.back('attn', da))",
+            "return dx + r.back('ln_1', r.back('attn', dx))",
+        ),
+    ),
+    "out_norm": (
+        ("dx, da = r.back('out', dy)", "da, dx = r.back('out', dy)"),
+        (
+            "dx = dx + r.back('mlp', r.back('ln_2', da))",
+            "dx = dy + r.back('mlp', r.back('ln_2', da))",
+            "dx = dx + r.back('mlp', r.back('ln_2', dx))",
+        ),
+        ("dx, da = r.back('mid', dx)", "da, dx = r.back('mid', dx)"),
+        (
+            "return dx + r.back('attn', r.back('ln_1', da))",
+            "return dx + r.back('attn', r.back('ln_1', dx))",
+        ),
+    ),
+    "both_norm": (
+        ("dx, da = r.back('out', dy)", "da, dx = r.back('out', dy)"),
+        (
+            "dx = dx + r.back('ln_2', r.back('mlp', r.back('ln_2_out', da)))",
+            "dx = dy + r.back('ln_2', r.back('mlp', r.back('ln_2_out', da)))",
+            "dx = dx + r.back('ln_2', r.back('mlp', r.back('ln_2_out', dx)))",
+        ),
+        ("dx, da = r.back('mid', dx)", "da, dx = r.back('mid', dx)"),
+        (
+            "return dx + r.back('ln_1', r.back('attn', r.back('ln_1_out', da)))",
+            "return dx + r.back('ln_1', r.back('attn', r.back('ln_1_out', dx)))",
+        ),
+    ),
+    "parallel": (
+        ("dx, da = r.back('out', dy)", "da, dx = r.back('out', dy)"),
+        ("dn = r.back('mlp', da)", "dn = r.back('mlp', dx)"),
+        ("dx, da = r.back('mid', dx)", "da, dx = r.back('mid', dx)", "dx, da = r.back('mid', dy)"),
+        ("dn = dn + r.back('attn', da)", "dn = dn + r.back('attn', dx)"),
+        ("return dx + r.back('ln_1', dn)", "return dy + r.back('ln_1', dn)"),
+    ),
+    "two_norm_parallel": (
+        ("dx, da = r.back('out', dy)", "da, dx = r.back('out', dy)"),
+        ("dn = r.back('mlp', da)", "dn = r.back('mlp', dx)"),
+        ("dx, da = r.back('mid', dx)", "da, dx = r.back('mid', dx)", "dx, da = r.back('mid', dy)"),
+        (
+            "dx = dx + r.back('ln_1', r.back('attn', da))",
+            "dx = dy + r.back('ln_1', r.back('attn', da))",
+            "dx = dx + r.back('ln_1', r.back('attn', dx))",
+        ),
+    ),
+    "post_norm": (
+        ("dx, da = r.back('out', r.back('ln_2', dy))", "da, dx = r.back('out', r.back('ln_2', dy))"),
+        ("dx = dx + r.back('mlp', da)", "dx = dx + r.back('mlp', dx)"),
+        ("dx, da = r.back('mid', r.back('ln_1', dx))", "da, dx = r.back('mid', r.back('ln_1', dx))"),
+        ("return dx + r.back('attn', da)", "return dx + r.back('attn', dx)"),
+    ),
+}
 
 EQUAL = (
     Equal("positions_backward", PUSHED.format("="), (PUSHED.format("+="),), "dweight is 0 before"),
@@ -46,7 +139,40 @@ EQUAL = (
         (ROWS.replace("x.shape", "weight.shape"),),
         "weight (V, C) has as many columns as x (..., C)",
     ),
-    Equal("masked_scores", VISIBLE.format("q"), (VISIBLE.format("k"),), "keys lie where their queries do"),
+    Equal("masked_scores", SEEN.format("q"), (SEEN.format("k"),), "keys lie where their queries do"),
+    Equal("visible", NO_INTERVAL, ("if False:",), "the causal order is an interval too, from 0 to the query"),
+    Equal(
+        "visible",
+        ASKED,
+        tuple(f"has_interval = form.first is {a} {b} form.last is {c}" for a, b, c in OTHERWISE),
+        REFUSED,
+    ),
+    Equal("cap_slope", E_OF.format("scores.real > 0, scores, -scores", "-2"), E_ALIKE, SYMMETRIC),
+    Equal(
+        "_back",
+        BACK_TO_PACKED.format("="),
+        (BACK_TO_PACKED.format("+="),),
+        "dqkv is 0 before",
+    ),
+    Equal(
+        "attention_scores_backward",
+        TO_HEADS.format("q"),
+        (TO_HEADS.format("k"),),
+        "queries and keys have heads of one size",
+    ),
+    Equal("embedding_backward", "if not wanted[0]:", ("if False:",), UNWANTED),
+    Equal("linear_backward", DWEIGHT + WANTED, (DWEIGHT,), UNWANTED),
+    Equal("unembedding_backward", UNEMBEDDED.format(WANTED), (UNEMBEDDED.format(""),), UNWANTED),
+    Equal("Record._offers", TAKES_WANTED, ("if False:",), UNWANTED),
+    Equal("Record._offers", ARE_WANTED, (f"without {ARE_WANTED}",), UNWANTED),
+    *(Equal(layer, SCALED, (SCALED,), COMMUTES) for layer in ("attention_backward", "ffn_backward")),
+    Equal("gpt_backward", OF_LOGITS, (OF_LOGITS,), COMMUTES),
+    Equal("attention_backward", OF_QUERIES, (OF_QUERIES,), APART),
+    *(
+        Equal(f"{block}_block_backward", before, tuple(after), SUM)
+        for block, lines in SUMS.items()
+        for before, *after in lines
+    ),
     Equal(
         "cross_entropy_backward",
         TARGET.format(*AT_TARGET),
@@ -72,7 +198,22 @@ EQUAL = (
         "dy has the dtype of the logits, and 0 is 0",
     ),
     Equal("gate", "x = bounded(x)", ("without x = bounded(x)",), FAR),
-    Equal("bounded", BOUNDED.format(">"), ("return x",), FAR),
+    Equal(
+        "clamped",
+        CLAMPED.format(">"),
+        (CLAMPED.format(">="),),
+        "at 7 both are 7, and no number that is drawn lies there",
+    ),
+    Equal(
+        "_with_part",
+        "y = x.astype(np.result_type(x, part))",
+        ("y = x.astype(np.result_type(part, part))", "y = x.astype(np.result_type(x, begin))"),
+        "the part is made of x, and a model's arrays have one dtype",
+    ),
+    Equal("turned", "half = cos.shape[-1]", ("half = sin.shape[-1]",), "cos and sin have one shape"),
+    Equal(
+        "sigmoids", "left = x.real < 0", ("left = x.real < 1",), "up to 1 neither exp(x) nor exp(−x) is large"
+    ),
     Equal("bounded", BOUNDED.format(">"), (BOUNDED.format(">="),), "at 64 both are 64"),
     Equal("gate", SHUT.format(">"), (SHUT.format(">="),), "σ there is below every normal number"),
     Equal("gate", SHUT_TO_0.format("np.where(shut, 0, z)"), (SHUT_TO_0.format("z"),), CLIP),
@@ -88,12 +229,12 @@ EQUAL = (
         ("entry = self._entries[full]",),
         MEMORY,
     ),
-    Equal("Record._arrived", "if self.keep:", ("if True:",), MEMORY),
+    Equal("Record._arrived", "if full in self.kept:", ("if True:",), MEMORY),
     Equal("Record._offers", TAKES_INTO, ("if False:",), INTO),
     Equal("Record._offers", PLACES, (f"without {PLACES}",), INTO),
     Equal("Record._offers", TAKES_SPARE, ("if False:",), SPARE),
     Equal("Record._offers", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
-    Equal("Record._add", "if self.keep:", ("if True:",), MEMORY),
+    Equal("Record._add", "if parameter in self.kept:", ("if True:",), MEMORY),
     Equal(
         "Record._add",
         "self.grad.pop(parameter, None)",

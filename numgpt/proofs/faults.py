@@ -20,7 +20,8 @@ class Fault:
 
 
 SCORES = "dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdims=True))"
-VARIANCE = "xhat * (g * xhat).mean(-1, keepdims=True)"
+MEAN = "g.mean(-1, keepdims=True)"
+VARIANCE = MEAN + " - xhat * (g * xhat).mean(-1, keepdims=True)"
 ROWS = "logits.reshape(-1, logits.shape[-1])"
 SOFTMAX = f"dlogits = np.exp({ROWS} - top)"
 TARGET = "dlogits[np.arange(len(ids), like=ids), np.where(counted, ids, 0)] -= counted"
@@ -69,13 +70,13 @@ FAULTS = (
         "LayerNorm's variance taken as a constant (uesina15-max)",
         "numgpt.ops.norms",
         "layernorm_backward",
-        ((" - " + VARIANCE, ""),),
+        ((VARIANCE, MEAN),),
     ),
     Fault(
         "C − 1 for C in the gradient of the variance (the unbiased form, which is the default of torch.var)",
         "numgpt.ops.norms",
         "layernorm_backward",
-        ((VARIANCE, "xhat * (g * xhat).sum(-1, keepdims=True) / (C - 1)"),),
+        ((VARIANCE, MEAN + " - xhat * (g * xhat).sum(-1, keepdims=True) / (C - 1)"),),
     ),
     Fault(
         "LayerNorm's weight and bias never trained (TinyTorch #1504, masked there by its own test)",
@@ -106,25 +107,25 @@ FAULTS = (
         "the skip past the feed-forward lost (uesina15-max)",
         "numgpt.layers.transformer",
         "pre_norm_block_backward",
-        (('dx = dy + r.back("ln_2", r.back("mlp", dy))', 'dx = r.back("ln_2", r.back("mlp", dy))'),),
+        (('dx = dx + r.back("ln_2", r.back("mlp", da))', 'dx = r.back("ln_2", r.back("mlp", da))'),),
     ),
     Fault(
         "the skip past attention lost (uesina15-max)",
         "numgpt.layers.transformer",
         "pre_norm_block_backward",
-        (('return dx + r.back("ln_1", r.back("attn", dx))', 'return r.back("ln_1", r.back("attn", dx))'),),
+        (('return dx + r.back("ln_1", r.back("attn", da))', 'return r.back("ln_1", r.back("attn", da))'),),
     ),
     Fault(
         "dweight as a mean over the rows (uesina15-max: the batch axis ignored)",
         "numgpt.ops.linear",
         "linear_backward",
-        (("dweight = rows.swapaxes(0, 1) @ drows", "dweight = rows.swapaxes(0, 1) @ drows / len(rows)"),),
+        (("rows.swapaxes(0, 1) @ drows if", "rows.swapaxes(0, 1) @ drows / len(rows) if"),),
     ),
     Fault(
         "dweight of the first row only (uesina15-max: the batch axis ignored)",
         "numgpt.ops.linear",
         "linear_backward",
-        (("dweight = rows.swapaxes(0, 1) @ drows", "dweight = rows[:1].swapaxes(0, 1) @ drows[:1]"),),
+        (("rows.swapaxes(0, 1) @ drows if", "rows[:1].swapaxes(0, 1) @ drows[:1] if"),),
     ),
     Fault(
         "dbias summed over the batch, but of the last position only",
@@ -141,19 +142,19 @@ FAULTS = (
         "attention's scale forgotten in dq",
         "numgpt.ops.attention",
         "attend_backward",
-        (("dq = dscores @ k * scale", "dq = dscores @ k"),),
+        (("dq = dscores @ k * form.scale", "dq = dscores @ k"),),
     ),
     Fault(
         "attention's scale forgotten in dk",
         "numgpt.ops.attention",
         "attend_backward",
-        (("dk = dscores.swapaxes(-1, -2) @ q * scale", "dk = dscores.swapaxes(-1, -2) @ q"),),
+        (("dk = dscores.swapaxes(-1, -2) @ q * form.scale", "dk = dscores.swapaxes(-1, -2) @ q"),),
     ),
     Fault(
         "the causal mask forgotten in the backward",
         "numgpt.ops.attention",
         "attend_backward",
-        (("np.exp(masked_scores(q, k, scale, mask) - top)", "np.exp(q @ k.swapaxes(-1, -2) * scale - top)"),),
+        (("np.exp(masked_scores(q, k, form) - top)", "np.exp(q @ k.swapaxes(-1, -2) * form.scale - top)"),),
     ),
     Fault(
         "targets of −1 counted in the gradient of the loss",

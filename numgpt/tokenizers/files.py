@@ -12,6 +12,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..storage.atomic import make_folder, named, write_file
 from ..storage.files import Missing, parse_json, read_bytes
+from ..storage.shipped import located
 from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
 from .bytes import Bytes
@@ -38,7 +39,7 @@ def load(
     Parameters
     ----------
     path
-        numgpt's file, which save writes, a checkpoint or a run;
+        numgpt's file, which save writes, a checkpoint or a run, or the name of a model that ships;
         Hugging Face's tokenizer.json, if it is byte-pair encoding whose steps are known here, or single
         characters;
         GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe: either file, or their folder;
@@ -68,7 +69,7 @@ def load(
     ...     tokenizers.load(folder)
     <Bytes: 256 tokens>
     """
-    path = Path(path)
+    path = Path(located(path))
     path = _in_folder(path) if path.is_dir() else path
     data = read_bytes(path, LONGEST)
     given = [name for name, value in (("pattern", pattern), ("specials", specials)) if value is not None]

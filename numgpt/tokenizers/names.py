@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..arguments import checked
 from ..errors import InputError
+from ..storage.shipped import located
 from .files import load
 from .kinds import KINDS, Name, Texts
 from .patterns import PATTERNS
@@ -94,7 +95,7 @@ def _parsed(name: str) -> Name | None:
         is_size = size.isascii() and size.isdigit() and len(size) <= DIGITS
         if is_size and (row.pattern or not pattern):
             return Name(kind, int(size), pattern or row.pattern)
-    if name and Path(name).exists():
+    if name and Path(located(name)).exists():
         return None
     raise InputError(
         f"tokenizer: {name!r} is unknown, expected {', '.join(_examples())} (the size of the vocabulary, and"

@@ -1,10 +1,11 @@
-"""What must agree in a run: model and corpus, the names in its folder, and its settings with those before."""
+"""What must agree in a run: model and data, the names in its folder, and the run that it goes on from."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..architecture.config import Training
@@ -15,6 +16,7 @@ from ..model.gpt import GPT
 from . import log
 
 NAME = re.compile(r"\w([\w.-]{0,98}\w)?", re.ASCII)  # of a checkpoint beside last and best
+USUAL = {"objective": "Pretraining", "optimizer": "AdamW"}  # of runs whose state does not say it
 TAKEN = (*checkpoint.PLACES, log.NAME, "tokens")  # names in a run's folder that mean something to it
 
 
@@ -30,6 +32,42 @@ def expect_one_tokenizer(model: GPT, corpus: Corpus) -> None:
         raise InputError(
             f"Trainer: the tokenizer of {corpus.source} has {tokenizer.vocab_size:,} tokens, expected at most"
             f" the model's vocab_size of {V:,}: give Config(vocab_size=corpus.tokenizer.vocab_size)"
+        )
+
+
+def identity(objective: Any, corpus: Corpus | None) -> dict[str, Any]:
+    """What a run is trained on, as its state holds it: what an objective does not say, its corpus does."""
+    corpus = corpus or getattr(objective, "corpus", None)
+    source = getattr(objective, "source", corpus.source if corpus else type(objective).__name__)
+    digest = getattr(objective, "digest", corpus.digest if corpus else "")
+    for name, text in (("source", source), ("digest", digest)):
+        if not isinstance(text, str):
+            raise InputError(
+                f"{type(objective).__name__}: {name} is {type(text).__name__}, expected a string: it tells"
+                " the data of one run from those of another"
+            )
+    return {"source": source, "recipe": corpus.recipe if corpus else {}, "digest": digest}
+
+
+def unusual(objective: Any, optimizer: Any) -> dict[str, str]:
+    """The names of an objective and an optimizer that are not those of pre-training."""
+    names = {"objective": type(objective).__name__, "optimizer": type(optimizer).__name__}
+    return {kind: name for kind, name in names.items() if name != USUAL[kind]}
+
+
+def expect_same_run(out: Path, stored: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise InputError unless a stored state is of a run with the own one's data, objective and optimizer."""
+    for kind, usual in USUAL.items():
+        before, now = stored.get(kind, usual), own.get(kind, usual)
+        if before != now:
+            raise InputError(
+                f"{out}: was trained with the {kind} {before}, and this Trainer has {now}, expected the run's"
+                f" own: give {kind}={before}(…)"
+            )
+    if stored["digest"] != own["digest"]:
+        raise InputError(
+            f"{out}: was trained on {stored['source']} as it was then, and {own['source']} differs from it;"
+            " expected the same text and the same way to prepare it: give the run's own --data"
         )
 
 

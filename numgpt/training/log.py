@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +16,6 @@ from ..storage.files import open_file, parse_json
 
 NAME = "log.jsonl"
 LONGEST = 2**16  # bytes of a line; longer ones are not numgpt's
-RISES = 3  # of the held-out loss in a row, after which a model overfits
 
 Entry = dict[str, Any]  # a line of the log
 
@@ -39,19 +37,6 @@ def write(file: TextIO, entry: Entry) -> None:
     """Add a line, with the time."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     file.write(json.dumps(entry | {"time": now.replace("+00:00", "Z")}) + "\n")
-
-
-def overfitting_since(losses: Sequence[tuple[int, float]]) -> int | None:
-    """The step after which the held-out loss has risen three times in a row, as soon as it has; else None.
-
-    >>> overfitting_since([(0, 4.0), (10, 2.0), (20, 2.1), (30, 2.2), (40, 2.3)])
-    10
-    """
-    last = [loss for _, loss in losses[-RISES - 2 :]]
-    rises = [a < b for a, b in itertools.pairwise(last)]
-    if len(rises) < RISES or not all(rises[-RISES:]) or (len(rises) > RISES and rises[0]):
-        return None
-    return losses[-RISES - 1][0]
 
 
 def _entries_up_to(path: Path, step: int) -> list[Entry]:

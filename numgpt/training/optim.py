@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from numpy.typing import DTypeLike, NDArray
 from .. import engine
 from ..architecture.config import Training
 from ..architecture.parameters import Flat
+from ..architecture.patterns import matching
 from ..argument_kinds import is_finite
 from ..arguments import AtLeastZero, BelowOne, Count, HeldAttributes, Positive, checked
 from ..errors import InputError
 from ..model.gpt import GPT
+from . import moments
 
 REAL = (np.dtype("float32"), np.dtype("float64"))  # dtypes that the twins take beside each other
 BLOCK = 65536  # numbers whose squares are added up at once
@@ -43,18 +45,21 @@ class AdamW(HeldAttributes):
         λ.
     clip : float or None
         The largest norm; 0 or None: no clipping.
+    names : sequence of str, optional
+        Patterns of the parameters that train, such as "h.*.mlp.c_fc.weight"; all unless given. The others
+        stay where they are, have no moments, and do not count in the norm.
 
     Attributes
     ----------
     m, v : Flat
-        The moments.
+        The moments of what trains.
     steps : int
         The updates so far.
 
     Raises
     ------
     InputError
-        For a setting out of its range, and for a complex model.
+        For a setting out of its range, a pattern that fits no name, and a complex model.
 
     Examples
     --------
@@ -77,6 +82,7 @@ class AdamW(HeldAttributes):
         eps: Positive = 1e-8,
         weight_decay: AtLeastZero = 0.1,
         clip: AtLeastZero | None = 1.0,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.params = model if isinstance(model, Flat) else model.params
         if self.params.dtype.kind == "c":
@@ -88,14 +94,17 @@ class AdamW(HeldAttributes):
         self.eps = eps
         self.weight_decay = weight_decay
         self.clip = clip
-        self.m = self.params.like()
-        self.v = self.params.like()
+        self.names = names
+        trained = self.params if names is None else matching("AdamW: names", names, self.params)
+        shapes = {name: self.params.shapes[name] for name in trained}
+        self.m, self.v = (Flat(shapes, self.params.dtype, like=self.params.flat) for _ in range(2))
+        self._runs = _runs(self.params, self.m)
         self.steps = 0
 
     @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
     @checked
     def norm(self, grads: Mapping[str, NDArray[Any]]) -> float | NDArray[Any]:
-        """The global norm of the gradients; not finite where one of them is not.
+        """The global norm of the gradients of what trains; not finite where one of them is not.
 
         On the GPU it is an array () that lies there, so that nothing waits for it.
         """
@@ -112,7 +121,7 @@ class AdamW(HeldAttributes):
         Parameters
         ----------
         grads : mapping of name -> array
-            As from loss_and_grads; not written to.
+            As from loss_and_grads; not written to. Those of what does not train may be left out.
         lr : float
             The learning rate of this step.
         norm : float or array (), optional
@@ -148,24 +157,65 @@ class AdamW(HeldAttributes):
                 "AdamW: the parameters are read-only, expected writable ones: give the model a copy of them"
             )
         self.steps += 1
-        settings = (self.params.decayed.size, self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
-        engine.twin(adamw, w)(w, g, self.m.flat, self.v.flat, *settings)
+        settings = (self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
+        m, v = self.m.flat, self.v.flat
+        for whole, own in self._runs:
+            decayed = max(0, min(whole.stop, self.params.decayed.size) - whole.start)
+            engine.twin(adamw, w)(w[whole], g[own], m[own], v[own], decayed, *settings)
         return norm
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The moments, m.<name> and v.<name>, in the host's memory: what a resumed run goes on from.
+
+        Raises
+        ------
+        InputError
+            Where something wrote a negative number into v.
+        """
+        return moments.named({"m": self.m.to("reference"), "v": self.v.to("reference")})
+
+    @checked
+    def load_state(self, arrays: Mapping[str, NDArray[Any]], steps: Count) -> None:
+        """Take over moments that were saved after so many steps.
+
+        Parameters
+        ----------
+        arrays : mapping of name -> array
+            As state() gives it.
+        steps : int
+
+        Raises
+        ------
+        InputError
+            Where a name is missing, a shape is not the moment's, or a number of v is negative. The optimizer
+            stays as it was then.
+        """
+        moments.expect("AdamW.load_state", arrays, {"m": self.m, "v": self.v})
+        for name in self.m:
+            self.m[name] = arrays[f"m.{name}"]
+            self.v[name] = arrays[f"v.{name}"]
+        self.steps = steps
+
     def _flat(self, grads: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Gradients as one array in the order of the parameters; those of a Flat lie in it already."""
-        dtype = self.params.dtype
-        if isinstance(grads, Flat) and [*grads.shapes.items()] == [*self.params.shapes.items()]:
-            self._expect_real(grads.dtype)
-            return grads.flat if grads.dtype in (dtype, *REAL) else grads.flat.astype(dtype)
-        unmatched = sorted(set(grads) ^ set(self.params))
+        """Gradients of what trains as one array in the moments' order; those of a Flat lie in it already."""
+        dtype, own = self.params.dtype, self.m
+        if isinstance(grads, Flat):
+            shapes = [*grads.shapes.items()]
+            flat = grads.flat if shapes == [*own.shapes.items()] else None
+            if flat is None and shapes == [*self.params.shapes.items()]:
+                flat = np.concatenate([grads.flat[whole] for whole, _ in self._runs])
+            if flat is not None:
+                self._expect_real(flat.dtype)
+                return flat if flat.dtype in (dtype, *REAL) else flat.astype(dtype)
+        unmatched = sorted(map(str, {*own} - {*grads} | {*grads} - {*self.params}))
         if unmatched:
             raise InputError(
                 f"AdamW: the gradients' names differ from the parameters' at {', '.join(unmatched[:3])},"
                 " expected the same names"
             )
-        packed = self.params.like()
-        for name, grad in grads.items():
+        packed = own.like()
+        for name in own:
+            grad = grads[name]
             if np.shape(grad) != self.params.shapes[name]:
                 raise InputError(
                     f"AdamW: the gradient of {name} has shape {np.shape(grad)}, expected"
@@ -183,7 +233,7 @@ class AdamW(HeldAttributes):
         """Raise InputError where the norm of gradients is not finite, with the first name at fault."""
         if is_finite(norm):
             return
-        bad = Flat(self.params.shapes, g.dtype, g).first_not_finite()
+        bad = Flat(self.m.shapes, g.dtype, g).first_not_finite()
         what = (
             f"the norm of the gradients is {norm}" if bad is None else f"the gradient of {bad} is not finite"
         )
@@ -212,8 +262,21 @@ class AdamW(HeldAttributes):
 
     def __repr__(self) -> str:
         settings = f"betas {self.betas}, eps {self.eps}, weight_decay {self.weight_decay}, clip {self.clip}"
-        sizes = f"{self.params.flat.size:,} parameters, {self.params.decayed.size:,} of them decayed"
+        of = "" if self.names is None else f" of {self.params.flat.size:,}"
+        sizes = f"{self.m.flat.size:,}{of} parameters, {self.m.decayed.size:,} of them decayed"
         return f"AdamW: step {self.steps}, {settings}\n  {sizes}"
+
+
+def _runs(params: Flat, trained: Flat) -> list[tuple[slice, slice]]:
+    """(a part of params.flat, the part of trained.flat that belongs to it), as few as there may be."""
+    runs: list[tuple[slice, slice]] = []
+    for name, own in trained.places.items():
+        whole = params.places[name]
+        if runs and runs[-1][0].stop == whole.start:
+            before = runs.pop()
+            whole, own = slice(before[0].start, whole.stop), slice(before[1].start, own.stop)
+        runs.append((whole, own))
+    return runs
 
 
 def _is_norm(norm: Any) -> bool:

@@ -7,8 +7,6 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
-
 from ..storage.output import lasting
 from .log import Entry
 from .trainer import Trainer
@@ -27,6 +25,8 @@ class Progress:
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
+        from tqdm import tqdm  # late: who looks at no bar needs none
+
         self.messages = lasting(sys.stderr)
         # disable=None: no bar where stderr is no terminal.
         width: dict[str, Any] = {"dynamic_ncols": True} if _has_width() else {"ncols": WIDTH, "nrows": 2}
@@ -39,10 +39,12 @@ class Progress:
         if "held_out_loss" in entry:
             best = "" if entry["held_out_loss"] > entry["best"] else "  (best so far)"
             line = f"step {entry['step']:>6}  held-out loss {entry['held_out_loss']:.4f}{best}"
-            tqdm.write(line, file=self.messages)
+            self.bar.write(line, file=self.messages)
             if "overfitting_since" in entry:
                 kept = "" if trainer.out is None else f"; best is kept in {trainer.out / 'best'}"
-                tqdm.write(f"overfitting since step {entry['overfitting_since']}{kept}", file=self.messages)
+                self.bar.write(
+                    f"overfitting since step {entry['overfitting_since']}{kept}", file=self.messages
+                )
             return
         self.bar.update()
         numbers = f"loss {entry['loss']:.4f}, lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
@@ -60,7 +62,7 @@ class Progress:
         left = elapsed / max(1, step - self.done) * (self.steps - step)
         print(
             f"step {step:>6} of {self.steps}  loss {entry['loss']:.4f}, {entry['tokens_per_s']:,} tok/s,"
-            f" {tqdm.format_interval(elapsed)} elapsed, {tqdm.format_interval(left)} left",
+            f" {self.bar.format_interval(elapsed)} elapsed, {self.bar.format_interval(left)} left",
             file=self.messages,
             flush=True,
         )

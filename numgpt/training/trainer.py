@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,28 +12,35 @@ from os import PathLike
 from typing import Any, Protocol, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import engine
 from ..architecture.config import Training
 from ..arguments import checked
-from ..data.corpus import Corpus, batch, check_length
+from ..data.corpus import Corpus
 from ..errors import InputError
 from ..interchange import checkpoint
 from ..model.gpt import GPT
 from ..storage import locks
 from ..storage.atomic import named
 from . import agreement, log
+from .finite import QUIET, NotFinite, bad_parameter, expect_finite, fetched
+from .history import History
 from .log import Entry
+from .objective import (
+    Batch,
+    Objective,
+    Pretraining,
+    expect_batch,
+    held_out_loss,
+    step_loss_and_grads,
+)
 from .optim import AdamW, learning_rate
+from .optimizer import Optimizer, expect_beginning, norm_and_step, places
+from .stopping import on_signal
 
-Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs and targets, (B, T) each
+__all__ = ["Batch", "Listener", "NotFinite", "Trainer"]
+
 PATIENCE = 10  # steps on the GPU between two looks at their losses, each of which waits for the GPU
-GROWTH = 1e4  # of the largest |weight| since the start: no training that works comes near it
-
-
-class NotFinite(ArithmeticError):
-    """The loss or a gradient is not finite."""
 
 
 class Listener(Protocol):
@@ -55,12 +60,17 @@ class Trainer:
     ----------
     model : GPT
         Its parameters are trained in place. Its tokenizer, if it has one, is the corpus's.
-    corpus : Corpus
-        As numgpt.prepare makes it.
+    corpus : Corpus or None
+        As numgpt.prepare makes it; None for an objective that brings data of its own.
     training : Training
     out : path, optional
         The run's folder; nothing is kept on disk unless given. A relative path is taken from the working
         folder of this moment, wherever the process goes later.
+    objective : object with batch(step, n), optional
+        What is minimised, as numgpt.training.objective.Objective says; the next token of the corpus unless
+        given.
+    optimizer : object with step(grads, lr), state() and load_state(arrays, steps), optional
+        As numgpt.training.optimizer.Optimizer says; AdamW with the settings of training unless given.
 
     Attributes
     ----------
@@ -68,14 +78,16 @@ class Trainer:
         The steps that are done.
     held_out, best : float or None
         The held-out loss when it was last measured, and the least so far.
-    optimizer : AdamW
+    objective, optimizer
+        Those given, or those of pre-training.
     stopped : bool
         Whether a signal has asked the last run() to stop.
 
     Raises
     ------
     InputError
-        Where a part of the corpus is too short for one sequence, or its tokens are not the model's.
+        Where a part of the corpus is too short for one sequence, or its tokens are not the model's; where an
+        objective gives no batch, a count that is not above 0, or a loss that is no single number.
 
     Examples
     --------
@@ -95,29 +107,42 @@ class Trainer:
 
     @checked
     def __init__(
-        self, model: GPT, corpus: Corpus, training: Training, out: str | PathLike[str] | None = None
+        self,
+        model: GPT,
+        corpus: Corpus | None,
+        training: Training,
+        out: str | PathLike[str] | None = None,
+        objective: Objective | None = None,
+        optimizer: Optimizer | None = None,
     ) -> None:
-        agreement.expect_one_tokenizer(model, corpus)
-        check_length(corpus.train, model.config.block_size, "training")
-        check_length(corpus.held_out, model.config.block_size, "held-out")
+        if corpus is not None:
+            agreement.expect_one_tokenizer(model, corpus)
+        if objective is None:
+            if corpus is None:
+                raise InputError(
+                    "Trainer: there is neither a corpus nor an objective, expected one of them: give a corpus"
+                    " as numgpt.prepare makes it"
+                )
+            objective = Pretraining(corpus, training, model.config.block_size)
         self.model = model
         self.corpus = corpus
         self.training = training
+        self.objective = objective
+        self.identity = agreement.identity(objective, corpus)
         self.out = None if out is None else named(out).absolute()
-        betas = (training.beta1, training.beta2)
-        if not self._on_gpu():
-            engine.expect_room("training: gradients and moments", 3 * model.params.flat.nbytes)
-        self.optimizer = AdamW(model, betas, training.eps, training.weight_decay, training.clip)
-        self.grads = model.params.like()  # one buffer for all steps
+        if not engine.on_gpu(model.params.flat):
+            moments = 2 if optimizer is None else 0
+            engine.expect_room("training: gradients and moments", (1 + moments) * model.params.flat.nbytes)
+        self.optimizer: Any = _adamw(model, training) if optimizer is None else optimizer
+        expect_beginning(self.optimizer, model.params)
+        self.grads = places(self.optimizer, model.params)  # one buffer for all steps
         self.updates = 0
         self.best: float | None = None
         self.held_out: float | None = None
         self.saved: int | None = None  # the step of the last checkpoint
         self.stopped = False
         self.torn = False  # whether an update was interrupted: the parameters are of no step then
-        self.measured: list[tuple[int, float]] = []  # (step, held-out loss)
-        self.largest: float | None = None  # |weight| at the start
-        self.warned = False  # that a weight is too large
+        self.history = History()
 
     @checked
     def run(self, progress: Listener | None = None) -> None:
@@ -139,24 +164,25 @@ class Trainer:
         """
         t = self.training
         self.stopped = False
-        with self._folder(), self._log() as file, self._signals():
+        with self._folder(), self._log() as file, on_signal(self._stop):
             note = functools.partial(self._note, file, progress)
+            measures = hasattr(self.objective, "held_out")
             if self.updates == 0:
-                note(self.evaluate())
+                note(*([self.evaluate()] if measures else []))
                 self.save("last")
             unseen: list[Entry] = []
             while self.updates < t.steps and not self.stopped:
                 unseen.append(self.step())
-                evaluates = self._is_due(t.eval_interval)
+                evaluates = measures and self._is_due(t.eval_interval)
                 saves = self._is_due(t.save_interval)
                 if evaluates or saves or len(unseen) == (PATIENCE if self._on_gpu() else 1):
-                    note(*self._fetched(unseen))
+                    note(*fetched(unseen, self.model.params, self.updates))
                     unseen = []
                 if evaluates:
                     note(self.evaluate())
                 if saves:
                     self.save("last")
-            note(*self._fetched(unseen))
+            note(*fetched(unseen, self.model.params, self.updates))
             if self.saved != self.updates:
                 self.save("last")
 
@@ -169,25 +195,25 @@ class Trainer:
         start = time.perf_counter()
         step = self.updates
         lr = learning_rate(step, self.training)
-        with np.errstate(
-            over="ignore", invalid="ignore", under="ignore"
-        ):  # what is not finite is looked for by name
-            loss = self._loss_and_grads(step)
-            norm = self.optimizer.norm(self.grads)
+        norm_of, takes_norm = norm_and_step(self.optimizer)
+        with np.errstate(**QUIET):  # what is not finite is looked for by name
+            loss, count = step_loss_and_grads(
+                self.model, self.objective, step, self.training.accumulate, self.grads
+            )
+            norm = norm_of(self.grads)
             if not self._on_gpu():
-                self._check_finite(loss, norm, step)
-            self._update(lr, norm)
-        entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr}
-        tokens = self._tokens()
+                expect_finite(self.model, self._batches(step), step, loss, norm)
+            self._update(lr, *([norm] if takes_norm else []))
+        entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens": round(count)}
         if self._on_gpu():
-            return entry | {"tokens": tokens, "begun": start}
-        return entry | {"tokens_per_s": round(tokens / (time.perf_counter() - start))}
+            return entry | {"begun": start}
+        return entry | {"tokens_per_s": round(count / (time.perf_counter() - start))}
 
-    def _update(self, lr: float, norm: Any) -> None:
+    def _update(self, lr: float, *norm: Any) -> None:
         """Move the parameters; what interrupts that tears them, but for a refusal, which comes before it."""
         self.torn = True
         try:
-            self.optimizer.step(self.grads, lr, norm)
+            self.optimizer.step(self.grads, lr, *norm)
         except InputError:
             self.torn = False
             raise
@@ -203,33 +229,26 @@ class Trainer:
             )
 
     def evaluate(self) -> Entry:
-        """The mean loss on eval_iters held-out batches, the same ones each time; returns the log entry.
+        """The mean loss on the held-out batches, the same ones each time; returns the log entry.
 
         The model is saved as "best" where none was better before.
         """
-        t = self.training
-        T = self.model.config.block_size
-        losses = []
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            for n in range(t.eval_iters):
-                x, y = batch(self.corpus.held_out, T, t.batch_size, t.seed, "held-out", n)
-                losses.append(self.model.loss(x, y))
-            losses = [
-                engine.home(loss) for loss in losses
-            ]  # after the loop: none waits for the GPU within it
-        self.held_out = float(np.mean(losses, dtype=np.float64))
+        if not hasattr(self.objective, "held_out"):
+            raise InputError(
+                f"Trainer: {type(self.objective).__name__} has no held_out(), expected it to give the batches"
+                " of a held-out loss"
+            )
+        with np.errstate(**QUIET):
+            self.held_out = held_out_loss(self.model, self.objective)
         if not np.isfinite(self.held_out):
-            why = self._bad_parameter() or "all parameters are finite"
+            why = bad_parameter(self.model.params) or "all parameters are finite"
             raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {why}: lower --lr")
         if self.best is None or self.held_out < self.best:
             self.best = self.held_out
             self.save("best")
         entry = {"step": self.updates, "held_out_loss": self.held_out, "best": self.best}
-        entry["largest_weight"] = self._largest_weight()
-        self.measured = [(step, loss) for step, loss in self.measured if step < self.updates]
-        self.measured.append((self.updates, self.held_out))
-        since = log.overfitting_since(self.measured)
-        return entry if since is None else entry | {"overfitting_since": since}
+        entry["largest_weight"] = self.history.largest_weight(self.updates, self.model.params)
+        return entry | self.history.add(self.updates, self.held_out)
 
     @checked
     def save(self, name: str) -> None:
@@ -257,14 +276,15 @@ class Trainer:
         self._expect_whole()
         if self.out is None:
             return
-        bad = self._bad_parameter()
+        bad = bad_parameter(self.model.params)
         if bad:
             raise NotFinite(f"step {self.updates}: {bad}: lower --lr")
         with self._folder():
             if name == "best":
                 checkpoint.save(self.out / name, self.model)
             else:
-                checkpoint.save(self.out / name, self.model, self.optimizer, self.state())
+                state = self.state() | {"updates": self.updates}
+                checkpoint.save(self.out / name, self.model, self.optimizer, state)
             if name == "last":
                 self.saved = self.updates
 
@@ -289,11 +309,9 @@ class Trainer:
         return {
             "best": self.best,
             "held_out": self.held_out,
-            "source": self.corpus.source,
-            "recipe": self.corpus.recipe,
-            "digest": self.corpus.digest,
+            **self.identity,
             "training": dataclasses.asdict(self.training),
-        }
+        } | agreement.unusual(self.objective, self.optimizer)
 
     def resume(self) -> None:
         """Go on from out/last, whose model this trainer must have been given.
@@ -307,23 +325,19 @@ class Trainer:
         Raises
         ------
         InputError
-            Where there is no checkpoint of a run, or the corpus is not the one that it was trained on.
+            Where there is no checkpoint of a run, or corpus, objective or optimizer are not those that it was
+        trained with.
         """
         if self.out is None:
             raise InputError("Trainer: there is no folder to resume from, expected one: give out")
         last = self.out / "last"
         with locks.held(self.out):
             state = checkpoint.read_state(last)
-            if state["digest"] != self.corpus.digest:
-                raise InputError(
-                    f"{self.out}: was trained on {state['source']} as it was then, and {self.corpus.source}"
-                    " differs from it; expected the same text and the same way to prepare it: give the run's"
-                    " own --data"
-                )
+            agreement.expect_same_run(self.out, state, self.state())
             checkpoint.load_state(last, self.optimizer, self.model)
         self.best = state["best"]
         self.held_out = state["held_out"]
-        self.updates = self.saved = self.optimizer.steps
+        self.updates = self.saved = state["updates"]
         self.torn = False
         changes = agreement.changes(state["training"], self.training)
         if changes:
@@ -334,7 +348,8 @@ class Trainer:
         done = f"step {self.updates:,} of {t.steps:,}"
         best = "" if self.best is None else f", best held-out loss {self.best:.4f}"
         place = "" if self.out is None else f", in {self.out}"
-        return f"<Trainer of {self.model.n_params:,} parameters on {self.corpus.source}: {done}{best}{place}>"
+        source = self.identity["source"]
+        return f"<Trainer of {self.model.n_params:,} parameters on {source}: {done}{best}{place}>"
 
     def _on_gpu(self) -> bool:
         return engine.on_gpu(self.model.params.flat)
@@ -342,80 +357,13 @@ class Trainer:
     def _is_due(self, interval: int) -> bool:
         return self.updates % interval == 0 or self.updates == self.training.steps
 
-    def _batch(self, step: int, n: int) -> Batch:
-        """Batch n of a step, drawn by these two and the seed alone."""
-        t = self.training
-        return batch(self.corpus.train, self.model.config.block_size, t.batch_size, t.seed, "train", step, n)
-
     def _batches(self, step: int) -> Iterator[Batch]:
         """The batches of a step, each drawn when it is asked for: there may be millions."""
-        return (self._batch(step, n) for n in range(self.training.accumulate))
+        for n in range(self.training.accumulate):
+            yield expect_batch(self.objective, self.objective.batch(step, n))
 
-    def _tokens(self) -> int:
-        """The tokens of a step, each of which is a target that counts."""
-        t = self.training
-        return t.accumulate * t.batch_size * self.model.config.block_size
-
-    def _loss_and_grads(self, step: int) -> Any:
-        """The mean loss of the targets in all batches; their gradients add up in self.grads."""
-        count = self._tokens()  # of all, so that batches weigh by what counts in them
-        total: Any = 0.0
-        for n, (x, y) in enumerate(self._batches(step)):
-            loss, _ = self.model.loss_and_grads(x, y, step=(step, n), count=count, out=self.grads, add=n > 0)
-            total += loss.astype(np.float64) if self._on_gpu() else float(loss)
-        return total
-
-    def _fetched(self, entries: list[Entry]) -> list[Entry]:
-        """Log entries with numbers in them, fetched from the GPU all at once.
-
-        NotFinite at the first step whose loss or norm is not finite. The parameters have moved on by then,
-        and what is not finite has spread in them. The checkpoint is as it was: save writes no such parameter.
-        """
-        if not entries or not self._on_gpu():
-            return entries
-        pairs = [np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]
-        numbers = engine.home(np.stack(pairs)).tolist()
-        # Of all of them together: a step alone returns as soon as the GPU was asked for it.
-        seconds = time.perf_counter() - entries[0]["begun"]
-        rate = round(sum(e["tokens"] for e in entries) / seconds)
-        fetched = []
-        for entry, (loss, norm) in zip(entries, numbers):
-            step = entry["step"]
-            if not (np.isfinite(loss) and np.isfinite(norm)):
-                why = self._bad_parameter() or "the parameters are finite"
-                raise NotFinite(
-                    f"step {step}: the loss is {loss} and the norm of the gradients {norm}, by step"
-                    f" {self.updates} {why}: lower --lr"
-                )
-            fetched.append(
-                {"step": step, "loss": loss, "norm": norm, "lr": entry["lr"], "tokens_per_s": rate}
-            )
-        return fetched
-
-    def _check_finite(self, loss: Any, norm: Any, step: int) -> None:
-        """Raise NotFinite with the first name whose numbers are not finite."""
-        if np.isfinite(loss) and np.isfinite(norm):
-            return
-        bad = self._bad_parameter()
-        if bad:
-            raise NotFinite(f"step {step + 1}: {bad}: lower --lr")
-        for n, (x, y) in enumerate(self._batches(step)):
-            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-                record = self.model.record(x, y, step=(step, n))  # once more, with every name kept
-            for what, arrays in (("value", record.value), ("gradient of", record.grad)):
-                for name, array in arrays.items():
-                    if not np.isfinite(array).all():
-                        raise NotFinite(
-                            f"step {step + 1}: the {what} {name} is the first that is not finite, the loss is"
-                            f" {loss}: lower --lr, or use --dtype float64"
-                        )
-        raise NotFinite(
-            f"step {step + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr"
-        )
-
-    def _bad_parameter(self) -> str | None:
-        bad = self.model.params.first_not_finite()
-        return None if bad is None else f"the parameter {bad} is not finite"
+    def _stop(self) -> None:
+        self.stopped = True
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[TextIO | None]:
@@ -424,18 +372,8 @@ class Trainer:
             yield None
             return
         with log.opened(self.out, self.updates) as (file, entries):
-            if not self.measured:
-                self._remember([entry for entry in entries if "held_out_loss" in entry])
+            self.history.take_over(entries)
             yield file
-
-    def _remember(self, entries: list[Entry]) -> None:
-        """Take over measurements from a log, which may hold anything."""
-        numbers = [[e[name] for name in ("step", "held_out_loss")] for e in entries]
-        if all(isinstance(n, int | float) for pair in numbers for n in pair):
-            self.measured = [(int(step), float(loss)) for step, loss in numbers]
-        start = entries[0].get("largest_weight") if entries else None
-        if isinstance(start, float) and start > 0:
-            self.largest = start
 
     def _note(self, file: TextIO | None, progress: Listener | None, *entries: Entry) -> None:
         for entry in entries:
@@ -444,43 +382,8 @@ class Trainer:
             if progress is not None:
                 progress.update(self, entry)
 
-    def _largest_weight(self) -> float:
-        """The largest |weight|; a warning once it is far beyond what it was at the start."""
-        flat = self.model.params.flat
-        largest = float(engine.home(np.maximum(flat.max(), -flat.min())))
-        if self.largest is None:
-            self.largest = largest
-        if largest > GROWTH * self.largest and not self.warned:
-            self.warned = True
-            warnings.warn(
-                f"step {self.updates}: the largest weight is {largest:.3g}, and was {self.largest:.3g} at the"
-                " start: such a model has diverged, however its loss looks; lower --lr",
-                stacklevel=3,
-            )
-        return largest
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM finish the step, and every SIGHUP: a terminal may send several."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals belong to the main thread
-            return
-        asked: list[int] = []
-        hangup = getattr(signal, "SIGHUP", None)  # None on Windows
-
-        def stop(number: int, frame: Any) -> None:
-            if number != hangup:
-                if asked:
-                    raise KeyboardInterrupt
-                asked.append(number)
-            self.stopped = True
-
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
-            numbers.append(hangup)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+def _adamw(model: GPT, training: Training) -> AdamW:
+    """The optimizer that the settings describe."""
+    t = training
+    return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)

@@ -1,0 +1,169 @@
+"""How other programs name and lay out the parameters of a model: a table of lines, read into views.
+
+A line of a table is a part of numgpt's, what it is called elsewhere, and words on its form:
+
+    h.attn.c_attn  layers.{i}.self_attn.{q,k,v}_proj
+
+{i} is the number of a block. {q,k,v} are parts that numgpt packs side by side. A matrix inside a block is
+(out, in) elsewhere, where PyTorch's Linear holds it, unless the word in_out says that it is as here.
+plus_one: a weight of 0 there is 1 here. after_two: two rows there come before ours. The others are orders of
+columns: see packed_order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..architecture.config import Config
+from ..architecture.parameters import shapes
+
+SEVERAL = re.compile(r"\{(\w+(?:,\w+)+)\}")
+
+
+WORDS = ("in_out", "plus_one", "after_two", "grouped", "by_quarters", "interleaved")
+
+
+class Line(NamedTuple):
+    """A line of a table: the names elsewhere, with {i}, and the words on the form there."""
+
+    theirs: tuple[str, ...]
+    words: tuple[str, ...] = ()
+
+
+def lines(table: str) -> dict[str, Line]:
+    """A part of numgpt's, without the number of its block → its line.
+
+    >>> lines("h.mlp.c_fc  layers.{i}.{gate,up}_proj")
+    {'h.mlp.c_fc': Line(theirs=('layers.{i}.gate_proj', 'layers.{i}.up_proj'), words=())}
+    """
+    rows = [row.split() for row in table.strip().splitlines()]
+    assert all(word in WORDS for _, _, *words in rows for word in words), "a word of a table is unknown"
+    return {ours: Line(each(theirs), tuple(words)) for ours, theirs, *words in rows}
+
+
+def each(theirs: str) -> tuple[str, ...]:
+    """The names that a name with {a,b} stands for; of another, itself.
+
+    >>> each("attn.{q,k,v}_proj")
+    ('attn.q_proj', 'attn.k_proj', 'attn.v_proj')
+    """
+    match = SEVERAL.search(theirs)
+    if match is None:
+        return (theirs,)
+    return tuple(theirs.replace(match[0], word) for word in match[1].split(","))
+
+
+class Piece(NamedTuple):
+    """An array elsewhere as columns of one of numgpt's.
+
+    ours: the parameter's name. columns: those of its last axis, in their order there. is_turned: whether rows
+    and columns change places. shift: what is added to a number there to give ours. before: rows there that
+    nothing reads, before those of ours.
+    """
+
+    ours: str
+    columns: Any
+    is_turned: bool = False
+    shift: float = 0.0
+    before: int = 0
+
+    def elsewhere(self, array: NDArray[Any], is_gradient: bool = False) -> NDArray[Any]:
+        """numgpt's array as it is there: a view where columns lie side by side. A gradient is not shifted."""
+        there = array[..., self.columns]
+        there = there.T if self.is_turned else there
+        if self.shift and not is_gradient:
+            there = there - there.dtype.type(self.shift)
+        if self.before:
+            there = np.concatenate([np.zeros((self.before, *there.shape[1:]), there.dtype), there])
+        return there
+
+    def put(self, array: NDArray[Any], numbers: NDArray[Any]) -> None:
+        """Write what lies there into numgpt's array."""
+        numbers = numbers[self.before :]
+        array[..., self.columns] = numbers.T if self.is_turned else numbers
+        if self.shift:
+            array[..., self.columns] += array.dtype.type(self.shift)
+
+
+def pieces(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Piece]:
+    """Name elsewhere → the Piece of the arrays by numgpt's names that it is."""
+    by_part, named = lines(table), {}
+    for name, array in arrays.items():
+        part, number, kind = split_name(name)
+        line = by_part[part]
+        is_turned = array.ndim == 2 and part.startswith("h.") and "in_out" not in line.words
+        shift = 1.0 if "plus_one" in line.words and kind == "weight" else 0.0
+        before = 2 if "after_two" in line.words else 0
+        for theirs, columns in zip(line.theirs, _columns(line, config, name, array.shape[-1])):
+            own = kind if kind in ("weight", "bias") else ""
+            full = f"{theirs.replace('{i}', number)}.{own}".rstrip(".")
+            named[full] = Piece(name, columns, is_turned, shift, before)
+    return named
+
+
+def views(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays by numgpt's names as they are elsewhere, by the names there."""
+    return {name: p.elsewhere(arrays[p.ours]) for name, p in pieces(table, config, arrays).items()}
+
+
+def _columns(line: Line, config: Config, name: str, width: int) -> list[Any]:
+    """The columns of numgpt's array that each of a line's names holds."""
+    ordered = [word for word in line.words if word in ("grouped", "by_quarters", "interleaved")]
+    if ordered:
+        parts = packed_order(config.scopes()[".".join(name.split(".")[:2]) + "."], ordered)
+        return parts if len(line.theirs) > 1 else [np.concatenate(parts)]
+    ends = np.cumsum(widths(config, name, width, len(line.theirs)))
+    return [slice(end - n, end) for end, n in zip(ends, widths(config, name, width, len(line.theirs)))]
+
+
+def packed_order(kind: Config, words: Sequence[str]) -> list[NDArray[Any]]:
+    """The columns of queries, keys and values, packed side by side as [q | k | v], in their order elsewhere.
+
+    interleaved: the two features that turn together are neighbours there; here they are R/2 apart.
+    grouped: the G queries of a key head, then that key, then its value: with G = 1 each head's q, k and v.
+    by_quarters: a quarter of all queries, of all values, of all keys, four times (CodeGen).
+    """
+    H, K, D, R = kind.n_head, kind.kv_heads, kind.head_size, kind.rotary_size
+    heads = np.arange((H + 2 * K) * D).reshape(-1, D)
+    q, k, v = heads[:H], heads[H : H + K], heads[H + K :]
+    if "interleaved" in words:
+        turned = np.arange(R).reshape(2, R // 2).T.reshape(-1)
+        features = np.concatenate([turned, np.arange(R, D)])
+        q, k = q[:, features], k[:, features]
+    if "grouped" in words:
+        return [np.concatenate([q.reshape(K, -1, D), k[:, None], v[:, None]], axis=1).reshape(-1)]
+    if "by_quarters" in words:
+        return [np.concatenate([part.reshape(4, -1) for part in (q, v, k)], axis=1).reshape(-1)]
+    return [part.reshape(-1) for part in (q, k, v)]
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """(the part without the number of its block, that number or "", weight or bias) of a parameter.
+
+    >>> split_name("h.3.mlp.c_fc.weight")
+    ('h.mlp.c_fc', '3', 'weight')
+    """
+    part, _, kind = name.rpartition(".")
+    if not part.startswith("h."):
+        return part, "", kind
+    _, number, rest = part.split(".", 2)
+    return f"h.{rest}", number, kind
+
+
+def widths(config: Config, name: str, width: int, n: int) -> Sequence[int]:
+    """The widths of the n parts that a parameter holds side by side: q, k and v, or gate and value."""
+    if n != 3:
+        return [width // n] * n
+    kind = config.scopes()[".".join(name.split(".")[:2]) + "."]
+    of_queries, of_keys = kind.n_head * kind.head_size, kind.kv_heads * kind.head_size
+    return [of_queries, of_keys, of_keys]
+
+
+def placeholders(config: Config) -> dict[str, NDArray[Any]]:
+    """An array without memory for every parameter, to ask for shapes before there are numbers."""
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes(config).items()}

@@ -1,0 +1,124 @@
+"""Norms of a part of the channels: of the queries, or the keys, that lie packed side by side."""
+
+import numpy as np
+
+from ..errors import InputError
+from .linear import sum_rows
+from .norms import layernorm_forward, rmsnorm_forward
+from .op import Op
+
+
+def part_rmsnorm_forward(x, weight, *, begin=0, end=None, eps=1e-5):
+    """Channels begin … end − 1 in vectors as long as the weight, each scaled to mean square 1.
+
+        y_g = rmsnorm(x_g, w)        x_g the vectors of W = len(w) channels, one after the other
+        y = x                        in the other channels
+
+    With W = D the weight is one for all heads; with W = HD it goes over the whole width.
+    begin, end: 0 and all channels unless given.
+    x (..., I), w (W) → y (..., I).  Source: Henry et al. 2020, in the form of Qwen 3 and OLMo 2.
+    """
+    part, end = _part(x, weight, begin, end)
+    normed, (xhat, rstd, _) = rmsnorm_forward(part, weight, eps=eps)
+    return _with_part(x, normed, begin, end), (xhat, rstd, weight, begin, end)
+
+
+def part_rmsnorm_backward(dy, saved):
+    """Gradients of part_rmsnorm_forward with respect to x and weight.
+
+        dw = Σ dy_g x̂_g                          over rows and over the vectors g, which share w
+        dx_g = r (e − x̂_g ⟨e x̂_g⟩)              rmsnorm's, with e = dy_g w
+        dx = dy                                  in the other channels, for y = x there
+
+    In words: rmsnorm's gradient within the part, dy outside it.
+    """
+    xhat, rstd, weight, begin, end = saved
+    dpart = dy[..., begin:end].reshape(xhat.shape)
+    e = dpart * weight
+    dnormed = rstd * (e - xhat * (e * xhat).mean(-1, keepdims=True))
+    return _with_part(dy, dnormed, begin, end), _dweight(dpart * xhat)
+
+
+def part_layernorm_forward(x, weight, bias=None, *, begin=0, end=None, eps=1e-5):
+    """Channels begin … end − 1 in vectors as long as the weight, each normalised; the others as they are.
+
+        y_g = layernorm(x_g, w, b)        x_g the vectors of W = len(w) channels, one after the other
+
+    begin, end: 0 and all channels unless given.
+    x (..., I), w and b (W) → y (..., I).  Source: Dehghani et al. 2023, in the form of Persimmon.
+    """
+    part, end = _part(x, weight, begin, end)
+    normed, (xhat, rstd, _, has_bias) = layernorm_forward(part, weight, bias, eps=eps)
+    return _with_part(x, normed, begin, end), (xhat, rstd, weight, has_bias, begin, end)
+
+
+def part_layernorm_backward(dy, saved):
+    """Gradients of part_layernorm_forward with respect to x, weight and bias.
+
+        dw = Σ dy_g x̂_g,  db = Σ dy_g              over rows and over the vectors g, which share w and b
+        dx_g = r (e − ⟨e⟩ − x̂_g ⟨e x̂_g⟩)          layernorm's, with e = dy_g w
+        dx = dy                                    in the other channels, for y = x there
+
+    In words: layernorm's gradient within the part, dy outside it.
+    """
+    xhat, rstd, weight, has_bias, begin, end = saved
+    dpart = dy[..., begin:end].reshape(xhat.shape)
+    e = dpart * weight
+    dnormed = rstd * (e - e.mean(-1, keepdims=True) - xhat * (e * xhat).mean(-1, keepdims=True))
+    dbias = _dweight(dpart) if has_bias else None
+    return _with_part(dy, dnormed, begin, end), _dweight(dpart * xhat), dbias
+
+
+def _part(x, weight, begin, end):
+    """Channels begin … end − 1 of x as vectors (..., g, W), and end."""
+    end = x.shape[-1] if end is None else end
+    W = len(weight)
+    if not 0 <= begin < end <= x.shape[-1] or (end - begin) % W:
+        raise InputError(
+            f"part norm: channels {begin} to {end} of {x.shape[-1]}, expected a part of them whose width is"
+            f" a multiple of W = {W}"
+        )
+    return x[..., begin:end].reshape(*x.shape[:-1], (end - begin) // W, W), end
+
+
+def _with_part(x, part, begin, end):
+    """x with other numbers in channels begin … end − 1."""
+    y = x.astype(np.result_type(x, part))  # a part may be complex where the rest is not: a law asks that
+    y[..., begin:end] = part.reshape(*x.shape[:-1], end - begin)
+    return y
+
+
+def _dweight(rows):
+    """The sum over all vectors: the gradient of what they share."""
+    return sum_rows(rows.reshape(-1, rows.shape[-1]))
+
+
+def _first_half(rng, sizes):
+    """A part of the channels: those of the first half, as the queries are."""
+    return {"end": max(1, sizes["G"] // 2) * sizes["W"]}
+
+
+def _second_half(rng, sizes):
+    """A part of the channels: those of the second half, as the keys would be without values."""
+    return {"begin": sizes["G"] // 2 * sizes["W"]}
+
+
+part_rmsnorm = Op(
+    "...(GW), W -> ...(GW)",
+    part_rmsnorm_forward,
+    part_rmsnorm_backward,
+    parameters=("weight",),
+    at_least={"W": 3},
+    variants={"of the first half": _first_half, "of the second half": _second_half},
+)
+part_layernorm = Op(
+    "...(GW), W, W? -> ...(GW)",
+    part_layernorm_forward,
+    part_layernorm_backward,
+    parameters=("weight", "bias"),
+    at_least={"W": 4},
+    variants={"of the first half": _first_half, "of the second half": _second_half},
+)
+
+# The norm of a model → the one of its queries and keys.
+PART_NORMS = {"layernorm": part_layernorm, "rmsnorm": part_rmsnorm}

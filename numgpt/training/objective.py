@@ -1,0 +1,203 @@
+"""What a run minimises: an objective gives batches, each with the layer that makes a loss of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import engine
+from ..architecture.config import Training
+from ..architecture.parameters import Flat
+from ..argument_kinds import is_finite
+from ..arguments import Size, checked
+from ..data import corpus as texts
+from ..data.corpus import Corpus
+from ..errors import InputError
+from ..layers import transformer
+from ..layers.layer import Layer
+from ..layers.visibility import Visibility
+from ..model import differentiable
+from ..model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective gives for one forward and backward; a tuple (inputs, layer, count) will do.
+
+    inputs: a tuple of arrays. Integers stay what they are, floats are cast to the model's dtype.
+    layer: layer.forward(r, *inputs) → the loss (), and layer.backward(r, dloss) sends gradients to the
+    parameters.
+    count: how many tokens, or rows, count in it: the weight of this batch among those of its step.
+    of: what the loss was divided by, count unless given. An objective that knows how much counts in a whole
+    step before its batches are drawn divides by that, and the losses of a step simply add up.
+    visibility: where the first input's tokens stand and what each sees, as documents packed into a row need.
+    """
+
+    inputs: tuple[Any, ...]
+    layer: Layer
+    count: float
+    of: float | None = None
+    visibility: Visibility | None = None
+
+    @property
+    def divisor(self) -> float:
+        """What the loss was divided by."""
+        return self.count if self.of is None else self.of
+
+
+class Objective(Protocol):
+    """What the Trainer asks for. Whatever is drawn at random depends on step and n alone.
+
+    An objective may have more:
+
+    held_out()   the batches of the held-out loss, the same ones each time; without it nothing is measured
+    source       what it trains on, to be printed; the name of the class unless given
+    digest       a text that differs where its data do, so that a run goes on with its own; "" unless given
+    """
+
+    def batch(self, step: int, n: int) -> Any:
+        """Batch n of a step, both from 0: a Batch, or a tuple (inputs, layer, count)."""
+
+
+class Pretraining:
+    """The next token of a text: the mean surprise at every token of windows drawn from a corpus.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        As numgpt.prepare makes it.
+    training : Training
+        Its batch_size, accumulate, eval_iters and seed.
+    block_size : int
+        The tokens of a window.
+
+    Raises
+    ------
+    InputError
+        Where a part of the corpus is too short for one window.
+    """
+
+    @checked
+    def __init__(self, corpus: Corpus, training: Training, block_size: Size) -> None:
+        texts.check_length(corpus.train, block_size, "training")
+        texts.check_length(corpus.held_out, block_size, "held-out")
+        self.corpus = corpus
+        self.training = training
+        self.block_size = block_size
+        self.source, self.digest = corpus.source, corpus.digest
+
+    def batch(self, step: int, n: int) -> Batch:
+        """Windows of the part to train on, drawn by step, n and the seed; each of their tokens counts."""
+        t = self.training
+        x, y = texts.batch(self.corpus.train, self.block_size, t.batch_size, t.seed, "train", step, n)
+        whole = t.accumulate * y.size
+        return Batch((x, y, whole), transformer.loss, y.size, of=whole)
+
+    def held_out(self) -> Iterator[Batch]:
+        """The eval_iters batches of the part that is held out."""
+        t = self.training
+        for n in range(t.eval_iters):
+            x, y = texts.batch(self.corpus.held_out, self.block_size, t.batch_size, t.seed, "held-out", n)
+            yield Batch((x, y), transformer.loss, y.size)
+
+
+def step_loss_and_grads(
+    model: GPT, objective: Objective, step: int, batches: int, grads: Flat
+) -> tuple[Any, float]:
+    """The mean loss of a step over all that counts in its batches, and how much that is; gradients → grads.
+
+        batch n:  L_n = S_n / D_n              S_n a sum over what counts in it, D_n its divisor
+        the step: L = Σ S_n / Σ N_n            N_n its count
+                    = (D_0 / Σ N_n) Σ (D_n / D_0) L_n
+
+    so each backward starts from D_n / D_0, and one factor at the end makes the sum a mean. Where every D_n is
+    Σ N_n already, as in pre-training, both factors are 1, and nothing is rounded.
+    """
+    on_gpu = engine.on_gpu(model.params.flat)
+    total: Any = 0.0
+    counted, first = 0.0, 0.0
+    for n in range(batches):  # each is drawn when it is needed: there may be millions
+        batch = expect_batch(objective, objective.batch(step, n))
+        first = first or batch.divisor
+        share = batch.divisor / first
+        loss = differentiable.loss_and_grads(
+            model,
+            batch.layer,
+            batch.inputs,
+            grads,
+            dloss=share,
+            step=(step, n),
+            add=n > 0,
+            visibility=batch.visibility,
+        )
+        total += (loss.astype(np.float64) if on_gpu else float(loss)) * share
+        counted += batch.count
+    factor = first / counted
+    if factor != 1:
+        grads.flat *= factor
+        total *= factor
+    return total, counted
+
+
+def held_out_loss(model: GPT, objective: Any) -> float:
+    """The mean loss over all that counts in the held-out batches."""
+    losses, divisors, counts = [], [], []
+    for given in _held_out(objective):
+        batch = expect_batch(objective, given, "held_out")
+        losses.append(differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility))
+        divisors.append(batch.divisor)
+        counts.append(batch.count)
+    if not losses:
+        raise InputError(f"{_who(objective)}.held_out: gives no batch, expected at least one")
+    numbers = np.array([engine.home(loss) for loss in losses], np.float64)  # now: none waits within the loop
+    shares = np.array(divisors) / divisors[0]
+    return float((numbers * shares).sum() / (sum(counts) / divisors[0]))
+
+
+def _held_out(objective: Any) -> Iterable[Any]:
+    batches = objective.held_out()
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            f"{_who(objective)}.held_out: returned {type(batches).__name__}, expected batches to go through,"
+            " a list of (inputs, layer, count)"
+        )
+    return batches
+
+
+def expect_batch(objective: Any, given: Any, method: str = "batch") -> Batch:
+    """What an objective gave, as a Batch; InputError where it is none."""
+    who = f"{_who(objective)}.{method}"
+    if isinstance(given, tuple) and len(given) == 3:
+        given = Batch(*given)
+    if not isinstance(given, Batch):
+        what = f"{len(given)} things" if isinstance(given, tuple) else type(given).__name__
+        raise InputError(
+            f"{who}: gave {what}, expected three things: a tuple of inputs, a layer and how many tokens count"
+        )
+    batch = given
+    if batch.visibility is not None and not isinstance(batch.visibility, Visibility):
+        raise InputError(
+            f"{who}: the visibility is {type(batch.visibility).__name__}, expected a numgpt.Visibility"
+        )
+    if not isinstance(batch.inputs, tuple):
+        raise InputError(
+            f"{who}: the inputs are {type(batch.inputs).__name__}, expected a tuple of arrays: (x,) for one"
+        )
+    if not all(callable(getattr(batch.layer, way, None)) for way in ("forward", "backward")):
+        raise InputError(
+            f"{who}: the layer is {type(batch.layer).__name__}, expected a numgpt.Layer(forward, backward)"
+        )
+    for name, number in (("count", batch.count), ("of", batch.divisor)):
+        if not (is_finite(number) and number > 0):
+            raise InputError(
+                f"{who}: the {name} is {str(number)[:80]}, expected a number above 0: how many tokens count"
+            )
+    return batch
+
+
+def _who(objective: Any) -> str:
+    """What messages call an objective."""
+    return type(objective).__name__

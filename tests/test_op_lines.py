@@ -1,0 +1,105 @@
+"""The lines of ops: how sizes follow from shapes and options, and what is said where they contradict."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numgpt import InputError, ops
+from numgpt.ops.line import read
+from numgpt.ops.op import Op, _check_shapes
+from numgpt.proofs.subjects import op_subjects
+
+
+def op_of(line, sizes=None, at_least=None):
+    """An op that does nothing, for its line."""
+
+    def nothing_forward(x, y=None, z=None, *, n_head=None, n_kv_head=None):
+        return x, None
+
+    return Op(line, nothing_forward, lambda dy, saved: (dy,), sizes=sizes or {}, at_least=at_least or {})
+
+
+def bound(op, *shapes, **options):
+    return _check_shapes(op, shapes, tuple(options.get(name) for name in op.sizes))
+
+
+PACKED = "...T(KGD+2KD) -> ...T(KGD)"
+HEADS = {"n_head": "KG", "n_kv_head": "K"}
+LINES = [PACKED, "...(KG)TD, ...KSD -> ...(KG)TD", "...C, C? -> ...C", "...(2F) -> ...F", "T(3HD), D -> ()"]
+
+
+@pytest.mark.parametrize("line", LINES)
+@given(data=st.data())
+def test_the_sizes_of_arrays_that_were_drawn_are_found_again(line, data):
+    op = op_of(line, HEADS if line == PACKED else {})
+    sizes = {c: data.draw(st.integers(1, 5), label=c) for c in sorted(set(filter(str.isupper, line)))}
+    arrays, options = op.draw(np.random.default_rng(0), sizes, (2,))
+    assert bound(op, *(a.shape for a in arrays), **options) == sizes
+
+
+@given(K=st.integers(1, 4), G=st.integers(1, 4), D=st.integers(1, 4))
+def test_what_options_leave_open_is_one_key_head_for_each_query_head(K, G, D):
+    """n_head alone: as many key heads, so that calls from before grouped attention keep their meaning."""
+    for sizes in (HEADS, dict(reversed(HEADS.items()))):
+        op = op_of(PACKED, sizes)
+        assert bound(op, (3, 3 * K * D), n_head=K) == {"T": 3, "K": K, "G": 1, "D": D}
+        grouped = bound(op, (3, (G + 2) * K * D), n_head=K * G, n_kv_head=K)
+        assert grouped == {"T": 3, "K": K, "G": G, "D": D}
+        assert bound(op, (3, (G + 2) * K * D), n_kv_head=K)["K"] == K
+
+
+def test_axes_with_two_unknown_letters_wait_for_what_says_more():
+    op = op_of("...(KG)TD, ...KSD -> ...(KG)TD")
+    assert bound(op, (2, 6, 4, 5), (2, 3, 7, 5)) == {"K": 3, "G": 2, "T": 4, "D": 5, "S": 7}
+    assert bound(op_of("(KG), G -> ()"), (6,), (3,)) == {"K": 2, "G": 3}
+    assert bound(op_of("(KG) -> ()"), (6,)) == {"K": 6, "G": 1}
+
+
+@pytest.mark.parametrize(
+    "line, shapes, options, message",
+    [
+        (PACKED, [(3, 8)], {"n_head": 2}, "x has shape (3, 8), expected (...T(KGD+2KD)) with G = 1, K = 2"),
+        (PACKED, [(3, 16)], {"n_head": 4, "n_kv_head": 3}, "n_head is 4, expected KG with K = 3"),
+        (PACKED, [(3, 0)], {"n_head": 2}, "D is 0, expected 1 or more"),
+        (PACKED, [(16,)], {"n_head": 2}, "x has shape (16,), expected (...T(KGD+2KD))"),
+        ("...C, C -> ...C", [(2, 5), (4,)], {}, "y has shape (4,), expected (C) with C = 5"),
+        ("...C, C -> ...C", [(2, 5), (1, 5)], {}, "y has shape (1, 5), expected (C) with C = 5"),
+        ("...C, C -> ...C", [(2, 5), None], {}, "y is missing, expected an array (C)"),
+        ("...C, ...C -> ...C", [(2, 5), (3, 5)], {}, "y has leading axes (3,), expected (2,)"),
+        ("...(2F) -> ...F", [(2, 5)], {}, "x has shape (2, 5), expected (...(2F))"),
+        ("(KG), K -> ()", [(6,), (4,)], {}, "x has shape (6,), expected ((KG)) with K = 4"),
+        ("C(C+2K), K -> ()", [(5, 4), (1,)], {}, "x has shape (5, 4), expected (C(C+2K)) with C = 5"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_line_is_named_with_its_letters_and_sizes(line, shapes, options, message):
+    op = op_of(line, HEADS if line == PACKED else {})
+    with pytest.raises(InputError) as error:
+        bound(op, *shapes, **options)
+    assert str(error.value).splitlines()[0].split(": ", 1)[1].startswith(message)
+
+
+def test_a_number_bounds_what_is_drawn_and_a_letter_what_is_called():
+    op = op_of("SC, TC -> C", at_least={"S": "T", "C": 3})
+    assert op.fitted({"S": 2, "T": 4, "C": 1}) == {"S": 6, "T": 4, "C": 3}
+    assert op.fitted({"S": 2, "T": 4, "C": 5}) == {"S": 6, "T": 4, "C": 5}
+    assert bound(op, (2, 1), (2, 1)) == {"S": 2, "C": 1, "T": 2}
+    with pytest.raises(InputError, match="T = 3 is more than S = 2, expected T ≤ S"):
+        bound(op, (2, 1), (3, 1))
+    assert all(s.arrays[0].shape[1] >= 3 for s in op_subjects(op, 0, dict.fromkeys("STC", 1)))
+
+
+@pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
+def test_every_ops_value_has_the_shape_that_its_line_says(op):
+    for subject in op_subjects(op, 0):
+        shapes = [None if a is None else a.shape for a in subject.arrays]
+        sizes = bound(op, *shapes, **subject.options)
+        value, _ = op.forward(*subject.arrays, **subject.options)
+        lead = (2, 3) if op.result.lead else ()
+        assert np.shape(value) == lead + op.result.shape(sizes)
+
+
+@pytest.mark.parametrize("text", ["(CC)", "(G+2)", "(K+)", "CC)"])
+def test_what_is_no_line_cannot_be_read(text):
+    with pytest.raises(AssertionError, match="op line: "):
+        read("x", text)

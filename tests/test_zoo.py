@@ -1,0 +1,249 @@
+"""Every class of transformers that is read: its function, gradients and files both ways, and refusals."""
+
+import functools
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from numgpt import GPT, Config, InputError
+from numgpt.__main__ import main
+from numgpt.architecture.by_layer import meaning
+from numgpt.architecture.parameters import shapes
+from numgpt.interchange import huggingface
+from numgpt.interchange.architectures import ARCHITECTURES
+from numgpt.interchange.classes import ROWS
+from numgpt.interchange.parameter_names import lines, packed_order, placeholders, split_name
+from numgpt.parity import zoo
+
+every_case = pytest.mark.parametrize("case", zoo.CASES)
+every_kind = pytest.mark.parametrize("kind", ROWS)
+TOKENS, TARGETS = zoo.batch()
+
+
+@functools.cache
+def model_of(case):
+    """A model of ours with the settings of a case, every parameter random."""
+    transformers = pytest.importorskip(
+        "transformers", minversion="5", reason="transformers 5 is not installed"
+    )
+    kind, changes = zoo.CASES[case]
+    theirs = transformers.AutoConfig.for_model(kind, **zoo.SIZE | changes)
+    config = ARCHITECTURES[kind].config(json.loads(theirs.to_json_string(use_diff=False)), "")
+    model = GPT(config, 0, "float64")
+    model.params.flat += 0.3 * np.random.default_rng(1).standard_normal(model.n_params)
+    return model
+
+
+@every_case
+def test_logits_gradients_decoding_and_files_are_those_of_transformers(case, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
+    found = zoo.found(case, tmp_path)
+    assert found.holds(), found
+
+
+@every_case
+def test_what_is_written_means_what_was_read(case, tmp_path):
+    kind, model = zoo.CASES[case][0], model_of(case)
+    row = ARCHITECTURES[kind]
+    written = json.loads(json.dumps(row.write(model.config)))
+    assert meaning(row.config(written, "")) == meaning(model.config)
+    assert not row.differing(model.config)
+    huggingface.save(tmp_path / "ours", model, kind=kind)
+    again = GPT.load(tmp_path / "ours")
+    assert meaning(again.config) == meaning(model.config)
+    np.testing.assert_allclose(again.params.flat, model.params.flat, rtol=0, atol=1e-15)
+
+
+@every_case
+def test_every_parameter_has_a_line_and_every_order_is_a_permutation(case):
+    config, row = model_of(case).config, ARCHITECTURES[zoo.CASES[case][0]]
+    numbers = iter(range(1, 10**6))
+    arrays = {
+        name: np.fromiter(itertools.islice(numbers, int(np.prod(shape))), int).reshape(shape)
+        for name, shape in shapes(config).items()
+    }
+    pieces = row.pieces(config, arrays)
+    every = np.concatenate([p.elsewhere(arrays[p.ours], is_gradient=True).ravel() for p in pieces.values()])
+    assert np.array_equal(np.sort(every[every > 0]), np.arange(1, next(numbers)))
+    again = {name: np.zeros_like(array) for name, array in arrays.items()}
+    for piece in pieces.values():
+        piece.put(again[piece.ours], piece.elsewhere(arrays[piece.ours]))
+    assert all(np.array_equal(again[name], array) for name, array in arrays.items())
+
+
+@every_case
+def test_three_steps_lower_the_loss(case):
+    model = model_of(case)
+    flat, losses = model.params.flat.copy(), []
+    for _ in range(4):
+        loss, grads = model.loss_and_grads(TOKENS, TARGETS)
+        losses.append(float(loss))
+        model.params.flat -= 0.02 * grads.flat / np.linalg.norm(grads.flat)
+    model.params.flat[...] = flat
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.slow
+@every_case
+def test_transformers_computes_what_we_wrote(case, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    kind, model = zoo.CASES[case][0], model_of(case)
+    of_kind = zoo.classes(kind)[1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    huggingface.save(tmp_path / "ours", model, kind=kind)
+    attention = "sdpa" if case in zoo.BY_SDPA else "eager"
+    with zoo.float64_throughout() as torch:
+        theirs = of_kind.from_pretrained(
+            tmp_path / "ours", dtype=torch.float64, attn_implementation=attention
+        )
+        logits, _ = zoo.outcome(theirs.eval(), TOKENS, TARGETS)
+    assert zoo.apart(model(TOKENS), logits) < 1e-12
+
+
+@every_kind
+def test_no_line_of_a_table_is_unused(kind):
+    """A tied model has no line of the head's, and a case whose queries have no norm none of that."""
+    row, used, there = ARCHITECTURES[kind], {"lm_head"}, {"lm_head"}
+    for config in (model_of(case).config for case, (of, _) in zoo.CASES.items() if of == kind):
+        used |= {split_name(name)[0] for name in shapes(config)}
+        there |= set(lines(row.table_of(config)))
+    assert used == there
+
+
+@every_kind
+def test_what_a_file_leaves_out_is_its_classs_default(kind):
+    transformers = pytest.importorskip(
+        "transformers", minversion="5", reason="transformers 5 is not installed"
+    )
+    row, theirs = ARCHITECTURES[kind], transformers.AutoConfig.for_model(kind)
+    whole = json.loads(theirs.to_json_string(use_diff=False))
+    assert meaning(row.config({"model_type": kind}, "")) == meaning(row.config(whole, ""))
+
+
+# Each is found in a model whose heads, groups and parts of heads differ.
+@pytest.mark.parametrize(
+    "case, wrong",
+    [
+        ("GPT-NeoX", ("grouped", "")),
+        ("GPT-J", ("interleaved", "")),
+        ("CodeGen", ("by_quarters", "grouped")),
+        ("Gemma", ("plus_one", "")),
+        ("Falcon, new", ("grouped", "")),
+    ],
+)
+def test_an_order_that_is_read_wrongly_shows(case, wrong, tmp_path, monkeypatch):
+    pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
+    kind = zoo.CASES[case][0]
+    row = ARCHITECTURES[kind]
+
+    def table(config):
+        return row.table_of(config).replace(*wrong)
+
+    monkeypatch.setitem(ARCHITECTURES, kind, row._replace(table=table))
+    found = zoo.found(case, tmp_path)
+    assert found.logits > 1e-2 and found.cached > 1e-2
+
+
+def test_the_columns_of_an_order():
+    """Two key heads, three query heads each, four features of which two turn."""
+    kind = Config(n_layer=1, n_head=6, n_kv_head=2, n_embd=24, positions="rotary", rotary_dim=4)
+    q, k, v = packed_order(kind, ["interleaved"])
+    assert q[:4].tolist() == [0, 2, 1, 3] and k[:4].tolist() == [24, 26, 25, 27]
+    assert v.tolist() == list(range(32, 40))
+    (grouped,) = packed_order(kind, ["grouped"])
+    assert grouped[:20].tolist() == [*range(12), *range(24, 28), *range(32, 36)]
+
+
+KEYS = {"vocab_size": 19, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 4}
+KEYS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 16, "head_dim": 8}
+TYPES = ["sliding_attention", "full_attention"] * 2
+
+
+@pytest.mark.parametrize(
+    "kind, changes, message",
+    [
+        ("gpt_neo2", {}, "model_type is 'gpt_neo2' .did you mean gpt_neo"),
+        ("mamba", {}, "model_type is 'mamba', a class that numgpt does not read, expected one of gpt2"),
+        ("gemma2", {"layer_types": TYPES[:3]}, "layer_types is .* expected num_hidden_layers 4 of"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is None, expected a number, for layer_types"),
+        ("gemma2", {"sliding_window": -1}, "window is -1, expected 1 to"),
+        ("gemma2", {"query_pre_attn_scalar": "7"}, "query_pre_attn_scalar is '7', expected a number"),
+        ("gemma2", {"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0, expected a number a"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected Non"),
+        ("gemma3_text", {"rope_parameters": {"full_attention": 3}}, "rope_parameters is .* a mapping for fu"),
+        ("phi", {"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5, expected a number above 0, a"),
+        ("phi", {"qk_layernorm": "yes"}, "qk_layernorm is 'yes', expected true or false"),
+        ("nemotron", {"hidden_act": "swish2"}, "hidden_act is 'swish2', expected one of"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm is True, expected False: a norm with a weight for ea"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm is True, expected False"),
+        ("falcon", {"multi_query": False, "num_kv_heads": 2}, "num_kv_heads is 2, expected num_attention_he"),
+        ("falcon", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn is 2, expected 1, or 2 in a new"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers is .1, 0., expected num_hidden_layers 4 of"),
+        ("smollm3", {"layer_types": TYPES}, "layer_types is .* expected full_attention in all layers"),
+        ("olmo", {"clip_qkv": 8.0}, "clip_qkv is 8.0, expected None: queries, keys and values are not clipp"),
+        ("gpt_neo", {"num_layers": 4, "num_heads": 4, "attention_types": 3}, "attention_types is 3, expecte"),
+        ("gpt_neo", {"num_layers": 5, "num_heads": 4}, "attention_types is .* expected num_layers 5 of glob"),
+        ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": None}, "rotary_dim is None, expected a value"),
+        ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": 3}, "rotary_dim is 3, expected an even number"),
+        ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": 4, "tie_word_embeddings": True}, "biases is .* t"),
+        ("codegen", {"n_embd": 24, "n_head": 3, "rotary_dim": 4}, "n_head is 3, expected a multiple of 4"),
+        ("mpt", {"attn_config": {"alibi": False}}, "attn_config is {'alibi': False}, expected alibi True"),
+        ("mpt", {"expansion_ratio": 2}, "expansion_ratio is 2, expected 4"),
+        ("opt", {"word_embed_proj_dim": 12}, "word_embed_proj_dim is 12, expected hidden_size 24: embedding"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine is False, expected"),
+        ("granite", {"residual_multiplier": 0}, "residual_multiplier is 0, expected a number above 0"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layer"),
+        ("gpt_bigcode", {"n_embd": 24, "n_head": 4, "scale_attn_weights": False}, "scale_attn_weights is Fa"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_config_says_wrongly_is_one_line_that_names_the_key(kind, changes, message, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind} | KEYS | changes))
+    with pytest.raises(InputError, match=message):
+        huggingface.config_from({"model_type": kind} | KEYS | changes, tmp_path / "config.json")
+    if kind in ARCHITECTURES:
+        assert main(["info", str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@every_kind
+@pytest.mark.parametrize("value", [None, "x", -1, [], {}, True, 2**70, 0.5], ids=str)
+def test_no_value_of_a_key_is_more_than_one_line(kind, value):
+    """Every key that a class reads, with nonsense: a Config, or one line."""
+    row = ARCHITECTURES[kind]
+    base = row.write(row.config({"model_type": kind}, "config.json"))
+    for key in {*row.sizes.values(), *row.others}:
+        try:
+            row.config(base | {"model_type": kind, key: value}, "config.json")
+        except InputError as error:
+            assert str(error).startswith("config.json: ") and "\n" not in str(error)
+
+
+def test_placeholders_are_enough_to_ask_for_shapes():
+    config = Config(
+        n_layer=1, n_head=4, n_embd=32, positions="rotary", rotary_dim=4, norm_position="parallel"
+    )
+    row = ARCHITECTURES["gptj"]
+    assert row.shapes(config)["h.0.attn.q_proj.weight"] == (32, 32) and placeholders(config)
+
+
+def test_verify_prints_a_line_a_class_and_refuses_one_that_is_not_there(capsys):
+    pytest.importorskip("transformers", minversion="5", reason="transformers 5 is not installed")
+    assert main(["verify", "--zoo", "arcee", "glm-4"]) == 0
+    out = capsys.readouterr().out
+    assert "Arcee" in out and "GLM-4" in out and "2 models of transformers, 0 failed" in out
+    assert main(["verify", "--zoo", "gemma9"]) == 2
+    assert "the zoo has no class 'gemma9' (did you mean" in capsys.readouterr().err
+
+
+def test_what_is_no_number_or_of_another_shape_is_infinitely_far():
+    ones = np.ones(3)
+    assert zoo.apart(ones, ones * 2) == 0.5 and zoo.apart(ones, ones * 2, least=4.0) == 0.25
+    assert zoo.apart(ones * np.nan, ones) == zoo.apart(ones, np.ones(2)) == np.inf
+    assert zoo.gradients_apart({"a": ones}, {"b": ones}) == zoo.files_apart({}, {"b": ones}) == np.inf
+    assert zoo.gradients_apart({"a": ones * np.nan, "b": ones}, {"a": ones, "b": ones}) == np.inf
+    assert not zoo.Found("", "gemma", 1e-15, 1e-15, np.inf, 0.0).holds()
+    assert not zoo.Found("", "gemma", 1e-15, 1e-11, 1e-15, 0.0).holds()
