@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
 from .errors import InputError
 
@@ -23,7 +23,6 @@ NUMBERS = "biufc"  # the kinds of a NumPy dtype that are numbers
 SHOWN = 80  # characters of a wrong value in a message
 ELSEWHERE = "checked by the function itself, which can say more"
 ARRAYS = frozenset(typing.get_args(ArrayLike))
-DTYPES = frozenset(typing.get_args(DTypeLike)) - {type(None)}
 
 
 class Range(NamedTuple):
@@ -57,7 +56,7 @@ def kind_of(hint: Any) -> Kind | None:
         return KINDS[hint]
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return None if parts[1] is ELSEWHERE else _within(kind_of(parts[0]), parts[1])
+        return _annotated(*parts)
     if origin in (typing.Union, types.UnionType):
         return _one_of(parts)
     if origin is Literal:
@@ -191,6 +190,13 @@ def _array(value: Any) -> Any:
     return native(value) if value.dtype.kind in NUMBERS else WRONG
 
 
+def _annotated(hint: Any, says: Any) -> Kind | None:
+    """The kind of Annotated[hint, says]: a Kind says all, a Range narrows what the hint takes."""
+    if says is ELSEWHERE:
+        return None
+    return says if isinstance(says, Kind) else _within(kind_of(hint), says)
+
+
 def _within(kind: Kind | None, limits: Range) -> Kind | None:
     """A kind of number within a range."""
     if kind is None:
@@ -210,10 +216,9 @@ def _one_of(parts: Sequence[Any]) -> Kind | None:
     """The kind of a union: the first of its parts that takes a value."""
     rest = [part for part in parts if part is not type(None)]
     alternatives: list[Kind | None] = []
-    for members, kind in ((ARRAYS, ARRAY), (DTYPES, DTYPE)):
-        if members <= set(rest):
-            alternatives.append(kind)
-            rest = [part for part in rest if part not in members]
+    if set(rest) >= ARRAYS:
+        alternatives.append(ARRAY)
+        rest = [part for part in rest if part not in ARRAYS]
     if any(typing.get_origin(part) is os.PathLike for part in rest):
         rest = [part for part in rest if part is not str]
     alternatives = [*map(kind_of, rest), *alternatives]
@@ -351,7 +356,6 @@ KINDS: dict[Any, Kind] = {
     bytes: Kind("bytes", lambda value: value if isinstance(value, bytes) else WRONG),
     type(None): Kind("None", _none),
     ArrayLike: ARRAY,
-    DTypeLike: DTYPE,
     typing.SupportsIndex: Kind("an integer", _integer),
 }
 CONTAINERS: dict[Any, Callable[..., Kind]] = {

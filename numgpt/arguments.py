@@ -18,9 +18,9 @@ import typing
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from .argument_kinds import ELSEWHERE, Kind, Range, held, kind_of
+from .argument_kinds import DTYPE, ELSEWHERE, Kind, Range, held, kind_of
 from .errors import did_you_mean
 
 P = ParamSpec("P")
@@ -34,6 +34,7 @@ Positive = Annotated[float, Range("more than 0", lambda x: x > 0)]
 BelowOne = Annotated[float, Range("from 0 to below 1", lambda x: 0 <= x < 1)]
 Share = Annotated[float, Range("more than 0 and at most 1", lambda x: 0 < x <= 1)]
 Ids = Annotated[ArrayLike, ELSEWHERE]
+DType = Annotated[DTypeLike, DTYPE]  # DTypeLike by itself holds None in some versions of NumPy
 FromZeroToOne = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
 
 

@@ -25,7 +25,7 @@ import numgpt
 from numgpt import GPT, AdamW, Config, InputError
 from numgpt.argument_kinds import WRONG as WRONG_VALUE
 from numgpt.argument_kinds import kind_of
-from numgpt.arguments import Count, Size, checked
+from numgpt.arguments import Count, DType, Size, checked
 from numgpt.ops.activations import ACTIVATIONS
 from numgpt.ops.op import OPTIONS, Op
 
@@ -423,6 +423,8 @@ RIGHT = {
     str | os.PathLike[str]: ["x", Path("x")],
     ArrayLike: [1, [1.5], np.ones(3), [[True]], (1, 2)],
     Sequence[str]: [["a"], ("a",), []],
+    DType: ["float32", np.float64, np.dtype("complex128"), float],
+    DType | None: ["float32", np.float64, None],
 }
 WRONG_OF = {
     int: [True, 1.0, np.float64(1), "1", None, np.array([1])],
@@ -435,6 +437,8 @@ WRONG_OF = {
     str | os.PathLike[str]: ["", "a\0b", b"x", 3, "\ud800"],
     ArrayLike: ["x", None, [[1], [1, 2]], [object()], {}],
     Sequence[str]: ["abc", b"abc", [1], {"a"}],
+    DType: [None, "x", "U3", 3, object],
+    DType | None: ["x", "U3", 3, object],
 }
 
 
@@ -446,6 +450,12 @@ def test_an_annotation_takes_its_values_numpys_too_and_gives_plain_ones(hint):
         assert not isinstance(taken, np.generic)
     for value in WRONG_OF[hint]:
         assert kind_of(hint).convert(value) is WRONG_VALUE, value
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_dtype_is_not_annotated_by_numpys_name_which_holds_none_in_some_versions(name):
+    for parameter in parameters(name).values():
+        assert "DTypeLike" not in str(parameter.annotation), f"{parameter.name}: annotate arguments.DType"
 
 
 def test_a_message_names_the_function_the_argument_the_value_and_what_was_expected():

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
-from ..arguments import Count, checked
+from ..arguments import Count, DType, checked
 from ..errors import InputError
 from . import kinks
 from .case import EPS64, Case, Columns
@@ -30,7 +30,7 @@ def verdict(
     forward: Forward,
     backward: Backward,
     *arrays: ArrayLike | None,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     seed: Count = 0,
     options: Mapping[str, Any] | None = None,
     **more: Any,
@@ -106,7 +106,7 @@ def _settled(
     backward: Backward,
     arrays: Sequence[Any],
     options: dict[str, Any],
-    dtype: DTypeLike | None,
+    dtype: DType | None,
     seed: int,
 ) -> Verdict:
     """The Verdict; in float32 where it would be wrong because the forward computes in float32 inside."""
@@ -130,7 +130,7 @@ def examine(
     backward: Backward,
     arrays: Sequence[Any],
     options: dict[str, Any],
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     seed: int = 0,
     only: dict[int, Array] | None = None,
     computes: str = "",
@@ -163,7 +163,7 @@ def examine(
     return Verdict(judged, run_dtype, case.witness, known_to), case, columns
 
 
-def _precision(arrays: Sequence[Any], dtype: DTypeLike | None) -> np.dtype[Any]:
+def _precision(arrays: Sequence[Any], dtype: DType | None) -> np.dtype[Any]:
     """The dtype in which the pair is run; InputError unless it is one that this file can judge."""
     if any(a is not None and np.asarray(a).dtype.kind == "c" for a in arrays):
         raise InputError(

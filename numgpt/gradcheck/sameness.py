@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
-from ..arguments import Count, checked
+from ..arguments import Count, DType, checked
 from ..errors import InputError
 from .implementations import implementations
 from .implementations import names as names_of
@@ -88,7 +88,7 @@ def same(
     mine: Any,
     theirs: Any,
     *arrays: ArrayLike | None,
-    dtype: DTypeLike | None = None,
+    dtype: DType | None = None,
     seed: Count = 0,
     options: Mapping[str, Any] | None = None,
     **more: Any,
@@ -316,7 +316,7 @@ def _blame(
 
 
 def _precision(
-    pairs: Sequence[Pair], points: list[Any], options: dict[str, Any], dtype: DTypeLike | None
+    pairs: Sequence[Pair], points: list[Any], options: dict[str, Any], dtype: DType | None
 ) -> np.dtype[Any]:
     """The dtype that both take: the one that is asked for, else float64, else float32."""
     if not any(map(is_float, points)):

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from ..arguments import checked
+from ..arguments import DType, checked
 from ..errors import InputError
 from .pair import Array, Forward, expect_taken, is_float, run
 from .steps import Quotient, Steps, own_sizes, rms
@@ -68,7 +67,7 @@ def imaginary(forward: Forward, arrays: Arrays, directions: Directions, options:
 @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
 @checked
 def differences(
-    forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DTypeLike = np.float64
+    forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DType = np.float64
 ) -> tuple[Array, Array]:
     """J v by central differences, and for each element of it how far they may be off.
 
@@ -148,7 +147,7 @@ def differences(
 
 
 def values_along(
-    forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DTypeLike
+    forward: Forward, arrays: Arrays, directions: Directions, options: Options, dtype: DType
 ) -> Callable[[float], Array]:
     """t → the forward's value at x + t v, run in dtype; in float64 or what is wider."""
     wide = np.result_type(dtype, np.float64)
@@ -192,7 +191,7 @@ class Witness:
         return derivative, np.zeros_like(derivative)
 
 
-def choose(forward: Forward, arrays: Arrays, dtype: DTypeLike, options: Options, seed: int = 0) -> Witness:
+def choose(forward: Forward, arrays: Arrays, dtype: DType, options: Options, seed: int = 0) -> Witness:
     """The best Witness that the forward allows at the arrays; dtype: one that it is known to take.
 
     A forward that raises on complex numbers, or returns real ones, does not take them. One that loses

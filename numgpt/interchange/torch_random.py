@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from ..arguments import Count, checked
+from ..arguments import Count, DType, checked
 from ..errors import InputError
 
 Shape = Count | Sequence[Count]
@@ -49,14 +49,14 @@ class Generator:
 
     @checked
     def uniform(
-        self, shape: Shape = (), low: float = 0.0, high: float = 1.0, dtype: DTypeLike = "float32"
+        self, shape: Shape = (), low: float = 0.0, high: float = 1.0, dtype: DType = "float32"
     ) -> NDArray[Any]:
         """Tensor.uniform_(low, high): numbers from low to below high; one word each, two in float64."""
         return self._uniform(math.prod(_shape(shape)), dtype, low, high).reshape(shape)
 
     @checked
     def normal(
-        self, shape: Shape = (), mean: float = 0.0, std: float = 1.0, dtype: DTypeLike = "float32"
+        self, shape: Shape = (), mean: float = 0.0, std: float = 1.0, dtype: DType = "float32"
     ) -> NDArray[Any]:
         """Tensor.normal_(mean, std) of a contiguous tensor, by the method of Box and Muller (1958).
 
@@ -106,7 +106,7 @@ class Generator:
         pairs = self.words(2 * n).reshape(n, 2).astype(np.uint64)
         return pairs[:, 0] << np.uint64(32) | pairs[:, 1]
 
-    def _uniform(self, n: int, dtype: DTypeLike, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
+    def _uniform(self, n: int, dtype: DType, low: float = 0.0, high: float = 1.0) -> NDArray[Any]:
         dtype = np.dtype(dtype)
         number: Any = dtype.type
         u: NDArray[Any]

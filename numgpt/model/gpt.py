@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise, shapes
-from ..arguments import Count, HeldAttributes, Ids, checked
+from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llmc
 from ..layers.layer import Layer
@@ -78,7 +78,7 @@ class GPT(Derivatives, HeldAttributes):
         self,
         config: Config,
         seed: int = 0,
-        dtype: DTypeLike | None = None,
+        dtype: DType | None = None,
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
         served: Mapping[str, Op | Layer] | None = None,
@@ -236,7 +236,7 @@ class GPT(Derivatives, HeldAttributes):
 
     @classmethod
     @checked
-    def load(cls, folder: str | PathLike[str], dtype: DTypeLike | None = None) -> GPT:
+    def load(cls, folder: str | PathLike[str], dtype: DType | None = None) -> GPT:
         """The model of a checkpoint, of a run, of transformers or of llm.c.
 
         Parameters
@@ -296,7 +296,7 @@ class GPT(Derivatives, HeldAttributes):
         return self if params is self.params else self._with(params)
 
     @checked
-    def astype(self, dtype: DTypeLike) -> GPT:
+    def astype(self, dtype: DType) -> GPT:
         """The same model in another dtype, with parameters of its own.
 
         >>> import numgpt
