@@ -61,7 +61,7 @@ def test_training_shows_the_text_the_model_the_falling_loss_a_sample_and_the_fol
     losses = [
         float(line.split("held-out loss ")[1].split()[0])
         for line in done.stderr.splitlines()
-        if line.startswith("step ")
+        if line.startswith("step ") and " of " not in line  # a slow machine says how far it is in between
     ]
     assert len(losses) == 3
     assert losses[0] > losses[1] > losses[2]
