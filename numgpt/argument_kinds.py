@@ -8,6 +8,7 @@ import math
 import numbers
 import operator
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from .errors import InputError
 WRONG = object()  # what a Kind's convert returns for a value that it does not take
 NUMBERS = "biufc"  # the kinds of a NumPy dtype that are numbers
 SHOWN = 80  # characters of a wrong value in a message
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in memory, in what repr says of a function
 ELSEWHERE = "checked by the function itself, which can say more"
 ARRAYS = frozenset(typing.get_args(ArrayLike))
 
@@ -81,7 +83,7 @@ def _shown(value: Any) -> str:
         if isinstance(value, np.ma.MaskedArray):
             return f"a masked array{of} of shape {value.shape}, whose mask would be lost"
         return f"an array{of} of shape {tuple(value.shape)}" if value.shape else f"the array {value}"
-    text = repr(value)
+    text = ADDRESS.sub("", repr(value))
     if text.startswith("<"):
         return f"of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

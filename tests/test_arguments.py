@@ -468,6 +468,8 @@ def test_a_message_names_the_function_the_argument_the_value_and_what_was_expect
         f(-1)
     with pytest.raises(InputError, match=r"^f: word is an array of int64 of shape \(1,\), expected a str"):
         f(1, word=np.array([1]))
+    with pytest.raises(InputError, match=r"^f: n is \[<object object>\], expected an integer"):
+        f([object()])
     with pytest.raises(TypeError, match=r"^f\(\) got an unexpected keyword argument 'm'$"):
         f(1, m=2)
     with pytest.raises(TypeError, match=r"^f\(\) got .* 'wrd' \(did you mean word\?\)$"):

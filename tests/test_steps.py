@@ -289,6 +289,91 @@ def test_a_served_op_of_another_shape_is_refused():
         faulty.loss(TOKENS, TARGETS)
 
 
+def misfit(**changes):
+    """GELU with another forward or backward."""
+    return dataclasses.replace(ops.gelu_tanh, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "message"),
+    [
+        ("mlp.act", ops.add, r"served: add_forward at 'h.0.mlp.act': missing a required argument: 'y'"),
+        ("mid", ops.relu, r"served: relu_forward at 'h.0.mid': too many positional arguments.*, 2 arrays"),
+        ("attn.turned", ops.rotary, r"'h.0.attn.turned': missing a required argument: 'n_head'"),
+        (
+            "mlp",
+            Layer(lambda r, x, y: x, lambda r, dy: dy),
+            r"served: <lambda> at 'h.0.mlp': missing a required argument: 'y'",
+        ),
+        (
+            "mlp.act",
+            Layer(lambda r, x: r("sum", ops.add, x), lambda r, dy: r.back("sum", dy)),
+            r"served: 'h.0.mlp.act': add: arrays given: 1, expected 2: \.\.\., \.\.\. -> \.\.\.",
+        ),
+        ("mlp.act", misfit(forward=lambda x: x), r"at 'h.0.mlp.act': the forward gave ndarray, expected a p"),
+        (
+            "mlp.act",
+            misfit(forward=lambda x: (x.astype("float32"), x)),
+            r"served: 'h.0.mlp.act' gives float32, expected float64 as the arrays that it reads",
+        ),
+        (
+            "mlp.act",
+            misfit(backward=lambda dy, saved: (dy[..., :1],)),
+            r"^gelu_tanh at 'h.0.mlp.act': the backward gave float64 of shape \(2, 6, 1\) for x, expected"
+            r" float64 of shape \(2, 6, 32\)$",
+        ),
+        (
+            "mlp.act",
+            misfit(backward=lambda dy, saved: (dy.astype("float32"),)),
+            r"at 'h.0.mlp.act': the backward gave float32 of shape \(2, 6, 32\) for x, expected float64 of",
+        ),
+        (
+            "mlp.act",
+            misfit(backward=lambda dy, saved: dy),
+            r"the backward gave ndarray, expected a tuple of 1",
+        ),
+        (
+            "mlp.act",
+            misfit(backward=lambda dy, saved: (dy, dy)),
+            r"the backward gave 2 things, expected a tu",
+        ),
+        (
+            "mlp.c_fc",
+            dataclasses.replace(ops.linear, backward=lambda dy, saved: (dy @ saved[1].T, None, None)),
+            r"linear at 'h.0.mlp.c_fc': the backward gave NoneType for weight, expected float64 of shape \(8",
+        ),
+    ],
+)
+def test_a_served_pair_that_does_not_fit_is_one_line_that_names_it(name, op, message, on_engine):
+    model = model_of()
+    faulty = numgpt.GPT(model.config, dtype="float64", params=model.params, served={f"h.0.{name}": op})
+    with pytest.raises(InputError, match=message):
+        faulty.loss_and_grads(TOKENS, TARGETS)
+
+
+def test_what_is_served_may_be_constant_and_its_derivative_then_is_0(on_engine):
+    model = model_of()
+    ones = misfit(
+        forward=lambda x: (np.ones_like(x.real), ()), backward=lambda dy, saved: (np.zeros_like(dy),)
+    )
+    model = numgpt.GPT(model.config, dtype="float64", params=model.params, served={"h.1.mlp.act": ones})
+    _, grads = model.loss_and_grads(TOKENS, TARGETS)
+    direction = {name: np.ones_like(g) for name, g in grads.items()}
+    assert not grads["h.1.mlp.c_fc.weight"].any()
+    assert abs(sum(g.sum() for g in grads.values()) - derivative(model, grads, direction)) < 1e-12
+
+
+def test_a_parameter_that_nothing_uses_has_gradient_0_in_the_record(on_engine):
+    model = model_of()
+    served = {"h.*.ln_1": ops.standardise}
+    model = numgpt.GPT(model.config, dtype="float64", params=model.params, served=served)
+    record = model.record(TOKENS, TARGETS)
+    assert set(model.params) <= set(record.grad)
+    assert not record.grad["h.0.ln_1.weight"].any() and record.grad["h.0.ln_2.weight"].any()
+    few = model.record(TOKENS, TARGETS, keep=["h.0.ln_?.weight", "h.1.*.bias"])
+    assert "h.1.ln_1.weight" not in few.grad and not few.grad["h.1.ln_1.bias"].any()
+
+
 def test_a_model_with_served_ops_is_not_saved_without_them(tmp_path):
     model = model_of()
     served = numgpt.GPT(model.config, dtype="float64", params=model.params, served={"h.0.mlp.act": ops.relu})

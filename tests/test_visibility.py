@@ -66,6 +66,13 @@ def test_gradients_of_packed_documents_are_the_sum_of_each_alone(model):
     near(grads.flat, sum(a[1].flat for a in alone))
 
 
+def test_gradients_from_values_of_packed_documents_are_the_sum_of_each_alone(model):
+    tokens, dvalue = RNG.integers(0, 7, (1, 9)), RNG.standard_normal((1, 9, 8))
+    gradient = model.vjp(tokens, {"h.1.mid": dvalue}, visibility=Visibility.packed([[4, 5]]))
+    alone = [model.vjp(tokens[:, s], {"h.1.mid": dvalue[:, s]}) for s in (slice(4), slice(4, 9))]
+    near(gradient.flat, sum(a.flat for a in alone))
+
+
 def test_each_padded_row_is_alone_and_padding_changes_nothing(model):
     lengths = np.array([12, 5, 1])
     tokens = RNG.integers(0, 7, (3, 12))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .. import engine
-from ..errors import near
+from ..errors import InputError, near
 from ..ops.op import Op
 from .layer import Layer
 
@@ -23,6 +23,52 @@ class Entry:
     op: Op | Layer
     saved: Any  # a layer's is (), or (what its twin saved,)
     names: tuple[str | None, ...] = ()  # of an op's parameters; None for one that the model does not have
+    shapes: tuple[Any, ...] = ()  # of an op's arrays, its parameters the last; None for one that is not there
+
+
+def pair(full: str, op: Op, given: Any) -> tuple[Any, Any]:
+    """What a forward gave, a value and what its backward needs; InputError where it is no such pair."""
+    if isinstance(given, tuple) and len(given) == 2 and hasattr(given[0], "dtype"):
+        return given
+    raise InputError(
+        f"{op.name} at {full!r}: the forward gave {_kind(given)}, expected a pair: its value, an array, and"
+        " what the backward needs"
+    )
+
+
+def fitting(full: str, entry: Entry, names: tuple[str | None, ...], dy: Any, grads: Any) -> Sequence[Any]:
+    """What a backward gave, one gradient for each array of its op; InputError where one does not fit.
+
+    names: of the parameters whose gradients are wanted; the others may have None.
+    """
+    shapes, op = entry.shapes, entry.op
+    assert isinstance(op, Op)
+    if not isinstance(grads, tuple | list) or len(grads) != len(shapes):
+        raise InputError(
+            f"{op.name} at {full!r}: the backward gave {_kind(grads)}, expected a tuple of {len(shapes)}: for"
+            " each array of the forward its gradient, or None"
+        )
+    for n, (grad, shape) in enumerate(zip(grads, shapes)):
+        parameter = names[n - len(shapes)] if n >= len(shapes) - len(names) else None
+        if grad is None and parameter is None:
+            continue
+        if getattr(grad, "shape", None) != shape or not _is_like(grad, dy):
+            what = f"{grad.dtype} of shape {tuple(grad.shape)}" if hasattr(grad, "dtype") else _kind(grad)
+            raise InputError(
+                f"{op.name} at {full!r}: the backward gave {what} for {op.arguments[n].name}, expected"
+                f" {dy.dtype} of shape {shape}"
+            )
+    return grads
+
+
+def _is_like(grad: Any, dy: Any) -> bool:
+    """Whether a gradient has the dtype of the one that came; in a complex run it may be real."""
+    return bool(grad.dtype == dy.dtype or (dy.dtype.kind == "c" and grad.dtype.kind == "f"))
+
+
+def _kind(given: Any) -> str:
+    """What messages say of something that is not what it should be."""
+    return f"{len(given)} things" if isinstance(given, tuple | list) else type(given).__name__
 
 
 class Filed(dict[str, Any]):

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..ops.op import Op
 from ..random import generator
 from .edits import Edit, check_names, fit
-from .filed import Entry, Filed, held_bytes, table
+from .filed import Entry, Filed, fitting, held_bytes, pair, table
 from .layer import Layer
 from .served import expect_fits, serving, told_at
 
@@ -113,7 +113,7 @@ class Record:
         assert full not in self.ops, f"{full} is filed twice"
         own = op
         if self.served:
-            op = serving(self.served, full, op, options)
+            op = serving(self.served, full, op, inputs, options)
         self.ops[full] = op
         if op is None:
             return inputs[0]
@@ -169,8 +169,10 @@ class Record:
         """An op's value, from its inputs and the parameters that are called by their owner's name."""
         names = [f"{owner}.{p}" for p in op.parameters]
         present = tuple(n if n in self.params else None for n in names)
-        value, saved = self.run(full, op, (*inputs, *self._parameters(op, owner)), options)
-        return value, Entry(op, saved, present)
+        arrays = (*inputs, *self._parameters(op, owner))
+        value, saved = pair(full, op, self.run(full, op, arrays, options))
+        shapes = tuple(None if a is None else a.shape for a in arrays)
+        return value, Entry(op, saved, present, shapes)
 
     def _parameters(self, op: Op | Layer | None, owner: str) -> list[Any]:
         """The parameters of an op by their owner's name, None for one that the model lacks."""
@@ -203,7 +205,7 @@ class Record:
         dy = self._arrived(full, dy)
         if isinstance(entry.op, Layer):
             return entry.op.backward(self / name, dy, *entry.saved)
-        return self._back_op(entry, dy)
+        return self._back_op(full, entry, dy)
 
     def _arrived(self, full: str, dy: Any) -> Any:
         """The gradient that arrived at a name: edited, filed, taken back through the value's edit."""
@@ -215,11 +217,12 @@ class Record:
             dy = self.edit[full].backward(full, dy)
         return dy
 
-    def _back_op(self, entry: Entry, dy: Any) -> Any:
+    def _back_op(self, full: str, entry: Entry, dy: Any) -> Any:
         """An op's backward gives a gradient for each input, then for each parameter, which goes home."""
         backward = engine.backward(entry.op, dy)
         names = tuple(n if self._is_wanted(n) else None for n in entry.names)
-        grads = backward(dy, entry.saved, **self._offers(backward, names, entry.names))
+        offers = self._offers(backward, names, entry.names)
+        grads = fitting(full, entry, names, dy, backward(dy, entry.saved, **offers))
         inputs = len(grads) - len(names)
         for parameter, grad in zip(names, grads[inputs:]):
             if parameter is not None:
@@ -303,6 +306,8 @@ class Record:
         for name in self.grads:
             if name not in self._summed:
                 self.grads[name][...] = 0
+                if name in self.kept:
+                    self.grad[name] = self.grads[name]
 
     def check_names(self) -> None:
         """Raise InputError for what is kept, edited or served under a name that the forward did not file."""

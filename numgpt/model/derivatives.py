@@ -91,6 +91,7 @@ class Derivatives:
         step: int | tuple[int, ...] | None = None,
         out: Flat | None = None,
         add: bool = False,
+        visibility: Visibility | None = None,
     ) -> Flat:
         """Gradients of the sum of ⟨dvalue, value⟩ over named values: Jᵀ dvalue, added up.
 
@@ -108,6 +109,8 @@ class Derivatives:
             Receives the gradients; a new one unless given.
         add : bool
             Add to what out holds.
+        visibility : numgpt.Visibility, optional
+            As in a call of the model.
 
         Returns
         -------
@@ -131,7 +134,7 @@ class Derivatives:
         ids = checks.beside(self.config, self.params, checks.tokens(self.config, tokens))
         given = differentiable.finite("vjp", dvalues, self.params.dtype)
         places = checks.gradient_places("vjp", self.params, grads, out)
-        differentiable.vjp(self, ids, given, places, step=step, add=add)
+        differentiable.vjp(self, ids, given, places, step=step, add=add, visibility=visibility)
         return places
 
     @checked_as("GPT.record")

@@ -207,6 +207,7 @@ def vjp(
     *,
     step: Step = None,
     add: bool = False,
+    visibility: Visibility | None = None,
 ) -> None:
     """Gradients of Σ_name ⟨dvalue, value⟩ with respect to the parameters → grads.
 
@@ -221,6 +222,7 @@ def vjp(
             *(model.params, model.config),
             **{"seed": model.seed, "served": model.served, "grads": grads},
             **{"add": add, "step": step, "spare": True},
+            visibility=_seen(model, (ids,), visibility),
         )
         logits = gpt_forward(record, ids)
         record.begin(logits)

@@ -163,6 +163,10 @@ class Op:
 
     def check(self, arrays: Sequence[Any], options: Mapping[str, Any]) -> None:
         """Raise InputError unless the arrays fit the line and lie in one place."""
+        if len(arrays) != len(self.arguments):
+            raise InputError(
+                f"{self.name}: arrays given: {len(arrays)}, expected {len(self.arguments)}: {self.line}"
+            )
         self._check_place(arrays)
         shapes = tuple(None if a is None else a.shape for a in arrays)
         bound = _check_shapes(self, shapes, tuple(options.get(o) for o in self.sizes))

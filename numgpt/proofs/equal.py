@@ -235,6 +235,7 @@ EQUAL = (
     Equal("Record._offers", TAKES_SPARE, ("if False:",), SPARE),
     Equal("Record._offers", "options['spare'] = True", ("without options['spare'] = True",), SPARE),
     Equal("Record._add", "if parameter in self.kept:", ("if True:",), MEMORY),
+    Equal("Record.finish_backward", "if name in self.kept:", ("if True:",), MEMORY),
     Equal(
         "Record._add",
         "self.grad.pop(parameter, None)",

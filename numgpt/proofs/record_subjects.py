@@ -167,10 +167,10 @@ class Recorded:
             r.finish_backward()
         grads.flat /= self.passes
         dinputs = [dx] if dx is not None else [None] * (len(arrays) - len(self.shapes))
-        if self.edits is None:
-            return *dinputs, *(grads[n] for n in self.shapes)
-        dinputs[-1] = r.grad[self.edits.place]
-        return *dinputs, *(r.grad[n] for n in self.shapes)
+        if self.edits is not None:
+            dinputs[-1] = r.grad[self.edits.place]
+        at_home = r.grad if self.keep else grads
+        return *dinputs, *(at_home[n] for n in self.shapes)
 
 
 def inputs_subject(name: str, seed: int, record: KindOfRecord = Record) -> Subject:
