@@ -274,6 +274,12 @@ def test_names_are_chosen_by_patterns_and_keep_their_order():
     assert [row.name for row in record.table("h.*.ln_1").rows] == ["h.0.ln_1", "h.1.ln_1"]
 
 
+def test_the_layer_of_attention_and_the_op_have_each_its_own_text():
+    trace = model_of({}).record(TOKENS, TARGETS, keep=["h.0.attn", "h.0.attn.heads"]).trace()
+    whole, layer = (trace.ops[trace.steps[name].op] for name in ("h.0.attn.heads", "h.0.attn"))
+    assert whole.line and "earlier positions" in layer.forward and not layer.line
+
+
 @pytest.mark.parametrize("ask", ["trace", "table"])
 def test_a_name_that_is_not_there_is_one_line_with_those_that_are_near(ask):
     record = model_of({}).record(TOKENS, TARGETS)

@@ -50,7 +50,7 @@ def trace_of(record: Any, asked: Asked) -> Trace:
         value=Filed("value", value),
         grad=grad,
         steps=Filed("step", {n: _step(record, record.noted[n]) for n in names if n in record.noted}),
-        ops={_op(noted): _text(noted) for n, noted in record.noted.items() if n in names},
+        ops={_op(record, noted): _text(noted) for n, noted in record.noted.items() if n in names},
         axes={n: texts[n] for n in names if n in texts},
         sizes=sizes,
         parameters=tuple(n for n in names if n in record.params),
@@ -99,7 +99,7 @@ def _step(record: Any, noted: Any) -> Step:
     """What made a value. Ids have no gradient."""
     writes = [n for n in noted.reads if n not in record.source.ids]
     return Step(
-        _op(noted),
+        _op(record, noted),
         noted.reads,
         noted.parameters,
         noted.backward_reads,
@@ -109,11 +109,16 @@ def _step(record: Any, noted: Any) -> Step:
     )
 
 
-def _op(noted: Any) -> str:
-    """The name of an op, or of a layer by its forward."""
+def _op(record: Any, noted: Any) -> str:
+    """The name of an op, or of a layer by its forward; another one where an op of that name has run, too.
+
+    Each has its own text in trace.ops. Attention is a layer, and an op where its heads run in one piece.
+    """
     if isinstance(noted.op, Op):
         return noted.op.name
-    return getattr(noted.op.forward, "__name__", "layer").removesuffix("_forward")
+    name = getattr(noted.op.forward, "__name__", "layer").removesuffix("_forward")
+    has_run = any(isinstance(one.op, Op) and one.op.name == name for one in record.noted.values())
+    return f"{name}_layer" if has_run else name
 
 
 def _text(noted: Any) -> OpText:
