@@ -163,11 +163,47 @@ def test_what_cannot_be_shown_is_refused_in_one_line(trace, arguments, match, tm
         pages.explore(trace, **arguments)
 
 
-def test_an_empty_trace_has_no_page():
+def test_a_page_that_its_own_parts_make_too_large_is_refused(trace, monkeypatch):
+    """The arrays alone are below the limit, and the page with its script is not; nor with a second trace."""
+    size = pages.explore(trace).size
+    monkeypatch.setattr(selecting, "MOST", size - 1)
     with pytest.raises(
-        InputError, match=r"^explore: the trace is empty, expected at least one value to show$"
+        InputError, match=r"^explore: the page would have more than \d MB, expected a smaller"
     ):
-        pages.explore(Trace())
+        pages.explore(trace)
+    monkeypatch.setattr(selecting, "MOST", size + 1)
+    with pytest.raises(InputError, match=r"^explore: the page would have more than"):
+        pages.explore(trace, beside=trace)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({}, r"^explore: the trace is empty, expected at least one value to show$"),
+        (
+            {"value": {"x": [1.0, 2.0]}},
+            r"^explore: the trace has 'x' of list, expected an array of real numbers$",
+        ),
+        (
+            {"value": {"x": np.array([1j])}},
+            r"^explore: the trace has 'x' of complex128, expected an array of real",
+        ),
+        ({"value": {"x": np.array(["a"])}}, r"^explore: the trace has 'x' of <U1, expected an array of real"),
+        (
+            {"value": {"x": np.array([None])}},
+            r"^explore: the trace has 'x' of object, expected an array of real",
+        ),
+        (
+            {"value": {"x": np.ones(3)}, "grad": {"x": np.ones((2, 2))}},
+            r"^explore: the gradient of x has shape \(2, 2\), expected its value's \(3,\)$",
+        ),
+    ],
+)
+@pytest.mark.parametrize("place", ["trace", "beside"])
+def test_a_trace_that_was_made_by_hand_and_holds_no_numbers_has_no_page(trace, arrays, match, place):
+    both = {"trace": trace} | {place: Trace(**arrays)}
+    with pytest.raises(InputError, match=match):
+        pages.explore(**both)
 
 
 # In a notebook.
@@ -220,12 +256,20 @@ def test_the_command_writes_a_page_of_a_model_and_of_a_trace(folder, here, capsy
     assert main(["explore", str(folder / "model"), "--prompt", "abcd", "-o", "one.html"]) == 0
     page = (here / "one.html").read_text("utf-8")
     assert "<title>abcd · numgpt</title>" in page
+    assert data_of(pages.Page(page, ""))["source"].startswith(f"{folder / 'model'}, numgpt ")
     assert (
         main(["explore", str(folder / "trace.safetensors"), "--title", "mine", "--float32", "-o", "two.html"])
         == 0
     )
     assert "<title>mine · numgpt</title>" in (here / "two.html").read_text("utf-8")
     assert "two.html, 0." in capsys.readouterr().err
+
+
+def test_a_page_is_called_by_its_prompt_though_tokens_are_parts_of_letters(here):
+    model = GPT(Config(**SMALL | {"vocab_size": 256, "block_size": 40}), tokenizer=numgpt.tokenizers.Bytes())
+    model.save(here / "bytes")
+    assert main(["explore", "bytes", "--prompt", "שלום", "--target", " 👩", "-o", "page.html"]) == 0
+    assert "<title>שלום 👩 · numgpt</title>" in (here / "page.html").read_text("utf-8")
 
 
 def test_the_loss_of_a_target_is_that_of_its_tokens_alone(folder, here):
@@ -292,6 +336,10 @@ def test_a_model_whose_parameters_fill_a_page_is_refused_before_it_runs(here, ca
     error = capsys.readouterr().err
     assert "numgpt:tiny has 29,216 parameters, whose page would have some 1 MB, expected at most 0" in error
     assert len(error.splitlines()) == 1
+    assert "choose --blocks 0, or --full" in error  # float32 would not be enough
+    monkeypatch.setattr(selecting, "MOST", 400_000)
+    assert main(["explore"]) == 2
+    assert "choose --blocks 0, --float32 or --full" in capsys.readouterr().err
 
 
 def test_a_page_is_opened_where_that_is_asked(folder, here, monkeypatch):

@@ -145,7 +145,7 @@ LINES = f"""({{ name, cell }}) => {{
   }}
   return [...cell.numbers.querySelectorAll(".formula-line")].map((line) => {{
     const isLocal = line.classList.contains("formula-local");
-    const parts = ({PYTHON})(line.firstChild).split(" == ");
+    const parts = ({PYTHON})(line).split(" == ");
     return {{ name, text: parts[isLocal ? 1 : 0], result: (isLocal ? locals : results).shift() }};
   }});
 }}"""

@@ -11,6 +11,7 @@ import pytest
 from browser import browser, opened  # noqa: F401
 
 from numgpt import GPT, Config, Trace, ops, pages, tokenizers
+from numgpt.commands import explore
 
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 TOKENS, TARGETS = [[0, 3, 1, 3, 4, 2]], [[3, 1, 3, 4, 2, -1]]
@@ -189,6 +190,17 @@ def test_every_model_of_the_family_has_its_page(browser, tmp_path, changes):
             np.testing.assert_allclose(logits, trace.value["lm_head"][0], rtol=0, atol=1e-12)
 
 
+def test_names_that_every_object_has_are_names_like_others(browser, tmp_path):
+    names = ["constructor", "__proto__", "toString", "</script>\0"]
+    values = {name: np.full(2, float(n)) for n, name in enumerate(names)}
+    pages.explore(Trace(value=values), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert page.evaluate("N.stepNames") == names
+        for n, name in enumerate(names):
+            page.evaluate("op => N.go({op})", name)
+            assert page.evaluate("N.entry(N.state.tensor, [1], 'value')") == n
+
+
 def test_a_trace_without_ops_or_gradients_has_its_page(browser, tmp_path):
     pages.explore(
         Trace(value={"hidden": np.ones((2, 3), "float16"), "x": np.ones(())}), tmp_path / "page.html"
@@ -354,6 +366,8 @@ def test_two_pages_in_one_document_know_nothing_of_each_other(browser, trace, tm
         one, other = (handle.content_frame() for handle in page.query_selector_all("iframe"))
         for inside in (one, other):
             inside.wait_for_selector("html.ready")
+        assert one.locator("[data-export=csv]").count() == 1
+        assert one.locator("[data-export=link]").count() == 0  # a frame has no address
         before = other.evaluate("N.state.op")
         one.evaluate("N.step(1)")
         assert one.evaluate("N.state.op") != before == other.evaluate("N.state.op")
@@ -413,6 +427,24 @@ def test_it_is_quick(browser, tmp_path):
     assert min(paints) < 1000 and min(steps) < 50 and heap < 150e6, (paints, steps, heap)
 
 
+def test_a_large_table_comes_whole(browser, file):
+    """A table that grows on the page is laid out anew for each of its parts."""
+    watch = """async () => {
+        const heights = new Set();
+        const table = document.querySelector(".of-value table");
+        const look = () => heights.add(table.tBodies.length && table.tBodies[0].rows.length);
+        N.go({tensor: "h.0.mlp.c_fc.weight"});
+        await N.settled();
+        new MutationObserver(look).observe(table, {childList: true, subtree: true});
+        N.go({tensor: "h.0.mlp.c_proj.weight"});
+        await N.settled();
+        look();
+        return [...heights];
+    }"""
+    with opened(browser, file) as page:
+        assert page.evaluate(watch) == [32]
+
+
 def test_csv_and_numpy_give_the_same_floats_again(shown, trace):
     name = "h.0.attn.heads.probs"
     rows = np.loadtxt(io.StringIO(shown.evaluate("name => N.csv(name)", name)), delimiter=",", skiprows=1)
@@ -441,6 +473,72 @@ def test_a_wrong_backward_is_red_where_it_is_wrong(browser, tmp_path):
         assert page.locator(".row[data-verdict=fault]").get_attribute("data-op") == "h.1.mlp.act"
         assert "✗" in page.locator(".row[data-verdict=fault]").inner_text()
         assert "h.1.mlp.act" in page.locator(".verdict-line.wrong").inner_text()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_op_is_blamed_whose_own_gradient_another_one_has_spoilt(browser, tmp_path, seed):
+    """Of single entries some are right by chance. Where two ops add to a gradient, either may be the one."""
+
+    def spoilt(dy, saved):
+        dx, *others = ops.layernorm.backward(dy, saved)
+        return 1.01 * dx, *others
+
+    faulty = dataclasses.replace(ops.layernorm, backward=spoilt)
+    record = model_of(n_head=4, n_embd=16, served={"h.1.ln_2": faulty}).record(TOKENS, TARGETS)
+    entries = {}
+    for name, grad in record.grad.items():
+        drawn = int(np.random.default_rng([seed, len(entries)]).integers(grad.size))
+        place = drawn if name.startswith("h.0.") else abs(grad).argmax()
+        entries[name] = [tuple(map(int, np.unravel_index(place, grad.shape)))]
+    pages.explore(record.trace(differences=entries), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", "#view=check") as page:
+        assert set(page.evaluate("N.faults")) == {"h.1.ln_2", "h.1.out"}
+        assert "one or more of these" in page.locator(".verdict-line.wrong").inner_text()
+
+
+@pytest.mark.parametrize("h", [explore.PAIR, explore.WIDTHS], ids=["two", "six"])
+def test_a_loss_that_bends_within_the_width_accuses_nobody(browser, tmp_path, h):
+    """A token of zeros, as that of padding: a norm without a mean bends the loss after it within √eps."""
+    model = model_of(**LLAMA, norm_position="both")
+    model.params["wte.weight"][0] = 0
+    record = model.record(TOKENS, TARGETS)
+    largest = {
+        name: [tuple(map(int, np.unravel_index(abs(grad).argmax(), grad.shape)))]
+        for name, grad in record.grad.items()
+        if name not in model.params
+    }
+    pages.explore(record.trace(differences=largest, h=h), tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html", "#view=check") as page:
+        assert page.evaluate("N.faults") == []
+        said = page.locator(".verdict-line.right").inner_text()
+    assert "agree with finite differences" in said and "nothing can be told" in said
+
+
+def test_ticks_of_a_chart_say_where_they_are(shown):
+    read = """([low, high]) => {
+        const series = [{label: "", points: [[low, low], [high, high]], mark: "line"}];
+        const svg = N.chart({title: "", x: {label: ""}, y: {label: ""}, series});
+        const [from, to] = [...svg.querySelectorAll("circle")].map(dot => Number(dot.getAttribute("cx")));
+        const texts = [...svg.querySelectorAll("text[text-anchor=middle]")].slice(0, -1);
+        return texts.map(text => [text.textContent, (text.getAttribute("x") - from) / (to - from)]);
+    }"""
+    for low, high in ((-0.3, 0.06), (0, 250), (-1e-4, 3e-4), (10, 130), (0, 4e6)):
+        ticks = shown.evaluate(read, [low, high])
+        assert len(ticks) > 1
+        for text, share in ticks:
+            assert abs(float(text.replace("−", "-")) - (low + share * (high - low))) < 5e-3 * (high - low), (
+                text
+            )
+
+
+def test_a_long_sum_is_broken_on_a_narrow_screen(browser, file):
+    address = "#op=h.0.mlp.c_fc&t=h.0.mlp.c_fc.weight&i=3,5&w=grad"
+    with opened(browser, file, address, viewport={"width": 360, "height": 740}) as page:
+        assert page.locator(".formula-line math").count() > 3
+        assert (
+            page.evaluate("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.formula'))")
+            <= 0
+        )
 
 
 def test_right_gradients_are_called_right(shown):

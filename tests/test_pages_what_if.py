@@ -156,6 +156,13 @@ def test_another_prompt_is_run_as_python_runs_it(browser, page_file, model):
         assert "9 tokens, expected at most 8" in page.locator("#view [role=alert]").inner_text()
 
 
+def test_the_view_says_what_follows_the_prompt_as_the_title_has_it(browser, page_file):
+    with opened(browser, page_file, "#view=prompt") as page:
+        assert page.locator("h1").inner_text() == "adbdecf"
+        assert page.locator("[data-key=tokens-text]").input_value() == "adbdec"
+        assert page.locator("#view .note").inner_text() == "f follows: the last token predicts it."
+
+
 def test_tokens_are_chosen_inserted_and_removed(browser, page_file):
     with opened(browser, page_file, "#view=prompt") as page:
         page.locator("[data-key=tokens-2]").click()
@@ -376,6 +383,13 @@ def test_the_first_op_that_parts_is_the_one_that_was_changed(browser, page_file,
         assert [number(text) for text in cell[:2]] == pytest.approx(expected, rel=1e-7)
         page.locator("#view select").select_option("0.1")
         assert "All values agree to 0.1" in page.locator("#view").inner_text()
+
+
+def test_what_two_traces_have_in_common_is_counted_where_it_is_not_all(browser, model, tmp_path):
+    other = trace_of(model_of(dataclasses.replace(SMALL, n_embd=16)))
+    pages.explore(trace_of(model), tmp_path / "page.html", beside=other)
+    with opened(browser, tmp_path / "page.html", "#view=beside") as page:
+        assert "gradients 1 can be compared, and agree" in page.locator("#view").inner_text()
 
 
 # What cannot be computed, and how the views are used.

@@ -23,6 +23,7 @@ MODEL = "numgpt:tiny"
 PROMPT = "It is a truth universally"
 NEXT = "next"
 WIDTHS = tuple(2.0**-n for n in range(3, 34, 6))  # half widths of the differences, which make a curve
+PAIR = (2.0**-13, 2.0**-17)  # as few as tell whether a width is narrow enough
 CURVES, MEASURED = 100_000, 3_000_000  # parameters up to which a model has curves, and differences at all
 MOST_TEXTS = 4096  # words of a vocabulary that the page has all of
 
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     page = pages.explore(
         trace,
         out,
-        title=args.title,
+        title=_title(places[0], args),
         full=args.full,
         dtype=dtype,
         blocks=args.blocks,
@@ -98,6 +99,16 @@ def run(args: argparse.Namespace) -> int:
 
         webbrowser.open(out.resolve().as_uri())
     return 0
+
+
+def _title(place: str, args: argparse.Namespace) -> str | None:
+    """What the page is called: the prompt as it was given, of whose letters a token may be a part."""
+    from ..pages import packing
+
+    if args.title is not None or Path(place).is_file():
+        return args.title
+    prompt = PROMPT if args.prompt is None else args.prompt
+    return packing.shortened(prompt if args.target in (None, NEXT) else prompt + args.target)
 
 
 def _trace(place: str, args: argparse.Namespace) -> Trace:
@@ -116,7 +127,7 @@ def _trace(place: str, args: argparse.Namespace) -> Trace:
     _expect_room(model, place, args)
     if model.n_params <= MEASURED:
         model = model.astype("float64")
-    return _trace_of(model, args)
+    return _trace_of(model, place, args)
 
 
 def _expect_room(model: GPT, place: str, args: argparse.Namespace) -> None:
@@ -125,13 +136,18 @@ def _expect_room(model: GPT, place: str, args: argparse.Namespace) -> None:
 
     size = model.n_params * 2 * (4 if args.float32 else 8) * 4 // 3
     if size > MOST and not args.full and args.blocks is None:
+        ways = (
+            "--blocks 0, --float32 or --full"
+            if not args.float32 and size <= 2 * MOST
+            else "--blocks 0, or --full"
+        )
         raise InputError(
             f"explore: {place} has {model.n_params:,} parameters, whose page would have some"
-            f" {size / 1e6:,.0f} MB, expected at most {MOST / 1e6:.0f}: choose --blocks 0, or --full"
+            f" {size / 1e6:,.0f} MB, expected at most {MOST / 1e6:.0f}: choose {ways}"
         )
 
 
-def _trace_of(model: GPT, args: argparse.Namespace) -> Trace:
+def _trace_of(model: GPT, place: str, args: argparse.Namespace) -> Trace:
     """The trace of a model that reads the prompt, with differences and the texts of its tokens."""
     tokens, targets = _batch(model, args)
     record = model.record(tokens, targets)
@@ -144,7 +160,8 @@ def _trace_of(model: GPT, args: argparse.Namespace) -> Trace:
     tokenizer = model.tokenizer
     if tokenizer is not None and len(tokenizer.pieces) <= MOST_TEXTS:
         trace.texts |= {i: tokenizer.decode([i]) for i in range(len(tokenizer.pieces))}
-    return dataclasses.replace(trace, differences=_differences(record, model.n_params))
+    source = f"{place}, {trace.source}"
+    return dataclasses.replace(trace, differences=_differences(record, model.n_params), source=source)
 
 
 def _batch(model: GPT, args: argparse.Namespace) -> tuple[Any, Any]:
@@ -187,4 +204,4 @@ def _differences(record: Any, n_params: int) -> Any:
             continue  # a layer, whose value is that of its last op
         size = np.nan_to_num(abs(grad), nan=0.0)
         largest[name] = [tuple(map(int, np.unravel_index(size.argmax(), grad.shape)))]
-    return record.trace(differences=largest, h=WIDTHS if n_params <= CURVES else None).differences
+    return record.trace(differences=largest, h=WIDTHS if n_params <= CURVES else PAIR).differences

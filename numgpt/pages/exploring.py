@@ -15,6 +15,7 @@ from ..argument_kinds import ELSEWHERE
 from ..arguments import Count, checked, checked_as
 from ..errors import InputError
 from ..traces import Trace
+from ..traces.trace import expect_whole
 from . import packing, selecting
 from .page import Page, page_of
 
@@ -63,7 +64,8 @@ def explore(
     Raises
     ------
     InputError
-        For a page of more than 32 MB, and for blocks that the trace does not have.
+        For a page of more than 32 MB, for blocks that the trace does not have, and for arrays that do not fit
+        each other, or are not of real numbers.
 
     Examples
     --------
@@ -74,8 +76,9 @@ def explore(
     ('two tokens', '<!doctype html>')
     """
     stored = _stored(dtype)
-    if not trace.names:
-        raise InputError("explore: the trace is empty, expected at least one value to show")
+    for each in (trace, beside):
+        if each is not None:
+            _expect_shown(each)
     title = packing.title_of(trace) if title is None else title
     limit = None if full else selecting.MOST
     data = packing.packed(trace, title, packing.Store(stored, limit), blocks)
@@ -84,6 +87,8 @@ def explore(
         other = packing.Store(stored, limit)
         data["beside"] = packing.packed(beside, packing.title_of(beside), other, blocks)
     page = page_of(data, title)
+    if limit is not None and page.size > limit:
+        raise InputError(packing.too_large(limit))
     if page.size > selecting.WARNED:
         warnings.warn(
             f"explore: the page has {page.size / MEGABYTE:.0f} MB, which takes a browser a while to open:"
@@ -93,6 +98,17 @@ def explore(
     if path is not None:
         page.save(path)
     return page
+
+
+def _expect_shown(trace: Trace) -> None:
+    """Raise InputError unless there is something to show, arrays of real numbers that fit each other."""
+    if not trace.names:
+        raise InputError("explore: the trace is empty, expected at least one value to show")
+    for name, array in (*trace.value.items(), *trace.grad.items()):
+        if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind not in "biuf":
+            kind = getattr(array, "dtype", type(array).__name__)
+            raise InputError(f"explore: the trace has {name!r} of {kind}, expected an array of real numbers")
+    expect_whole("explore", trace)
 
 
 def _stored(dtype: Any) -> np.dtype[Any] | None:

@@ -57,11 +57,16 @@ class Store:
             self._places.setdefault(digest, list(place))
         self.size += len(data) * 4 // 3
         if self.limit is not None and self.size > self.limit:
-            raise InputError(
-                f"explore: the page would have more than {self.limit / 1e6:.0f} MB, expected a smaller trace:"
-                " choose some blocks, float32 or a shorter prompt, or ask for it in full"
-            )
+            raise InputError(too_large(self.limit))
         return {"dtype": f"f{8 * dtype.itemsize}", "data": base64.b64encode(data).decode()}
+
+
+def too_large(limit: int) -> str:
+    """What is said of a page with more bytes than the limit."""
+    return (
+        f"explore: the page would have more than {limit / 1e6:.0f} MB, expected a smaller trace:"
+        " choose some blocks, float32 or a shorter prompt, or ask for it in full"
+    )
 
 
 def title_of(trace: Trace) -> str:
@@ -73,7 +78,11 @@ def title_of(trace: Trace) -> str:
     if len(rows) > 1 and len(ids):
         last = int(rows[1].reshape(-1, rows[1].shape[-1])[0][-1])
         ids += [last] if last >= 0 else []
-    text = "".join(trace.texts.get(i, "�") for i in ids)
+    return shortened("".join(trace.texts.get(i, "�") for i in ids))
+
+
+def shortened(text: str) -> str:
+    """A text as a title: in one line, and not too long."""
     text = " ".join(text.split()) or "a trace"
     return text if len(text) <= LONGEST_TITLE else f"{text[:LONGEST_TITLE]}…"
 

@@ -2,6 +2,10 @@
 
 const text = document.getElementById("data").textContent;
 N.data = JSON.parse(text);
+// Their keys are names and words of others, "constructor" perhaps.
+for (const data of [N.data, N.data.beside]) {
+  for (const key of data ? ["tensors", "steps", "ops", "ids", "texts", "sizes"] : []) Object.setPrototypeOf(data[key], null);
+}
 
 const decoded = new WeakMap();
 const KINDS = { f64: Float64Array, f32: Float32Array };
@@ -166,8 +170,8 @@ N.stepNames = Object.keys(N.data.steps).filter((name) => N.data.tensors[name] &&
 if (!N.stepNames.length) N.stepNames = N.data.names.filter((name) => !N.parameters.has(name));
 if (!N.stepNames.length) N.stepNames = [...N.data.names];
 
-const readers = {};
-const users = {};
+const readers = Object.create(null);
+const users = Object.create(null);
 for (const [name, step] of Object.entries(N.data.steps)) {
   for (const read of step.reads) (readers[read] ||= []).push(name);
   for (const used of step.parameters) (users[used] ||= []).push(name);

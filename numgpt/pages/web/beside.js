@@ -36,7 +36,9 @@ function summary(panel, first) {
   const line = (which) => {
     const row = first[which];
     const words = N.el("p", { class: "verdict-line" });
-    if (!row) words.append(N.strings(`beside.same_${which}`, { limit: N.number(limit, 1) }));
+    const known = apart().filter((one) => one[which] !== null).length;
+    const counts = { n: known, of: apart().length, limit: N.number(limit, 1) };
+    if (!row) words.append(N.strings(`beside.${known < counts.of ? "some" : "same"}_${which}`, counts));
     else
       words.append(
         `${N.strings(`beside.first_${which}`)} `,

@@ -14,6 +14,9 @@ function scale({ log }, numbers, from, to) {
   return { place, ticks: ticks(low, high, log) };
 }
 
+// A number without the noughts at the end of its fraction.
+const trimmed = (text) => text.replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "");
+
 function ticks(low, high, log) {
   if (log) {
     const every = Math.max(1, Math.ceil((high - low) / 6));
@@ -26,7 +29,10 @@ function ticks(low, high, log) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const unit = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
   const found = [];
-  for (let x = Math.ceil(low / unit) * unit; x <= high; x += unit) found.push({ at: x, text: N.number(Number(x.toPrecision(6)), 3).replace(/\.?0+$/, "") || "0" });
+  for (let n = Math.ceil(low / unit); n <= Math.floor(high / unit); n += 1) {
+    const at = n * unit + 0; // not −0
+    found.push({ at, text: trimmed(N.number(Number(at.toPrecision(6)), 3)) });
+  }
   return found;
 }
 

@@ -15,11 +15,37 @@ const counted = (n) => (n < 1e6 ? n.toLocaleString("en") : N.number(n, 3));
 const lossTensor = N.tensor("loss");
 const loss = lossTensor && lossTensor.value ? Math.abs(lossTensor.value[0]) : 1;
 
-// What rounding of two losses, and the cubic term, may leave between a gradient and a difference of width h.
-function allowed(h, name) {
+// What rounding of two losses may leave between a gradient and a difference of width h.
+function rounding(h, name) {
   const tensor = N.tensor(name);
   const single = N.data.dtype === "float32" && tensor && tensor.grad_norm ? 1e-4 * tensor.grad_norm : 0;
-  return (64 * EPS * (loss + 1)) / h + 1000 * h * h + single;
+  return (64 * EPS * (loss + 1)) / h + single;
+}
+
+// What rounding and the cubic term may leave of each difference, the widest first; Infinity where that is not known.
+function limits(name, index, tried) {
+  const sorted = [...tried].sort((a, b) => b.h - a.h);
+  if (sorted.length === 1) return [[sorted[0], rounding(sorted[0].h, name) + cubic(name, index, sorted[0])]];
+  return sorted.slice(1).map((one, n) => {
+    const wide = sorted[n];
+    // The cubic term falls as h², so where h is small enough the next wider step is apart by about that term of its own.
+    const apart = Math.abs(wide.difference - one.difference);
+    const settled = apart <= 0.1 * Math.abs(one.difference) + rounding(wide.h, name) + rounding(one.h, name);
+    return [one, settled ? rounding(one.h, name) + (apart * one.h) / wide.h : Infinity];
+  });
+}
+
+// The cubic term of the only width. A norm after a short vector bends the loss within the vector's own length, which
+// says nothing of parameters: a bias may be 0.
+function cubic(name, index, { h, difference }) {
+  const { value, shape } = N.tensor(name) || {};
+  const bend = 1000 * h * h;
+  if (N.parameters.has(name) || !value || !shape.length) return bend;
+  const C = shape[shape.length - 1];
+  const from = N.at(shape, index) - index[index.length - 1];
+  let squares = 0;
+  for (let i = from; i < from + C; i += 1) squares += value[i] ** 2;
+  return bend + (Math.abs(difference) * h * h * C) / squares;
 }
 
 // The entries of a name: at each, the widths that were tried, and the one that says most.
@@ -32,19 +58,21 @@ function entries(name) {
   return [...found.values()].map(judged);
 }
 
+// isRight is null where every width is too wide or too narrow to tell.
 function judged(entry) {
-  const limit = (one) => allowed(one.h, entry.name);
-  const best = entry.tried.reduce((a, b) => (limit(b) < limit(a) ? b : a));
+  const known = limits(entry.name, entry.index, entry.tried);
+  const [best, limit] = known.reduce((a, b) => (b[1] < a[1] ? b : a));
   const apart = Math.abs(best.difference - best.gradient);
-  return { ...entry, best, apart, limit: limit(best), isRight: apart <= limit(best) };
+  const isTold = limit < Infinity && !Number.isNaN(best.difference);
+  return { ...entry, best, apart, limit, isRight: isTold ? apart <= limit : null };
 }
 const measured = new Map([...byName.keys()].map((name) => [name, entries(name)]));
 
-// "right", "wrong", or undefined where nothing was measured.
+// "right", "wrong", or undefined where nothing was measured, or nothing told.
 N.verdict = (name) => {
-  const all = measured.get(name);
-  if (!all) return undefined;
-  return all.every((entry) => entry.isRight) ? "right" : "wrong";
+  const told = (measured.get(name) || []).filter((entry) => entry.isRight !== null);
+  if (!told.length) return undefined;
+  return told.every((entry) => entry.isRight) ? "right" : "wrong";
 };
 
 // The ops that turn right gradients into wrong ones: whose own gradient is right, as are all that add to what they write.
@@ -56,12 +84,22 @@ function sources(name) {
   const read = aliases(name).flatMap((other) => [...N.readers(other), ...N.users(other)]);
   return [...new Set(read.filter((other) => !N.isLayer(other)))];
 }
+// Whether a gradient is right as far as one can tell: so are all that it is made of. What was measured of a wrong one
+// may be right by chance, as a fault need not reach each entry.
+const cleared = new Map();
+function isClear(name) {
+  if (!cleared.has(name)) {
+    cleared.set(name, true); // steps that read each other, which another program may have written
+    cleared.set(name, N.verdict(name) !== "wrong" && sources(name).every(isClear));
+  }
+  return cleared.get(name);
+}
 N.faults = (() => {
   const found = [];
   for (const name of measured.keys()) {
     if (N.verdict(name) !== "wrong" || N.isLayer(name)) continue;
     const from = sources(name);
-    if (from.length && from.every((op) => N.verdict(op) !== "wrong")) found.push(...from.filter((op) => !found.includes(op)));
+    if (from.length && from.every(isClear)) found.push(...from.filter((op) => !found.includes(op)));
   }
   return found;
 })();
@@ -82,12 +120,24 @@ N.checkRail = () => {
 
 function summary() {
   const all = [...measured.values()].flat();
-  const wrong = [...measured.keys()].filter((name) => N.verdict(name) === "wrong");
+  const told = all.filter((entry) => entry.isRight !== null);
+  const names = [...measured.keys()].filter((name) => N.verdict(name));
+  const wrong = names.filter((name) => N.verdict(name) === "wrong");
   if (!all.length) return N.el("p", { class: "quiet", text: N.strings("check.none") });
-  if (!wrong.length) return N.el("p", { class: "verdict-line right" }, N.el("b", { text: "✓ " }), N.strings("check.all_right", { n: all.length, names: measured.size }));
-  const line = N.el("p", { class: "verdict-line wrong" }, N.el("b", { text: "✗ " }), N.strings("check.some_wrong", { n: wrong.length, names: measured.size }));
-  if (N.faults.length) line.append(" ", N.strings("check.fault_at"), " ", ...N.faults.flatMap((name) => [N.cellLink(name, undefined, "grad"), " "]));
+  const isRight = !wrong.length;
+  const line = N.el("p", { class: `verdict-line ${isRight ? "right" : "wrong"}` }, N.el("b", { text: isRight ? "✓ " : "✗ " }));
+  line.append(isRight ? N.strings("check.all_right", { n: told.length, names: names.length }) : N.strings("check.some_wrong", { n: wrong.length, names: names.length }));
+  const untold = all.length - told.length;
+  if (untold) line.append(" ", N.el("small", { text: N.strings("check.untold", { n: untold }) }));
+  const { faults } = N;
+  if (faults.length) line.append(" ", N.strings(faults.length > 1 ? "check.faults_at" : "check.fault_at"), " ", ...faults.flatMap((name) => [N.cellLink(name, undefined, "grad"), " "]));
   return line;
+}
+
+// How an entry is marked: a sign, and the class of its colour.
+function markOf({ isRight }) {
+  if (isRight === null) return ["?", "quiet"];
+  return isRight ? ["✓", "right"] : ["✗", "wrong"];
 }
 
 const line = (term, ...said) => [N.el("dt", { text: term }), N.el("dd", {}, ...said)];
@@ -100,9 +150,10 @@ function entryCard(tensor, index, entry) {
   card.append(...line(N.strings("check.analytic"), N.el("output", { text: N.number(grad, 12) })));
   if (entry) {
     const ulps = N.ulps(entry.best.gradient, entry.best.difference, single);
-    const mark = entry.isRight ? "✓" : "✗";
+    const [mark, kind] = markOf(entry);
+    const words = entry.isRight === null ? N.strings("check.no_width") : N.strings("check.limit", { limit: N.number(entry.limit, 2), ulps: counted(ulps) });
     card.append(...line(N.strings("check.difference"), N.el("output", { text: N.number(entry.best.difference, 12) }), N.el("small", { text: ` h = ${N.number(entry.best.h, 2)}` })));
-    card.append(...line(N.strings("check.apart"), N.el("span", { class: entry.isRight ? "right" : "wrong", text: `${mark} ${N.number(entry.apart, 2)}` }), N.el("small", { text: ` ${N.strings("check.limit", { limit: N.number(entry.limit, 2), ulps: counted(ulps) })}` })));
+    card.append(...line(N.strings("check.apart"), N.el("span", { class: kind, text: `${mark} ${N.number(entry.apart, 2)}` }), N.el("small", { text: ` ${words}` })));
   }
   const { reference } = tensor;
   for (const which of ["value", "grad"]) {
@@ -152,7 +203,7 @@ function list(tensor, known, index) {
       N.el("td", {}, N.el("button", { type: "button", class: "link", text: `[${entry.index.join(", ")}]`, onclick: () => N.jump(tensor.name, entry.index, "grad") })),
       N.el("td", { class: "number", text: N.number(entry.best.gradient, 6) }),
       N.el("td", { class: "number", text: N.number(entry.best.difference, 6) }),
-      N.el("td", { class: `number ${entry.isRight ? "right" : "wrong"}`, text: `${entry.isRight ? "✓" : "✗"} ${N.number(entry.apart, 2)}` }),
+      N.el("td", { class: `number ${markOf(entry)[1]}`, text: `${markOf(entry)[0]} ${N.number(entry.apart, 2)}` }),
     ),
   );
   const heads = ["entry", "analytic", "difference", "apart"].map((key) => N.el("th", { scope: "col", class: key === "entry" ? "" : "number", text: N.strings(`check.${key}`) }));

@@ -107,7 +107,7 @@ function contributors(cell) {
     });
   }
   N.rove(list, ".term");
-  return [N.el("h4", { text: N.strings("formula.terms") }), list, more || null];
+  return [N.el("h4", { text: N.strings("formula.terms") }), N.el("p", { class: "quiet note", text: N.strings("formula.terms_say") }), list, more || null];
 }
 
 function math(given) {

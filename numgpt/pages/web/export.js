@@ -136,7 +136,8 @@ const ACTIONS = {
 
 N.exports = () => {
   const menu = N.id("export");
-  const buttons = Object.entries(ACTIONS).map(([key, run]) =>
+  const hasAddress = location.protocol !== "about:"; // the frame of a notebook has none
+  const buttons = Object.entries(ACTIONS).filter(([key]) => key !== "link" || hasAddress).map(([key, run]) =>
     N.el("button", { type: "button", "data-export": key, text: N.strings(`export.${key}`), onclick: () => {
       const tensor = N.tensor(N.state.tensor);
       if (["csv", "svg", "png"].includes(key) && !tensor.value && !tensor.grad) {

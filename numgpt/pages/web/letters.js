@@ -31,6 +31,7 @@ const NAMES = {
 };
 const SIGNS = { "<=": "≤", ">=": "≥", "==": "=", "!=": "≠" };
 const OPPOSITE = { "<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "==" };
+const BREAKS = "=+−"; // signs before which a line may be broken
 const ONE = { kind: "number", value: 1 };
 const ZERO = { kind: "number", value: 0 };
 
@@ -259,7 +260,26 @@ class Writer {
   }
 }
 
-const line = (name, ...children) => N.el("div", { class: `formula-line ${name}` }, N.mathml("math", { displaystyle: "true" }, row(...children)));
+// A line, which may be broken before each sum and difference that is in no brackets: MathML itself breaks nowhere.
+function line(name, ...children) {
+  const pieces = [[]];
+  for (const part of children.flatMap(flat)) {
+    const isSign = part.localName === "mo" && BREAKS.includes(part.textContent);
+    const isReason = part.localName === "mtext" && part.textContent.includes(N.strings("formula.since"));
+    if (isSign) part.setAttribute("form", "infix"); // at the begin of a piece it would be another sign
+    if ((isSign || isReason) && pieces.at(-1).length) pieces.push([]);
+    pieces.at(-1).push(part);
+  }
+  const written = pieces.flatMap((piece, n) => [n ? N.el("wbr") : null, N.mathml("math", { displaystyle: "true" }, row(...piece))]);
+  return N.el("div", { class: `formula-line ${name}` }, ...written);
+}
+
+// The parts of a row, and of rows in it, but for what stands in brackets, which grow with what is between them.
+function flat(element) {
+  const { localName, children } = element;
+  const isHeld = [...children].some((part) => part.localName === "mo" && "({".includes(part.textContent));
+  return localName === "mrow" && !isHeld ? [...children].flatMap(flat) : [element];
+}
 
 // An equation: its left side and its right, with the reason for the case that holds.
 function equation(left, tree, run, env, inNumbers) {

@@ -128,5 +128,6 @@ N.lines = (runs) => {
   const names = runs.map((_, n) => (runs.length > 1 ? `number_${n + 1}` : "number"));
   const lines = runs.flatMap((one, n) => linesOf(one, names[n]));
   if (runs.length > 1) lines.push(`number = ${names.join(" + ")}`);
-  return ["import math", "import numpy as np", ...lines, ""].join("\n");
+  const whence = "# trace: of model.record(tokens, targets).trace(), or of numgpt.Trace.read(file)";
+  return ["import math", "import numpy as np", whence, ...lines, ""].join("\n");
 };

@@ -302,6 +302,16 @@ function editList() {
   return N.el("ul", { class: "edits" }, ...items);
 }
 
+/** What follows the last token, which the title of the page has and the prompt has not; and how a text is cut. */
+function notes() {
+  const last = N.targets()[N.tokens().length - 1];
+  const words = [];
+  if (last >= 0 && change.tokens.length === N.tokens().length)
+    words.push(N.strings("prompt.last", { token: N.token(last) }));
+  if (longest > 1) words.push(N.strings("prompt.cut"));
+  return words.length ? [N.el("p", { class: "quiet note", text: words.join(" ") })] : [];
+}
+
 function fill(panel) {
   if (!N.lab.isReady(panel)) return;
   N.lab.change();
@@ -314,6 +324,7 @@ function fill(panel) {
   panel.append(
     N.el("p", { class: "quiet", text: N.strings("prompt.says") }),
     editor("tokens"),
+    ...notes(),
     N.el("h4", { text: N.strings("prompt.edit") }),
     editForm(),
     ...(needsOther

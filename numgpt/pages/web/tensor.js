@@ -84,21 +84,21 @@ function bodyRows(array, top, from, to) {
   return parts.join(""); // numbers and names of classes alone
 }
 
-// The rows of a table, as many at once as keep the page at hand.
+// A table made aside, as many rows at once as keep the page at hand, and put in its place when it is whole: a
+// table on the page would be laid out anew with each of them.
 function* written(pane, array, top) {
-  const { table } = pane;
+  const made = N.el("table", {});
+  made.innerHTML = headRow();
+  columns(made);
   const span = Math.max(1, Math.floor(CHUNK / range.cols));
   for (let from = 0; from < range.rows; from += span) {
     const to = Math.min(range.rows, from + span);
-    if (!from) {
-      table.innerHTML = headRow();
-      table.style.setProperty("--cols", range.cols);
-      columns(table);
-    }
-    table.tBodies[0].insertAdjacentHTML("beforeend", bodyRows(array, top, from, to));
-    headings(table, from, to);
-    yield;
+    made.tBodies[0].insertAdjacentHTML("beforeend", bodyRows(array, top, from, to));
+    headings(made, from, to);
+    if (to < range.rows) yield;
   }
+  pane.table.style.setProperty("--cols", range.cols);
+  pane.table.replaceChildren(...made.children);
 }
 
 let version = 0;
@@ -155,43 +155,51 @@ function named(which, index) {
   return [...numbers, ...places.filter(Boolean)].join(", ");
 }
 
+// Both tables are marked before either is measured: each measure in between would lay out the page again.
 function select() {
-  const { which, index } = N.state;
-  for (const one of WHICH) {
-    const { table } = panes[one];
-    for (const old of table.querySelectorAll(".here, .across")) old.classList.remove("here", "across");
-    for (const old of table.querySelectorAll('td[tabindex="0"]')) {
-      old.tabIndex = -1;
-      old.removeAttribute("aria-label");
-      old.removeAttribute("aria-selected");
-    }
-    const cell = tdAt(table, geometry.place);
-    panes[one].box.classList.toggle("active", which === one);
-    if (!cell) continue;
-    cell.classList.add("here");
-    cell.setAttribute("aria-selected", "true");
-    cell.setAttribute("aria-label", named(one, index));
-    cell.tabIndex = 0;
-    cell.parentNode.cells[0].classList.add("across");
-    table.tHead.rows[0].cells[cell.cellIndex].classList.add("across");
-    reveal(panes[one].scroller, cell);
-  }
-  for (const one of WHICH) frame(panes[one]);
+  const marked = WHICH.map((which) => [panes[which], mark(which)]).filter(([, cell]) => cell);
+  const seen = marked.map(([{ scroller }, cell]) => scrolled(scroller, cell));
+  marked.forEach(([{ scroller }], n) => {
+    if (seen[n].left !== scroller.scrollLeft) scroller.scrollLeft = seen[n].left;
+    if (seen[n].top !== scroller.scrollTop) scroller.scrollTop = seen[n].top;
+  });
+  for (const which of WHICH) frame(panes[which]);
 }
 
-// Scroll a table, and never the page, so that a cell can be seen.
-function reveal(scroller, cell) {
-  const left = cell.offsetLeft;
-  const first = cell.parentNode.cells[0].offsetWidth;
-  if (left - scroller.scrollLeft < first) scroller.scrollLeft = left - first;
-  else if (left + cell.offsetWidth > scroller.scrollLeft + scroller.clientWidth) {
-    const hidden = left + cell.offsetWidth - scroller.clientWidth;
-    scroller.scrollLeft = Math.ceil(hidden / cell.offsetWidth) * cell.offsetWidth; // whole columns
+// The cell that is looked at in a table, marked as such; null where the table does not show it.
+function mark(which) {
+  const { box, table } = panes[which];
+  for (const old of table.querySelectorAll(".here, .across")) old.classList.remove("here", "across");
+  for (const old of table.querySelectorAll('td[tabindex="0"]')) {
+    old.tabIndex = -1;
+    old.removeAttribute("aria-label");
+    old.removeAttribute("aria-selected");
   }
-  const top = cell.offsetTop;
+  box.classList.toggle("active", N.state.which === which);
+  const cell = tdAt(table, geometry.place);
+  if (!cell) return null;
+  cell.classList.add("here");
+  cell.setAttribute("aria-selected", "true");
+  cell.setAttribute("aria-label", named(which, N.state.index));
+  cell.tabIndex = 0;
+  cell.parentNode.cells[0].classList.add("across");
+  table.tHead.rows[0].cells[cell.cellIndex].classList.add("across");
+  return cell;
+}
+
+// Where to scroll a table, and never the page, so that a cell can be seen.
+function scrolled(scroller, cell) {
+  let { scrollLeft: left, scrollTop: top } = scroller;
+  const { offsetLeft: x, offsetTop: y, offsetWidth: width, offsetHeight: height } = cell;
+  const first = cell.parentNode.cells[0].offsetWidth;
   const head = cell.closest("table").tHead.offsetHeight;
-  if (top - scroller.scrollTop < head) scroller.scrollTop = top - head;
-  else if (top + cell.offsetHeight > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + cell.offsetHeight - scroller.clientHeight;
+  if (x - left < first) left = x - first;
+  else if (x + width > left + scroller.clientWidth) {
+    left = Math.ceil((x + width - scroller.clientWidth) / width) * width; // whole columns
+  }
+  if (y - top < head) top = y - head;
+  else if (y + height > top + scroller.clientHeight) top = y + height - scroller.clientHeight;
+  return { left, top };
 }
 
 // Maps.
