@@ -23,7 +23,7 @@ MODEL = "numgpt:tiny"
 PROMPT = "It is a truth universally"
 NEXT = "next"
 WIDTHS = tuple(2.0**-n for n in range(3, 34, 6))  # half widths of the differences, which make a curve
-PAIR = (2.0**-13, 2.0**-17)  # as few as tell whether a width is narrow enough
+PAIR = (2.0**-15, 2.0**-21)  # as few as tell whether a width is narrow enough
 CURVES, MEASURED = 100_000, 3_000_000  # parameters up to which a model has curves, and differences at all
 MOST_TEXTS = 4096  # words of a vocabulary that the page has all of
 
