@@ -13,7 +13,7 @@ from .fields import Frozen
 
 Config = Any  # whose file imports this one
 
-PLACES = ("qkv", "out", "mlp", "norm", "head")  # of biases: in a block, and of the unembedding
+PLACES = ("qkv", "out", "mlp", "norm", "router", "head")  # of biases: in a block, and of the unembedding
 # Positions that the layers themselves see to; others are added before them.
 IN_LAYERS = tuple(name for name, op in POSITIONS.items() if op is None or turns(name))
 # Fields that layers may differ in and that the model reads for its last norm too.
@@ -99,10 +99,17 @@ def _kind(config: Config, values: Values, changes: Values, place: str) -> Config
         if name in changes:
             raise _not_read(f"config: {place}", name, changes[name], why)
         whole[name] = defaults[name]
+    if whole["n_expert"] == 0 and "biases" not in changes:
+        whole["biases"] = _without(whole["biases"], "router")
     try:
         return type(config)(**whole)
     except InputError as error:
         raise InputError(f"config: {place}: {str(error).removeprefix('config: ')}") from error
+
+
+def _without(biases: str | None, place: str) -> str | None:
+    """The places of biases but one."""
+    return None if biases is None else " ".join(word for word in biases.split() if word != place)
 
 
 def _unread(config: Config, values: Values) -> dict[str, str]:
@@ -115,6 +122,8 @@ def _unread(config: Config, values: Values) -> dict[str, str]:
             reasons[f"rotary_{option}"] = f"positions is {positions}"
     if positions != "alibi":
         reasons["alibi_scale"] = f"positions is {positions}"
+    if values["n_expert"] == 0:
+        reasons |= dict.fromkeys(("n_expert_active", "router", "shared_inner"), "n_expert is 0")
     if values["biases"] is not None:
         reasons["bias"] = f"biases is {values['biases']!r}"
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
@@ -157,7 +166,7 @@ def meaning(config: Config) -> dict[str, tuple[Any, ...]]:
 
 def _of_block(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a kind of layers without the bias of the head, which is the model's."""
-    return values | {"biases": values["biases"].removesuffix("head").rstrip()}
+    return values | {"biases": _without(values["biases"], "head")}
 
 
 def _resolved(config: Config) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class Config:
     )
     biases: str | None = setting(
         None,
-        "which biases there are, some of: qkv out mlp norm head (default: as bias says, the head has none)",
+        "which biases there are, some of: qkv out mlp norm router head (default: as bias says, none of the"
+        " router and the head)",
         late=True,
         by_layer=True,
     )
@@ -130,6 +131,27 @@ class Config:
     final_softcap: float | None = setting(
         None, "logits z become c tanh(z/c) with this c (default: they stay)", late=True
     )
+    n_expert: int = setting(
+        0,
+        "E, the number of experts: feed-forwards of which a router chooses some for each token (default: one"
+        " feed-forward, no router)",
+        late=True,
+        by_layer=True,
+    )
+    n_expert_active: int = setting(2, "K, how many experts compute a token", late=True, by_layer=True)
+    router: str = setting(
+        "renorm",
+        "the weights of the chosen experts: renorm, a softmax over them; raw, their part of one over all",
+        ("renorm", "raw"),
+        late=True,
+        by_layer=True,
+    )
+    shared_inner: int | None = setting(
+        None,
+        "width of an expert that computes every token beside the chosen ones (default: none)",
+        late=True,
+        by_layer=True,
+    )
     layers: tuple[Mapping[str, Any], ...] | None = setting(
         None,
         "what differs between layers, a cycle of fields and values, such as"
@@ -141,12 +163,15 @@ class Config:
         check_fields(self)
         self._check_sizes()
         self._check_heads()
+        self._check_experts()
         words = by_layer.bias_words(self.biases, NORMS[self.norm].parameters)
         self._set("biases", words)
         self._check_parts()
         scaling = checked_scaling(self.rotary_scaling, self.rotary_size, "config: rotary_scaling")
         self._set("rotary_scaling", frozen(scaling))
         kinds = by_layer.kinds(self)
+        if words and "router" in words.split() and not any(kind.n_expert for kind in kinds):
+            expect(self, "biases", False, "no bias of a router, for n_expert is 0")
         self._set("layers", by_layer.as_read(self.layers, kinds))
         scopes = {f"h.{i}.": kinds[i % len(kinds)] for i in range(self.n_layer)}
         self._set("_scopes", MappingProxyType(scopes))
@@ -158,7 +183,7 @@ class Config:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
             low, high = (0, DEEPEST) if name == "n_layer" else (1, LARGEST)
             expect(self, name, low <= getattr(self, name) <= high, f"{low} to {high:,}")
-        for name in ("n_inner", "head_dim", "window"):
+        for name in ("n_inner", "head_dim", "window", "shared_inner"):
             value = getattr(self, name)
             expect(self, name, value is None or 1 <= value <= LARGEST, f"1 to {LARGEST:,}")
         expect(self, "dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
@@ -205,6 +230,19 @@ class Config:
                 " rotary_dim"
             )
 
+    def _check_experts(self) -> None:
+        expect(self, "n_expert", 0 <= self.n_expert <= LARGEST, f"0 to {LARGEST:,}")
+        most = self.n_expert or LARGEST
+        is_active = 1 <= self.n_expert_active <= most
+        expect(self, "n_expert_active", is_active, f"1 to n_expert {most}: no more than there are")
+
+    @property
+    def mlp(self) -> str:
+        """What a block's feed-forward is: dense, experts, or experts with a shared one beside them."""
+        if self.n_expert == 0:
+            return "dense"
+        return "experts" if self.shared_inner is None else "shared"
+
     @property
     def ffn_width(self) -> int:
         """F, the width of the feed-forward."""
@@ -237,7 +275,7 @@ class Config:
 
     @checked
     def has_bias(self, place: str) -> bool:
-        """Whether there is a bias at a place: qkv, out, mlp or norm of a block, or the head.
+        """Whether there is a bias at a place: qkv, out, mlp, norm or router of a block, or the head.
 
         >>> Config(biases="qkv").has_bias("mlp")
         False
@@ -245,7 +283,7 @@ class Config:
         if place not in by_layer.PLACES:
             raise InputError(f"config: {place!r} is no place, expected one of {', '.join(by_layer.PLACES)}")
         if self.biases is None:
-            return self.bias and place != "head"
+            return self.bias and place not in ("router", "head")
         return place in self.biases.split()
 
     def scopes(self) -> Mapping[str, "Config"]:

@@ -74,8 +74,7 @@ def parts(config: Config) -> Iterator[Part]:
 
 def _parts_of_block(config: Config, scope: str) -> Iterator[Part]:
     """The Parts of a block: c_attn holds q | k | v side by side, and a gated c_fc gate | value."""
-    C, F, qkv, merged = config.n_embd, config.ffn_width, config.qkv_width, config.n_head * config.head_size
-    inner = 2 * F if ACTIVATIONS[config.activation].gated else F
+    C, qkv, merged = config.n_embd, config.qkv_width, config.n_head * config.head_size
     norms = NORMS_OF[config.norm_position]
     for name in norms.before_attention:
         yield from _norm(config, f"{scope}{name}")
@@ -91,10 +90,31 @@ def _parts_of_block(config: Config, scope: str) -> Iterator[Part]:
     yield Part(f"{scope}attn.c_proj", "attention", (merged, C), config.has_bias("out"), onto_residual=True)
     for name in norms.before_mlp:
         yield from _norm(config, f"{scope}{name}")
-    yield Part(f"{scope}mlp.c_fc", "feed-forward", (C, inner), config.has_bias("mlp"))
-    yield Part(f"{scope}mlp.c_proj", "feed-forward", (F, C), config.has_bias("mlp"), onto_residual=True)
+    yield from _parts_of_mlp(config, f"{scope}mlp.")
     for name in norms.after_mlp:
         yield from _norm(config, f"{scope}{name}")
+
+
+def _parts_of_mlp(config: Config, scope: str) -> Iterator[Part]:
+    """The Parts of a feed-forward, or of a router and its experts, whose matrices are stacked."""
+    if config.n_expert == 0:
+        yield from _feed_forward(config, scope, "feed-forward", config.ffn_width)
+        return
+    yield Part(f"{scope}router", "feed-forward", (config.n_embd, config.n_expert), config.has_bias("router"))
+    yield from _feed_forward(config, scope, "experts", config.ffn_width, (config.n_expert,))
+    if config.shared_inner is not None:
+        yield from _feed_forward(config, f"{scope}shared.", "feed-forward", config.shared_inner)
+        yield Part(f"{scope}shared_gate", "feed-forward", (config.n_embd, 1))
+
+
+def _feed_forward(
+    config: Config, scope: str, kind: str, F: int, stacked: tuple[int, ...] = ()
+) -> Iterator[Part]:
+    """The two Parts of a feed-forward of width F, or of as many as are stacked."""
+    C, has_bias = config.n_embd, config.has_bias("mlp")
+    inner = 2 * F if ACTIVATIONS[config.activation].gated else F
+    yield Part(f"{scope}c_fc", kind, (*stacked, C, inner), has_bias)
+    yield Part(f"{scope}c_proj", kind, (*stacked, F, C), has_bias, onto_residual=True)
 
 
 def _norm(config: Config, name: str, width: int | None = None) -> Iterator[Part]:
@@ -121,8 +141,17 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     for part in parts(config):
         named[f"{part.name}.{part.weight}"] = part.shape
         if part.bias:
-            named[f"{part.name}.bias"] = part.shape[:1] if part.kind == "unembedding" else part.shape[-1:]
+            of_a_map = (*part.shape[:-2], *part.shape[-1:])  # stacked maps have a bias each
+            named[f"{part.name}.bias"] = part.shape[:1] if part.kind == "unembedding" else of_a_map
     return named
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is a matrix, or a stack of them: what the optimizer's decay acts on.
+
+    The biases of stacked maps are vectors, side by side.
+    """
+    return len(shape) > 1 and not name.endswith(".bias")
 
 
 def kinds(config: Config) -> dict[str, str]:
@@ -134,7 +163,7 @@ def kinds(config: Config) -> dict[str, str]:
 class Flat(Mapping[str, NDArray[Any]]):
     """Named arrays that are views of one contiguous buffer: parameters, gradients, moments.
 
-    Matrices come first, so that the optimizer's decay acts on one slice.
+    Matrices come first, and stacks of them, so that the optimizer's decay acts on one slice.
 
     Parameters
     ----------
@@ -194,8 +223,8 @@ class Flat(Mapping[str, NDArray[Any]]):
         self._views: dict[str, NDArray[Any]] = {}
         self.places: dict[str, slice] = {}
         offset = 0
-        matrices = [name for name, shape in self.shapes.items() if len(shape) > 1]
-        vectors = [name for name, shape in self.shapes.items() if len(shape) <= 1]
+        matrices = [name for name, shape in self.shapes.items() if is_matrix(name, shape)]
+        vectors = [name for name, shape in self.shapes.items() if not is_matrix(name, shape)]
         for name in matrices + vectors:
             shape = self.shapes[name]
             self.places[name] = slice(offset, offset + math.prod(shape))

@@ -183,6 +183,10 @@ class Record:
         op.check(arrays, options)
         return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
 
+    def decide(self, function: Callable[..., Any], *values: Any) -> Any:
+        """Integers that a layer reads off its values, which gradients do not pass."""
+        return function(*values)
+
     def mask(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> Options:
         """The options that make an op drop, where it does in this step and is not told what to keep."""
         if not op.noise or "keep" in options or self.step is None or self.config.dropout == 0:

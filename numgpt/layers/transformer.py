@@ -1,6 +1,19 @@
 """The GPT, written out in both directions: each backward undoes its forward line by line, last line first."""
 
-from ..ops import add, cross_entropy, dropout, embedding, linear, unembedding
+from ..ops import (
+    add,
+    chosen_experts,
+    combine,
+    cross_entropy,
+    dispatch,
+    dropout,
+    embedding,
+    expert_linear,
+    linear,
+    opened,
+    route,
+    unembedding,
+)
 from ..ops.activations import ACTIVATIONS
 from .heads import HEADS
 from .layer import Layer
@@ -61,14 +74,64 @@ def ffn_backward(r, dy):
     return r.back("c_fc", dh)
 
 
+def experts_forward(r, x):
+    """Think by a few of many feed-forwards, chosen for each position by a router.  x (..., C) → (..., C)"""
+    c = r.config
+    logits = r("router", linear, x)
+    chosen = r.decide(chosen_experts, logits, c.n_expert_active)
+    weights = r("route", route, logits, chosen, renorm=c.router == "renorm")
+    rows = r("dispatch", dispatch, x, n_active=c.n_expert_active)
+    h = r("c_fc", expert_linear, rows, chosen)
+    a = r("act", ACTIVATIONS[c.activation].op, h)
+    z = r("c_proj", expert_linear, a, chosen)
+    y = r("combine", combine, z, weights)
+    y = factor(r, "scale", y, c.residual_scale)
+    return r("dropout", dropout, y)
+
+
+def experts_backward(r, dy):
+    """Gradient of experts_forward with respect to x: through what was computed, and through who was asked."""
+    dy = r.back("dropout", dy)
+    dy = r.back("scale", dy)
+    dz, dweights = r.back("combine", dy)
+    da = r.back("c_proj", dz)
+    dh = r.back("act", da)
+    dx = r.back("dispatch", r.back("c_fc", dh))
+    dlogits = r.back("route", dweights)
+    return dx + r.back("router", dlogits)
+
+
+def shared_experts_forward(r, x):
+    """Experts, and beside them one feed-forward that every position asks, opened by a gate."""
+    y = experts_forward(r, x)
+    s = r("shared", ffn, x)
+    s = r("opened", opened, s, r("shared_gate", linear, x))
+    return r("sum", add, y, s)
+
+
+def shared_experts_backward(r, dy):
+    """Gradient of shared_experts_forward with respect to x."""
+    dy, ds = r.back("sum", dy)
+    ds, dgate = r.back("opened", ds)
+    dx = r.back("shared_gate", dgate)
+    dx = dx + r.back("shared", ds)
+    return dx + experts_backward(r, dy)
+
+
 causal_attention = Layer(attention_forward, attention_backward)
 ffn = Layer(ffn_forward, ffn_backward)
+# The layer of a block that is called mlp.
+MLPS = {
+    "dense": ffn,
+    "experts": Layer(experts_forward, experts_backward),
+    "shared": Layer(shared_experts_forward, shared_experts_backward),
+}
 
 
 def pre_norm_block_forward(r, x):
     """A block of GPT-2, GPT-3 and LLaMA: each part adds to the stream what it makes of a normalised copy."""
     x = r("mid", add, x, r("attn", causal_attention, norm(r, "ln_1", x)))
-    return r("out", add, x, r("mlp", ffn, norm(r, "ln_2", x)))
+    return r("out", add, x, r("mlp", MLPS[r.config.mlp], norm(r, "ln_2", x)))
 
 
 def pre_norm_block_backward(r, dy):
@@ -82,7 +145,7 @@ def pre_norm_block_backward(r, dy):
 def post_norm_block_forward(r, x):
     """A block of GPT-1: each sum is normalised, so nothing passes a block untouched."""
     x = norm(r, "ln_1", r("mid", add, x, r("attn", causal_attention, x)))
-    return norm(r, "ln_2", r("out", add, x, r("mlp", ffn, x)))
+    return norm(r, "ln_2", r("out", add, x, r("mlp", MLPS[r.config.mlp], x)))
 
 
 def post_norm_block_backward(r, dy):
@@ -96,7 +159,7 @@ def post_norm_block_backward(r, dy):
 def out_norm_block_forward(r, x):
     """A block of OLMo 2: what each part gives is normalised, and the stream itself never is."""
     x = r("mid", add, x, norm(r, "ln_1", r("attn", causal_attention, x)))
-    return r("out", add, x, norm(r, "ln_2", r("mlp", ffn, x)))
+    return r("out", add, x, norm(r, "ln_2", r("mlp", MLPS[r.config.mlp], x)))
 
 
 def out_norm_block_backward(r, dy):
@@ -110,7 +173,7 @@ def out_norm_block_backward(r, dy):
 def both_norm_block_forward(r, x):
     """A block of Gemma 2: a norm before each part, and one of what it gives."""
     x = r("mid", add, x, norm(r, "ln_1_out", r("attn", causal_attention, norm(r, "ln_1", x))))
-    return r("out", add, x, norm(r, "ln_2_out", r("mlp", ffn, norm(r, "ln_2", x))))
+    return r("out", add, x, norm(r, "ln_2_out", r("mlp", MLPS[r.config.mlp], norm(r, "ln_2", x))))
 
 
 def both_norm_block_backward(r, dy):
@@ -125,7 +188,7 @@ def parallel_block_forward(r, x):
     """A block of GPT-J: attention and feed-forward read one normalised copy, and both add to the stream."""
     n = norm(r, "ln_1", x)
     x = r("mid", add, x, r("attn", causal_attention, n))
-    return r("out", add, x, r("mlp", ffn, n))
+    return r("out", add, x, r("mlp", MLPS[r.config.mlp], n))
 
 
 def parallel_block_backward(r, dy):
@@ -141,7 +204,7 @@ def two_norm_parallel_block_forward(r, x):
     """A block of GPT-NeoX: attention and feed-forward each read a normalised copy of the same stream."""
     n = norm(r, "ln_2", x)
     x = r("mid", add, x, r("attn", causal_attention, norm(r, "ln_1", x)))
-    return r("out", add, x, r("mlp", ffn, n))
+    return r("out", add, x, r("mlp", MLPS[r.config.mlp], n))
 
 
 def two_norm_parallel_block_backward(r, dy):

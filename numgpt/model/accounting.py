@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..architecture.config import Config
-from ..architecture.parameters import NORMS_OF, kinds, shapes
+from ..architecture.parameters import NORMS_OF, is_matrix, kinds, shapes
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
 
@@ -27,6 +29,35 @@ def parameter_groups(config: Config) -> dict[str, int]:
     return dict(groups)
 
 
+def active_parameters(config: Config) -> int:
+    """How many parameters compute one token: all but those of experts that are not chosen for it.
+
+    >>> active_parameters(Config()) == sum(parameter_groups(Config()).values())
+    True
+    """
+    groups = parameter_groups(config)
+    biases = sum(
+        math.prod(shape) * share for name, shape, share in _of_experts(config) if not is_matrix(name, shape)
+    )
+    return sum(groups.values()) - groups.get("experts", 0) + active_in_experts(config) + int(biases)
+
+
+def active_in_experts(config: Config) -> int:
+    """How many weights of experts compute one token."""
+    return int(
+        sum(math.prod(shape) * share for name, shape, share in _of_experts(config) if is_matrix(name, shape))
+    )
+
+
+def _of_experts(config: Config) -> Iterator[tuple[str, tuple[int, ...], Fraction]]:
+    """(name, shape, the share of it that computes a token) of the parameters of experts."""
+    kind_of, scopes = kinds(config), config.scopes()
+    for name, shape in shapes(config).items():
+        if kind_of[name] == "experts":
+            kind = scopes[name[: name.index(".", 2) + 1]]
+            yield name, shape, Fraction(kind.n_expert_active, kind.n_expert)
+
+
 def flops_per_token(config: Config, T: int | None = None) -> dict[str, int]:
     """Part -> multiplications and additions of the forward for one token of a sequence of T.
 
@@ -38,8 +69,9 @@ def flops_per_token(config: Config, T: int | None = None) -> dict[str, int]:
     sizes, kind_of = shapes(config), kinds(config)
     weights = Counter({"attention": 0, "feed-forward": 0})
     for name, shape in sizes.items():
-        if len(shape) == 2:
+        if kind_of[name] in weights and is_matrix(name, shape):
             weights[kind_of[name]] += math.prod(shape)
+    weights["feed-forward"] += active_in_experts(config)
     scores = sum(min(T, kind.window or T) * kind.n_head * kind.head_size for kind in config.scopes().values())
     return {
         "attention, projections": 2 * weights["attention"],
@@ -62,13 +94,14 @@ def activation_bytes(
     flags = N * C + L * 2 * N * C if dropout else 0
     activations = 0
     for kind in config.scopes().values():
-        F = kind.ffn_width
-        floats += _norm_floats(kind, N) + _attention_floats(kind, N) + N * F  # input of c_proj
-        activations += N * F * _saved_bytes(kind.activation, dtype)
+        inner = _inner_rows(kind, N)
+        floats += _norm_floats(kind, N) + _attention_floats(kind, N) + inner  # input of c_proj
+        floats += _expert_floats(kind, N)
+        activations += inner * _saved_bytes(kind.activation, dtype)
         flags += B * kind.n_head * T * T if dropout else 0
     floats += _turning_floats(config, T)
     ids = 8 * N * 2  # tokens and targets
-    ids += sum(_bytes_of_form(kind, T) for kind in config.scopes().values())
+    ids += sum(_bytes_of_form(kind, T) + _expert_ids(kind, N) for kind in config.scopes().values())
     return floats * np.dtype(dtype).itemsize + activations + ids + flags
 
 
@@ -95,6 +128,27 @@ def _attention_floats(kind: Config, N: int) -> int:
     if kind.qk_norm == "none":
         return floats
     return floats + N * (H + K) * D + N * (H + K if kind.qk_norm == "head" else 2)
+
+
+def _inner_rows(kind: Config, N: int) -> int:
+    """The numbers that the activations of a feed-forward give: of the chosen experts and the shared one."""
+    if kind.n_expert == 0:
+        return N * kind.ffn_width
+    return N * (kind.n_expert_active * kind.ffn_width + (kind.shared_inner or 0))
+
+
+def _expert_floats(kind: Config, N: int) -> int:
+    """The numbers that a mixture saves: copies of rows, what experts give, scores, weights and the gate."""
+    if kind.n_expert == 0:
+        return 0
+    C, E, K = kind.n_embd, kind.n_expert, kind.n_expert_active
+    shared = 0 if kind.shared_inner is None else N * C + 2 * N
+    return 2 * N * K * C + N * (E + K) + shared
+
+
+def _expert_ids(kind: Config, N: int) -> int:
+    """Bytes of the chosen experts, and of the rows by expert in both of their maps."""
+    return 0 if kind.n_expert == 0 else 3 * 8 * N * kind.n_expert_active
 
 
 def _turning_floats(config: Config, T: int) -> int:

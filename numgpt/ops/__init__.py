@@ -31,6 +31,7 @@ from .attention_steps import (
 from .dropout import dropout
 from .elementary import add, scaled, shift
 from .embedding import embedding
+from .experts import chosen_experts, combine, dispatch, expert_linear, opened, route
 from .linear import linear, unembedding
 from .losses import cross_entropy
 from .norms import NORMS, layernorm, rmsnorm, standardise
@@ -38,12 +39,14 @@ from .op import Op
 from .part_norms import PART_NORMS, part_layernorm, part_rmsnorm
 from .positions import POSITIONS, positions, sinusoidal
 from .rotary import rotary
+from .router_losses import balance, router_z
 from .sinks import sink_attention, sink_probs
 
 _ATTENTION = (
     *(attend, attend_groups, attention, query_heads, key_heads, value_heads, attention_scores, softcap),
     *(distance_slopes, attention_probs, weighted_values, sink_attention, sink_probs),
 )
+_EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
     op.name: op
@@ -54,6 +57,7 @@ ALL = {
         add,
         scaled,
         shift,
+        *_EXPERTS,
         dropout,
         unembedding,
         cross_entropy,
@@ -71,10 +75,15 @@ __all__ = [
     "attention",
     "attention_probs",
     "attention_scores",
+    "balance",
+    "chosen_experts",
+    "combine",
     "cross_entropy",
+    "dispatch",
     "distance_slopes",
     "dropout",
     "embedding",
+    "expert_linear",
     "geglu",
     "geglu_tanh",
     "gelu",
@@ -83,6 +92,7 @@ __all__ = [
     "key_heads",
     "layernorm",
     "linear",
+    "opened",
     "part_layernorm",
     "part_rmsnorm",
     "positions",
@@ -92,6 +102,8 @@ __all__ = [
     "relu2",
     "rmsnorm",
     "rotary",
+    "route",
+    "router_z",
     "scaled",
     "shift",
     "silu",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..ops import ALL
 from .attention_cells import ATTENTION
+from .expert_cells import EXPERTS
 from .rows import Row
 
 ERF = """
@@ -195,6 +196,7 @@ ROWS: Mapping[str, Row] = {
         SURPRISE,
     ),
     **ATTENTION,
+    **EXPERTS,
 }
 
 # Ops without a row, and what a reader of a trace does instead.

@@ -91,6 +91,24 @@ def _swiglu_clamped(torch: Any, x: Any) -> Any:
     return (value + 1) * gate * torch.sigmoid(1.702 * gate)
 
 
+def _route(torch: Any, logits: Any, chosen: Any, renorm: bool = True) -> Any:
+    """As Mixtral has it: a softmax over all, whose chosen entries are divided by their sum."""
+    w = logits.softmax(-1).gather(-1, chosen)
+    return w / w.sum(-1, keepdim=True) if renorm else w
+
+
+def _expert_linear(torch: Any, x: Any, chosen: Any, weight: Any, bias: Any) -> Any:
+    """One matrix a row, as nobody would do it who has many rows."""
+    y = torch.einsum("...i,...io->...o", x, weight[chosen])
+    return y if bias is None else y + bias[chosen]
+
+
+def _balance(torch: Any, logits: Any, chosen: Any) -> Any:
+    E = logits.shape[-1]
+    share = torch.bincount(chosen.flatten(), minlength=E) / chosen.numel()
+    return E * (share.to(logits.dtype) * logits.softmax(-1).reshape(-1, E).mean(0)).sum()
+
+
 # The name of an op → what PyTorch calls it.
 TORCH: dict[str, Callable[..., Any]] = {
     "embedding": lambda torch, ids, weight: torch.nn.functional.embedding(ids, weight),
@@ -119,6 +137,15 @@ TORCH: dict[str, Callable[..., Any]] = {
     "reglu": _gated(lambda torch, x: torch.relu(x)),
     "swiglu_clamped": _swiglu_clamped,
     **ATTENTION,
+    "route": _route,
+    "dispatch": lambda torch, x, n_active: x.unsqueeze(-2).expand(*x.shape[:-1], n_active, x.shape[-1]),
+    "expert_linear": _expert_linear,
+    "combine": lambda torch, x, weights: (x * weights.unsqueeze(-1)).sum(-2),
+    "opened": lambda torch, x, gate: (
+        x.unflatten(-1, (gate.shape[-1], -1)) * torch.sigmoid(gate).unsqueeze(-1)
+    ).flatten(-2),
+    "balance": _balance,
+    "router_z": lambda torch, logits: logits.logsumexp(-1).square().mean(),
     "add": lambda torch, x, y: x + y,
     "scaled": lambda torch, x, factor=1.0: x * factor,
     "shift": lambda torch, x, bias: x + bias,

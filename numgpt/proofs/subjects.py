@@ -99,6 +99,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"biases": "qkv out mlp norm head"},
     "Persimmon with sinks": {"qk_norm": "head", "head_dim": 3, "activation": "relu2", "sink": True}
     | {"n_kv_head": 1, "dropout": 0.3, "embed_norm": True},
+    "Mixtral": {"norm": "rmsnorm", "activation": "swiglu", "bias": False, "positions": "rotary"}
+    | {"n_head": 3, "n_expert": 4, "n_inner": 3},
+    "Qwen2-MoE": {"norm": "rmsnorm", "biases": "qkv", "positions": "rotary", "activation": "swiglu"}
+    | {"n_head": 3, "n_expert": 4, "n_inner": 3, "router": "raw", "shared_inner": 5, "residual_scale": 0.5},
+    "GPT-OSS": {"norm": "rmsnorm", "activation": "swiglu_clamped", "sink": True, "positions": "rotary"}
+    | {
+        "biases": "qkv out mlp router",
+        "n_head": 3,
+        "n_expert": 3,
+        "n_inner": 3,
+        "layers": ({"window": 2}, {}),
+    },
+    "Switch": {
+        "n_inner": 4,
+        "dropout": 0.3,
+        "layers": ({}, {"n_expert": 3, "n_expert_active": 1} | {"router": "raw"}),
+    },
     "dropout": {"dropout": 0.3},
     "narrow": {"n_inner": 3, "n_head": 1},
     "square": {"n_inner": 6},  # as wide inside as outside, so that steps in the wrong order fit in shape
@@ -110,7 +127,7 @@ def block_layers(config: Config, layers: Any = transformer) -> tuple[ScopedLayer
     """A block and the layers in it, taken from a module of layers."""
     return (
         ScopedLayer("attention", layers.causal_attention, "h.0.attn."),
-        ScopedLayer("ffn", layers.ffn, "h.0.mlp."),
+        ScopedLayer("mlp" if config.n_expert else "ffn", layers.MLPS[config.mlp], "h.0.mlp."),
         ScopedLayer("block", layers.BLOCKS[config.norm_position], "h.0."),
     )
 

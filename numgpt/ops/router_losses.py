@@ -1,0 +1,67 @@
+"""What a router is trained by besides the text: an even load of the experts, and scores that stay small."""
+
+import numpy as np
+
+from .experts import softmax
+from .op import Op
+
+
+def balance_forward(logits, chosen):
+    """How unevenly tokens are spread over the experts: 1 where all get as many, up to E where one gets all.
+
+        loss = E Σ_e f_e P_e
+        f_e = (how often e was chosen) / (N K)        its share of what was sent, Σ f = 1
+        P_e = Σ_n p_ne / N                            its mean probability, Σ P = 1, p the softmax over all E
+
+    N rows of K chosen experts each. f counts, so it is a constant; the gradient passes through P.
+    transformers divides f by N alone, so that its value is K times this one, and takes the rows of all layers
+    together.
+    logits (..., E), chosen (..., K) integers below E → loss ().  Source: Fedus et al. 2021, equations 4 to 6.
+    """
+    E = logits.shape[-1]
+    probs, _ = softmax(logits)
+    share = np.bincount(chosen.reshape(-1), minlength=E).astype(logits.real.dtype) / chosen.size
+    loss = E * (probs.reshape(-1, E).mean(0) * share).sum()
+    return loss, (probs, share)
+
+
+def balance_backward(dloss, saved):
+    """Gradients of balance_forward with respect to logits and chosen (none: they are integers).
+
+        g_e = ∂loss/∂p_ne = E f_e / N
+        dl = dloss p (g − ⟨p, g⟩)        the softmax's gradient
+
+    In words: an expert's score is pulled down by how much more it gets than this token's mixture does.
+    """
+    probs, share = saved
+    E = probs.shape[-1]
+    g = share * (E / (probs.size // E))
+    return dloss * probs * (g - (probs * g).sum(-1, keepdims=True)), None
+
+
+balance = Op("...E, ...K<E -> ()", balance_forward, balance_backward)
+
+
+def router_z_forward(logits):
+    """How large a router's scores are: they are rounded in a softmax, the more the larger they are.
+
+        loss = Σ_n z_n² / N        z_n = ln Σ_e exp(l_ne)
+
+    logits (..., E) → loss ().  Source: Zoph et al. 2022, equation 5.
+    """
+    probs, z = softmax(logits)
+    return (z * z).mean(), (probs, z)
+
+
+def router_z_backward(dloss, saved):
+    """Gradient of router_z_forward with respect to logits.
+
+        dl = dloss 2 z p / N        because ∂z/∂l = p, the softmax
+
+    In words: a token's scores fall together, the largest fastest, until their exponentials add up to 1.
+    """
+    probs, z = saved
+    return (dloss * (2 / z.size) * z[..., None] * probs,)
+
+
+router_z = Op("...E -> ()", router_z_forward, router_z_backward)
