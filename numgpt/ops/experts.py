@@ -61,8 +61,6 @@ def route_backward(dw, saved):
     E = logits.shape[-1]
     a = scattered(w * dw, chosen, E)
     q = scattered(w, chosen, E) if renorm else softmax(logits)[0]
-    if renorm:
-        q /= q.sum(-1, keepdims=True)  # exactly 1 for one alone, whose gradient is then exactly 0
     return a - q * a.sum(-1, keepdims=True), None
 
 
@@ -87,6 +85,8 @@ route = Op(
     "...E, ...K<E -> ...K",
     route_forward,
     route_backward,
+    at_least={"E": "K"},
+    distinct="chosen",
     variants={"raw": {"renorm": False}},
 )
 

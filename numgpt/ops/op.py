@@ -66,6 +66,7 @@ class Op:
     says nothing: of {"n_head": "KG", "n_kv_head": "K"} n_head alone gives K, and G = 1.
     at_least: axes that another bounds from below, {"S": "T"} for S ≥ T; or a number, {"C": 3}: the op takes
     smaller ones, but there is so little left of its gradients that laws would see rounding alone.
+    distinct: the name of integers that differ from each other along their last axis; so they are drawn.
     noise: for an op that drops at random, the shape of its mask from its inputs and options.
     expect: of arrays and options; raises InputError for options of a call that do not fit its arrays.
     variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the
@@ -78,6 +79,7 @@ class Op:
     parameters: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
     at_least: Mapping[str, str | int] = field(default_factory=dict)
+    distinct: str = ""
     noise: Callable[..., tuple[int, ...]] | None = None
     variants: Mapping[str, Any] = field(default_factory=dict)
     expect: Callable[[Sequence[Any], Mapping[str, Any]], None] | None = None
@@ -244,6 +246,9 @@ class Op:
                 arrays.append(rng.standard_normal(shape).astype(dtype))
                 continue
             ids = rng.integers(0, sizes[argument.limit], shape)
+            if argument.name == self.distinct:
+                order = rng.random((*shape[:-1], sizes[argument.limit])).argsort(-1)
+                ids = np.ascontiguousarray(order[..., : shape[-1]])
             if argument.below == "~":
                 ids = np.where(rng.random(shape) < 0.3, -1, ids)
                 ids.reshape(-1)[:1] = 0  # at least one counts

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..errors import InputError
 from .experts import softmax
 from .op import Op
 
@@ -19,27 +20,36 @@ def balance_forward(logits, chosen):
     logits (..., E), chosen (..., K) integers below E → loss ().  Source: Fedus et al. 2021, equations 4 to 6.
     """
     E = logits.shape[-1]
-    probs, _ = softmax(logits)
+    probs = _softmax_of_some("balance", logits)[0]
     share = np.bincount(chosen.reshape(-1), minlength=E).astype(logits.real.dtype) / chosen.size
-    loss = E * (probs.reshape(-1, E).mean(0) * share).sum()
-    return loss, (probs, share)
+    least = share.min()  # Σ P = 1, so what all have is a constant: an even load has gradient exactly 0
+    above = share - least
+    loss = E * (least + (probs.reshape(-1, E).mean(0) * above).sum())
+    return loss, (probs, above)
 
 
 def balance_backward(dloss, saved):
     """Gradients of balance_forward with respect to logits and chosen (none: they are integers).
 
         g_e = ∂loss/∂p_ne = E f_e / N
-        dl = dloss p (g − ⟨p, g⟩)        the softmax's gradient
+        dl = dloss p (g − ⟨p, g⟩)        the softmax's gradient, in which what all g have cancels
 
     In words: an expert's score is pulled down by how much more it gets than this token's mixture does.
     """
-    probs, share = saved
+    probs, above = saved
     E = probs.shape[-1]
-    g = share * (E / (probs.size // E))
+    g = above * (E / (probs.size // E))
     return dloss * probs * (g - (probs * g).sum(-1, keepdims=True)), None
 
 
-balance = Op("...E, ...K<E -> ()", balance_forward, balance_backward)
+balance = Op("...E, ...K<E -> ()", balance_forward, balance_backward, at_least={"E": "K"}, distinct="chosen")
+
+
+def _softmax_of_some(who, logits):
+    """The softmax; InputError where there is no row, of which there would be no mean."""
+    if not logits.size:
+        raise InputError(f"{who}: logits has shape {logits.shape}, expected at least one row")
+    return softmax(logits)
 
 
 def router_z_forward(logits):
@@ -49,7 +59,7 @@ def router_z_forward(logits):
 
     logits (..., E) → loss ().  Source: Zoph et al. 2022, equation 5.
     """
-    probs, z = softmax(logits)
+    probs, z = _softmax_of_some("router_z", logits)
     return (z * z).mean(), (probs, z)
 
 
