@@ -332,6 +332,17 @@ class Training:
     eps: float = setting(1e-8, "added to the denominator in AdamW")
     weight_decay: float = setting(0.1, "decoupled weight decay, of matrices only")
     clip: float = setting(1.0, "largest norm of a step's gradient; 0 turns clipping off")
+    balance_loss: float | None = setting(
+        None,
+        "weight, for a mixture of experts, of the loss that is 1 where all experts get as many tokens; the"
+        " mean over layers is added (default: 0.01)",
+        late=True,
+    )
+    router_z_loss: float | None = setting(
+        None,
+        "weight, for a mixture of experts, of the mean squared log-sum of a router's scores (default: 0.001)",
+        late=True,
+    )
     eval_interval: int = setting(250, "steps between measurements of the held-out loss")
     eval_iters: int = setting(20, "batches in each measurement")
     save_interval: int = setting(250, "steps between checkpoints")
@@ -345,6 +356,9 @@ class Training:
             expect(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("steps", "warmup"):
             expect(self, name, 0 <= getattr(self, name) <= LONGEST, f"0 or more, up to {LONGEST:,}")
+        for name in ("balance_loss", "router_z_loss"):
+            weight = getattr(self, name)
+            expect(self, name, weight is None or 0 <= weight <= 1e30, "0 or more")
         expect(self, "min_lr", self.min_lr is None or 0 <= self.min_lr <= self.lr, f"0 to lr {self.lr}")
         for name in ("beta1", "beta2"):
             expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")

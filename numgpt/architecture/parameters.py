@@ -100,7 +100,7 @@ def _parts_of_mlp(config: Config, scope: str) -> Iterator[Part]:
     if config.n_expert == 0:
         yield from _feed_forward(config, scope, "feed-forward", config.ffn_width)
         return
-    yield Part(f"{scope}router", "feed-forward", (config.n_embd, config.n_expert), config.has_bias("router"))
+    yield Part(f"{scope}router", "routers", (config.n_embd, config.n_expert), config.has_bias("router"))
     yield from _feed_forward(config, scope, "experts", config.ffn_width, (config.n_expert,))
     if config.shared_inner is not None:
         yield from _feed_forward(config, f"{scope}shared.", "feed-forward", config.shared_inner)

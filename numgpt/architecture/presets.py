@@ -24,6 +24,7 @@ _LLAMA_FORMS: dict[str, Any] = {
 }
 # As many parameters and FLOPs as the GPTs of these names, within 3 %.
 _LLAMA_CPU = _LLAMA_FORMS | {"vocab_size": 128, "block_size": 64}
+_MIXTURE = {"n_expert": 8, "n_expert_active": 2}
 _LLAMA = _LLAMA_FORMS | {"vocab_size": 32000, "tied": False}
 _LLAMA1 = _LLAMA | {"block_size": 2048, "layer_norm_epsilon": 1e-6}
 _LLAMA2 = _LLAMA | {"block_size": 4096}
@@ -66,6 +67,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt3-175b": _GPT3 | {"n_layer": 96, "n_head": 96, "n_embd": 12288},
     "llama-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 132},
     "llama-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 344},
+    # Two experts of half the width compute a token: it costs what it does in the llama of this name.
+    "moe-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 66} | _MIXTURE,
+    "moe-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 172} | _MIXTURE,
     "tinyllama-1.1b": _LLAMA
     | {"block_size": 2048, "n_layer": 22, "n_head": 32, "n_kv_head": 4, "n_embd": 2048, "n_inner": 5632},
     "llama-7b": _LLAMA1 | _7B,
@@ -80,6 +84,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama3.1-8b": _LLAMA31 | _8B,
     "llama3.1-70b": _LLAMA31 | _70B,
     "mistral-7b": _LLAMA | _8B | {"block_size": 32768, "n_kv_head": 8, "window": 4096},
+    "mixtral-8x7b": _LLAMA | _8B | {"block_size": 32768, "n_kv_head": 8, "rotary_base": 1000000.0} | _MIXTURE,
     "qwen2-0.5b": _QWEN2
     | {"vocab_size": 151936, "n_layer": 24, "n_head": 14, "n_kv_head": 2, "n_embd": 896, "n_inner": 4864},
     "qwen2-1.5b": _QWEN2
@@ -98,6 +103,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "gpt-baby": {"steps": 5000, "batch_size": 64},
     "llama-nano": {"steps": 1000},
     "llama-micro": {"steps": 1800},
+    "moe-nano": {"steps": 1000},
+    "moe-micro": {"steps": 1500},
 }
 
 # Large models: betas, decay and clipping of the GPT-3 paper, appendix B.

@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     print("\nparameters")
     for name, n in (groups | {"total": sum(groups.values())}).items():
         print(_row(name, n))
+    if "experts" in groups:
+        print(_row("active for a token", accounting.active_parameters(config)))
     print(f"\nbytes of a training step, {args.dtype}, batch {args.batch_size} × {T} tokens")
     for name, n in (memory | {"total": sum(memory.values())}).items():
         print(f"{_row(name, n)}   {human_size(n)}")

@@ -360,9 +360,22 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
         except BrokenPipeError:  # nobody reads the sample, and the run is saved
             send_nowhere(sys.stdout)
     say(f"\n{_held_out(trainer)}")
+    _say_load(trainer)
     again = command_line("sample", out)
     say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: {again}")
     return 0
+
+
+def _say_load(trainer: Trainer) -> None:
+    """Of a mixture of experts, what share of the held-out tokens each expert computed."""
+    from ..evaluation import experts
+
+    assert trainer.corpus is not None, "begin and resume give one"
+    text, T = trainer.corpus.held_out, trainer.model.config.block_size
+    rows = min(len(text) // T, 32)
+    loads = experts.expert_load(trainer.model, text[: rows * T].reshape(rows, T))
+    if loads:
+        say("share of the held-out tokens by expert:\n" + "\n".join(experts.table(loads)))
 
 
 def _held_out(trainer: Trainer) -> str:

@@ -171,3 +171,40 @@ h.mlp.c_proj   layers.{i}.fc2
 ln_f           final_layer_norm
 lm_head        lm_head
 """
+# Mixtures of experts; where some layers have none, the lines of a dense layer stay.
+QWEN3_MOE = changed(
+    QWEN3,
+    "h.mlp.router    layers.{i}.mlp.gate",
+    "h.mlp.c_fc[e]   layers.{i}.mlp.experts.{e}.{gate,up}_proj",
+    "h.mlp.c_proj[e] layers.{i}.mlp.experts.{e}.down_proj",
+)
+QWEN2_MOE = changed(
+    QWEN3_MOE,
+    "h.mlp.shared.c_fc   layers.{i}.mlp.shared_expert.{gate,up}_proj",
+    "h.mlp.shared.c_proj layers.{i}.mlp.shared_expert.down_proj",
+    "h.mlp.shared_gate   layers.{i}.mlp.shared_expert_gate",
+    without="h.attn.ln_q h.attn.ln_k",
+)
+MIXTRAL = changed(
+    LLAMA,
+    "h.mlp.router    layers.{i}.block_sparse_moe.gate",
+    "h.mlp.c_fc[e]   layers.{i}.block_sparse_moe.experts.{e}.{w1,w3}",
+    "h.mlp.c_proj[e] layers.{i}.block_sparse_moe.experts.{e}.w2",
+    without="h.mlp.c_fc h.mlp.c_proj",
+)
+OLMOE = changed(QWEN3_MOE, without="h.mlp.c_fc h.mlp.c_proj")
+GRANITE_MOE = changed(
+    LLAMA,
+    "h.mlp.router    layers.{i}.block_sparse_moe.router.layer",
+    "h.mlp.c_fc[e]   layers.{i}.block_sparse_moe.input_linear",
+    "h.mlp.c_proj[e] layers.{i}.block_sparse_moe.output_linear",
+    without="h.mlp.c_fc h.mlp.c_proj",
+)
+GPT_OSS = changed(
+    LLAMA,
+    "h.attn.heads    layers.{i}.self_attn.sinks",
+    "h.mlp.router    layers.{i}.mlp.router",
+    "h.mlp.c_fc[e]   layers.{i}.mlp.experts.gate_up_proj  in_out bare alternating",
+    "h.mlp.c_proj[e] layers.{i}.mlp.experts.down_proj     in_out bare",
+    without="h.mlp.c_fc h.mlp.c_proj",
+)

@@ -6,8 +6,13 @@ A line of a table is a part of numgpt's, what it is called elsewhere, and words 
 
 {i} is the number of a block. {q,k,v} are parts that numgpt packs side by side. A matrix inside a block is
 (out, in) elsewhere, where PyTorch's Linear holds it, unless the word in_out says that it is as here.
-plus_one: a weight of 0 there is 1 here. after_two: two rows there come before ours. The others are orders of
-columns: see packed_order.
+plus_one: a weight of 0 there is 1 here. after_two: two rows there come before ours. bare: its weight there
+is called by the part's name alone, and its bias with _bias behind it. alternating: gate and value of each
+feature side by side. The others are orders of columns: see packed_order.
+
+A part with [e] is of the layers that have experts; {e} is an expert's number, and without it all are stacked:
+
+    h.mlp.c_fc[e]  layers.{i}.mlp.experts.{e}.{gate,up}_proj
 """
 
 from __future__ import annotations
@@ -20,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture.config import Config
-from ..architecture.parameters import shapes
+from ..architecture.parameters import is_matrix, shapes
 
 SEVERAL = re.compile(r"\{(\w+(?:,\w+)+)\}")
 
 
-WORDS = ("in_out", "plus_one", "after_two", "grouped", "by_quarters", "interleaved")
+ORDERS = ("grouped", "by_quarters", "interleaved")
+WORDS = ("in_out", "plus_one", "after_two", "bare", "alternating", *ORDERS)
 
 
 class Line(NamedTuple):
@@ -63,7 +69,7 @@ class Piece(NamedTuple):
 
     ours: the parameter's name. columns: those of its last axis, in their order there. is_turned: whether rows
     and columns change places. shift: what is added to a number there to give ours. before: rows there that
-    nothing reads, before those of ours.
+    nothing reads, before those of ours. expert: whose it is, of those that are stacked in ours.
     """
 
     ours: str
@@ -71,11 +77,12 @@ class Piece(NamedTuple):
     is_turned: bool = False
     shift: float = 0.0
     before: int = 0
+    expert: int | None = None
 
     def elsewhere(self, array: NDArray[Any], is_gradient: bool = False) -> NDArray[Any]:
         """numgpt's array as it is there: a view where columns lie side by side. A gradient is not shifted."""
-        there = array[..., self.columns]
-        there = there.T if self.is_turned else there
+        there = self._own(array)[..., self.columns]
+        there = there.swapaxes(-1, -2) if self.is_turned else there
         if self.shift and not is_gradient:
             there = there - there.dtype.type(self.shift)
         if self.before:
@@ -84,10 +91,14 @@ class Piece(NamedTuple):
 
     def put(self, array: NDArray[Any], numbers: NDArray[Any]) -> None:
         """Write what lies there into numgpt's array."""
-        numbers = numbers[self.before :]
-        array[..., self.columns] = numbers.T if self.is_turned else numbers
+        numbers, own = numbers[self.before :], self._own(array)
+        own[..., self.columns] = numbers.swapaxes(-1, -2) if self.is_turned else numbers
         if self.shift:
-            array[..., self.columns] += array.dtype.type(self.shift)
+            own[..., self.columns] += own.dtype.type(self.shift)
+
+    def _own(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The part of numgpt's array that it is of: all of it, or an expert's."""
+        return array if self.expert is None else array[self.expert]
 
 
 def pieces(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Piece]:
@@ -95,15 +106,25 @@ def pieces(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> di
     by_part, named = lines(table), {}
     for name, array in arrays.items():
         part, number, kind = split_name(name)
-        line = by_part[part]
-        is_turned = array.ndim == 2 and part.startswith("h.") and "in_out" not in line.words
+        is_stacked = array.ndim == (2 if kind == "bias" else 3)
+        line = by_part[f"{part}[e]" if is_stacked else part]
+        is_turned = is_matrix(name, array.shape) and part.startswith("h.") and "in_out" not in line.words
         shift = 1.0 if "plus_one" in line.words and kind == "weight" else 0.0
         before = 2 if "after_two" in line.words else 0
         for theirs, columns in zip(line.theirs, _columns(line, config, name, array.shape[-1])):
-            own = kind if kind in ("weight", "bias") else ""
-            full = f"{theirs.replace('{i}', number)}.{own}".rstrip(".")
-            named[full] = Piece(name, columns, is_turned, shift, before)
+            full = _full_name(theirs.replace("{i}", number), kind, line.words)
+            experts = range(len(array)) if "{e}" in full else (None,)
+            for e in experts:
+                piece = Piece(name, columns, is_turned, shift, before, e)
+                named[full.replace("{e}", str(e))] = piece
     return named
+
+
+def _full_name(part: str, kind: str, words: Sequence[str]) -> str:
+    """The name of a weight or a bias elsewhere; what is called by another word has none of its own there."""
+    if "bare" in words:
+        return f"{part}_bias" if kind == "bias" else part
+    return f"{part}.{kind}" if kind in ("weight", "bias") else part
 
 
 def views(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -113,7 +134,9 @@ def views(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dic
 
 def _columns(line: Line, config: Config, name: str, width: int) -> list[Any]:
     """The columns of numgpt's array that each of a line's names holds."""
-    ordered = [word for word in line.words if word in ("grouped", "by_quarters", "interleaved")]
+    ordered = [word for word in line.words if word in ORDERS]
+    if "alternating" in line.words:
+        return [np.arange(width).reshape(2, -1).T.reshape(-1)]
     if ordered:
         parts = packed_order(config.scopes()[".".join(name.split(".")[:2]) + "."], ordered)
         return parts if len(line.theirs) > 1 else [np.concatenate(parts)]

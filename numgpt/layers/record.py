@@ -80,6 +80,8 @@ class Record:
         self.edit_grad = dict(edit_grad or {})
         self.value, self.grad = Filed("value"), Filed("gradient")
         self.scope = ""
+        self.told: dict[str, tuple[Any, ...]] = {}  # what layers left for others to read
+        self._sent: dict[str, Any] = {}  # gradients from readers that no layer knows of
         self.ops: dict[str, Op | Layer | None] = {}  # what ran under each name; None where a step is absent
         self._scopes: Mapping[str, Any] = config.scopes() if hasattr(config, "scopes") else {}
         self._entries: dict[str, Entry] = {}
@@ -187,6 +189,17 @@ class Record:
         """Integers that a layer reads off its values, which gradients do not pass."""
         return function(*values)
 
+    def tell(self, name: str, *values: Any) -> None:
+        """Leave values under a name of this scope, in .told, for a layer that runs later."""
+        self.told[self.scope + name] = values
+
+    def send(self, name: str, dy: Any) -> None:
+        """The gradient of a value from a reader besides the layers' own, added to what arrives there.
+
+        name: a full one, as told is by.
+        """
+        self._sent[name] = self._sent[name] + dy if name in self._sent else dy
+
     def mask(self, full: str, op: Op, arrays: tuple[Any, ...], options: Options) -> Options:
         """The options that make an op drop, where it does in this step and is not told what to keep."""
         if not op.noise or "keep" in options or self.step is None or self.config.dropout == 0:
@@ -213,6 +226,8 @@ class Record:
 
     def _arrived(self, full: str, dy: Any) -> Any:
         """The gradient that arrived at a name: edited, filed, taken back through the value's edit."""
+        if full in self._sent:
+            dy = dy + self._sent.pop(full)
         if full in self.edit_grad:
             dy = fit(f"edit_grad: {full!r}", self.edit_grad[full](dy.copy()), dy)
         if full in self.kept:

@@ -79,6 +79,7 @@ def experts_forward(r, x):
     c = r.config
     logits = r("router", linear, x)
     chosen = r.decide(chosen_experts, logits, c.n_expert_active)
+    r.tell("router", logits, chosen)
     weights = r("route", route, logits, chosen, renorm=c.router == "renorm")
     rows = r("dispatch", dispatch, x, n_active=c.n_expert_active)
     h = r("c_fc", expert_linear, rows, chosen)

@@ -67,11 +67,11 @@ def flops_per_token(config: Config, T: int | None = None) -> dict[str, int]:
     """
     T = config.block_size if T is None else T
     sizes, kind_of = shapes(config), kinds(config)
-    weights = Counter({"attention": 0, "feed-forward": 0})
+    weights = Counter({"attention": 0, "feed-forward": 0, "routers": 0})
     for name, shape in sizes.items():
         if kind_of[name] in weights and is_matrix(name, shape):
             weights[kind_of[name]] += math.prod(shape)
-    weights["feed-forward"] += active_in_experts(config)
+    weights["feed-forward"] += weights["routers"] + active_in_experts(config)
     scores = sum(min(T, kind.window or T) * kind.n_head * kind.head_size for kind in config.scopes().values())
     return {
         "attention, projections": 2 * weights["attention"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ SIZE: dict[str, Any] = {
 }
 KEYS = {"num_key_value_heads": 2}
 HEADS = KEYS | {"head_dim": 10}
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 TWELVE = KEYS | {"head_dim": 12}
 SIX = {"hidden_size": 36, "num_attention_heads": 6}  # no power of two, which slopes ask about
 T, PROMPT = 12, 4  # tokens of a row, more than any window here; and those before decoding one by one
@@ -100,6 +102,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "GLM": ("glm", TWELVE),
     "GLM-4": ("glm4", TWELVE),
+    "Mixtral": ("mixtral", HEADS | {"num_local_experts": 4, "sliding_window": 5}),
+    "Qwen2-MoE": (
+        "qwen2_moe",
+        KEYS | MIXTURE | {"shared_expert_intermediate_size": 14, "mlp_only_layers": [1]},
+    ),
+    "Qwen2-MoE, windows": (
+        "qwen2_moe",
+        KEYS
+        | MIXTURE
+        | {"shared_expert_intermediate_size": 14, "norm_topk_prob": True, "num_hidden_layers": 4}
+        | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, "decoder_sparse_step": 2},
+    ),
+    "Qwen3-MoE": ("qwen3_moe", HEADS | MIXTURE | {"num_local_experts": 4, "norm_topk_prob": True}),
+    "Qwen3-MoE, raw": ("qwen3_moe", HEADS | MIXTURE | {"num_local_experts": 4, "decoder_sparse_step": 2}),
+    "OLMoE": ("olmoe", KEYS | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "GraniteMoE": (
+        "granitemoe",
+        KEYS
+        | {"num_local_experts": 4, "embedding_multiplier": 3.0, "logits_scaling": 3.0}
+        | {"residual_multiplier": 0.7, "attention_multiplier": 0.4},
+    ),
+    "GPT-OSS": (
+        "gpt_oss",
+        HEADS | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5},
+    ),
     "Helium": ("helium", KEYS | {"head_dim": 8}),
     "Arcee": ("arcee", HEADS),
 }
@@ -193,9 +220,9 @@ def reference(case: str, seed: int = 1) -> Any:
     kind, changes = CASES[case]
     config, model = classes(kind)
     attention = "sdpa" if case in BY_SDPA else "eager"
-    theirs = model._from_config(
-        config(**SIZE | changes, use_cache=False), attn_implementation=attention, dtype=t.float64
-    ).eval()
+    settings = config(**SIZE | changes, use_cache=False)
+    settings._experts_implementation = "eager"  # the others know no float64
+    theirs = model._from_config(settings, attn_implementation=attention, dtype=t.float64).eval()
     t.manual_seed(seed)
     with t.no_grad():
         for name, parameter in theirs.named_parameters():
@@ -239,7 +266,7 @@ def found(case: str, folder: Path, seed: int = 0) -> Found:
     named = row.arrays(model.config, ours, are_gradients=True)
     entries = tensor_files.entries(folder, "", lambda name: False)
     stored = {name: tensor_files.numbers(entry) for name, entry in entries.items()}
-    in_memory = {name.replace("embed_out.", "lm_head."): array for name, array in named.items()}
+    in_memory = in_one({name.replace("embed_out.", "lm_head."): array for name, array in named.items()})
     return Found(
         case,
         kind,
@@ -248,6 +275,40 @@ def found(case: str, folder: Path, seed: int = 0) -> Found:
         decoded_apart(model, tokens, logits),
         files_apart(row.arrays(model.config, model.params), stored),
     )
+
+
+# What a file has of experts → what a model in memory calls it.
+IN_FILES = (
+    ("block_sparse_moe.gate.", "mlp.gate."),
+    ("block_sparse_moe.router.layer.", "block_sparse_moe.router."),
+    ("block_sparse_moe.input_linear.weight", "block_sparse_moe.experts.gate_up_proj"),
+    ("block_sparse_moe.output_linear.weight", "block_sparse_moe.experts.down_proj"),
+)
+OF_AN_EXPERT = re.compile(r"(.*)\.(?:mlp|block_sparse_moe)\.experts\.\d+\.(\w+)\.weight")
+IN_MEMORY = {"w1": "gate_up_proj", "gate_proj": "gate_up_proj", "w2": "down_proj", "down_proj": "down_proj"}
+
+
+def in_one(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as a model in memory has them: the matrices of experts stacked, gate and value in one."""
+    stacks: dict[str, dict[str, list[Any]]] = {}
+    whole = {}
+    for name, array in named.items():
+        match = OF_AN_EXPERT.fullmatch(name)
+        if match is None:
+            for file, memory in IN_FILES:
+                name = name.replace(file, memory)
+            whole[name] = array
+        else:
+            stacks.setdefault(match[1], {}).setdefault(match[2], []).append(array)
+    for place, parts in stacks.items():
+        values = parts.get("w3") or parts["up_proj"]
+        for part, arrays in parts.items():
+            if part in IN_MEMORY:
+                joined = np.stack(arrays)
+                if IN_MEMORY[part] == "gate_up_proj":
+                    joined = np.concatenate([joined, np.stack(values)], axis=1)
+                whole[f"{place}.mlp.experts.{IN_MEMORY[part]}"] = joined
+    return whole
 
 
 def apart(ours: Any, theirs: Any, least: float = 0.0) -> float:

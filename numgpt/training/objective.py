@@ -9,15 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import engine
-from ..architecture.config import Training
+from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..argument_kinds import is_finite
-from ..arguments import Size, checked
+from ..arguments import Count, Size, checked
 from ..data import corpus as texts
 from ..data.corpus import Corpus
 from ..errors import InputError
 from ..layers import transformer
 from ..layers.layer import Layer
+from ..layers.router_losses import with_router_losses
 from ..layers.visibility import Visibility
 from ..model import differentiable
 from ..model.gpt import GPT
@@ -73,28 +74,33 @@ class Pretraining:
         Its batch_size, accumulate, eval_iters and seed.
     block_size : int
         The tokens of a window.
+    n_routers : int
+        How many layers of the model have experts: their routers' losses are added in training, each with the
+        weight that the settings say, divided by n_routers. The held-out loss is the surprise alone.
 
     Raises
     ------
     InputError
-        Where a part of the corpus is too short for one window.
+        Where a part of the corpus is too short for one window, and for weights of routers' losses where the
+        model has no router.
     """
 
     @checked
-    def __init__(self, corpus: Corpus, training: Training, block_size: Size) -> None:
+    def __init__(self, corpus: Corpus, training: Training, block_size: Size, n_routers: Count = 0) -> None:
         texts.check_length(corpus.train, block_size, "training")
         texts.check_length(corpus.held_out, block_size, "held-out")
         self.corpus = corpus
         self.training = training
         self.block_size = block_size
         self.source, self.digest = corpus.source, corpus.digest
+        self.layer = _training_layer(training, n_routers)
 
     def batch(self, step: int, n: int) -> Batch:
         """Windows of the part to train on, drawn by step, n and the seed; each of their tokens counts."""
         t = self.training
         x, y = texts.batch(self.corpus.train, self.block_size, t.batch_size, t.seed, "train", step, n)
         whole = t.accumulate * y.size
-        return Batch((x, y, whole), transformer.loss, y.size, of=whole)
+        return Batch((x, y, whole), self.layer, y.size, of=whole)
 
     def held_out(self) -> Iterator[Batch]:
         """The eval_iters batches of the part that is held out."""
@@ -102,6 +108,33 @@ class Pretraining:
         for n in range(t.eval_iters):
             x, y = texts.batch(self.corpus.held_out, self.block_size, t.batch_size, t.seed, "held-out", n)
             yield Batch((x, y), transformer.loss, y.size)
+
+
+BALANCE, ROUTER_Z = 1e-2, 1e-3  # weights of Switch (Fedus et al. 2021) and ST-MoE (Zoph et al. 2022)
+
+
+def _training_layer(training: Training, n_routers: int) -> Layer:
+    """The loss of pre-training; of a model with experts, with the losses of its routers.
+
+    A step adds up the losses of its micro-batches, so each weighs a share.
+    """
+    given = {"balance_loss": training.balance_loss, "router_z_loss": training.router_z_loss}
+    if not n_routers:
+        for name, weight in given.items():
+            if weight is not None:
+                raise InputError(
+                    f"training: {name} is {weight}, which nothing reads (the model has no experts), expected"
+                    " it left out"
+                )
+        return transformer.loss
+    share = 1 / (n_routers * training.accumulate)
+    weights = (usual if w is None else w for w, usual in zip(given.values(), (BALANCE, ROUTER_Z)))
+    return with_router_losses(*(weight * share for weight in weights))
+
+
+def n_routers(config: Config) -> int:
+    """How many layers have experts."""
+    return sum(kind.n_expert > 0 for kind in config.scopes().values())
 
 
 def step_loss_and_grads(

@@ -32,6 +32,7 @@ from .objective import (
     Pretraining,
     expect_batch,
     held_out_loss,
+    n_routers,
     step_loss_and_grads,
 )
 from .optim import AdamW, learning_rate
@@ -123,7 +124,7 @@ class Trainer:
                     "Trainer: there is neither a corpus nor an objective, expected one of them: give a corpus"
                     " as numgpt.prepare makes it"
                 )
-            objective = Pretraining(corpus, training, model.config.block_size)
+            objective = Pretraining(corpus, training, model.config.block_size, n_routers(model.config))
         self.model = model
         self.corpus = corpus
         self.training = training
