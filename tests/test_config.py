@@ -42,7 +42,14 @@ VALUES = {
     "n_kv_head": [{"n_kv_head": 2}],
     "head_dim": [{"head_dim": 5}],
     "window": [{"window": 2}],
-    "biases": [{"biases": "qkv"}, {"biases": "out mlp"}, {"biases": "norm"}, {"biases": ""}],
+    "biases": [
+        *({"biases": words} for words in ("qkv", "out mlp", "norm", "")),
+        {"n_expert": 3, "biases": "router"},
+    ],
+    "n_expert": [{"n_expert": 3}],
+    "n_expert_active": [{"n_expert": 3, "n_expert_active": 1}],
+    "router": [{"n_expert": 3, "router": "raw"}],
+    "shared_inner": [{"n_expert": 3, "shared_inner": 5}],
     "softcap": [{"softcap": 0.5}],
     "attn_scale": [{"attn_scale": 0.9}],
     "alibi_scale": [{"positions": "alibi", "alibi_scale": 0.5}],
@@ -56,11 +63,12 @@ VALUES = {
 
 def forms(field):
     """Changes of SIZE with a field off its default."""
+    if field.name in VALUES:
+        return VALUES[field.name]
     if field.metadata["choices"]:
         return [{field.name: choice} for choice in field.metadata["choices"] if choice != field.default]
-    if isinstance(field.default, bool):
-        return [{field.name: not field.default}]
-    return VALUES[field.name]
+    assert isinstance(field.default, bool), f"{field.name} has no values in VALUES"
+    return [{field.name: not field.default}]
 
 
 FORMS = [pytest.param(f.name, form, id=str(form)) for f in dataclasses.fields(Config) for form in forms(f)]
@@ -71,8 +79,9 @@ def logits_of(config):
     """Logits of a model whose parameters are drawn by name: what two models share is equal in both."""
     model = GPT(config, 0, "float64")
     for name, array in model.params.items():
-        table = np.random.default_rng(list(name.encode())).standard_normal((128, 256))
-        array += 0.3 * (table[0, : array.size] if array.ndim == 1 else table[tuple(map(slice, array.shape))])
+        rng = np.random.default_rng(list(name.encode()))
+        table = rng.standard_normal((256, 128, 256)[-array.ndim :])
+        array += 0.3 * table[tuple(map(slice, array.shape))]
     return model(np.arange(7)[None] % 11)
 
 

@@ -31,8 +31,14 @@ VALUES = {
     "biases": "qkv",
     "layers": ({"window": 3},),
 }
-# Fields that only some positions read.
-POSITIONS_OF = {"rotary_": "rotary", "alibi_": "alibi"}
+# The beginning of a field's name → what a model has that reads it.
+READ_BY = {
+    "rotary_": {"positions": "rotary"},
+    "alibi_": {"positions": "alibi"},
+    "n_expert_": {"n_expert": 4},
+    "router": {"n_expert": 4},
+    "shared_inner": {"n_expert": 4},
+}
 
 
 def changed(settings, field):
@@ -55,8 +61,8 @@ def changed(settings, field):
 def pairs(settings):
     """(a field, settings, others that differ from them in it), by the field's name."""
     for field in dataclasses.fields(settings):
-        read_by = [kind for start, kind in POSITIONS_OF.items() if field.name.startswith(start)]
-        base = dataclasses.replace(settings, positions=read_by[0]) if read_by else settings
+        reader = next((changes for start, changes in READ_BY.items() if field.name.startswith(start)), {})
+        base = dataclasses.replace(settings, **reader) if isinstance(settings, Config) else settings
         other = changed(base, field)
         if other is not None:
             yield pytest.param(field.name, base, other, id=field.name)
