@@ -81,7 +81,8 @@ def test_experts_have_no_order(kind):
     def permuted(name, array):
         if ".router." in name:
             return array[..., order]
-        return array[order] if array.ndim == (2 if name.endswith("bias") else 3) else array
+        is_stacked = array.ndim == 3 or (array.ndim == 2 and name.endswith("bias"))
+        return array[order] if is_stacked else array
 
     for name, array in model.params.items():
         other.params[name] = permuted(name, array)

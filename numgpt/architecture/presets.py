@@ -8,6 +8,7 @@ from typing import Any
 from ..arguments import checked
 from ..errors import InputError, did_you_mean
 from .config import Config, Training
+from .published import LLAMA_FORMS, MIXTURE, PUBLISHED
 
 # Small models for a CPU: no biases and the exact GELU, as in nanoGPT. The tokenizer gives the vocabulary.
 _CPU: dict[str, Any] = {"bias": False, "activation": "gelu", "vocab_size": 128}
@@ -16,16 +17,9 @@ _GPT1: dict[str, Any] = {"vocab_size": 40478, "block_size": 512, "norm_position"
 _GPT2 = {"vocab_size": 50257, "block_size": 1024}
 _GPT3 = {"vocab_size": 50257, "block_size": 2048}
 
-_LLAMA_FORMS: dict[str, Any] = {
-    "norm": "rmsnorm",
-    "positions": "rotary",
-    "activation": "swiglu",
-    "bias": False,
-}
 # As many parameters and FLOPs as the GPTs of these names, within 3 %.
-_LLAMA_CPU = _LLAMA_FORMS | {"vocab_size": 128, "block_size": 64}
-_MIXTURE = {"n_expert": 8, "n_expert_active": 2}
-_LLAMA = _LLAMA_FORMS | {"vocab_size": 32000, "tied": False}
+_LLAMA_CPU = LLAMA_FORMS | {"vocab_size": 128, "block_size": 64}
+_LLAMA = LLAMA_FORMS | {"vocab_size": 32000, "tied": False}
 _LLAMA1 = _LLAMA | {"block_size": 2048, "layer_norm_epsilon": 1e-6}
 _LLAMA2 = _LLAMA | {"block_size": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128256, "block_size": 8192, "rotary_base": 500000.0, "n_kv_head": 8}
@@ -33,7 +27,7 @@ _LLAMA31 = _LLAMA3 | {
     "block_size": 131072,
     "rotary_scaling": {"kind": "llama3", "factor": 8.0, "low": 1.0, "high": 4.0, "length": 8192},
 }
-_QWEN2 = _LLAMA_FORMS | {
+_QWEN2 = LLAMA_FORMS | {
     "bias": True,
     "biases": "qkv",
     "block_size": 131072,
@@ -68,8 +62,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 132},
     "llama-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 344},
     # Two experts of half the width compute a token: it costs what it does in the llama of this name.
-    "moe-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 66} | _MIXTURE,
-    "moe-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 172} | _MIXTURE,
+    "moe-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 66} | MIXTURE,
+    "moe-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 172} | MIXTURE,
     "tinyllama-1.1b": _LLAMA
     | {"block_size": 2048, "n_layer": 22, "n_head": 32, "n_kv_head": 4, "n_embd": 2048, "n_inner": 5632},
     "llama-7b": _LLAMA1 | _7B,
@@ -84,7 +78,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama3.1-8b": _LLAMA31 | _8B,
     "llama3.1-70b": _LLAMA31 | _70B,
     "mistral-7b": _LLAMA | _8B | {"block_size": 32768, "n_kv_head": 8, "window": 4096},
-    "mixtral-8x7b": _LLAMA | _8B | {"block_size": 32768, "n_kv_head": 8, "rotary_base": 1000000.0} | _MIXTURE,
     "qwen2-0.5b": _QWEN2
     | {"vocab_size": 151936, "n_layer": 24, "n_head": 14, "n_kv_head": 2, "n_embd": 896, "n_inner": 4864},
     "qwen2-1.5b": _QWEN2
@@ -94,6 +87,8 @@ MODELS: dict[str, dict[str, Any]] = {
     | {"tied": False},
     "qwen2-72b": _QWEN2 | _70B | {"vocab_size": 152064, "n_inner": 29568, "tied": False},
 }
+
+MODELS |= PUBLISHED
 
 # Where they differ from Training's defaults.
 TRAINING: dict[str, dict[str, Any]] = {

@@ -46,6 +46,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="precision of parameters and computation",
         default="float32",
     )
+    flags.add(
+        parser,
+        "--names",
+        metavar="CLASS",
+        help=(
+            "print how a class of transformers calls our parameters instead, by its model_type, such as llama"
+        ),
+    )
     flags.add_fields(parser, presets.preset(presets.DEFAULT), presets.DEFAULT)
     flags.add_engine(parser)
 
@@ -54,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the counts as tables, each with its total."""
     from ..model import accounting
 
+    if args.names:
+        return _print_names(args.names)
     config = _config(args)
     T = args.tokens or config.block_size
     if config.block_size < T and "wpe.weight" in shapes(config):  # computed positions have no end
@@ -77,6 +87,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nFLOPs a token in a sequence of {T}")
     for name, n in (flops | {"forward": forward, "forward and backward": 3 * forward}).items():
         print(_row(name, n))
+    return 0
+
+
+def _print_names(kind: str) -> int:
+    """Print the names of parameters, ours beside those of a class of transformers."""
+    from ..interchange.architectures import beside
+
+    rows = beside(kind)
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip())
     return 0
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..architecture.by_layer import meaning
 from ..architecture.config import Config
 from ..architecture.parameters import shapes
-from ..errors import InputError
+from ..errors import InputError, did_you_mean
 from ..storage.atomic import StrPath
 from . import gpt2_keys, llama_keys
 from .class_tables import LLAMA
@@ -230,3 +230,40 @@ def fitting(config: Config, wanted: str | None = None) -> tuple[str, Architectur
         f"save: the model has {name} {shown}, which with its other settings no class of transformers has that"
         f" is known here ({', '.join(ARCHITECTURES)}): save it as numgpt's own checkpoint"
     )
+
+
+# A word of a table → what it says of the form there. Orders of columns are told by the whole word.
+SAID = {
+    "in_out": "",
+    "plus_one": "1 is added here",
+    "after_two": "after two rows that nothing reads",
+    "bare": "without .weight, and _bias for .bias",
+    "alternating": "gate and value of each feature side by side",
+    "grouped": "the queries of a key head, its key, its value",
+    "by_quarters": "four times a quarter of queries, values, keys",
+    "interleaved": "what turns together side by side",
+}
+
+
+def beside(kind: str) -> list[tuple[str, str, str]]:
+    """A heading, then (our name, theirs, how the form there differs) for each part of a class.
+
+    {i} is the number of a block and {e} that of an expert.
+    InputError for a model_type that is not known here.
+    """
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"names: {kind!r} is no class that is known here{did_you_mean(kind, ARCHITECTURES)}, expected a"
+            f" model_type, one of {', '.join(ARCHITECTURES)}"
+        )
+    row = ARCHITECTURES[kind]
+    rows = [("numgpt", row.model, "there")]
+    for text in row.table_of(row.config({}, "config.json")).strip().splitlines():
+        ours, theirs, *words = text.split()
+        is_in_block = ours.startswith("h.")
+        forms = [SAID[word] for word in words if SAID[word]]
+        if is_in_block and "in_out" not in words and ".ln_" not in ours and not ours.endswith(".heads"):
+            forms.insert(0, "(out, in)")
+        name = ours.removesuffix("[e]").replace("h.", "h.{i}.", 1) if is_in_block else ours
+        rows.append((name, ("" if ours == "lm_head" else row.prefix) + theirs, "; ".join(forms)))
+    return rows
