@@ -14,7 +14,7 @@ from numgpt.architecture.parameters import shapes
 from numgpt.interchange import huggingface
 from numgpt.interchange.architectures import ARCHITECTURES
 from numgpt.interchange.classes import ROWS
-from numgpt.interchange.parameter_names import lines, packed_order, placeholders, split_name
+from numgpt.interchange.parameter_names import line_of, lines, packed_order, placeholders
 from numgpt.parity import zoo
 
 every_case = pytest.mark.parametrize("case", zoo.CASES)
@@ -108,7 +108,7 @@ def test_no_line_of_a_table_is_unused(kind):
     """A tied model has no line of the head's, and a case whose queries have no norm none of that."""
     row, used, there = ARCHITECTURES[kind], {"lm_head"}, {"lm_head"}
     for config in (model_of(case).config for case, (of, _) in zoo.CASES.items() if of == kind):
-        used |= {split_name(name)[0] for name in shapes(config)}
+        used |= {line_of(name, len(shape)) for name, shape in shapes(config).items()}
         there |= set(lines(row.table_of(config)))
     assert used == there
 
@@ -228,6 +228,23 @@ def test_placeholders_are_enough_to_ask_for_shapes():
     )
     row = ARCHITECTURES["gptj"]
     assert row.shapes(config)["h.0.attn.q_proj.weight"] == (32, 32) and placeholders(config)
+
+
+@every_kind
+def test_info_prints_our_names_beside_those_of_a_class(kind, capsys):
+    """Every name that a file of the class has is one of a line's, for some block and some expert."""
+    assert main(["info", "--names", kind]) == 0
+    (heading, *rows) = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert heading == ["numgpt", ARCHITECTURES[kind].model, "there"]
+    assert ["h.{i}.attn.c_attn"] in [row[:1] for row in rows]
+    config = ARCHITECTURES[kind].config({}, "config.json")
+    table = ARCHITECTURES[kind].table_of(config)
+    assert len(rows) == len(lines(table))
+
+
+def test_info_refuses_the_names_of_a_class_that_is_not_there(capsys):
+    assert main(["info", "--names", "lama"]) == 2
+    assert "'lama' is no class that is known here (did you mean llama?)" in capsys.readouterr().err
 
 
 def test_verify_prints_a_line_a_class_and_refuses_one_that_is_not_there(capsys):

@@ -106,8 +106,7 @@ def pieces(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> di
     by_part, named = lines(table), {}
     for name, array in arrays.items():
         part, number, kind = split_name(name)
-        is_stacked = array.ndim == (2 if kind == "bias" else 3)
-        line = by_part[f"{part}[e]" if is_stacked else part]
+        line = by_part[line_of(name, array.ndim)]
         is_turned = is_matrix(name, array.shape) and part.startswith("h.") and "in_out" not in line.words
         shift = 1.0 if "plus_one" in line.words and kind == "weight" else 0.0
         before = 2 if "after_two" in line.words else 0
@@ -176,6 +175,16 @@ def split_name(name: str) -> tuple[str, str, str]:
         return part, "", kind
     _, number, rest = part.split(".", 2)
     return f"h.{rest}", number, kind
+
+
+def line_of(name: str, ndim: int) -> str:
+    """The line that a parameter has in a table: ndim says whether it is of experts, stacked.
+
+    >>> line_of("h.3.mlp.c_fc.weight", 2), line_of("h.3.mlp.c_fc.weight", 3)
+    ('h.mlp.c_fc', 'h.mlp.c_fc[e]')
+    """
+    part, _, kind = split_name(name)
+    return f"{part}[e]" if ndim == (2 if kind == "bias" else 3) else part
 
 
 def widths(config: Config, name: str, width: int, n: int) -> Sequence[int]:

@@ -25,7 +25,8 @@ def chosen_experts(logits, n_active):
     places the layer jumps.
     logits (..., E) → integers (..., K), K = n_active.
     """
-    return np.argsort(-logits.real, axis=-1, kind="stable")[..., :n_active]
+    order = np.argsort(-logits.real, axis=-1, kind="stable")
+    return np.ascontiguousarray(order[..., :n_active], like=order)  # all of it is not to be held
 
 
 def route_forward(logits, chosen, *, renorm=True):
