@@ -40,8 +40,9 @@ MAY_BE_THERE = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt train. Most have no default here: a resumed run keeps its own."""
-    names = ", ".join(presets.MODELS)
-    flags.add(parser, "--preset", metavar="NAME", help=f"a named model: {names}", shown=presets.DEFAULT)
+    small = ", ".join(presets.TRAINING)
+    named = f"a named model: {small}; or of a published size, see numgpt info --help"
+    flags.add(parser, "--preset", metavar="NAME", help=named, shown=presets.DEFAULT)
     flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
     flags.add(
         parser,

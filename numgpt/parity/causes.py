@@ -21,6 +21,7 @@ from ..layers.transformer import post_norm_block, pre_norm_block
 from ..ops import Op, attention, layernorm
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
+from .family_causes import FAMILY, gate, rotation, router, window
 from .forms import Form, Replacement, Run
 
 Tried = Iterator[tuple[str, Form]]
@@ -247,13 +248,14 @@ CAUSES: tuple[Cause, ...] = (
     qkv_order,
     targets,
     reduction,
+    *FAMILY,
     weight_decay,
     precision,
 )
 # More than one of what these yield may be true.
 MANY = (epsilon, transposed)
 # One block may differ from the rest in these.
-LOCAL = (activation, epsilon, scale, heads, norm_position, qkv_order)
+LOCAL = (activation, epsilon, scale, heads, norm_position, qkv_order, rotation, window, gate, router)
 # The end of a name → two causes that show there at once, so that neither alone moves on.
 TOGETHER: dict[str, tuple[Cause, Cause]] = {"heads": (scale, qkv_order), "loss": (targets, reduction)}
 

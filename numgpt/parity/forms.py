@@ -51,7 +51,7 @@ class Form:
     replaced: an op or a layer → its Replacement. targets: a function of (tokens, targets) that gives the
     targets of the loss. count: a function of (tokens, targets) that gives the divisor of the loss's sum.
     optimizer: settings of AdamW with lr, whose step is part of the run; decay_all: it decays norms and biases
-    too.
+    too. served: what the model runs in the place of its own ops, by name.
     """
 
     config: Config
@@ -61,6 +61,7 @@ class Form:
     count: Callable[[Any, Any], Any] | None = None
     optimizer: dict[str, Any] | None = None
     decay_all: bool = False
+    served: Mapping[str, Any] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Form:
         """The same form with other fields.
@@ -91,7 +92,7 @@ class Form:
         """Everything that one forward and backward give, and the step where there is an optimizer."""
         # a run only reads them
         params = self.params if self.params.dtype == dtype else self.params.astype(dtype)
-        r = (record or FormRecord)(params, self.config, grads=params.like(), keep=True)
+        r = (record or FormRecord)(params, self.config, grads=params.like(), keep=True, served=self.served)
         r.replaced = self.replaced
         count = None if self.count is None else self.count(tokens, targets)
         targets = targets if self.targets is None else self.targets(tokens, targets)

@@ -43,7 +43,8 @@ class Ours:
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")}
             settings["lr"] = lr
         self.title, self.config = title, model.config
-        self.form = Form(model.config, model.params.to("reference").astype("float64"), optimizer=settings)
+        params = model.params.to("reference").astype("float64")
+        self.form = Form(model.config, params, optimizer=settings, served=model.served)
 
     def run(self, tokens: Any, targets: Any, dtype: str) -> Run:
         """The Run of a batch, computed in a dtype."""
