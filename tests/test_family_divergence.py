@@ -22,6 +22,10 @@ PLANTED = {
     "a window holds 4 positions in A, its own included, 3 in B": ({"window": 4}, {"window": 3}),
     "a window holds 4 positions in A, its own included, 5 in B": ({"window": 4}, {"window": 5}),
     "a window holds 4 positions in A, its own included, none in B": ({"window": 4}, {"window": None}),
+    "a window holds 3 positions in A, its own included, 4 in B": (
+        {"layers": ({"window": 3}, {})},
+        {"layers": ({"window": 4}, {})},
+    ),
     "norm_position 'pre' in A, as in 'out' in B": ({}, {"norm_position": "out"}),
     "the norm's epsilon is 1e-05 in A, 1e-06 in B": ({}, {"layer_norm_epsilon": 1e-6}),
     "add up to 1 in A, are their part of a softmax over all in B": ({"n_expert": 4}, {"router": "raw"}),

@@ -65,28 +65,24 @@ def groups(form: Form, a: Run, b: Run) -> Tried:
 
 def window(form: Form, a: Run, b: Run) -> Tried:
     """A window of one position more or less, or none."""
-    windows = {kind.window for kind in form.config.scopes().values()} - {None}
-    for W in sorted(windows):
-        for other, said in ((W - 1, W - 1), (W + 1, W + 1), (None, "none")):
-            if other != 0:
-                yield (
-                    f"a window holds {W} positions in A, its own included, {said} in B",
-                    form.but(config=_with_window(form, W, other)),
-                )
-
-
-def _with_window(form: Form, W: int, other: int | None) -> dict[str, Any]:
-    """The fields that say a window, with another in its place."""
-    config, changes = form.config, {}
-    if config.window == W:
-        changes["window"] = other
-    if config.layers is not None:
-        layers = tuple(
-            {**kind, **({"window": other} if kind.get("window") == W else {})} for kind in config.layers
+    windows = [kind.window for kind in form.config.scopes().values()]
+    for W in sorted({W for W in windows if W is not None}):
+        for other in filter(None, (W - 1, W + 1)):
+            text = f"a window holds {W} positions in A, its own included, {other} in B"
+            yield text, form.but(config=_with_window(form, W, other))
+        yield (
+            f"a window holds {W} positions in A, its own included, none in B: all are seen",
+            form.but(config=_with_window(form, W, form.config.block_size)),
         )
-        changes["layers"] = layers if any(layers) and len({str(kind) for kind in layers}) > 1 else None
-        if other is None and changes["layers"] is not None:
-            changes["layers"] = None if all(set(kind) <= {"window"} for kind in layers) else layers
+
+
+def _with_window(form: Form, W: int, other: int) -> dict[str, Any]:
+    """The fields that say a window, with another in its place."""
+    changes: dict[str, Any] = {"window": other} if form.config.window == W else {}
+    if form.config.layers is not None:
+        changes["layers"] = tuple(
+            {**kind, "window": other} if kind.get("window") == W else kind for kind in form.config.layers
+        )
     return changes
 
 
