@@ -31,6 +31,7 @@ from .layer_features import (
     full_every,
     no_rope_layers,
     one_window,
+    window_where_used,
     windows,
     windows_and_bases,
 )
@@ -92,6 +93,15 @@ GRANITE_SCALES = (
     number("attn_scale", "attention_multiplier"),
     number("logit_scale", "logits_scaling", inverse, inverse),
 )
+
+GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 
 ROWS = GPT_ROWS | {
     "qwen3": Row(
@@ -476,7 +486,7 @@ ROWS = GPT_ROWS | {
             gate("hidden_act"),
             rotary(),
             ATTENTION_BIAS,
-            one_window(),
+            window_where_used(),
             experts_in_some("num_local_experts"),
         ),
         older={"num_experts": "num_local_experts"},
@@ -529,7 +539,7 @@ ROWS = GPT_ROWS | {
             must("hidden_act", "the gate is a clamped SiLU", "silu"),
             must("swiglu_alpha", "the gate's steepness is that of the published models", 1.702),
             must("swiglu_limit", "gate and value are clamped where the published models do", 7.0, 7),
-            rotary(),
+            rotary(scaled=GPT_OSS_ROPE),
             must("attention_bias", "queries, keys, values and what heads give have biases", True),
             biases("qkv out mlp router"),
             windows(from_sliding),

@@ -196,10 +196,15 @@ def _by_width(fields: Fields) -> Fields:
     return {"embed_scale": C**0.5} if is_count(C) else {}
 
 
-def rotary(older: Mapping[str, str] | None = None) -> Feature:
-    """Rotary positions of a part of each head; older: keys of older files for the base and the part."""
+def rotary(older: Mapping[str, str] | None = None, scaled: Mapping[str, Any] | None = None) -> Feature:
+    """Rotary positions of a part of each head.
+
+    older: keys of older files for the base and the part. scaled: what a file means that says no scaling.
+    """
 
     def read(keys: Keys, fields: Fields) -> Fields:
+        if scaled is not None and "rope_parameters" not in keys and "rope_scaling" not in keys:
+            keys = Keys({**keys.stored, "rope_parameters": scaled}, keys.defaults, keys.path)
         return {"positions": "rotary"} | read_rope(keys, partial=True) | _dim(fields, rotary_part(keys))
 
     def write(config: Config) -> Fields:

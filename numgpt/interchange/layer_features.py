@@ -71,6 +71,23 @@ def one_window() -> Feature:
     return Feature(("sliding_window",), read, lambda config: {"sliding_window": first(config).window})
 
 
+def window_where_used() -> Feature:
+    """A window in all layers where a flag says so."""
+
+    def read(keys: Keys, _: Fields) -> Fields:
+        if not keys.flag("use_sliding_window"):
+            return {}
+        if keys["sliding_window"] is None:
+            keys.refuse("sliding_window", "a number, for use_sliding_window is true")
+        return {"window": keys["sliding_window"]}
+
+    def write(config: Config) -> Fields:
+        W = first(config).window
+        return {"use_sliding_window": W is not None, "sliding_window": W}
+
+    return Feature(("use_sliding_window", "sliding_window"), read, write)
+
+
 def windows_and_bases(pattern: Pattern, local: str | None) -> Feature:
     """Windows, and rotary positions of each kind of layers (Gemma 3, OLMo 3).
 

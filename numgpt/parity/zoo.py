@@ -115,7 +115,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, "decoder_sparse_step": 2},
     ),
     "Qwen3-MoE": ("qwen3_moe", HEADS | MIXTURE | {"num_local_experts": 4, "norm_topk_prob": True}),
-    "Qwen3-MoE, raw": ("qwen3_moe", HEADS | MIXTURE | {"num_local_experts": 4, "decoder_sparse_step": 2}),
+    "Qwen3-MoE, raw": (
+        "qwen3_moe",
+        HEADS
+        | MIXTURE
+        | {"num_local_experts": 4, "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 5},
+    ),
     "OLMoE": ("olmoe", KEYS | {"num_experts": 4, "num_experts_per_tok": 2}),
     "GraniteMoE": (
         "granitemoe",
