@@ -100,17 +100,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Persimmon with sinks": {"qk_norm": "head", "head_dim": 3, "activation": "relu2", "sink": True}
     | {"n_kv_head": 1, "dropout": 0.3, "embed_norm": True},
     "Mixtral": {"norm": "rmsnorm", "activation": "swiglu", "bias": False, "positions": "rotary"}
-    | {"n_head": 3, "n_expert": 4, "n_inner": 3},
+    | {"n_head": 3, "head_dim": 2, "n_expert": 4, "n_inner": 3},
     "Qwen2-MoE": {"norm": "rmsnorm", "biases": "qkv", "positions": "rotary", "activation": "swiglu"}
-    | {"n_head": 3, "n_expert": 4, "n_inner": 3, "router": "raw", "shared_inner": 5, "residual_scale": 0.5},
+    | {"n_head": 3, "head_dim": 2, "n_expert": 4, "n_inner": 3, "router": "raw", "shared_inner": 5}
+    | {"residual_scale": 0.5},
     "GPT-OSS": {"norm": "rmsnorm", "activation": "swiglu_clamped", "sink": True, "positions": "rotary"}
-    | {
-        "biases": "qkv out mlp router",
-        "n_head": 3,
-        "n_expert": 3,
-        "n_inner": 3,
-        "layers": ({"window": 2}, {}),
-    },
+    | {"biases": "qkv out mlp router", "n_head": 3, "head_dim": 2, "n_expert": 3, "n_inner": 3}
+    | {"layers": ({"window": 2}, {})},
     "Switch": {
         "n_inner": 4,
         "dropout": 0.3,
@@ -127,7 +123,7 @@ def block_layers(config: Config, layers: Any = transformer) -> tuple[ScopedLayer
     """A block and the layers in it, taken from a module of layers."""
     return (
         ScopedLayer("attention", layers.causal_attention, "h.0.attn."),
-        ScopedLayer("mlp" if config.n_expert else "ffn", layers.MLPS[config.mlp], "h.0.mlp."),
+        ScopedLayer("ffn", layers.MLPS[config.mlp], "h.0.mlp."),
         ScopedLayer("block", layers.BLOCKS[config.norm_position], "h.0."),
     )
 
