@@ -49,10 +49,17 @@ VALUES = {
     "residual_scale": 0.5,
     "logit_scale": 0.5,
     "final_softcap": 2.0,
+    "n_expert": 3,
+    "n_expert_active": 1,
+    "shared_inner": 24,
     "layers": ({"window": 5},),
 }
-# What is read in rotary models only.
-ROTARY = {"rotary_base", "rotary_dim", "rotary_scaling"}
+# A field → what a model has that reads it.
+READ_BY = {
+    **{name: {"positions": "rotary"} for name in ("rotary_base", "rotary_dim", "rotary_scaling")},
+    **{name: {"n_expert": 3} for name in ("n_expert_active", "router", "shared_inner")},
+    "alibi_scale": {"positions": "alibi"},
+}
 
 
 MISSING = "no value in VALUES"
@@ -87,9 +94,7 @@ def is_taken(takes, name, value):
 def changed(name, value):
     """BASE with another value of one field."""
     assert value != MISSING, f"{name} is a new field of Config: give VALUES a value off its default"
-    needed = {"positions": "rotary"} if name in ROTARY else {}
-    needed |= {"positions": "alibi"} if name == "alibi_scale" else {}
-    return Config(**BASE | needed | {name: value})
+    return Config(**BASE | READ_BY.get(name, {}) | {name: value})
 
 
 def model_of(config):
