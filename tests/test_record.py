@@ -44,13 +44,18 @@ def test_every_value_and_every_gradient_has_a_name(model):
 def test_every_model_files_the_same_names_and_none_where_a_step_is_absent(variant, model):
     """The layers are straight lines: a model that lacks a step says so under the step's name.
 
-    Blocks that have their norms elsewhere are other lines, so these are left out.
+    Blocks that have their norms elsewhere are other lines, and so are experts: these are left out.
     """
     config = Config(**SMALL | VARIANTS[variant])
     ops = GPT(config, seed=0).record(TOKENS, TARGETS).ops
     of_gpt2 = model.record(TOKENS, TARGETS).ops
-    norms = ("ln_1", "ln_1_out", "ln_2", "ln_2_out")
-    assert {n for n in ops if not n.endswith(norms)} == {n for n in of_gpt2 if not n.endswith(norms)}
+    others = ("ln_1", "ln_1_out", "ln_2", "ln_2_out")
+    mixtures = tuple(f"{scope}mlp." for scope, kind in config.scopes().items() if kind.n_expert)
+    found, expected = (
+        {name for name in named if not name.endswith(others) and not name.startswith(mixtures)}
+        for named in (ops, of_gpt2)
+    )
+    assert found == expected
     assert (ops["ln_f"] is None) == (config.norm_position == "post")
 
 

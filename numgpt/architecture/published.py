@@ -39,7 +39,7 @@ _GEMMA = LLAMA_FORMS | {"activation": "geglu_tanh", "layer_norm_epsilon": 1e-6, 
 _GEMMA2 = (
     _GEMMA
     | {"norm_position": "both", "softcap": 50.0, "final_softcap": 30.0, "attn_scale": 1 / 16}
-    | {"layers": ({"window": 4096}, {})}
+    | {"layers": [{"window": 4096}, {}]}
 )
 _GEMMA3 = _GEMMA | {"norm_position": "both", "qk_norm": "head", "rotary_base": 1e6, "attn_scale": 1 / 16}
 _PHI: Fields = {"activation": "gelu_tanh", "norm_position": "parallel", "positions": "rotary", "tied": False}
@@ -66,7 +66,7 @@ _GPT_OSS |= {
         "truncate": False,
     },
     "n_expert_active": 4,
-    "layers": ({"window": 128}, {}),
+    "layers": [{"window": 128}, {}],
 }
 _GRANITE = LLAMA_FORMS | {"embed_scale": 12.0, "residual_scale": 0.22, "rotary_base": 10000.0}
 
@@ -78,7 +78,7 @@ def _width(C: int) -> Fields:
 
 def _every_sixth(window: int) -> Fields:
     """Five layers with a window and slow rotary positions of their own, then one that sees all."""
-    return {"layers": ({"window": window, "rotary_base": 1e4, "rotary_scaling": None},) * 5 + ({},)}
+    return {"layers": [{"window": window, "rotary_base": 1e4, "rotary_scaling": None}] * 5 + [{}]}
 
 
 PUBLISHED: dict[str, Fields] = {

@@ -184,7 +184,8 @@ def line_of(name: str, ndim: int) -> str:
     ('h.mlp.c_fc', 'h.mlp.c_fc[e]')
     """
     part, _, kind = split_name(name)
-    return f"{part}[e]" if ndim == (2 if kind == "bias" else 3) else part
+    of_one = 1 if kind == "bias" else 2  # the axes of an expert's own
+    return f"{part}[e]" if ndim > of_one else part
 
 
 def widths(config: Config, name: str, width: int, n: int) -> Sequence[int]:
