@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
+from tokenizer_samples import scored
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError
@@ -218,6 +219,8 @@ def right(tmp_path_factory):
     qkv, sink = numgpt.ops.sink_attention.draw(np.random.default_rng(0), {"T": 2, "K": 1, "G": 1, "D": 2})[0]
     values |= {"ops.sink_attention.qkv": qkv, "ops.sink_attention.sink": sink}
     values |= {"gradcheck.same.mine": pair, "gradcheck.same.theirs": pair}
+    values |= {"tokenizers.ScoredPairs": scored("abab"), "tokenizers.ScoredPairs.file": scored("abab").file}
+    values["tokenizers.ScoredPairs.from_state.state"] = scored("abab").state()
     values |= {"tokenizers.Pipeline": pipeline, "tokenizers.Pipeline.file": file}
     values["tokenizers.Pipeline.from_state.state"] = pipeline.state()
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}

@@ -14,6 +14,7 @@ import pkgutil
 
 import numpy as np
 import pytest
+from tokenizer_samples import scored
 
 import numgpt
 from numgpt import (
@@ -138,6 +139,7 @@ THINGS = {
     "byte pairs": lambda folder: tokenizers.build("bpe:270:cl100k", TEXT),
     "unigram": lambda folder: a_unigram(),
     "pipeline": lambda folder: a_pipeline(),
+    "scored": lambda folder: scored(TEXT),
     "score": lambda folder: score(GPT(TINY), np.arange(20) % 5),
     "verdict": lambda folder: gradcheck.verdict(ops.gelu.forward, ops.relu.backward, np.arange(3.0)),
     "sameness": lambda folder: gradcheck.same(ops.gelu, ops.gelu, np.arange(3.0)),

@@ -7,6 +7,7 @@ import pkgutil
 
 import numpy as np
 import pytest
+from tokenizer_samples import scored
 
 from numgpt import InputError, tokenizers
 from numgpt.data import corpora
@@ -45,6 +46,8 @@ def made(kind):
     """A tokenizer of a kind: learned, or read from a file where that is the only way."""
     if KINDS[kind].learn:
         return tokenizers.build(name_of(kind), text())
+    if kind == "scored":
+        return scored(text()[:5000])
     pairs = tokenizers.huggingface_file.write(made("bpe"))
     digits = {"type": "Digits", "individual_digits": True}
     cut = {"type": "Sequence", "pretokenizers": [digits, pairs["pre_tokenizer"]]}

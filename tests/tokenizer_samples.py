@@ -2,12 +2,14 @@
 
 import base64
 import json
+import struct
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from numgpt.tokenizers import BPE, huggingface_file
+from numgpt.tokenizers import BPE, ScoredPairs, huggingface_file
 from numgpt.tokenizers.patterns import Pattern
 
 TEXT = (
@@ -37,6 +39,25 @@ def learned(seed, merges=60, pattern="gpt2", specials=(), shuffle=True):
         pairs.append(pair)
         words = [replaced(word, pair, ids[both]) for word in words]
     return BPE(tokens, pairs, pattern, {text: len(tokens) + n for n, text in enumerate(specials)})
+
+
+def scored_file(pieces, longest=None):
+    """A tokenizer.bin of llama2.c: what it begins with, then pieces, each (bytes, score)."""
+    first = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *(b"<0x%02X>" % b for b in range(256))]
+    tokens = [*((name, 0.0) for name in first), *pieces]
+    longest = max(len(name) for name, _ in tokens) if longest is None else longest
+    return struct.pack("<I", longest) + b"".join(struct.pack("<fi", s, len(n)) + n for n, s in tokens)
+
+
+def scored(text, size=80):
+    """A tokenizer of llama2.c: a text's characters, and what is frequent in it, some with equal scores."""
+    characters = sorted({*text, " "} - set("\n\x01"))
+    counts = Counter(text[i : i + n] for n in range(2, 6) for i in range(len(text) - n))
+    frequent = [part for part, _ in counts.most_common(size) if "<" not in part and "\n" not in part]
+    pieces = [(c.encode(), -1e9) for c in characters]
+    return ScoredPairs(
+        scored_file([*pieces, *((p.encode(), -float(n // 3)) for n, p in enumerate(frequent))])
+    )
 
 
 def replaced(word, pair, both):

@@ -9,6 +9,7 @@ from .kinds import KINDS, from_state
 from .names import build, expect_named, is_closed
 from .patterns import PATTERNS
 from .pipeline import Pipeline
+from .scored_pairs import ScoredPairs
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
@@ -19,6 +20,7 @@ __all__ = [
     "Bytes",
     "Characters",
     "Pipeline",
+    "ScoredPairs",
     "Tokenizer",
     "Unigram",
     "build",

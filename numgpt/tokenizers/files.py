@@ -17,14 +17,15 @@ from . import gpt2_files, huggingface_file, tiktoken_file
 from .bpe import BPE
 from .bytes import Bytes
 from .kinds import KINDS, formats_of, from_state
+from .scored_pairs import ScoredPairs, is_scored
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
 LONGEST = 2**26  # bytes: a tokenizer.json with 260,000 tokens has some 35 million
 OF_A_RUN = ("best/tokenizer.json", "last/tokenizer.json")  # in its two checkpoints
 EXPECTED = (
-    "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, a .tiktoken or a"
-    " .model of sentencepiece"
+    "expected numgpt's or Hugging Face's tokenizer.json, GPT-2's vocab.json and merges.txt, a .tiktoken, a"
+    " .model of sentencepiece or llama2.c's tokenizer.bin"
 )
 
 
@@ -43,7 +44,7 @@ def load(
         Hugging Face's tokenizer.json, if it is byte-pair encoding whose steps are known here, or single
         characters;
         GPT-2's vocab.json and merges.txt, or encoder.json and vocab.bpe: either file, or their folder;
-        tiktoken's .tiktoken; or SentencePiece's .model.
+        tiktoken's .tiktoken; SentencePiece's .model; or llama2.c's tokenizer.bin.
     pattern
         One of PATTERNS, or a regular expression; for GPT-2's and tiktoken's files, which do not hold it.
         GPT-2's unless given.
@@ -53,7 +54,7 @@ def load(
     Returns
     -------
     Tokenizer
-        A Characters, Bytes, BPE, Unigram or Pipeline.
+        A Characters, Bytes, BPE, Unigram, Pipeline or ScoredPairs.
 
     Raises
     ------
@@ -77,6 +78,9 @@ def load(
     if path.suffix.lower() == ".model":
         _expect_none(path, given)
         return _named_after(path, Unigram, data)
+    if is_scored(data):
+        _expect_none(path, given)
+        return _named_after(path, ScoredPairs, data)
     if data.lstrip()[:1] == b"{":
         content = parse_json(data, path)
         # Asked first: "type" and "model" may be tokens of a vocabulary too.
@@ -162,13 +166,13 @@ def export(tokenizer: Tokenizer, path: str | os.PathLike[str], kind: str) -> dic
     Parameters
     ----------
     tokenizer
-        The tokenizer. Those of byte pairs and bytes can be written in every kind of file but sentencepiece's;
-        a Unigram as that; Characters and a Pipeline for "huggingface".
+        The tokenizer. Those of byte pairs and bytes can be written in every kind of file up to "tiktoken";
+        a Unigram as that; Characters and a Pipeline for "huggingface"; a ScoredPairs for "llama2.c".
     path
         The file, or for "gpt2" the folder.
     kind
         "huggingface", a tokenizer.json; "gpt2", a folder with vocab.json and merges.txt; "tiktoken";
-        "sentencepiece"; or "numgpt", what save writes.
+        "sentencepiece"; "llama2.c", a tokenizer.bin; or "numgpt", what save writes.
 
     Returns
     -------
@@ -254,6 +258,12 @@ def _write_sentencepiece(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
     return {}
 
 
+def _write_llama2c(tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    assert isinstance(tokenizer, ScoredPairs)
+    write_file(path, tokenizer.file)
+    return {}
+
+
 class Format(NamedTuple):
     """A kind of file that is written."""
 
@@ -267,4 +277,5 @@ FORMATS = {
     "gpt2": Format(_write_gpt2, "a folder with GPT-2's vocab.json and merges.txt"),
     "tiktoken": Format(_write_tiktoken, "a .tiktoken"),
     "sentencepiece": Format(_write_sentencepiece, "a .model"),
+    "llama2.c": Format(_write_llama2c, "llama2.c's tokenizer.bin"),
 }

@@ -11,6 +11,7 @@ from .bpe import BPE
 from .bytes import Bytes
 from .characters import Characters
 from .pipeline import Pipeline
+from .scored_pairs import ScoredPairs
 from .tokenizer import Tokenizer
 from .unigram import Unigram
 
@@ -67,6 +68,7 @@ KINDS = {
         what="SentencePiece's unigram model, which needs the sentencepiece package",
     ),
     "pipeline": Kind(Pipeline, None, formats=("numgpt", "huggingface")),
+    "scored": Kind(ScoredPairs, None, formats=("numgpt", "llama2.c")),
 }
 
 

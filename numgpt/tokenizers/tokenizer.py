@@ -118,6 +118,11 @@ class Tokenizer:
         """The id of the special token that ends a text, such as "<|endoftext|>"; None where there is none."""
         return next((self.specials[text] for text in ENDS if text in self.specials), None)
 
+    @property
+    def begin_of_text(self) -> str | None:
+        """The special token by which every text begins that its model has read, where that is known."""
+        return None
+
     @checked
     def encode(self, text: str | bytes, special: str = "refuse") -> NDArray[Any]:
         """The ids of a text.
