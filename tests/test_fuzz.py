@@ -20,12 +20,13 @@ import pytest
 import safetensors
 from damage import arrays_of, damaged_folder, file_of, header_of
 from hypothesis import HealthCheck, Phase, given, settings
+from tokenizer_samples import scored
 
 from numgpt import GPT, AdamW, Config, InputError, Trace, tokenizers
 from numgpt.architecture.config import Training
 from numgpt.architecture.fields import from_dict
 from numgpt.architecture.parameters import shapes
-from numgpt.interchange import checkpoint, llmc
+from numgpt.interchange import checkpoint, llama2c, llmc
 from numgpt.storage import safetensors_file
 
 TINY = Config(vocab_size=5, block_size=2, n_layer=1, n_head=1, n_embd=2)
@@ -106,6 +107,16 @@ def read_llmc_tokenizer(folder):
     assert end is None or 0 <= end < len(pieces)
 
 
+def read_llama2c(folder):
+    for name in ("0.bin", "1.bin", "2.bin"):
+        with warnings.catch_warnings(record=True) as messages:
+            warnings.simplefilter("always")
+            model = GPT.load(folder / name)
+        expect_whole(model)
+        assert len(messages) == (model.tokenizer is None)
+        assert all(str(w.message).isprintable() for w in messages)
+
+
 def read_tokenizer(folder):
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     ids = np.arange(min(tokenizer.vocab_size, 128))
@@ -179,6 +190,8 @@ READERS = {
     "llm.c state": read_llmc_state,
     "llm.c tokens": read_llmc_tokens,
     "llm.c tokenizer": read_llmc_tokenizer,
+    "llama2.c models": read_llama2c,
+    "llama2.c tokenizer": read_tokenizer_of("tokenizer.bin"),
     "tokenizer": read_tokenizer,
     "safetensors": read_tensors,
     "transformers and tokenizer": read_model_and_tokenizer,
@@ -235,6 +248,13 @@ def _whole_files(place):
     both, gpt2 = ({p.name: p.read_bytes() for p in (place / n).iterdir()} for n in ("both", "gpt2"))
     shards |= {"config.json": hf["config.json"], "model.safetensors.index.json": json.dumps(index).encode()}
     names = ("config.json", "model.safetensors", "tokenizer.json")
+    (place / "llama2c").mkdir()
+    words = scored("the theme", size=5)
+    llama = dataclasses.replace(LLAMA, bias=False, vocab_size=words.vocab_size)
+    for version in range(3):
+        llama2c.save(place / "llama2c" / f"{version}.bin", GPT(llama), version=version)
+    tokenizers.export(words, place / "llama2c" / "tokenizer.bin", "llama2.c")
+    llama_files = {p.name: p.read_bytes() for p in (place / "llama2c").iterdir()}
     family = {name: {p.name: p.read_bytes() for p in (place / name).iterdir()} for name in OF_FAMILY}
     return family | {
         "trace": {"trace.safetensors": (place / "trace.safetensors").read_bytes()},
@@ -250,6 +270,8 @@ def _whole_files(place):
         "llm.c state": {"debug_state.bin": c["debug_state.bin"]},
         "llm.c tokens": {"tokens.bin": c["tokens.bin"]},
         "llm.c tokenizer": {"tokenizer.bin": c["tokenizer.bin"]},
+        "llama2.c models": llama_files,
+        "llama2.c tokenizer": {"tokenizer.bin": llama_files["tokenizer.bin"]},
         "tokenizer": {"tokenizer.json": run["tokenizer.json"]},
         "safetensors": {"x.safetensors": hf["model.safetensors"]},
     }

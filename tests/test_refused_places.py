@@ -4,17 +4,19 @@ import contextlib
 import os
 import pathlib
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from numgpt import GPT, Config, InputError, tokenizers
-from numgpt.interchange import llmc
+from numgpt.interchange import llama2c, llmc
 from numgpt.storage import atomic
 from numgpt.tokenizers import Bytes
 
 CONFIG = Config(vocab_size=257, block_size=5, n_layer=1, n_head=2, n_embd=6)
 MODEL = GPT(CONFIG, tokenizer=Bytes())
+LLAMA = GPT(replace(CONFIG, norm="rmsnorm", positions="rotary", activation="swiglu", bias=False, n_embd=8))
 IDS = np.arange(5)
 FILES = {
     "write_file": lambda path: atomic.write_file(path, b"bytes"),
@@ -23,6 +25,8 @@ FILES = {
     "export to huggingface": lambda path: tokenizers.export(Bytes(), path, "huggingface"),
     "export to tiktoken": lambda path: tokenizers.export(Bytes(), path, "tiktoken"),
     "export to numgpt": lambda path: tokenizers.export(Bytes(), path, "numgpt"),
+    "llama2c.save": lambda path: llama2c.save(path, LLAMA),
+    "GPT.save for llama2.c": lambda path: LLAMA.save(path, "llama2.c-v2"),
     "llmc.save_model": lambda path: llmc.save_model(path, MODEL),
     "llmc.save_state": lambda path: llmc.save_state(path, MODEL, IDS, IDS),
     "llmc.save_tokens": lambda path: llmc.save_tokens(path, IDS),

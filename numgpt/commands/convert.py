@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from . import flags
 from .places import expect_apart
 from .printing import one_line, say
 
-HELP = "Convert a model between numgpt and transformers, or to another precision."
+if TYPE_CHECKING:
+    from ..interchange.checkpoint import Model
+
+HELP = "Convert a model between numgpt, transformers and llama2.c, or to another precision."
 EXAMPLE = "numgpt convert runs/1 exported --to hf"
 
-WRITTEN = {"numgpt": "a checkpoint of numgpt", "hf": "as transformers reads them"}  # --to → what is written
+WRITTEN = {  # --to → what is written
+    "numgpt": "a checkpoint of numgpt",
+    "hf": "as transformers reads them",
+    "llama2.c": "as run.c of llama2.c reads them",
+    "llama2.c-v1": "a file of llama2.c, version 1",
+    "llama2.c-v2": "as runq.c of llama2.c reads them",
+}
+STORED = {
+    "llama2.c": "float32",
+    "llama2.c-v1": "float32",
+    "llama2.c-v2": "8 bits",
+}  # where there is no choice
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt convert."""
     flags.add(parser, "source", metavar="SOURCE", help=flags.MODEL)
-    flags.add(parser, "destination", metavar="FOLDER", help="the folder to write")
+    flags.add(parser, "destination", metavar="PLACE", help="the folder to write, of llama2.c the file")
     flags.add(
         parser,
         "--to",
         choices=tuple(WRITTEN),
-        help="numgpt's checkpoint, or a folder for transformers: a GPT-2, Llama, Mistral or Qwen2",
+        help="numgpt's checkpoint; a folder for transformers, a GPT-2, Llama, Mistral or Qwen2; or a file of"
+        " llama2.c: the one that run.c reads, version 1, or version 2 in 8 bits, which runq.c reads",
         default="numgpt",
     )
     flags.add(
@@ -39,17 +56,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the model, and its tokenizer where the layout has a place for it."""
-    from ..interchange import huggingface
+    from ..interchange import huggingface, llama2c
     from ..model.gpt import GPT
 
-    expect_apart([args.source], [args.destination], "folder")
+    expect_apart([args.source], [args.destination], "place")
     model = GPT.load(args.source)
     model.save(args.destination, args.to, args.dtype)
-    stored = args.dtype or model.params.dtype
+    stored = STORED.get(args.to) or args.dtype or model.params.dtype
     print(f"{args.destination}: {model.n_params:,} parameters, {stored}, {WRITTEN[args.to]}")
+    if args.to in STORED and model.tokenizer is not None:
+        _say_unless(llama2c.tokenizer_file, model)
     if args.to == "hf" and not (Path(args.destination) / huggingface.TOKENIZER[0]).exists():
-        try:
-            huggingface.tokenizer_files(model)
-        except InputError as error:
-            say(f"numgpt: the tokenizer is not converted ({one_line(error)})")
+        _say_unless(huggingface.tokenizer_files, model)
     return 0
+
+
+def _say_unless(files: Callable[[Model], object], model: Model) -> None:
+    """Say why a tokenizer was not written, where its files cannot be made."""
+    try:
+        files(model)
+    except InputError as error:
+        say(f"numgpt: the tokenizer is not converted ({one_line(error)})")

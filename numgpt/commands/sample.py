@@ -127,14 +127,15 @@ def run(args: argparse.Namespace) -> int:
     if prompt is None:
         prompt = standard_input(wait=False)
     model = GPT.load(_place(args))
+    begin = None if model.tokenizer is None else model.tokenizer.begin_of_text
     print_texts(
         model,
-        default_prompt(model.tokenizer) if prompt is None else prompt,
+        begin or default_prompt(model.tokenizer) if prompt is None else prompt,
         args.max_new_tokens,
         samples=args.num_samples,
         show_prompt=prompt is not None,
         stop=tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in args.stop or ()),
-        special=args.special,
+        special="allow" if prompt is None and begin else args.special,
         temperature=0.0 if args.greedy else args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,

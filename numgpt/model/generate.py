@@ -216,7 +216,7 @@ def texts(
         )
     end = None if ignore_eos else tokenizer.end_of_text
     stop = (stop,) if isinstance(stop, str) else stop
-    tails = [_Tail(tokenizer, stop, end) for _ in range(samples)]
+    tails = [_Tail(tokenizer, prompt_ids, stop, end) for _ in range(samples)]
     tokens = np.tile(prompt_ids, (samples, 1))
     for ids in stream(model, tokens, max_new_tokens, among=tokenizer.vocab_size, **sampling):
         yield [tail.add(i) for tail, i in zip(tails, ids)]
@@ -228,8 +228,12 @@ def texts(
 class _Tail:
     """The end of one sample's text, held back while it may begin a stop string or a character."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], end: int | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: NDArray[Any], stop: Sequence[str], end: int | None
+    ) -> None:
         self.decode = tokenizer.decoder()
+        for i in prompt.tolist():  # some leave out a space where a text begins, and this goes on with one
+            self.decode(i)
         self.end = end
         self.stop = tuple(filter(None, stop))
         self.pending = ""

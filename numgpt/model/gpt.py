@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast, overload
@@ -15,7 +16,7 @@ from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise, shapes
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
-from ..interchange import checkpoint, huggingface, llmc
+from ..interchange import checkpoint, huggingface, llama2c, llmc
 from ..layers.layer import Layer
 from ..layers.transformer import gpt
 from ..layers.transformer import loss as loss_of_gpt
@@ -26,7 +27,13 @@ from ..tokenizers import Tokenizer
 from . import checks, differentiable, generate
 from .derivatives import Derivatives
 
-LAYOUTS = {"numgpt": checkpoint, "hf": huggingface}
+LAYOUTS: Mapping[str, Callable[..., None]] = {
+    "numgpt": checkpoint.save,
+    "hf": huggingface.save,
+    "llama2.c": llama2c.save,
+    "llama2.c-v1": partial(llama2c.save, version=1),
+    "llama2.c-v2": partial(llama2c.save, version=2),
+}
 
 
 class GPT(Derivatives, HeldAttributes):
@@ -204,14 +211,16 @@ class GPT(Derivatives, HeldAttributes):
 
     @checked
     def save(self, folder: str | PathLike[str], layout: str = "numgpt", dtype: str | None = None) -> None:
-        """Write config, parameters and tokenizer to a folder, whole or not at all.
+        """Write config, parameters and tokenizer to a folder, or to a file of llama2.c, whole or not at all.
 
         Parameters
         ----------
         folder : path
-            A new folder, or one that holds a checkpoint to replace; not one of a run.
-        layout : "numgpt" or "hf"
-            "hf" writes what transformers reads: a GPT-2, Llama, Mistral or Qwen2.
+            A new folder, or one that holds a checkpoint to replace; not one of a run. For llama2.c a file.
+        layout : "numgpt", "hf", "llama2.c", "llama2.c-v1" or "llama2.c-v2"
+            "hf" writes what transformers reads: a GPT-2, Llama, Mistral or Qwen2. "llama2.c" writes the file
+            that run.c reads, v1 the same numbers with another header, v2 the one of runq.c, in 8 bits; beside
+            it the tokenizer, where that is llama2.c's own.
         dtype : "float16", "float32" or "float64", optional
             In which the file holds the parameters; their own unless given. float16 takes half the bytes of
             float32, keeps 11 bits of each number, and is read as float32.
@@ -232,20 +241,20 @@ class GPT(Derivatives, HeldAttributes):
                 " save GPT(model.config, params=...) of the model's own parameters"
             )
         checkpoint.expect_no_run(folder)
-        LAYOUTS[layout].save(folder, self, dtype=dtype)
+        LAYOUTS[layout](folder, self, dtype=dtype)
 
     @classmethod
     @checked
     def load(cls, folder: str | PathLike[str], dtype: DType | None = None) -> GPT:
-        """The model of a checkpoint, of a run, of transformers or of llm.c.
+        """The model of a checkpoint, of a run, of transformers, of llm.c or of llama2.c.
 
         Parameters
         ----------
         folder : path or str
             A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
             no best; the folder of a GPT-2, Llama, Mistral or Qwen2 that transformers saved; a model's file of
-            llm.c; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:" and a name on the
-            Hugging Face hub, where huggingface_hub is installed.
+            llm.c or of llama2.c; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:" and a
+            name on the Hugging Face hub, where huggingface_hub is installed.
         dtype : "float32", "float64", "longdouble" or "complex128", optional
             Of the parameters; that of the file unless given.
 
@@ -269,7 +278,7 @@ class GPT(Derivatives, HeldAttributes):
             checks.expect_known(dtype)
         folder = located(folder)
         if Path(folder).is_file():
-            arguments = llmc.load(folder)
+            arguments = (llama2c if llama2c.is_model(folder) else llmc).load(folder)
         else:
             theirs = huggingface.find(folder)
             arguments = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)

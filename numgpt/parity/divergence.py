@@ -118,8 +118,9 @@ def first_divergence(
     Parameters
     ----------
     a, b : GPT, torch.nn.Module, str or path
-        The path of a checkpoint, of a folder of transformers or of a file of llm.c. Each runs with its own
-        weights. Where one of them is numgpt's it is called A. A debug state of llm.c brings its own batch.
+        The path of a checkpoint, of a folder of transformers, or of a file of llm.c or llama2.c. Each runs
+        with its own weights. Where one of them is numgpt's it is called A. A debug state of llm.c brings its
+        own batch.
     tokens, targets, names, call, dtype, seed, shape
         As in compare.
     optimizers : pair, default (None, None)

@@ -15,7 +15,7 @@ from ..architecture.fields import from_dict
 from ..argument_kinds import PATH, held
 from ..arguments import checked
 from ..errors import InputError
-from ..interchange import checkpoint, huggingface, llmc
+from ..interchange import checkpoint, huggingface
 from ..interchange.architectures import ARCHITECTURES
 from ..interchange.gpt2_keys import DROPOUTS
 from ..model.gpt import GPT
@@ -25,7 +25,7 @@ from ..tokenizers import Tokenizer
 from ..tokenizers import load as load_tokenizer
 from ..training.optim import AdamW
 from .modules import is_module
-from .sides import Ours, State, Theirs, is_state, opened
+from .sides import Ours, State, Theirs, is_state, opened, title_of_file
 
 Named = dict[str, Any]
 SHOWN = 8  # names of a list, before it is shortened
@@ -103,9 +103,9 @@ def compare_settings(
     Parameters
     ----------
     a, b : GPT, Config, Training, AdamW, torch.nn.Module, mapping, str or path
-        The path of a checkpoint or a run, of a folder of transformers, of a JSON file or of a file of llm.c;
-        or FILE.py:NAME. Of a run its training, its data and its tokenizer are compared too, of a folder of
-        transformers of any kind the fields of its config.json.
+        The path of a checkpoint or a run, of a folder of transformers, of a JSON file or of a file of llm.c
+        or llama2.c; or FILE.py:NAME. Of a run its training, its data and its tokenizer are compared too, of a
+        folder of transformers of any kind the fields of its config.json.
     names : mapping, optional
         As in compare, for a module that does not name its parts as nanoGPT, minGPT or transformers do.
     optimizers : pair, default (None, None)
@@ -143,7 +143,7 @@ def side_settings(side: Ours | Theirs | State, thing: Any) -> tuple[str, Named]:
         return side.title, {}
     if isinstance(thing, GPT):
         return side.title, of_model(thing)
-    if Path(thing).is_file():  # of llm.c, whose header says no more
+    if Path(thing).is_file():  # of llm.c or llama2.c, whose header says no more
         return side.title, _of_fields(side.config)
     return side.title, _of_path(thing, None)[1]
 
@@ -344,7 +344,7 @@ def _of_path(path: str | os.PathLike[str], names: Any) -> tuple[str, Named]:
         raise InputError(
             f"{path}: is a debug state, which holds no settings, expected the model that it is of"
         )
-    return f"{path}, a model of llm.c", _of_fields(llmc.load(place)["config"])
+    return title_of_file(path), _of_fields(GPT.load(place).config)
 
 
 def _of_folder(folder: Path, title: str) -> tuple[str, Named]:

@@ -12,7 +12,7 @@ import numpy as np
 from .. import user_code
 from ..architecture.config import Config
 from ..errors import InputError
-from ..interchange import huggingface, llmc
+from ..interchange import huggingface, llama2c, llmc
 from ..model.gpt import GPT
 from ..training.optim import AdamW
 from .forms import Form, Run
@@ -82,7 +82,12 @@ class State:
 def is_state(thing: Any) -> bool:
     """Whether something is the path of a debug state of llm.c."""
     is_file = isinstance(thing, str | os.PathLike) and Path(thing).is_file()
-    return is_file and llmc.kind_of(thing) == llmc.STATE_MAGIC
+    return is_file and not llama2c.is_model(thing) and llmc.kind_of(thing) == llmc.STATE_MAGIC
+
+
+def title_of_file(path: str | os.PathLike[str]) -> str:
+    """What a model's file is called."""
+    return f"{path}, a model of {'llama2.c' if llama2c.is_model(path) else 'llm.c'}"
 
 
 def opened(
@@ -105,7 +110,7 @@ def opened(
     if not isinstance(thing, str | os.PathLike):
         raise InputError(
             f"parity: cannot compare {type(thing).__name__}, expected a GPT, a PyTorch module, or the path of"
-            " a checkpoint, a folder or a file of llm.c"
+            " a checkpoint, a folder or a file of llm.c or llama2.c"
         )
     if user_code.is_named(thing):
         return Theirs(_built(thing), names, call, optimizer, other=config)
@@ -115,7 +120,7 @@ def opened(
         kind = "checkpoint of numgpt" if theirs is None else f"{huggingface.class_of(theirs)} of transformers"
         return Ours(model, f"{thing}, a {kind}")
     if not is_state(path):
-        return Ours(GPT.load(path), f"{path}, a model of llm.c")
+        return Ours(GPT.load(path), title_of_file(path))
     if config is None:
         raise InputError(
             f"{path}: is a debug state, which does not hold the sizes of a model, expected a model as the"
