@@ -9,6 +9,7 @@ from numgpt.evaluation.experts import expert_load, table
 from numgpt.layers.router_losses import with_router_losses
 from numgpt.model import accounting, differentiable
 from numgpt.model.generate import logits_stream
+from numgpt.ops.experts import chosen_experts
 from numgpt.training.objective import Pretraining
 
 SIZE = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8, "n_inner": 6}
@@ -123,12 +124,12 @@ def test_an_expert_that_nothing_is_sent_to_gets_exactly_0_and_scores_gradients_a
     assert record.grad["h.1.mlp.c_fc.weight"].any((1, 2)).sum() >= 2
     scores = record.grad["h.1.mlp.router"]
     assert abs(scores.sum(-1)).max() < 1e-16 + 1e-14 * abs(scores).max()
-    chosen = ops.chosen_experts(record.value["h.1.mlp.router"], 2)
+    chosen = chosen_experts(record.value["h.1.mlp.router"], 2)
     assert (np.take_along_axis(scores != 0, chosen, -1).sum(-1) == (scores != 0).sum(-1)).all()
 
 
 def test_of_equal_scores_the_lower_expert_is_chosen_and_the_largest_is_first():
-    assert ops.chosen_experts(np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]]), 3).tolist() == [
+    assert chosen_experts(np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]]), 3).tolist() == [
         [1, 2, 3],
         [0, 1, 2],
     ]
@@ -136,7 +137,7 @@ def test_of_equal_scores_the_lower_expert_is_chosen_and_the_largest_is_first():
 
 def test_weights_are_those_of_a_softmax_over_the_chosen_or_over_all():
     logits = np.random.default_rng(0).standard_normal((5, 4))
-    chosen = ops.chosen_experts(logits, 2)
+    chosen = chosen_experts(logits, 2)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     p = np.take_along_axis(p, chosen, -1)
     assert np.allclose(ops.route(logits, chosen, renorm=False), p, rtol=1e-15)
@@ -165,9 +166,7 @@ def test_router_losses_are_added_with_their_weights_and_differentiated():
     values = model.record(x, y).value
     for logits in [values[f"h.{i}.mlp.router"] for i in range(2)]:
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        share = np.bincount(ops.chosen_experts(logits, 2).reshape(-1), minlength=4) / (
-            2 * logits[..., 0].size
-        )
+        share = np.bincount(chosen_experts(logits, 2).reshape(-1), minlength=4) / (2 * logits[..., 0].size)
         expected += 0.3 * 4 * (share * p.reshape(-1, 4).mean(0)).sum()
         expected += 0.2 * (np.log(np.exp(logits).sum(-1)) ** 2).mean()
     assert abs(loss - expected) < 1e-13 * expected
@@ -286,7 +285,7 @@ def test_weights_of_router_losses_are_refused_where_nothing_reads_them(tmp_path)
 
 
 def test_more_experts_than_there_are_is_said_by_the_op():
-    with pytest.raises(InputError, match="^route: K = 5 is more than E = 3, expected K ≤ E"):
+    with pytest.raises(InputError, match="^route: A = 5 is more than E = 3, expected A ≤ E"):
         ops.route(np.zeros((2, 3)), np.zeros((2, 5), int))
     with pytest.raises(InputError, match="^expert_linear: chosen has 3 at"):
         ops.expert_linear(np.zeros((2, 3)), np.array([0, 3]), np.zeros((3, 3, 2)))

@@ -190,9 +190,27 @@ def test_a_row_has_a_gradient_for_every_array_that_has_one(op):
     }
 
 
+# Losses of routers: a trainer adds them, no model.
+OF_ROUTERS = ("balance", "router_z")
+
+
+@pytest.mark.parametrize("name", OF_ROUTERS)
+def test_the_formulas_of_a_routers_loss_give_it(name):
+    op, row = ops.ALL[name], cells.cells(name)
+    for sizes in ({"E": 4, "A": 2}, {"E": 3, "A": 1}):
+        arrays, _ = op.draw(np.random.default_rng(0), sizes, (2, 5))
+        loss, saved = op.forward(*arrays)
+        letters = dict(zip(row["letters"], arrays)) | {"loss": np.asarray(loss), "dloss": np.asarray(0.5)}
+        inputs = evaluation.Inputs(letters, sizes)
+        assert abs(evaluation.evaluate(row["forward"], inputs, ()) - loss) < ROUNDING * abs(loss)
+        found = evaluation.evaluate(row["backward"]["l"], inputs, arrays[0].shape)
+        dlogits = op.backward(0.5, saved)[0]
+        assert abs(found - dlogits).max() < ROUNDING * abs(dlogits).max()
+
+
 def test_models_of_these_tests_run_every_op_that_has_a_row():
     met = {step.op for changes in MODELS.values() for step in trace_of(changes).steps.values()}
-    missing = set(cells.ROWS) - {*met, "attention"}
+    missing = set(cells.ROWS) - {*met, "attention", *OF_ROUTERS}
     assert not missing, "no model runs them: serve each in an entry of MODELS, as more() does"
 
 

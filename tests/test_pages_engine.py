@@ -222,11 +222,15 @@ UNKNOWN = {
     "logit_scale": 0.5,
     "final_softcap": 30.0,
     "layers": [{"window": 2}, {}],
+    "n_expert": 4,
+    "shared_inner": 5,
 }
 WITHOUT_EFFECT = {
     "norm_position": "both are known",
     "rotary_base": "learned positions do not turn",
     "alibi_scale": "learned positions have no slopes",
+    "n_expert_active": "there are no experts",
+    "router": "there are no experts",
 }
 
 

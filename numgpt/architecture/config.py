@@ -138,7 +138,7 @@ class Config:
         late=True,
         by_layer=True,
     )
-    n_expert_active: int = setting(2, "K, how many experts compute a token", late=True, by_layer=True)
+    n_expert_active: int = setting(2, "A, how many experts compute a token", late=True, by_layer=True)
     router: str = setting(
         "renorm",
         "the weights of the chosen experts: renorm, a softmax over them; raw, their part of one over all",

@@ -185,8 +185,8 @@ class Record:
         op.check(arrays, options)
         return engine.forward(op, arrays)(*arrays, **options, **self.mask(full, op, arrays, options))
 
-    def decide(self, function: Callable[..., Any], *values: Any) -> Any:
-        """Integers that a layer reads off its values, which gradients do not pass."""
+    def decide(self, name: str, function: Callable[..., Any], *values: Any) -> Any:
+        """Integers that a layer reads off its values, and gradients do not pass; name: of this scope."""
         return function(*values)
 
     def tell(self, name: str, *values: Any) -> None:

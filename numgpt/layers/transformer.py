@@ -2,7 +2,6 @@
 
 from ..ops import (
     add,
-    chosen_experts,
     combine,
     cross_entropy,
     dispatch,
@@ -15,6 +14,7 @@ from ..ops import (
     unembedding,
 )
 from ..ops.activations import ACTIVATIONS
+from ..ops.experts import chosen_experts
 from .heads import HEADS
 from .layer import Layer
 from .pickers import (
@@ -78,7 +78,7 @@ def experts_forward(r, x):
     """Think by a few of many feed-forwards, chosen for each position by a router.  x (..., C) → (..., C)"""
     c = r.config
     logits = r("router", linear, x)
-    chosen = r.decide(chosen_experts, logits, c.n_expert_active)
+    chosen = r.decide("chosen", chosen_experts, logits, c.n_expert_active)
     r.tell("router", logits, chosen)
     weights = r("route", route, logits, chosen, renorm=c.router == "renorm")
     rows = r("dispatch", dispatch, x, n_active=c.n_expert_active)
@@ -106,14 +106,14 @@ def shared_experts_forward(r, x):
     """Experts, and beside them one feed-forward that every position asks, opened by a gate."""
     y = experts_forward(r, x)
     s = r("shared", ffn, x)
-    s = r("opened", opened, s, r("shared_gate", linear, x))
+    s = r("opened", opened, r("shared_gate", linear, x), s)
     return r("sum", add, y, s)
 
 
 def shared_experts_backward(r, dy):
     """Gradient of shared_experts_forward with respect to x."""
     dy, ds = r.back("sum", dy)
-    ds, dgate = r.back("opened", ds)
+    dgate, ds = r.back("opened", ds)
     dx = r.back("shared_gate", dgate)
     dx = dx + r.back("shared", ds)
     return dx + experts_backward(r, dy)

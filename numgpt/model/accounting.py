@@ -141,9 +141,9 @@ def _expert_floats(kind: Config, N: int) -> int:
     """The numbers that a mixture saves: copies of rows, what experts give, scores, weights and the gate."""
     if kind.n_expert == 0:
         return 0
-    C, E, K = kind.n_embd, kind.n_expert, kind.n_expert_active
+    C, E, A = kind.n_embd, kind.n_expert, kind.n_expert_active
     shared = 0 if kind.shared_inner is None else N * C + 2 * N
-    return 2 * N * K * C + N * (E + K) + shared
+    return 2 * N * A * C + N * (E + A) + shared
 
 
 def _expert_ids(kind: Config, N: int) -> int:

@@ -31,7 +31,7 @@ from .attention_steps import (
 from .dropout import dropout
 from .elementary import add, scaled, shift
 from .embedding import embedding
-from .experts import chosen_experts, combine, dispatch, expert_linear, opened, route
+from .experts import combine, dispatch, expert_linear, opened, route
 from .linear import linear, unembedding
 from .losses import cross_entropy
 from .norms import NORMS, layernorm, rmsnorm, standardise
@@ -76,7 +76,6 @@ __all__ = [
     "attention_probs",
     "attention_scores",
     "balance",
-    "chosen_experts",
     "combine",
     "cross_entropy",
     "dispatch",

@@ -7,9 +7,11 @@ import re
 from typing import Any
 
 LETTERS = {
+    "A": "experts that are active for a token",
     "B": "batch",
     "C": "channels",
     "D": "size of a head",
+    "E": "experts",
     "F": "hidden width",
     "G": "query heads of each key/value head",
     "H": "heads",

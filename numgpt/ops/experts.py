@@ -23,7 +23,7 @@ def chosen_experts(logits, n_active):
 
     An integer does not change a little when a score does: it has no gradient, and where two scores change
     places the layer jumps.
-    logits (..., E) → integers (..., K), K = n_active.
+    logits (..., E) → integers (..., A), A = n_active.
     """
     order = np.argsort(-logits.real, axis=-1, kind="stable")
     return np.ascontiguousarray(order[..., :n_active], like=order)  # all of it is not to be held
@@ -38,7 +38,7 @@ def route_forward(logits, chosen, *, renorm=True):
     A softmax over all whose chosen entries are divided by their sum is the first: the common denominator
     cancels. With one expert chosen, renorm's weight is 1 whatever the scores, and the router learns nothing
     from it; therefore Switch is raw.
-    logits (..., E), chosen (..., K) integers below E → w (..., K).  Source: Shazeer et al. 2017.
+    logits (..., E), chosen (..., A) integers below E → w (..., A).  Source: Shazeer et al. 2017.
     """
     scores = np.take_along_axis(logits, chosen, -1)
     among = scores if renorm else logits
@@ -50,8 +50,8 @@ def route_forward(logits, chosen, *, renorm=True):
 def route_backward(dw, saved):
     """Gradients of route_forward with respect to logits and chosen (none: they are integers).
 
-        A_e = Σ_{j: e_j = e} w_j dw_j
-        dl_e = A_e − q_e Σ_i A_i        q the softmax that w is part of: over the chosen, or over all
+        s_e = Σ_{j: e_j = e} w_j dw_j
+        dl_e = s_e − q_e Σ_i s_i        q the softmax that w is part of: over the chosen, or over all
 
     because ∂w_j/∂l_e = w_j ([e = e_j] − q_e).
 
@@ -66,7 +66,7 @@ def route_backward(dw, saved):
 
 
 def scattered(a, chosen, E):
-    """Σ_{j: e_j = e} a_j for each expert e.  a, chosen (..., K) → (..., E)"""
+    """Σ_{j: e_j = e} a_j for each expert e.  a, chosen (..., A) → (..., E)"""
     rows, ids = a.reshape(-1), chosen.reshape(-1, chosen.shape[-1])
     places = (ids + E * np.arange(len(ids), like=ids)[:, None]).reshape(-1)
     flat = np.zeros((len(ids) * E, 1), a.dtype, like=a)
@@ -83,10 +83,10 @@ def softmax(logits):
 
 
 route = Op(
-    "...E, ...K<E -> ...K",
+    "...E, ...A<E -> ...A",
     route_forward,
     route_backward,
-    at_least={"E": "K"},
+    at_least={"E": "A"},
     distinct="chosen",
     variants={"raw": {"renorm": False}},
 )
@@ -95,9 +95,9 @@ route = Op(
 def dispatch_forward(x, *, n_active):
     """A copy of each vector for each of the experts that it is sent to.
 
-        y_j = x        j = 1 … K, K = n_active
+        y_j = x        j = 1 … A, A = n_active
 
-    x (..., C) → y (..., K, C)
+    x (..., C) → y (..., A, C)
     """
     return np.repeat(x[..., None, :], n_active, axis=-2), ()
 
@@ -113,7 +113,7 @@ def dispatch_backward(dy, saved):
     return (dy.sum(-2),)
 
 
-dispatch = Op("...C -> ...KC", dispatch_forward, dispatch_backward, sizes={"n_active": "K"})
+dispatch = Op("...C -> ...AC", dispatch_forward, dispatch_backward, sizes={"n_active": "A"})
 
 
 def expert_linear_forward(x, chosen, weight, bias=None):
@@ -186,7 +186,7 @@ def combine_forward(x, weights):
 
         y = Σ_j w_j x_j
 
-    x (..., K, C), weights (..., K) → y (..., C)
+    x (..., A, C), weights (..., A) → y (..., C)
     """
     return (x * weights[..., None]).sum(-2), (x, weights)
 
@@ -203,15 +203,15 @@ def combine_backward(dy, saved):
     return weights[..., None] * dy[..., None, :], (x * dy[..., None, :]).sum(-1)
 
 
-combine = Op("...KC, ...K -> ...C", combine_forward, combine_backward)
+combine = Op("...AC, ...A -> ...C", combine_forward, combine_backward)
 
 
-def opened_forward(x, gate):
+def opened_forward(gate, x):
     """Channels let through by a gate: of one gate all of them, of G gates C/G by each.
 
         y = σ(g) x        σ(g) = 1 / (1 + e^−g)
 
-    x (..., C), gate (..., G) → y (..., C).  Source: the shared expert of Qwen 2 (Yang et al. 2024).
+    gate (..., G), x (..., C) → y (..., C).  Source: the shared expert of Qwen 2 (Yang et al. 2024).
     """
     s, rest = sigmoids(gate)
     parts = x.reshape(*gate.shape, x.shape[-1] // gate.shape[-1])
@@ -219,16 +219,16 @@ def opened_forward(x, gate):
 
 
 def opened_backward(dy, saved):
-    """Gradients of opened_forward with respect to x and gate.
+    """Gradients of opened_forward with respect to gate and x.
 
-        dx = σ dy
         dg = σ (1 − σ) ⟨dy, x⟩        over the channels of the gate, because dσ/dg = σ (1 − σ)
+        dx = σ dy
 
     In words: what passes forward passes backward; the gate learns by what it lets through.
     """
     parts, s, rest = saved
     dparts = dy.reshape(parts.shape)
-    return (dparts * s[..., None]).reshape(dy.shape), s * rest * (dparts * parts).sum(-1)
+    return s * rest * (dparts * parts).sum(-1), (dparts * s[..., None]).reshape(dy.shape)
 
 
-opened = Op("...(GD), ...G -> ...(GD)", opened_forward, opened_backward)
+opened = Op("...G, ...(GW) -> ...(GW)", opened_forward, opened_backward)

@@ -11,13 +11,13 @@ def balance_forward(logits, chosen):
     """How unevenly tokens are spread over the experts: 1 where all get as many, up to E where one gets all.
 
         loss = E Σ_e f_e P_e
-        f_e = (how often e was chosen) / (N K)        its share of what was sent, Σ f = 1
+        f_e = (how often e was chosen) / (N A)        its share of what was sent, Σ f = 1
         P_e = Σ_n p_ne / N                            its mean probability, Σ P = 1, p the softmax over all E
 
-    N rows of K chosen experts each. f counts, so it is a constant; the gradient passes through P.
-    transformers divides f by N alone, so that its value is K times this one, and takes the rows of all layers
+    N rows of A chosen experts each. f counts, so it is a constant; the gradient passes through P.
+    transformers divides f by N alone, so that its value is A times this one, and takes the rows of all layers
     together.
-    logits (..., E), chosen (..., K) integers below E → loss ().  Source: Fedus et al. 2021, equations 4 to 6.
+    logits (..., E), chosen (..., A) integers below E → loss ().  Source: Fedus et al. 2021, equations 4 to 6.
     """
     E = logits.shape[-1]
     probs = _softmax_of_some("balance", logits)[0]
@@ -42,7 +42,7 @@ def balance_backward(dloss, saved):
     return dloss * probs * (g - (probs * g).sum(-1, keepdims=True)), None
 
 
-balance = Op("...E, ...K<E -> ()", balance_forward, balance_backward, at_least={"E": "K"}, distinct="chosen")
+balance = Op("...E, ...A<E -> ()", balance_forward, balance_backward, at_least={"E": "A"}, distinct="chosen")
 
 
 def _softmax_of_some(who, logits):

@@ -18,7 +18,7 @@ WEIGHTS = f"""
 LOAD = f"""
     {PROBS.strip()}
     rows = sum(n, p[n, 0] ** 0)
-    f[e] = mean(n, sum(k, 1, chosen[n, k] == e)) / K
+    f[e] = mean(n, sum(k, 1, chosen[n, k] == e)) / A
     g[e] = E * f[e] / rows
 """
 EXPERTS: Mapping[str, Row] = {
@@ -47,11 +47,11 @@ EXPERTS: Mapping[str, Row] = {
         "dx[n, k, c] = w[n, k] * dy[n, c]\ndw[n, k] = sum(c, dy[n, c] * x[n, k, c])",
     ),
     "opened": Row(
-        "x g",
-        "y[n, c] = sigma[n, c // D] * x[n, c]",
+        "g x",
+        "y[n, c] = sigma[n, c // W] * x[n, c]",
         """
-        dx[n, c] = sigma[n, c // D] * dy[n, c]
-        dg[n, j] = sigma[n, j] * (1 - sigma[n, j]) * sum(d < D, dy[n, j * D + d] * x[n, j * D + d])
+        dx[n, c] = sigma[n, c // W] * dy[n, c]
+        dg[n, j] = sigma[n, j] * (1 - sigma[n, j]) * sum(d < W, dy[n, j * W + d] * x[n, j * W + d])
         """,
         "sigma[n, j] = 1 / (1 + exp(-g[n, j]))\n",
     ),

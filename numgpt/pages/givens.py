@@ -15,6 +15,7 @@ from ..random import generator
 from ..traces import Step, Trace
 
 Array = NDArray[Any]
+OF_SCORES = ("attention_probs", "sink_probs")  # whose rows are those of heads
 BOUNDS = ("first", "last", "positions")  # of each query, or token
 
 
@@ -43,7 +44,7 @@ def _given(trace: Trace, name: str) -> dict[str, Any]:
     assert shape is not None
     for bound in BOUNDS:
         if bound in options:
-            rows = (*shape[:-3], shape[-2]) if step.op == "attention_probs" else shape[:-1]
+            rows = (*shape[:-3], shape[-2]) if step.op in OF_SCORES else shape[:-1]
             found[bound] = np.broadcast_to(np.asarray(options[bound]), rows)
     if "cap" in options:
         found["capped"] = 1

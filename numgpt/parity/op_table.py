@@ -141,7 +141,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "dispatch": lambda torch, x, n_active: x.unsqueeze(-2).expand(*x.shape[:-1], n_active, x.shape[-1]),
     "expert_linear": _expert_linear,
     "combine": lambda torch, x, weights: (x * weights.unsqueeze(-1)).sum(-2),
-    "opened": lambda torch, x, gate: (
+    "opened": lambda torch, gate, x: (
         x.unflatten(-1, (gate.shape[-1], -1)) * torch.sigmoid(gate).unsqueeze(-1)
     ).flatten(-2),
     "balance": _balance,

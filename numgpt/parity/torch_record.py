@@ -35,7 +35,7 @@ class TorchRecord(Record):
         options = {**options, **self.mask(full, op, arrays, options)}
         return TORCH[op.name](torch(), *arrays, **{k: tensor(v) for k, v in options.items()}), None
 
-    def decide(self, function: Callable[..., Any], *values: Any) -> Any:
+    def decide(self, name: str, function: Callable[..., Any], *values: Any) -> Any:
         """The same integers as numgpt's, of the values' numbers."""
         return tensor(function(*(v.detach().numpy() if hasattr(v, "detach") else v for v in values)))
 

@@ -106,12 +106,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"residual_scale": 0.5},
     "GPT-OSS": {"norm": "rmsnorm", "activation": "swiglu_clamped", "sink": True, "positions": "rotary"}
     | {"biases": "qkv out mlp router", "n_head": 3, "head_dim": 2, "n_expert": 3, "n_inner": 3}
-    | {"layers": ({"window": 2}, {})},
-    "Switch": {
-        "n_inner": 4,
-        "dropout": 0.3,
-        "layers": ({}, {"n_expert": 3, "n_expert_active": 1} | {"router": "raw"}),
-    },
+    | {"window": 2},
+    "Switch": {"n_inner": 4, "dropout": 0.3, "n_expert": 3, "n_expert_active": 1, "router": "raw"},
     "dropout": {"dropout": 0.3},
     "narrow": {"n_inner": 3, "n_head": 1},
     "square": {"n_inner": 6},  # as wide inside as outside, so that steps in the wrong order fit in shape

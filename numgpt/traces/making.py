@@ -54,7 +54,7 @@ def trace_of(record: Any, asked: Asked) -> Trace:
         axes={n: texts[n] for n in names if n in texts},
         sizes=sizes,
         parameters=tuple(n for n in names if n in record.params),
-        ids={name: _array(ids) for name, ids in record.source.ids.items()},
+        ids={name: _array(ids) for name, ids in (record.source.ids | record.decided).items()},
         texts=_token_texts(record, asked.tokenizer or record.source.tokenizer),
         edited=tuple(dict.fromkeys((*record.edit, *record.edit_grad))),
         parts={n: _arrays(parts, parts) for n, parts in record.parts.items() if n in names},
@@ -97,7 +97,7 @@ def _arrays(arrays: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]
 
 def _step(record: Any, noted: Any) -> Step:
     """What made a value. Ids have no gradient."""
-    writes = [n for n in noted.reads if n not in record.source.ids]
+    writes = [n for n in noted.reads if n not in record.source.ids and n not in record.decided]
     return Step(
         _op(record, noted),
         noted.reads,

@@ -68,6 +68,7 @@ class TracedRecord(Record):
         self.source = source
         self.parts: dict[str, dict[str, Any]] = {}
         self.noted: dict[str, Noted] = {}
+        self.decided: dict[str, Any] = {}  # integers that layers have read off their values
         # Of arrays by identity: (a reference that dies with the array, its last name); and of the arrays
         # whose memory they show.
         self._names: dict[int, tuple[Any, str]] = {}
@@ -100,6 +101,13 @@ class TracedRecord(Record):
             self.noted[full] = Noted(entry.op, _present(reads), (), (), {}, None, known, {}, value.shape)
         self._call(value, full)
         return value
+
+    def decide(self, name: str, function: Callable[..., Any], *values: Any) -> Any:
+        """As a Record's; the integers have a name, so that steps can say that they read them."""
+        decided = super().decide(name, function, *values)
+        self.decided[self.scope + name] = decided
+        self._call(decided, self.scope + name)
+        return decided
 
     def _noted_op(
         self,

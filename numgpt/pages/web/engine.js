@@ -164,7 +164,7 @@ N.engine = (() => {
   // Fields of a Config that have to be there, with any value; others that may have any; and those that have one
   // of these. Any other has to be null.
   const NEEDED = "vocab_size block_size n_layer n_head n_embd bias tied layer_norm_epsilon".split(" ");
-  const ANY = [...NEEDED, "n_inner", "biases", "dropout", "rotary_base", "alibi_scale"];
+  const ANY = [...NEEDED, "n_inner", "biases", "dropout", "rotary_base", "alibi_scale", "n_expert_active", "router"];
   const ALONE = {
     activation: Object.keys(ACTIVATIONS),
     norm_position: Object.keys(BLOCKS),
@@ -173,6 +173,7 @@ N.engine = (() => {
     embed_norm: [false],
     qk_norm: ["none"],
     sink: [false],
+    n_expert: [0],
     embed_scale: [1],
     residual_scale: [1],
     logit_scale: [1],
