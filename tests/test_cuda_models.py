@@ -58,6 +58,8 @@ def test_a_model_errs_no_more_on_the_twins_than_on_the_specification(cupy, chang
 
 @every_variant
 def test_a_step_gives_the_same_bits_in_any_order_and_never_waits(cupy, changes):
+    """But for how many rows each expert has, which both of its maps ask of the GPU."""
+    asked = ["tolist"] * 2 * sum(kind.n_expert > 0 for kind in config(changes).scopes().values())
     found = set()
     for order in ("forwards", "forwards", "both backwards"):
         with cuda_on_cpu.order(order):
@@ -66,7 +68,7 @@ def test_a_step_gives_the_same_bits_in_any_order_and_never_waits(cupy, changes):
             optimizer = AdamW(model, clip=0.1)
             loss, grads = model.loss_and_grads(TOKENS, TARGETS, step=0)
             optimizer.step(grads, 1e-2, optimizer.norm(grads))
-            assert waits == []
+            assert waits == asked
             found.add(b"".join(engine.home(a).tobytes() for a in (loss, grads.flat, model.params.flat)))
     assert len(found) == 1
 

@@ -12,6 +12,7 @@ No token is dropped and none waits for another, so what a token gets does not de
 
 import numpy as np
 
+from .. import engine
 from .activations import sigmoids
 from .embedding import add_at
 from .linear import sum_rows
@@ -26,7 +27,8 @@ def chosen_experts(logits, n_active):
     logits (..., E) → integers (..., A), A = n_active.
     """
     order = np.argsort(-logits.real, axis=-1, kind="stable")
-    return np.ascontiguousarray(order[..., :n_active], like=order)  # all of it is not to be held
+    chosen = np.ascontiguousarray(order[..., :n_active], like=order)  # all of it is not to be held
+    return engine.checked(chosen, logits, logits.shape[-1])
 
 
 def route_forward(logits, chosen, *, renorm=True):

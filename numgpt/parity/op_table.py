@@ -105,8 +105,8 @@ def _expert_linear(torch: Any, x: Any, chosen: Any, weight: Any, bias: Any) -> A
 
 def _balance(torch: Any, logits: Any, chosen: Any) -> Any:
     E = logits.shape[-1]
-    share = torch.bincount(chosen.flatten(), minlength=E) / chosen.numel()
-    return E * (share.to(logits.dtype) * logits.softmax(-1).reshape(-1, E).mean(0)).sum()
+    share = torch.bincount(chosen.flatten(), minlength=E).to(logits.dtype) / chosen.numel()
+    return E * (share * logits.softmax(-1).reshape(-1, E).mean(0)).sum()
 
 
 # The name of an op → what PyTorch calls it.
