@@ -11,6 +11,7 @@ from .op import Op
 
 # Ops that compose several products: how many, and the letter that each sums over. Their lines do not tell.
 COMPOSED = {"attend": (2, "S"), "attend_groups": (2, "S"), "attention": (2, "T"), "sink_attention": (2, "T")}
+SUMS = ("combine",)  # whose letter is summed over by elementwise products, one a token
 
 
 class Cost(NamedTuple):
@@ -53,6 +54,8 @@ def _sums_over(op: Op) -> tuple[int, str]:
 
     One product, where two arrays share a letter that the value lacks: I of "...I, IO, O? -> ...O".
     """
+    if op.name in SUMS:
+        return 0, ""
     if op.name in COMPOSED:
         return COMPOSED[op.name]
     seen: set[str] = set()

@@ -105,8 +105,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"n_head": 3, "head_dim": 2, "n_expert": 4, "n_inner": 3, "router": "raw", "shared_inner": 5}
     | {"residual_scale": 0.5},
     "GPT-OSS": {"norm": "rmsnorm", "activation": "swiglu_clamped", "sink": True, "positions": "rotary"}
-    | {"biases": "qkv out mlp router", "n_head": 3, "head_dim": 2, "n_expert": 3, "n_inner": 3}
-    | {"window": 2},
+    | {"biases": "qkv out mlp router", "n_head": 3, "head_dim": 2, "n_expert": 3, "n_inner": 3},
     "Switch": {"n_inner": 4, "dropout": 0.3, "n_expert": 3, "n_expert_active": 1, "router": "raw"},
     "dropout": {"dropout": 0.3},
     "narrow": {"n_inner": 3, "n_head": 1},
