@@ -136,7 +136,7 @@ def expert_linear_forward(x, chosen, weight, bias=None):
     return y.reshape(*x.shape[:-1], y.shape[-1]), (x, groups, weight, bias is not None)
 
 
-def expert_linear_backward(dy, saved, wanted=(True, True)):
+def expert_linear_backward(dy, saved):
     """Gradients of expert_linear_forward with respect to x, chosen (none), weight and bias.
 
         dx_n = dy_n W_{e_n}ᵀ
@@ -149,13 +149,12 @@ def expert_linear_backward(dy, saved, wanted=(True, True)):
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     E, I, O = weight.shape  # noqa: E741 - the letters of the line
     dx = np.zeros(rows.shape, result_type(dy, weight), like=dy)
-    dweight = np.zeros((E, I, O), result_type(x, dy), like=dy) if wanted[0] else None
-    dbias = np.zeros((E, O), dy.dtype, like=dy) if has_bias and wanted[1] else None
+    dweight = np.zeros((E, I, O), result_type(x, dy), like=dy)
+    dbias = np.zeros((E, O), dy.dtype, like=dy) if has_bias else None
     for e, group in groups:
         x_e, dy_e = rows[group], drows[group]
         dx[group] = dy_e @ weight[e].swapaxes(0, 1)
-        if dweight is not None:
-            dweight[e] = x_e.swapaxes(0, 1) @ dy_e
+        dweight[e] = x_e.swapaxes(0, 1) @ dy_e
         if dbias is not None:
             dbias[e] = sum_rows(dy_e)
     return dx.reshape(x.shape), None, dweight, dbias

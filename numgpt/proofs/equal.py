@@ -37,6 +37,11 @@ SEEN = "return np.where(visible(T, S, form, {}), scores, -np.inf)"
 NO_INTERVAL = "if form.first is None and form.last is None:"
 ASKED = "has_interval = form.first is not None or form.last is not None"
 E_OF = "e = np.exp(np.where({}) * ({} / c))"
+PARTS = ("attention_backward", "ffn_backward", "experts_backward")
+DISTINCT = "the experts of a token differ, so no place is added to twice"
+ONCE = "each expert, and each row, comes once, where zeros are"
+SCATTERED = "add_at(flat, places, rows[:, None])"
+PLACED = "flat = np.zeros((len(ids) * E, 1), a.dtype, like={})"
 SIGNS: tuple[str, ...] = ("scores.real > 0, -scores, scores", "scores.real >= 0, scores, -scores")
 SIGNS += ("scores.real < 0, scores, -scores", "c.real > 0, scores, -scores")
 SIGNS += ("scores.real > 1, scores, -scores", "scores.real > 0, scores, scores")
@@ -165,7 +170,7 @@ EQUAL = (
     Equal("unembedding_backward", UNEMBEDDED.format(WANTED), (UNEMBEDDED.format(""),), UNWANTED),
     Equal("Record._offers", TAKES_WANTED, ("if False:",), UNWANTED),
     Equal("Record._offers", ARE_WANTED, (f"without {ARE_WANTED}",), UNWANTED),
-    *(Equal(layer, SCALED, (SCALED,), COMMUTES) for layer in ("attention_backward", "ffn_backward")),
+    *(Equal(layer, SCALED, (SCALED,), COMMUTES) for layer in PARTS),
     Equal("gpt_backward", OF_LOGITS, (OF_LOGITS,), COMMUTES),
     Equal("attention_backward", OF_QUERIES, (OF_QUERIES,), APART),
     *(
@@ -247,6 +252,40 @@ EQUAL = (
         ADD,
         ("twin = np.add.at", ADD.replace("on_gpu(array)", "on_gpu(ids)")),
         "ids lie where array does, and np.add.at adds the same terms as its twin, in an order of its own",
+    ),
+    Equal("scattered", PLACED.format("a"), (PLACED.format("chosen"),), "both lie in one place"),
+    Equal(
+        "scattered",
+        SCATTERED,
+        ("flat[places] = rows[:, None]", "flat[places] += rows[:, None]"),
+        DISTINCT,
+    ),
+    Equal(
+        "scattered",
+        "return flat.reshape(*a.shape[:-1], E)",
+        ("return flat.reshape(*chosen.shape[:-1], E)",),
+        "there is a weight for each chosen expert",
+    ),
+    *(
+        Equal("expert_linear_backward", before, (before.replace("] = ", "] += "),), ONCE)
+        for before in (
+            "dx[group] = dy_e @ weight[e].swapaxes(0, 1)",
+            "dweight[e] = x_e.swapaxes(0, 1) @ dy_e",
+            "dbias[e] = sum_rows(dy_e)",
+        )
+    ),
+    Equal(
+        "balance_backward",
+        "E = probs.shape[-1]",
+        ("E = above.shape[-1]",),
+        "both have a number for each expert",
+    ),
+    Equal("shared_experts_backward", "dy, ds = r.back('sum', dy)", ("ds, dy = r.back('sum', dy)",), SUM),
+    Equal(
+        "shared_experts_backward",
+        "dgate, ds = r.back('opened', ds)",
+        ("dgate, ds = r.back('opened', dy)",),
+        SUM,
     ),
 )
 # The key of a mutant → why it is equal.
