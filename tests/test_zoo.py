@@ -14,11 +14,12 @@ from numgpt.architecture.parameters import shapes
 from numgpt.interchange import huggingface
 from numgpt.interchange.architectures import ARCHITECTURES
 from numgpt.interchange.classes import ROWS
+from numgpt.interchange.mixture_classes import MIXTURES
 from numgpt.interchange.parameter_names import line_of, lines, packed_order, placeholders
 from numgpt.parity import zoo
 
 every_case = pytest.mark.parametrize("case", zoo.CASES)
-every_kind = pytest.mark.parametrize("kind", ROWS)
+every_kind = pytest.mark.parametrize("kind", ROWS | MIXTURES)
 TOKENS, TARGETS = zoo.batch()
 
 

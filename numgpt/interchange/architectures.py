@@ -25,6 +25,7 @@ from .classes import ROWS
 from .config_keys import Keys, by_key
 from .features import Feature, sizes, translation
 from .gpt_classes import Row
+from .mixture_classes import MIXTURES
 from .parameter_names import Piece, lines, pieces, placeholders, views
 
 GPT2 = """
@@ -204,7 +205,7 @@ ARCHITECTURES = {
 }
 
 
-ARCHITECTURES |= {kind: _of_row(row) for kind, row in ROWS.items()}
+ARCHITECTURES |= {kind: _of_row(row) for kind, row in (ROWS | MIXTURES).items()}
 
 
 def of(stored: Any) -> Architecture | None:
