@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from op_sizes import SIZES
 
 import numgpt
 from numgpt import GPT, AdamW, Config, InputError, engine, gradcheck, ops
@@ -81,39 +82,6 @@ def results(forward, backward, arrays, dy, options):
     with engine.session("float64"):
         y, saved = forward(*arrays, **options)
         return [np.asarray(y), *(g for g in backward(dy, saved) if g is not None)]
-
-
-SIZES = {
-    "ones": dict.fromkeys(ascii_uppercase, 1),
-    "odd": {
-        "C": 37,
-        "D": 5,
-        "F": 21,
-        "G": 2,
-        "H": 3,
-        "I": 33,
-        "K": 3,
-        "O": 65,
-        "P": 13,
-        "S": 2,
-        "T": 67,
-        "V": 131,
-    },
-    "large": {
-        "C": 384,
-        "D": 64,
-        "F": 777,
-        "G": 2,
-        "H": 3,
-        "I": 300,
-        "K": 3,
-        "O": 517,
-        "P": 200,
-        "S": 30,
-        "T": 150,
-        "V": 3001,
-    },
-}
 
 
 @both

@@ -234,7 +234,8 @@ class Config:
         expect(self, "n_expert", 0 <= self.n_expert <= LARGEST, f"0 to {LARGEST:,}")
         most = self.n_expert or LARGEST
         is_active = 1 <= self.n_expert_active <= most
-        expect(self, "n_expert_active", is_active, f"1 to n_expert {most}: no more than there are")
+        there_are = f"n_expert {most}: no more than there are" if self.n_expert else f"{most:,}"
+        expect(self, "n_expert_active", is_active, f"1 to {there_are}")
 
     @property
     def mlp(self) -> str:
