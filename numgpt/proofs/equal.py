@@ -26,6 +26,7 @@ SHUT = "shut = z.real {} math.floor(np.log(np.finfo(x.dtype).max))"
 SHUT_TO_0 = "return np.where(shut, 0, 1 / (1 + np.exp({})))"
 BOUNDED = "return np.where(abs(x.real) {} most, np.copysign(most, x.real), x)"
 CLAMPED = "return (np.where(gate.real {} LIMIT, x.dtype.type(LIMIT), gate), bounded(value, LIMIT))"
+SOFTMAX = "return (e / total, {}[..., 0])"
 FAR = "it keeps x² and x³ from overflowing; where they do not, σ is 0 or 1 there, and σ(1 − σ) is 0"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
 PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
@@ -265,6 +266,18 @@ EQUAL = (
         "return flat.reshape(*a.shape[:-1], E)",
         ("return flat.reshape(*chosen.shape[:-1], E)",),
         "there is a weight for each chosen expert",
+    ),
+    Equal(
+        "softmax",
+        "e = np.exp(logits - top)",
+        ("e = np.exp(logits)", "e = np.exp(logits + top)"),
+        "a softmax stays the same where all its scores are shifted; this shift keeps exp from overflowing",
+    ),
+    Equal(
+        "softmax",
+        SOFTMAX.format("(top + np.log(total))"),
+        tuple(map(SOFTMAX.format, ("top", "np.log(total)", "(top - np.log(total))"))),
+        "the backward of route takes the probabilities alone",
     ),
     *(
         Equal("expert_linear_backward", before, (before.replace("] = ", "] += "),), ONCE)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from .subjects import MISFIT, Subject, composed_subjects, op_subjects
 
 # Or does not fit in shape: weaker evidence than a law, since the first use would show it.
 RAISES = "does not run"
+# What a Record's methods tell apart: shared parameters, absent steps, dropout, what layers tell each other.
+ON_RECORD = ("GPT-2", "untied", "LLaMA", "Persimmon with sinks", "Qwen2-MoE", "Switch", "dropout")
 
 
 def verdict(mutant: Mutant, seed: int = 0, draws: int = 1) -> str | None:
@@ -30,7 +34,9 @@ def verdict(mutant: Mutant, seed: int = 0, draws: int = 1) -> str | None:
     raised = None
     with _reference(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for subject in subjects(mutant, seed, draws):
+        for subject, runs in zip(subjects(mutant, seed, draws), _runs(mutant, seed, draws)):
+            if not runs:
+                continue
             try:
                 for finding in subject.findings(seed):
                     if finding.law == MISFIT:
@@ -40,6 +46,46 @@ def verdict(mutant: Mutant, seed: int = 0, draws: int = 1) -> str | None:
             except Exception:  # whatever a wrong line may do
                 raised = RAISES
     return raised
+
+
+def _runs(mutant: Mutant, seed: int, draws: int) -> list[bool]:
+    """Of each subject, whether it runs the function that is changed; all, where none does.
+
+    A subject that does not is the package's own, of which the laws hold.
+    """
+    inside = f"{mutant.function}.<locals>."
+    runs = [
+        any(name == mutant.function or name.startswith(inside) for name in names)
+        for names in _functions_run(mutant.module, seed, draws)
+    ]
+    return runs if any(runs) else [True] * len(runs)
+
+
+@functools.cache
+def _functions_run(name: str, seed: int, draws: int) -> list[set[str]]:
+    """Of each subject of a module, the qualified names of the functions in the module that it runs."""
+    return [functions_run(name, subject) for subject in subjects_of(name, seed, draws)]
+
+
+def functions_run(name: str, subject: Subject, all_laws: bool = False) -> set[str]:
+    """The qualified names of the functions in a module that a subject runs, forward and backward."""
+    module, names = vars(sys.modules[name]), set()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_globals is module:
+            names.add(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        if all_laws:
+            list(subject.findings())
+        else:
+            y, saved = subject.forward(*subject.arrays, **subject.options)
+            subject.backward(np.ones_like(y), saved)
+    finally:
+        sys.setprofile(before)
+    return names
 
 
 @contextmanager
@@ -54,17 +100,33 @@ def _reference() -> Iterator[None]:
 
 def subjects(mutant: Mutant, seed: int = 0, draws: int = 1) -> Iterator[Subject]:
     """The subjects of numgpt check with a mutant's backward instead of the package's; ops in more shapes."""
-    module = mutant.load()
+    loaded = mutant.load()
+    method = mutant.function.removeprefix("Record.")
+    if mutant.module == record.__name__:
+        return subjects_of(mutant.module, seed, draws, kind=_with_method(loaded, method))
+    return subjects_of(mutant.module, seed, draws, loaded, swaps_forward=mutant.swaps_forward)
+
+
+def subjects_of(
+    name: str,
+    seed: int,
+    draws: int,
+    module: Any = None,
+    kind: type[record.Record] = record.Record,
+    swaps_forward: bool = False,
+) -> Iterator[Subject]:
+    """What goes through a module: with another in its place, or another kind of Record, or the package's."""
+    module = sys.modules[name] if module is None else module
     for n in range(seed, seed + draws):
-        if mutant.module == transformer.__name__:
+        if name == record.__name__:
+            # the last first: they are small, and each is there for something that the Record does
+            yield from reversed(list(composed_subjects(n, record=kind, variants=ON_RECORD)))
+        elif name == transformer.__name__:
             yield from composed_subjects(n, layers=module)
-        elif mutant.module == record.__name__:
-            kind = _with_method(module, mutant.function.removeprefix("Record."))
-            yield from composed_subjects(n, record=kind)
         else:
             for op in ops.ALL.values():
-                if source_of(op) == mutant.module:
-                    op = _with_pair(op, module, mutant.swaps_forward)
+                if source_of(op) == name:
+                    op = _with_pair(op, module, swaps_forward)
                     for sizes, lead in _shapes(op):
                         yield from op_subjects(op, n, sizes, lead)
 

@@ -21,6 +21,7 @@ KNOWN = "a known fault"
 # The methods of Record through which gradients pass.
 RECORD = (
     "start_backward",
+    "send",
     "back",
     "_arrived",
     "_back_op",

@@ -243,6 +243,29 @@ def frozen_subject(name: str, seed: int, record: KindOfRecord = Record) -> Subje
     return Subject(name, forward, backward, (rng.standard_normal((2, 5, 4)), rng.standard_normal(3)), {})
 
 
+def sent_subject(name: str, seed: int, record: KindOfRecord = Record) -> Subject:
+    """A linear map with two readers besides the one whose gradient comes back: y = h + h² + h³, h = x W + b.
+
+    x, W and b → y
+    """
+    rng = np.random.default_rng([seed, 8])
+
+    def forward(x: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
+        r = record({"map.weight": weight, "map.bias": bias}, None, keep=True)
+        h = r("map", ops.linear, x)
+        return h + h * h + h * h * h, r
+
+    def backward(dy: Any, r: Any) -> Any:
+        h, grads = r.value["map"], {name: np.full_like(a, np.nan) for name, a in r.params.items()}
+        r.start_backward(grads)
+        r.send("map", dy * 2 * h)
+        r.send("map", dy * 3 * h * h)
+        return r.back("map", dy), *grads.values()
+
+    x, weight, bias = (rng.standard_normal(shape) for shape in ((2, 5, 4), (4, 3), (3,)))
+    return Subject(name, forward, backward, (x, weight, bias), {})
+
+
 def _linear_backward_in_place(
     dy: Any, saved: Any, into: Sequence[Any] = (None, None), spare: bool = False
 ) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ from .record_subjects import (
     layer_subject,
     model_subject,
     placed_subject,
+    sent_subject,
 )
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "model_subject",
     "op_subjects",
     "placed_subject",
+    "sent_subject",
     "subjects",
 ]
 
@@ -135,14 +137,17 @@ def subjects(seed: int = 0) -> Iterator[Subject]:
 
 
 def composed_subjects(
-    seed: int = 0, layers: ModuleType = transformer, record: KindOfRecord = Record
+    seed: int = 0,
+    layers: ModuleType = transformer,
+    record: KindOfRecord = Record,
+    variants: Iterable[str] = VARIANTS,
 ) -> Iterator[Subject]:
-    """The layers and models in every variant, and GPT-2 edited, run twice, and as training runs it.
+    """The layers and models in variants, and GPT-2 edited, run twice, and as training runs it.
 
     layers, record: the module of the layers and the kind of Record, where they are not the package's own.
     """
-    for name, changes in VARIANTS.items():
-        config = Config(**SMALL | changes)
+    for name in variants:
+        config = Config(**SMALL | VARIANTS[name])
         for scoped in block_layers(config, layers):
             yield layer_subject(f"{scoped.name} of {name}", scoped, config, seed, record=record)
         yield model_subject(f"model {name}", config, seed, layer=layers.loss, record=record)
@@ -150,6 +155,7 @@ def composed_subjects(
     yield inputs_subject("several inputs", seed, record)
     yield placed_subject("put in place", seed, record)
     yield frozen_subject("frozen", seed, record)
+    yield sent_subject("sent by readers that no layer knows of", seed, record)
     yield edited_subject("model GPT-2, edited", config, seed, layer=layers.loss, record=record)
     yield model_subject("model GPT-2, added up", config, seed, layer=layers.loss, record=record, passes=2)
     yield model_subject("model GPT-2, as trained", config, seed, layer=layers.loss, record=record, keep=False)
