@@ -54,7 +54,9 @@ def with_a_cut(subject, i, cut):
     return backward
 
 
-@pytest.mark.parametrize("kind", CUTS)
+@pytest.mark.parametrize(
+    "kind", ["whole", "element", *(pytest.param(k, marks=pytest.mark.slow) for k in ("half", "row"))]
+)
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_a_gradient_that_is_cut_is_missing_in_every_op(name, kind):
     subject = SUBJECTS[name]
