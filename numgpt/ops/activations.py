@@ -10,6 +10,7 @@ import numpy as np
 
 from .erf import erfc
 from .op import Op
+from .rounded import rounded_once
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 FAR = 2.0**14  # exp(−FAR) is 0 in every type, and FAR² in the range of each
@@ -92,6 +93,7 @@ gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)
 BLOOM = 0.79788456  # its √(2/π), to eight digits
 
 
+@rounded_once
 def gelu_bloom_forward(x):
     """The tanh form of GELU with Bloom's constant, without which its logits would be 2e-10 off.
 
@@ -102,6 +104,7 @@ def gelu_bloom_forward(x):
     return x * gate(x, BLOOM), (x,)
 
 
+@rounded_once
 def gelu_bloom_backward(dy, saved):
     """Gradient of gelu_bloom_forward with respect to x.
 
@@ -167,6 +170,7 @@ def relu2_backward(dy, saved):
 relu2 = Op("... -> ...", relu2_forward, relu2_backward)
 
 
+@rounded_once
 def silu_forward(x):
     """The sigmoid linear unit, also called Swish.
 
@@ -177,6 +181,7 @@ def silu_forward(x):
     return x * sigmoids(x)[0], (x,)
 
 
+@rounded_once
 def silu_backward(dy, saved):
     """Gradient of silu_forward with respect to x.
 
@@ -200,6 +205,7 @@ def sigmoids(x):
 silu = Op("... -> ...", silu_forward, silu_backward)
 
 
+@rounded_once
 def swiglu_forward(x):
     """A value that the SiLU of its gate lets through.
 
@@ -211,6 +217,7 @@ def swiglu_forward(x):
     return gated(silu_forward, x)
 
 
+@rounded_once
 def swiglu_backward(dy, saved):
     """Gradient of swiglu_forward with respect to x.
 
@@ -249,6 +256,7 @@ def geglu_backward(dy, saved):
 geglu = Op("...(2F) -> ...F", geglu_forward, geglu_backward)
 
 
+@rounded_once
 def geglu_tanh_forward(x):
     """A value that the GELU of its gate lets through, in GELU's tanh form: that of Gemma.
 
@@ -260,6 +268,7 @@ def geglu_tanh_forward(x):
     return gated(gelu_tanh_forward, x)
 
 
+@rounded_once
 def geglu_tanh_backward(dy, saved):
     """Gradient of geglu_tanh_forward with respect to x.
 
@@ -299,6 +308,7 @@ reglu = Op("...(2F) -> ...F", reglu_forward, reglu_backward)
 LIMIT, STEEPNESS = 7.0, 1.702  # of GPT-OSS
 
 
+@rounded_once
 def swiglu_clamped_forward(x):
     """SwiGLU of GPT-OSS: both halves are held back, the gate is steeper, and the value is shifted by 1.
 
@@ -312,6 +322,7 @@ def swiglu_clamped_forward(x):
     return (value + 1) * gate * sigmoids(gate * STEEPNESS)[0], (x,)
 
 
+@rounded_once
 def swiglu_clamped_backward(dy, saved):
     """Gradient of swiglu_clamped_forward with respect to x.
 

@@ -126,24 +126,21 @@ def gelu_tanh_backward(dy, saved):
 
 @kernel
 def swiglu_row(g, u, y):
-    """y = silu(g) u."""
-    one = g.dtype.type(1)
+    """y = silu(g) u, in float64 but for exp."""
     for i in range(len(g)):
-        e = exp(-abs(g[i]))
-        large = one / (one + e)
-        y[i] = g[i] * (e * large if g[i] < 0 else large) * u[i]
+        y[i] = g[i] / (1.0 + exp(-g[i])) * u[i]
 
 
 @kernel
 def swiglu_gradient_row(g, u, dy, dg, du):
-    """dg = dy u silu'(g) and du = dy silu(g)."""
-    one, far = g.dtype.type(1), g.dtype.type(FAR)
+    """dg = dy u silu'(g) and du = dy silu(g), in float64 but for exp."""
+    far = g.dtype.type(FAR)
     for i in range(len(g)):
         e = exp(-abs(g[i]))
-        large = one / (one + e)
+        large = 1.0 / (1.0 + e)
         small = e * large
         s, rest = (small, large) if g[i] < 0 else (large, small)
-        dg[i] = dy[i] * u[i] * (s * (one + kept_near(g[i], far) * rest))
+        dg[i] = dy[i] * (s * (1.0 + kept_near(g[i], far) * rest)) * u[i]
         du[i] = dy[i] * (g[i] * s)
 
 

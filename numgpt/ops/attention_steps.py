@@ -22,6 +22,7 @@ from .attention import (
 )
 from .op import Op
 from .positions import alibi_slopes
+from .rounded import rounded_once
 
 PACKED = "...T(KGD+2KD)"
 HEADS = {"n_head": "KG", "n_kv_head": "K"}
@@ -146,6 +147,7 @@ attention_scores = Op(
 )
 
 
+@rounded_once
 def softcap_forward(x, *, cap=None):
     """Large values held back.
 
@@ -158,6 +160,7 @@ def softcap_forward(x, *, cap=None):
     return capped(x, cap), (x, cap)
 
 
+@rounded_once
 def softcap_backward(dy, saved):
     """Gradient of softcap_forward with respect to x.
 
@@ -207,6 +210,7 @@ distance_slopes = Op(
 )
 
 
+@rounded_once
 def attention_probs_forward(scores, *, first=None, last=None, mask=None):
     """The softmax of each query's scores over the keys that it sees; 0 for the others.
 

@@ -17,6 +17,7 @@ from .activations import sigmoids
 from .embedding import add_at
 from .linear import sum_rows
 from .op import Op
+from .rounded import rounded_once
 
 
 def chosen_experts(logits, n_active):
@@ -31,6 +32,7 @@ def chosen_experts(logits, n_active):
     return engine.checked(chosen, logits, logits.shape[-1])
 
 
+@rounded_once
 def route_forward(logits, chosen, *, renorm=True):
     """The weight of each chosen expert, out of a softmax of the router's scores.
 
@@ -49,6 +51,7 @@ def route_forward(logits, chosen, *, renorm=True):
     return w, (w, logits, chosen, renorm)
 
 
+@rounded_once
 def route_backward(dw, saved):
     """Gradients of route_forward with respect to logits and chosen (none: they are integers).
 
@@ -207,6 +210,7 @@ def combine_backward(dy, saved):
 combine = Op("...AC, ...A -> ...C", combine_forward, combine_backward)
 
 
+@rounded_once
 def opened_forward(gate, x):
     """Channels let through by a gate: of one gate all of them, of G gates C/G by each.
 
@@ -219,6 +223,7 @@ def opened_forward(gate, x):
     return (parts * s[..., None]).reshape(x.shape), (parts, s, rest)
 
 
+@rounded_once
 def opened_backward(dy, saved):
     """Gradients of opened_forward with respect to gate and x.
 

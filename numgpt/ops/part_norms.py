@@ -6,6 +6,7 @@ from ..errors import InputError
 from .linear import sum_rows
 from .norms import layernorm_forward, rmsnorm_forward
 from .op import Op
+from .rounded import rounded_once
 
 
 def part_rmsnorm_forward(x, weight, *, begin=0, end=None, eps=1e-5):
@@ -39,6 +40,7 @@ def part_rmsnorm_backward(dy, saved):
     return _with_part(dy, dnormed, begin, end), _dweight(dpart * xhat)
 
 
+@rounded_once
 def part_layernorm_forward(x, weight, bias=None, *, begin=0, end=None, eps=1e-5):
     """Channels begin … end − 1 in vectors as long as the weight, each normalised; the others as they are.
 
@@ -52,6 +54,7 @@ def part_layernorm_forward(x, weight, bias=None, *, begin=0, end=None, eps=1e-5)
     return _with_part(x, normed, begin, end), (xhat, rstd, weight, has_bias, begin, end)
 
 
+@rounded_once
 def part_layernorm_backward(dy, saved):
     """Gradients of part_layernorm_forward with respect to x, weight and bias.
 

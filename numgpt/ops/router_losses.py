@@ -5,8 +5,10 @@ import numpy as np
 from ..errors import InputError
 from .experts import softmax
 from .op import Op
+from .rounded import rounded_once
 
 
+@rounded_once
 def balance_forward(logits, chosen):
     """How unevenly tokens are spread over the experts: 1 where all get as many, up to E where one gets all.
 
@@ -28,6 +30,7 @@ def balance_forward(logits, chosen):
     return loss, (probs, above)
 
 
+@rounded_once
 def balance_backward(dloss, saved):
     """Gradients of balance_forward with respect to logits and chosen (none: they are integers).
 
@@ -52,6 +55,7 @@ def _softmax_of_some(who, logits):
     return softmax(logits)
 
 
+@rounded_once
 def router_z_forward(logits):
     """How large a router's scores are: they are rounded in a softmax, the more the larger they are.
 
@@ -63,6 +67,7 @@ def router_z_forward(logits):
     return (z * z).mean(), (probs, z)
 
 
+@rounded_once
 def router_z_backward(dloss, saved):
     """Gradient of router_z_forward with respect to logits.
 

@@ -21,6 +21,7 @@ from .attention import (
     visible,
 )
 from .op import Op
+from .rounded import rounded_once
 
 
 def sink_attention_forward(
@@ -106,6 +107,7 @@ def attend_with_sink(sink, q, k, v, *, scale=None, cap=None, slopes=None, first=
     )[0]
 
 
+@rounded_once
 def sink_probs_forward(scores, sink, *, first=None, last=None, mask=None):
     """The softmax of each query's scores over the keys that it sees, and a sink that takes a share.
 

@@ -1,0 +1,73 @@
+"""The family's ops in float32: their errors against long double are no larger than PyTorch's."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from numgpt import engine, ops
+from numgpt.proofs.op_subjects import op_subjects
+
+SIZES = dict.fromkeys("ADEGHKOPVW", 8) | {"S": 24, "T": 16, "C": 32, "F": 32, "I": 64}
+# Sums and products of matrices come out of a BLAS, on both sides: there the larger error is a matter of luck.
+OPS = (
+    *("rotary", "sinusoidal", "rmsnorm", "standardise", "part_rmsnorm", "part_layernorm", "gelu_bloom"),
+    *("relu2", "silu", "swiglu", "geglu", "geglu_tanh", "reglu", "swiglu_clamped", "softcap"),
+    *("attention_probs", "sink_probs", "route", "opened", "balance", "router_z"),
+)
+
+
+def in_type(arrays, dtype):
+    return [a if a is None or a.dtype.kind != "f" else a.astype(dtype) for a in arrays]
+
+
+def ours(subject, arrays, dy, dtype):
+    """The value and every gradient, in a type; float32 by the engine in use."""
+    arrays, dy = in_type(arrays, dtype), dy.astype(dtype)
+    with engine.session("float32"):
+        y, saved = engine.forward(subject.op, arrays)(*arrays, **subject.options)
+        grads = engine.backward(subject.op, dy)(dy, saved)
+    return [y, *(g for g, a in zip(grads, arrays) if a is not None and a.dtype.kind == "f")]
+
+
+@functools.cache
+def sides(name, scale):
+    """(subject, arrays, dy, exact results, PyTorch's results) at some seeds; scale: of the first array."""
+    from numgpt.parity.verify import _by_torch
+
+    found, op = [], ops.ALL[name]
+    for seed in range(8):
+        sizes = {c: SIZES[c] for c in op.line if c.isupper()}
+        subject = next(op_subjects(op, seed, sizes, (4, 8)))
+        arrays = in_type(subject.arrays, np.float32)
+        arrays[0] = arrays[0] * np.float32(scale)
+        y, _ = op.forward(*arrays, **subject.options)
+        dy = np.random.default_rng(seed).standard_normal(np.shape(y)).astype(np.float32)
+        exact = ours(subject, arrays, dy, np.longdouble)
+        found.append((subject, arrays, dy, exact, _by_torch(subject, arrays, dy)))
+    return found
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("name", OPS)
+def test_the_error_in_float32_is_no_larger_than_pytorchs(name, scale, each_engine):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    squares = 0
+    for subject, arrays, dy, exact, theirs in sides(name, scale):
+        results = zip(ours(subject, arrays, dy, np.float32), theirs, exact, strict=True)
+        squares = squares + np.array([[((r - e) ** 2).sum() for r in (a, b)] for a, b, e in results], float)
+    errors = np.sqrt(squares)
+    # 2 % where formulas are the same: which way each number is rounded
+    assert (errors[:, 0] <= 1.02 * errors[:, 1]).all(), errors[:, 0] / errors[:, 1]
+
+
+@pytest.mark.parametrize("name", ["silu", "softcap", "part_layernorm", "sink_probs"])
+def test_what_is_computed_in_float64_is_given_and_saved_in_float32(name):
+    subject = next(op_subjects(ops.ALL[name], 0))
+    arrays = in_type(subject.arrays, np.float32)
+    y, saved = subject.op.forward(*arrays, **subject.options)
+    grads = subject.op.backward(y, saved)
+    kept = [a for a in saved if hasattr(a, "dtype")]
+    assert all(a.dtype == np.float32 for a in (y, *grads, *kept) if a.dtype.kind == "f")
+    if name == "silu":
+        assert saved[0] is arrays[0]  # no copy
