@@ -220,6 +220,19 @@ def test_a_shard_whose_name_no_file_can_have_is_refused(folder):
         GPT.load(folder)
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", ""], ids=["as it is spelt", "without its prefix"])
+def test_an_array_that_lies_in_two_shards_is_refused(folder, prefix):
+    """Which of the two is meant nobody can say, whatever the index does."""
+    arrays = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(arrays, folder / "model-0.safetensors")
+    save_file({f"{prefix}wpe.weight": arrays["transformer.wpe.weight"]}, folder / "model-1.safetensors")
+    index = dict.fromkeys(arrays, "model-0.safetensors") | {f"{prefix}wpe.weight": "model-1.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(InputError, match=f"model-1.safetensors: {prefix}wpe.weight occurs twice"):
+        GPT.load(folder)
+
+
 def test_pickled_weights_are_not_opened(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(100))
