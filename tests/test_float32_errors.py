@@ -69,5 +69,6 @@ def test_what_is_computed_in_float64_is_given_and_saved_in_float32(name):
     grads = subject.op.backward(y, saved)
     kept = [a for a in saved if hasattr(a, "dtype")]
     assert all(a.dtype == np.float32 for a in (y, *grads, *kept) if a.dtype.kind == "f")
-    if name == "silu":
-        assert saved[0] is arrays[0]  # no copy
+    # nothing is held twice
+    assert name != "silu" or saved[0] is arrays[0]
+    assert name != "sink_probs" or saved[0] is y

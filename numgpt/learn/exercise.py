@@ -159,6 +159,9 @@ class Exercise:
         For the variant of each student: other words for an identifier, other values of a constant.
     ops : tuple of str
         The ops of numgpt.ops with the derivation and the line of PyTorch.
+    other_case : callable
+        As case, of another mode in which the terms are others: evaluation, of dropout. Probes ask for it;
+        numgpt check --strength holds the faults to differences there too.
     smallest : dict
         Sizes of the smallest case that can fail, where B 1, T 2 and 3 for all others are not.
     """
@@ -183,6 +186,7 @@ class Exercise:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     constants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ops: tuple[str, ...] = ()
+    other_case: Callable[..., Case] | None = None
     smallest: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     student: str = ""

@@ -58,6 +58,12 @@ def case(rng, B, T, S, D):
     return made
 
 
+def case_in_evaluation(rng, B, T, S, D):
+    """As case, where nothing is dropped."""
+    inputs = {"probs": rng.dirichlet(np.ones(S), (B, T)), "v": rng.standard_normal((B, S, D))}
+    return case_of_pair(dropout_forward, inputs, rng.standard_normal((B, T, D)), {}, None)
+
+
 def terms(v):
     """The signed sums that the gradients are."""
     q = 1 - RATE
@@ -331,6 +337,7 @@ EXERCISE = Exercise(
     gradients={"dprobs": "BTS", "dv": "BSD"},
     sizes={"B": 3, "T": 5, "S": 7, "D": 11},
     case=case,
+    other_case=case_in_evaluation,
     terms=terms,
     variants=VARIANTS,
     invariants=INVARIANTS,
