@@ -72,9 +72,13 @@ def functions_run(name: str, subject: Subject, all_laws: bool = False) -> set[st
     module, names = vars(sys.modules[name]), set()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_globals is module:
-            names.add(frame.f_code.co_qualname)
+        code = frame.f_code.co_qualname
+        if event == "call" and frame.f_globals is module and not code.startswith("<"):
+            names.add(code)
 
+    for member in module.values():
+        if hasattr(member, "cache_clear"):  # what is looked up would not run
+            member.cache_clear()
     before = sys.getprofile()
     sys.setprofile(note)
     try:
