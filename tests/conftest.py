@@ -16,7 +16,10 @@ settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 # Where CI is set, pytest would look for all that two different megabytes of bits have in common, for an hour:
 # it is told nothing of it.
-settings.load_profile("ci" if os.environ.pop("CI", None) else "local")
+# The workers of xdist, which start afterwards, have to know which it was.
+if os.environ.pop("CI", None):
+    os.environ["NUMGPT_HYPOTHESIS"] = "ci"
+settings.load_profile(os.environ.get("NUMGPT_HYPOTHESIS", "local"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from numgpt import engine, ops
+from numgpt.gradcheck.pair import as_dtype
 from numgpt.proofs.op_subjects import op_subjects
 
 SIZES = dict.fromkeys("ADEGHKOPVW", 8) | {"S": 24, "T": 16, "C": 32, "F": 32, "I": 64}
@@ -17,13 +18,9 @@ OPS = (
 )
 
 
-def in_type(arrays, dtype):
-    return [a if a is None or a.dtype.kind != "f" else a.astype(dtype) for a in arrays]
-
-
 def ours(subject, arrays, dy, dtype):
     """The value and every gradient, in a type; float32 by the engine in use."""
-    arrays, dy = in_type(arrays, dtype), dy.astype(dtype)
+    arrays, dy = as_dtype(arrays, dtype), dy.astype(dtype)
     with engine.session("float32"):
         y, saved = engine.forward(subject.op, arrays)(*arrays, **subject.options)
         grads = engine.backward(subject.op, dy)(dy, saved)
@@ -33,18 +30,18 @@ def ours(subject, arrays, dy, dtype):
 @functools.cache
 def sides(name, scale):
     """(subject, arrays, dy, exact results, PyTorch's results) at some seeds; scale: of the first array."""
-    from numgpt.parity.verify import _by_torch
+    from numgpt.parity.verify import by_torch
 
     found, op = [], ops.ALL[name]
     for seed in range(8):
         sizes = {c: SIZES[c] for c in op.line if c.isupper()}
         subject = next(op_subjects(op, seed, sizes, (4, 8)))
-        arrays = in_type(subject.arrays, np.float32)
+        arrays = as_dtype(subject.arrays, np.float32)
         arrays[0] = arrays[0] * np.float32(scale)
         y, _ = op.forward(*arrays, **subject.options)
         dy = np.random.default_rng(seed).standard_normal(np.shape(y)).astype(np.float32)
         exact = ours(subject, arrays, dy, np.longdouble)
-        found.append((subject, arrays, dy, exact, _by_torch(subject, arrays, dy)))
+        found.append((subject, arrays, dy, exact, by_torch(subject, arrays, dy)))
     return found
 
 
@@ -64,7 +61,7 @@ def test_the_error_in_float32_is_no_larger_than_pytorchs(name, scale, each_engin
 @pytest.mark.parametrize("name", ["silu", "softcap", "part_layernorm", "sink_probs"])
 def test_what_is_computed_in_float64_is_given_and_saved_in_float32(name):
     subject = next(op_subjects(ops.ALL[name], 0))
-    arrays = in_type(subject.arrays, np.float32)
+    arrays = as_dtype(subject.arrays, np.float32)
     y, saved = subject.op.forward(*arrays, **subject.options)
     grads = subject.op.backward(y, saved)
     kept = [a for a in saved if hasattr(a, "dtype")]

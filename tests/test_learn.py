@@ -343,12 +343,14 @@ def test_the_laws_of_numgpt_check_catch_what_is_planted_in_exercises(capsys):
     "name", [n if n == "dropout" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
 def test_no_fault_of_an_exercise_gets_past_the_laws(name):
-    held = dict(laws.held([f"exercise {name}: "]))
-    wanted = exercise(name)
-    assert len(held) in (0, len(wanted.faults)) and None not in held.values()
-    for make in filter(None, (wanted.case, wanted.other_case)):
-        made = make(np.random.default_rng(0), **wanted.sizes)
-        if held:
+    wanted, held = exercise(name), dict(laws.held([f"exercise {name}: "]))
+    if wanted.forward is None:
+        pytest.skip("has no forward, of which differences could be taken")
+    assert None not in held.values()
+    for make in (wanted.case, wanted.other_case):
+        made = make and make(np.random.default_rng(0), **wanted.sizes)
+        if made and made.loss is not None:
+            assert len(held) == len(wanted.faults)
             assert laws.law_of(wanted, wanted.solution, made) is None
 
 

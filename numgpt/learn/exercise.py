@@ -160,8 +160,8 @@ class Exercise:
     ops : tuple of str
         The ops of numgpt.ops with the derivation and the line of PyTorch.
     other_case : callable
-        As case, of another mode in which the terms are others: evaluation, of dropout. Probes ask for it;
-        numgpt check --strength holds the faults to differences there too.
+        As case, in another mode, where the gradients are other sums: dropout in evaluation. A probe judges
+        it; numgpt check --strength holds the faults to differences there too.
     smallest : dict
         Sizes of the smallest case that can fail, where B 1, T 2 and 3 for all others are not.
     """

@@ -28,8 +28,7 @@ def held(names: Sequence[str] = ()) -> Iterator[tuple[str, str | None]]:
     for name in NAMES:
         wanted = exercise(name)
         sizes = {letter: size + 1 for letter, size in wanted.sizes.items()}  # where no size is written out
-        made = [wanted.case, *([] if wanted.other_case is None else [wanted.other_case])]
-        cases = [make(np.random.default_rng(0), **sizes) for make in made]
+        cases = [make(np.random.default_rng(0), **sizes) for make in (wanted.case, wanted.other_case) if make]
         if any(case.loss is None for case in cases) or wanted.forward is None:
             continue
         for fault, text in starting.wrong(wanted):
@@ -38,8 +37,8 @@ def held(names: Sequence[str] = ()) -> Iterator[tuple[str, str | None]]:
                 continue
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                laws = (law_of(wanted, starting.loaded(wanted, text), case) for case in cases)
-                yield title, next((law for law in laws if law is not None), None)
+                broken = (law_of(wanted, starting.loaded(wanted, text), case) for case in cases)
+                yield title, next((law for law in broken if law is not None), None)
 
 
 def law_of(wanted: Exercise, function: Any, case: Case) -> str | None:

@@ -150,7 +150,7 @@ def subject_line(subject: Subject, dtype: str, seed: int) -> Line:
     y, saved = subject.forward(*arrays, **subject.options)
     dy = np.asarray(np.random.default_rng([seed, 5]).standard_normal(np.shape(y)), dtype)
     ours = [y, *(g for g in subject.backward(dy[()], saved) if g is not None)]
-    theirs = _by_torch(subject, arrays, dy)
+    theirs = by_torch(subject, arrays, dy)
     what = f"value and {len(ours) - 1} gradients"
     if dtype == "float64":
         worst = _largest(_relative(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -161,7 +161,7 @@ def subject_line(subject: Subject, dtype: str, seed: int) -> Line:
     return Line(subject.name, f"{what}{OF_ROUNDING}", dtype, worst, 1.0)
 
 
-def _by_torch(subject: Subject, arrays: Sequence[Any], dy: Any) -> list[Any]:
+def by_torch(subject: Subject, arrays: Sequence[Any], dy: Any) -> list[Any]:
     """The value and every gradient of a pair, by PyTorch."""
     t = torch()
     leaves = [leaf(a) for a in arrays]

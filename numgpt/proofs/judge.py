@@ -34,7 +34,7 @@ def verdict(mutant: Mutant, seed: int = 0, draws: int = 1) -> str | None:
     raised = None
     with _reference(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for subject, runs in zip(subjects(mutant, seed, draws), _runs(mutant, seed, draws)):
+        for subject, runs in zip(subjects(mutant, seed, draws), _runs(mutant, seed, draws), strict=True):
             if not runs:
                 continue
             try:

@@ -76,11 +76,9 @@ def terms(v):
 
 def ask_in_evaluation(function):
     """Whether nothing is dropped in evaluation."""
-    rng = np.random.default_rng(0)
-    probs, v = rng.dirichlet(np.ones(3), (1, 2)), rng.standard_normal((1, 3, 5))
-    dy = rng.standard_normal((1, 2, 5))
+    dy, (probs, v, keep) = case_in_evaluation(np.random.default_rng(0), B=1, T=2, S=3, D=5).arguments
     try:
-        returned = function(dy, (probs, v, None))
+        returned = function(dy, (probs, v, keep))
     except TypeError as error:
         return f"in evaluation, where keep is None, TypeError is raised: {error}"
     got = list(returned.values()) if isinstance(returned, dict) else list(returned)
