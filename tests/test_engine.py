@@ -138,11 +138,15 @@ def fused_always(monkeypatch):
     return transformer_numba
 
 
+LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu"}
 FUSED = {
     "GPT-2": {},
     "nanoGPT": {"bias": False, "activation": "gelu"},
     "narrow": {"n_inner": 3, "n_head": 1},
     "untied": {"tied": False},
+    "LLaMA": LLAMA | {"bias": False, "n_kv_head": 1},
+    "Mistral, Qwen 2": LLAMA | {"biases": "qkv", "rotary_dim": 2, "window": 2, "head_dim": 4, "n_kv_head": 1},
+    "biases of norms alone": {"biases": "norm", "layers": ({"window": 2}, {})},
 }
 
 

@@ -39,7 +39,7 @@ VALUES = {
     "rotary_dim": 4,
     "rotary_scaling": {"kind": "linear", "factor": 2},
     "n_kv_head": 1,
-    "head_dim": 12,
+    "head_dim": 32,
     "window": 5,
     "biases": "qkv mlp",
     "softcap": 2.0,
@@ -76,12 +76,19 @@ def values_of(field):
 
 ROWS = [(name, value) for name, field in FIELDS.items() for value in values_of(field)]
 every_field = pytest.mark.parametrize(("name", "value"), ROWS, ids=[f"{n}={v}" for n, v in ROWS])
+# Fields that came late and of which the blocks take all values.
+BLOCK_KNOWS = (
+    *("n_kv_head", "head_dim", "window", "biases", "attn_scale", "layers", "rotary_base", "rotary_dim"),
+    *("rotary_scaling", "embed_scale", "logit_scale", "final_softcap"),
+)
 # What the twins take, of fields with values that they decline; a choice that is added is declined until then.
 BLOCK_TAKES = {
-    "activation": {"gelu", "gelu_tanh"},
-    "norm": {"layernorm"},
+    "activation": {"gelu", "gelu_tanh", "swiglu"},
+    "norm": {"layernorm", "rmsnorm"},
     "norm_position": {"pre"},
-    "positions": {"learned"},
+    "positions": {"learned", "sinusoidal", "rotary", "none"},
+    "embed_norm": {True},
+    **{name: [VALUES[name]] for name in BLOCK_KNOWS},
 }
 FEED_FORWARD_TAKES = {"activation": {"gelu", "gelu_tanh"}, "bias": {True}}
 
@@ -217,14 +224,14 @@ def test_a_fused_feed_forward_agrees_with_the_reference_or_declines(launched_on_
 class Wider(Config):
     """A Config with a field that no twin has heard of, and that changes nothing in the reference."""
 
-    window: int | None = setting(None, "how far a position sees")
+    reach: int | None = setting(None, "how far a position sees")
 
 
 @with_numba
 def test_a_fused_block_declines_a_field_that_it_does_not_know(launched):
     for config, kernels in (
         (Wider(**BASE), ["block_forward", "block_backward", *["block"] * 3]),
-        (Wider(**BASE, window=5), []),
+        (Wider(**BASE, reach=5), []),
     ):
         launched.clear()
         trained(config)
@@ -234,19 +241,19 @@ def test_a_fused_block_declines_a_field_that_it_does_not_know(launched):
 
 @with_gcc
 def test_a_fused_feed_forward_declines_a_field_that_it_does_not_know(launched_on_gpu):
-    for config, is_fused in ((Wider(**BASE), True), (Wider(**BASE, window=5), False)):
+    for config, is_fused in ((Wider(**BASE), True), (Wider(**BASE, reach=5), False)):
         launched_on_gpu.clear()
         trained(config)
         assert ("bias_gelu" in launched_on_gpu) == is_fused
 
 
 def test_the_first_field_beyond_is_named():
-    config = Wider(**BASE, activation="relu", window=5)
+    config = Wider(**BASE, activation="relu", reach=5)
     known = dict.fromkeys(BASE, ANY)
     assert beyond(config, known) == "activation"
     assert beyond(config, known | {"activation": ("gelu_tanh", "gelu")}) == "activation"
-    assert beyond(config, known | {"activation": ("relu",)}) == "window"
-    assert beyond(config, known | {"activation": ANY, "window": (None, 5)}) is None
+    assert beyond(config, known | {"activation": ("relu",)}) == "reach"
+    assert beyond(config, known | {"activation": ANY, "reach": (None, 5)}) is None
     assert beyond(Config(), {}) is None
 
 

@@ -244,7 +244,16 @@ def test_what_is_not_finite_stays_so_in_few_rows(bad):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"bias": False, "activation": "gelu"}, {"activation": "relu"}, {"norm_position": "post"}],
+    [
+        {},
+        {"bias": False, "activation": "gelu"},
+        {"activation": "relu"},
+        {"norm_position": "post"},
+        {
+            **{"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "biases": "qkv"},
+            **{"n_kv_head": 1, "layers": ({"window": 20}, {})},
+        },
+    ],
     ids=str,
 )
 def test_decoding_reads_the_cache_with_few_rows_as_with_many(changes):

@@ -1,10 +1,20 @@
 """What the twins of a block share, in training and in decoding: its parameters and activations."""
 
+import math
 from collections import namedtuple
+from typing import NamedTuple
 
 from ..engine.jit import kernel
-from ..ops.activations_numba import BOUND, INV_SQRT_2PI, SQRT_2_OVER_PI, kept_near
+from ..ops.activations_numba import (
+    BOUND,
+    INV_SQRT_2PI,
+    SQRT_2_OVER_PI,
+    kept_near,
+    swiglu_gradient_row,
+    swiglu_row,
+)
 from ..ops.elementary_numba import exp, half_erfc
+from ..ops.rotary import rotations
 from .known import ANY
 
 NAMES = [
@@ -49,8 +59,25 @@ def gelu_tanh_and_slope(h, act):
         h[i] = s + near * s * (one - s) * c * (one + e * near * near)
 
 
+@kernel
+def swiglu_rows(h, act):
+    """act (N, F) = silu(g) u for h (N, 2F) = g | u."""
+    N, F = act.shape
+    for n in range(N):
+        swiglu_row(h[n][:F], h[n][F:], act[n])
+
+
+@kernel
+def swiglu_gradient_rows(h, dact, dh):
+    """dh (N, 2F) for h (N, 2F) = g | u and the gradient of what swiglu gives."""
+    N, F = dact.shape
+    for n in range(N):
+        swiglu_gradient_row(h[n][:F], h[n][F:], dact[n], dh[n][:F], dh[n][F:])
+
+
 # The activations that a fused block computes. One more here needs its branch in activate.
-ACTIVATIONS = {"gelu": gelu_and_slope, "gelu_tanh": gelu_tanh_and_slope}
+GATED = ("swiglu",)
+ACTIVATIONS = ("gelu", "gelu_tanh", *GATED)
 
 # The settings that a fused block computes; with any other, or another value, the ops run one by one.
 KNOWN = {
@@ -58,34 +85,94 @@ KNOWN = {
     "block_size": ANY,
     "n_layer": ANY,
     "n_head": ANY,
+    "n_kv_head": ANY,
+    "head_dim": ANY,
     "n_embd": ANY,
     "n_inner": ANY,
     "bias": ANY,
+    "biases": ANY,
     "tied": ANY,
     "activation": ACTIVATIONS,
+    "norm": ("layernorm", "rmsnorm"),
     "norm_position": ("pre",),
+    "positions": ("learned", "sinusoidal", "rotary", "none"),
+    "rotary_base": ANY,
+    "rotary_dim": ANY,
+    "rotary_scaling": ANY,
+    "window": ANY,
+    "attn_scale": ANY,
     "dropout": ANY,  # where it drops, the Record asks for no twin
     "layer_norm_epsilon": ANY,
+    "layers": ANY,  # a block is given the settings of its layer
+    # What stands before the first block or behind the last.
+    "embed_norm": ANY,
+    "embed_scale": ANY,
+    "logit_scale": ANY,
+    "final_softcap": ANY,
 }
 
 
+class Form(NamedTuple):
+    """What a block computes, as arguments of its kernels.
+
+    Flags are True or None, not False: Numba leaves out the branch of an argument that is None, so a block
+    compiles what its model has.
+    """
+
+    H: int  # query heads, key heads, and the size of a head
+    K: int
+    D: int
+    scale: float  # of the scores
+    eps: float
+    rms: bool | None  # RMSNorm in place of LayerNorm
+    tanh: bool | None  # GELU's tanh form in place of its erf form
+    gated: bool | None  # SwiGLU in place of both
+
+
+def form_of(config):
+    """The Form of a layer's Config."""
+    D = config.head_size
+    return Form(
+        config.n_head,
+        config.kv_heads,
+        D,
+        1 / math.sqrt(D) if config.attn_scale is None else config.attn_scale,
+        config.layer_norm_epsilon,
+        flag(config.norm == "rmsnorm"),
+        flag(config.activation == "gelu_tanh"),
+        flag(config.activation in GATED),
+    )
+
+
+def flag(holds):
+    """True or None."""
+    return True if holds else None
+
+
+def angles(r, x):
+    """cos and sin (T, R/2) by which queries and keys turn at the positions of x, None and None for none."""
+    c = r.config
+    if c.positions != "rotary":
+        return None, None
+    return rotations(x, c.rotary_size, c.rotary_base, c.rotary_scaling, r.start, None)
+
+
+def inner_width(config):
+    """The width of what the activation reads."""
+    return config.ffn_width * (2 if config.activation in GATED else 1)
+
+
 @kernel
-def activate(tanh, h, act):
-    """act = gelu(h) and h ← its slope there; tanh is as tanh_flag gives it."""
-    if tanh is None:
+def activate(tanh, gated, h, act):
+    """act = the activation of h; h ← its slope there, but for a gate, which stays."""
+    if gated is not None:
+        swiglu_rows(h, act)
+    elif tanh is None:
         gelu_and_slope(h.reshape(-1), act.reshape(-1))
     else:
         gelu_tanh_and_slope(h.reshape(-1), act.reshape(-1))
 
 
-def tanh_flag(config):
-    """True for GELU's tanh form, None for its erf form.
-
-    Not False: Numba leaves out the branch of an argument that is None, so a block compiles one form only.
-    """
-    return True if ACTIVATIONS[config.activation] is gelu_tanh_and_slope else None
-
-
 def parameters_of(r):
     """The parameters of a block in the order of Parameters, as the plain tuple that kernels are given."""
-    return tuple(r.parameter(name) if r.config.bias or name.endswith("weight") else None for name in NAMES)
+    return tuple(r.params.get(r.scope + name) for name in NAMES)

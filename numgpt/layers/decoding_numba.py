@@ -5,8 +5,6 @@ up its parts, in order. What takes less time than a wait between two phases, a n
 task does for itself.
 """
 
-import math
-
 import numpy as np
 
 from ..engine.jit import SUMS, kernel, launch, parallel
@@ -16,7 +14,8 @@ from ..ops.few_rows_numba import PARTS, add_products, multiply_part, padded, par
 from ..ops.few_rows_numba import suits as few_rows_suit
 from ..ops.linear_numba import rows
 from ..ops.norms_numba import normalise_rows
-from .block_numba import KNOWN, activate, parameters_of, tanh_flag
+from ..ops.rotary_numba import turn_rows
+from .block_numba import KNOWN, activate, angles, form_of, inner_width, parameters_of
 from .known import beyond
 
 # The phases of a launch: each begins when all tasks of the one before are done. A task is a head in HEADS,
@@ -39,10 +38,10 @@ def add_parts(parts, m0, c0, bias, y, at, width):
 
 
 @kernel
-def normalised(x, w, b, eps):
-    """LayerNorm of a few rows."""
+def normalised(x, w, b, eps, rms):
+    """LayerNorm or RMSNorm of a few rows."""
     y, xhat, rstd = np.empty_like(x), np.empty_like(x), np.empty(len(x), x.dtype)
-    normalise_rows(x, w, b, eps, y, xhat, rstd)
+    normalise_rows(x, w, b, eps, y, xhat, rstd, rms)
     return y
 
 
@@ -71,11 +70,45 @@ def attend_position(q, keys, values, y):
         y[d] *= q.dtype.type(1 / total)
 
 
+@kernel
+def activated(parts, bias, f0, f1, F, tanh, gated, act):
+    """act (M, f1 − f0): what the activation gives in channels f0 to f1, for parts yet to be added up."""
+    width = f1 - f0
+    h = np.zeros((len(act), width if gated is None else 2 * width), act.dtype)
+    add_parts(parts, 0, f0, bias, h, 0, width)
+    if gated is not None:  # the value's channels lie behind those of the gate
+        add_parts(parts, 0, F + f0, bias, h, width, width)
+    activate(tanh, gated, h, act)
+
+
 @parallel
-def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, stream):
+def block(
+    phase,
+    task,
+    x,
+    T,
+    H,
+    K,
+    D,
+    scale,
+    eps,
+    rms,
+    tanh,
+    gated,
+    cos,
+    sin,
+    window,
+    parameters,
+    store,
+    length,
+    work,
+    stream,
+):
     """x (M, C), of whose rows B T are positions → stream (M, C); new keys and values are added to the store.
 
-    store (2, B, H, room, D) holds the keys and the values of `length` positions.
+    H to gated: a Form. cos and sin (T, R/2): of the angles by which the new queries and keys turn, None if
+    they do not. window: how many positions each sees, its own included, None for all.
+    store (2, B, K, room, D) holds the keys, as they are turned, and the values of `length` positions.
     """
     # Loose, unlike in training: with NamedTuples this kernel took 9 % longer to compile (median of 3 pairs).
     w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = (
@@ -84,22 +117,29 @@ def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, 
     qkv_parts, heads, attn_parts, inner_parts, mlp_parts = work
     M, C = x.shape
     if phase == TO_QKV:
-        normed = normalised(x, w1, b1, eps)
+        normed = normalised(x, w1, b1, eps, rms)
         multiply_part(task, normed, weight_a, qkv_parts)
-    elif phase == HEADS:  # its new keys and values go to the store, its result to heads
-        H, D = store.shape[2], store.shape[4]
-        b, h = task // H, task % H
-        qkv = np.zeros((3, T, D), x.dtype)
-        for part in range(3):
-            add_parts(qkv_parts, b * T, part * C + h * D, bias_a, qkv[part], 0, D)
-        store[0, b, h, length : length + T] = qkv[1]
-        store[1, b, h, length : length + T] = qkv[2]
+    elif phase == HEADS:  # its new keys and values go to the store, the results of its queries to heads
+        b, kv, G = task // K, task % K, H // K
+        row = np.zeros((T, (G + 2) * D), x.dtype)  # q | k | v of the group
+        add_parts(qkv_parts, b * T, kv * G * D, bias_a, row, 0, G * D)
+        add_parts(qkv_parts, b * T, (H + kv) * D, bias_a, row, G * D, D)
+        add_parts(qkv_parts, b * T, (H + K + kv) * D, bias_a, row, (G + 1) * D, D)
+        if cos is not None:
+            turn_rows(row, 0, cos, sin, G + 1, D)
+        keys, values = store[0, b, kv], store[1, b, kv]
         for t in range(T):
             for d in range(D):
-                qkv[0, t, d] *= scale
-            seen = length + t + 1
-            place = heads[b * T + t, h * D : (h + 1) * D]
-            attend_position(qkv[0, t], store[0, b, h, :seen], store[1, b, h, :seen], place)
+                keys[length + t, d] = row[t, G * D + d]
+                values[length + t, d] = row[t, (G + 1) * D + d]
+            for d in range(G * D):
+                row[t, d] *= scale
+            end = length + t + 1
+            begin = 0 if window is None else max(0, end - window)
+            for g in range(G):
+                h = kv * G + g
+                place = heads[b * T + t, h * D : (h + 1) * D]
+                attend_position(row[t, g * D : (g + 1) * D], keys[begin:end], values[begin:end], place)
     elif phase == FROM_HEADS:
         multiply_part(task, heads, weight_o, attn_parts)
     elif phase == TO_INNER:  # the residual stream between attention and feed-forward is each task's own
@@ -107,12 +147,11 @@ def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, 
         add_parts(attn_parts, 0, 0, bias_o, middle, 0, C)
         if task == 0:
             stream[:] = middle
-        multiply_part(task, normalised(middle, w2, b2, eps), weight_fc, inner_parts)
+        multiply_part(task, normalised(middle, w2, b2, eps, rms), weight_fc, inner_parts)
     elif phase == FROM_INNER:
         f0, f1 = part_of(task, len(weight_proj))
-        h, act = np.zeros((M, f1 - f0), x.dtype), np.empty((M, f1 - f0), x.dtype)
-        add_parts(inner_parts, 0, f0, bias_fc, h, 0, f1 - f0)
-        activate(tanh, h, act)
+        act = np.empty((M, f1 - f0), x.dtype)
+        activated(inner_parts, bias_fc, f0, f1, len(weight_proj), tanh, gated, act)
         mlp_parts[task] = 0
         add_products(act, weight_proj[f0:f1], 0, f1 - f0, mlp_parts[task])
     else:
@@ -122,38 +161,46 @@ def block(phase, task, x, T, scale, eps, tanh, parameters, store, length, work, 
 
 def suits(r, x):
     """Whether the block is for this file: few rows, and widths that come out even."""
-    N, C, F = x[..., 0].size, r.config.n_embd, r.config.ffn_width
-    matrices = (C, 3 * C), (C, C), (C, F), (F, C)
+    N, c = x[..., 0].size, r.config
+    C, F, heads = c.n_embd, c.ffn_width, c.n_head * c.head_size
+    matrices = (C, c.qkv_width), (heads, C), (C, inner_width(c)), (F, C)
     if not all(few_rows_suit(N, K, width) for K, width in matrices):
         return False
     # Asked once a model: at every layer of every token it would show.
     return r.cache.kept((r.scope, "beyond"), beyond, r.config, KNOWN) is None
 
 
-def work_arrays(M, C, F, dtype):
+def widths_of(config):
+    """The widths of q k v, of the heads side by side, of the stream and of what the activation reads."""
+    return config.qkv_width, config.n_head * config.head_size, config.n_embd, inner_width(config)
+
+
+def work_arrays(M, widths, dtype):
     """What one phase writes for the next: products as parts that are yet to be added up, and heads.
 
     Rows of heads that are there only to fill up to a size that has loops stay 0.
     """
+    qkv, heads, C, inner = widths
     return (
-        np.empty((PARTS, M, 3 * C), dtype),  # q k v
-        np.zeros((M, C), dtype),  # heads: what attention returns
+        np.empty((PARTS, M, qkv), dtype),
+        np.zeros((M, heads), dtype),  # what attention returns
         np.empty((PARTS, M, C), dtype),  # attention's c_proj
-        np.empty((PARTS, M, F), dtype),  # what the activation reads
+        np.empty((PARTS, M, inner), dtype),
         np.empty((PARTS, M, C), dtype),  # the feed-forward's c_proj
     )
 
 
 def cached_block(r, x):
     """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache."""
-    xs, T, H = padded(rows(x)), x.shape[-2], r.config.n_head
-    M, C = xs.shape
-    parameters = r.cache.kept(r.scope, parameters_of, r)
-    work = r.cache.kept((M, x.shape), work_arrays, M, C, r.config.ffn_width, x.dtype)
-    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], H, T, C // H), x.dtype)
+    xs, T, kept = padded(rows(x)), x.shape[-2], r.cache.kept
+    parameters = kept(r.scope, parameters_of, r)
+    form = kept((r.scope, "form"), form_of, r.config)
+    widths = kept((r.scope, "widths"), widths_of, r.config)
+    work = kept((x.shape, widths), work_arrays, len(xs), widths, x.dtype)
+    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], form.K, T, form.D), x.dtype)
     store = store.reshape(2, -1, *store.shape[-3:])
-    stream, scale = np.empty_like(xs), x.dtype.type(1 / math.sqrt(C // H))
-    settings = scale, r.config.layer_norm_epsilon, tanh_flag(r.config)
-    tasks = PARTS, store.shape[1] * H, PARTS, PARTS, PARTS, PARTS
-    launch(block, tasks, xs, T, *settings, parameters, store, r.cache.length, work, stream)
+    stream, form = np.empty_like(xs), form._replace(scale=x.dtype.type(form.scale))
+    tasks = PARTS, store.shape[1] * form.K, PARTS, PARTS, PARTS, PARTS
+    given = *form, *angles(r, x), r.config.window, parameters, store, r.cache.length, work, stream
+    launch(block, tasks, xs, T, *given)
     return stream[: x[..., 0].size].reshape(x.shape)

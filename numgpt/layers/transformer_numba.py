@@ -1,13 +1,12 @@
 """Twin of the pre-norm block: its ops run tile by tile of rows, and each reads from cache what one wrote.
 
 Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only
-x̂, from which the gradient of the matrix that reads the norm follows too, and the activation's slope in the
-place of its input.
+x̂, from which the gradient of the matrix that reads the norm follows too, and GELU's slope in the place of its
+input. Of SwiGLU it keeps the input, gate and value, and finds the slope again.
 """
 
 import contextlib
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +14,29 @@ import numpy as np
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients
-from ..ops.linear_numba import borders, grid, rows, set_rows, tile_sums
+from ..ops.linear_numba import rows, set_rows
 from ..ops.norms_numba import gradient_rows, normalise_rows
-from .block_numba import KNOWN, Parameters, activate, parameters_of, tanh_flag
+from ..ops.rotary_numba import turn_rows
+from .block_gradients_numba import (
+    MATRIX_NAMES,
+    Gradient,
+    bias_gradient,
+    gradients_of,
+    matrix_gradient,
+    scaled_matrix_gradient,
+)
+from .block_numba import (
+    KNOWN,
+    Parameters,
+    activate,
+    angles,
+    form_of,
+    inner_width,
+    parameters_of,
+    swiglu_gradient_rows,
+)
 from .known import beyond
+from .pickers import visible_keys
 
 TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
@@ -27,9 +45,6 @@ SMALLEST = 64  # rows of a tile below which the ops' own division of the work is
 # task is a tile of rows or a head; in the last two phases it is a part of a parameter's gradient.
 BEFORE_ATTENTION, ATTENTION, AFTER_ATTENTION = range(3)
 BACK_TO_ATTENTION, BACK_THROUGH_ATTENTION, BACK_TO_INPUT, BIASES, MATRICES = range(5)
-
-# The matrices in the order in which their gradients are computed.
-MATRIX_NAMES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")
 
 
 # As with Parameters, kernels are given these as plain tuples and name the parts inside.
@@ -44,8 +59,8 @@ class Saved(NamedTuple):
     total: Any
     xhat_2: Any  # x̂ and r of ln_2
     rstd_2: Any
-    slope: Any  # the activation's slope, and its value
-    act: Any
+    inner: Any  # GELU's slope, or SwiGLU's input
+    act: Any  # what the activation gives
 
 
 class Between(NamedTuple):
@@ -55,17 +70,6 @@ class Between(NamedTuple):
     dmiddle: Any  # of the residual stream between attention and feed-forward
     dheads: Any
     dqkv: Any
-
-
-class Gradient(NamedTuple):
-    """Where the gradients of a linear map go, and how the matrix's is divided into tasks."""
-
-    end: Any  # the task after its last
-    rows: Any  # of blocks, and columns of blocks: a block is a task
-    columns: Any
-    weight: Any
-    add: Any  # whether to add to what weight holds
-    bias: Any  # None where there is none
 
 
 @kernel
@@ -115,113 +119,151 @@ def add_bias(y, bias):
 
 
 @kernel
-def head(task, qkv, B, H):
-    """The place of a head in an array (N, C), and its q, k and v as slices of columns of qkv (N, 3 C)."""
-    N, C = len(qkv), qkv.shape[1] // 3
-    b, h, D, T = task // H, task % H, C // H, N // B
-    own, columns = qkv[b * T : (b + 1) * T], slice(h * D, (h + 1) * D)
-    return (
-        slice(b * T, (b + 1) * T),
-        columns,
-        own[:, columns],
-        own[:, C + h * D : C + (h + 1) * D],
-        own[:, 2 * C + h * D : 2 * C + (h + 1) * D],
-    )
+def of_batch(b, B, x):
+    """The rows of a sequence."""
+    T = len(x) // B
+    return x[b * T : (b + 1) * T]
+
+
+@kernel
+def head(n, x, D):
+    """The columns of head n."""
+    return x[:, n * D : (n + 1) * D]
+
+
+@kernel
+def keys_and_values(n, x, H, K, D):
+    """The columns of k and of v that are key head n's, of rows q | k | v."""
+    return head(H + n, x, D), head(H + K + n, x, D)
 
 
 @parallel
-def block_forward(phase, task, x, B, H, scale, eps, tanh, parameters, saved, out):
-    """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters."""
+def block_forward(
+    phase,
+    task,
+    x,
+    B,
+    H,
+    K,
+    D,
+    scale,
+    eps,
+    rms,
+    tanh,
+    gated,
+    cos,
+    sin,
+    first,
+    last,
+    parameters,
+    saved,
+    out,
+):
+    """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters.
+
+    H to gated: a Form. cos and sin (T, R/2): of the angles by which queries and keys turn, None if they do
+    not. first and last (T): the keys that each query sees, None where they are those before it and its own.
+    """
     p, s = Parameters(*parameters), Saved(*saved)
     if phase == ATTENTION:
-        n, c, q, k, v = head(task, s.qkv, B, H)
-        attend_head(q, k, v, scale, None, None, s.heads[n, c], s.top[task], s.total[task])
+        b, h = task // H, task % H
+        qkv, y = of_batch(b, B, s.qkv), head(h, of_batch(b, B, s.heads), D)
+        k, v = keys_and_values(h // (H // K), qkv, H, K, D)
+        attend_head(head(h, qkv, D), k, v, scale, first, last, y, s.top[task], s.total[task])
         return
     N, C = x.shape
     n0, n1 = span(task, N)
     normed = np.empty((n1 - n0, C), x.dtype)
-    if phase == BEFORE_ATTENTION:  # ln_1 and c_attn
-        normalise_rows(x[n0:n1], p.ln_1_weight, p.ln_1_bias, eps, normed, s.xhat_1[n0:n1], s.rstd_1[n0:n1])
-        multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, s.qkv[n0:n1])
+    if phase == BEFORE_ATTENTION:  # ln_1, c_attn and the rotation
+        hat, rstd, qkv = s.xhat_1[n0:n1], s.rstd_1[n0:n1], s.qkv[n0:n1]
+        normalise_rows(x[n0:n1], p.ln_1_weight, p.ln_1_bias, eps, normed, hat, rstd, rms)
+        multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, qkv)
+        if cos is not None:
+            turn_rows(qkv, n0, cos, sin, H + K, D)
     else:  # c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual
-        stream, inner, act = out[n0:n1], s.slope[n0:n1], s.act[n0:n1]
+        stream, inner, act = out[n0:n1], s.inner[n0:n1], s.act[n0:n1]
+        hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
         sum_with_bias(x[n0:n1], p.attn_c_proj_bias, stream)
         gemm(False, False, 1.0, s.heads[n0:n1], p.attn_c_proj_weight, 1.0, stream)
-        normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, s.xhat_2[n0:n1], s.rstd_2[n0:n1])
+        normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
         multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner)
-        activate(tanh, inner, act)
+        activate(tanh, gated, inner, act)
         add_bias(stream, p.mlp_c_proj_bias)
         gemm(False, False, 1.0, act, p.mlp_c_proj_weight, 1.0, stream)
 
 
 @kernel
-def bias_gradient(task, d, dbias):
-    """A tile of columns of dbias ← Σ rows of d, if the task is one of its tiles.
-
-    Returns the task's number among the tiles of the next bias.
-    """
-    tiles = (d.shape[1] + 63) // 64
-    if dbias is not None and 0 <= task < tiles:
-        tile_sums(task, d, False, dbias)
-    return task - tiles
-
-
-@kernel
-def matrix_gradient(block, into, x, d):
-    """A block of g ← xᵀ d (+ g) for g = into.weight."""
-    g = into.weight
-    i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
-    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if into.add else 0.0, g[i0:i1, j0:j1])
-
-
-@kernel
-def scaled_matrix_gradient(block, into, xhat, d, w, b):
-    """A block of g ← w x̂ᵀ d + b dbias (+ g) for g = into.weight, of a matrix that reads x̂ w + b."""
-    g, dbias = into.weight, into.bias
-    i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
-    part = np.empty((i1 - i0, j1 - j0), g.dtype)
-    gemm(True, False, 1.0, xhat[:, i0:i1], d[:, j0:j1], 0.0, part)
-    if not into.add:
-        g[i0:i1, j0:j1] = 0
-    for m in range(i1 - i0):
-        for n in range(j1 - j0):
-            if b is None:
-                g[i0 + m, j0 + n] += w[i0 + m] * part[m, n]
-            else:
-                g[i0 + m, j0 + n] += w[i0 + m] * part[m, n] + b[i0 + m] * dbias[j0 + n]
+def back_through_activation(gated, dy, weight, inner, dh):
+    """dh: the gradient of what the activation reads, for the rows dy of what c_proj gives."""
+    if gated is None:  # inner is the slope
+        gemm(False, True, 1.0, dy, weight, 0.0, dh)
+        multiply_by(dh.reshape(-1), inner.reshape(-1))
+    else:
+        dact = np.empty((len(dy), len(weight)), dy.dtype)
+        gemm(False, True, 1.0, dy, weight, 0.0, dact)
+        swiglu_gradient_rows(inner, dact, dh)
 
 
 @parallel
-def block_backward(phase, task, dy, B, H, scale, parameters, saved, between, dx, sums, gradients):
+def block_backward(
+    phase,
+    task,
+    dy,
+    B,
+    H,
+    K,
+    D,
+    scale,
+    eps,
+    rms,
+    tanh,
+    gated,
+    cos,
+    sin,
+    first,
+    last,
+    parameters,
+    saved,
+    between,
+    dx,
+    sums,
+    gradients,
+):
     """A block backwards: the rows, attention, the rows again, the gradients of biases and of matrices.
 
-    gradients: for each of MATRIX_NAMES a Gradient. sums (2, TILES, 2, C): of ln_1 and ln_2, for each tile,
-    Σ dy x̂ and Σ dy.
+    A task of attention is a head of keys, which goes through the heads of queries that read it. cos and sin
+    are of the angles back. gradients: for each of MATRIX_NAMES a Gradient. sums (2, TILES, 2, C): of ln_1 and
+    ln_2, for each tile, Σ dy x̂ and Σ dy.
     """
     p, s, d = Parameters(*parameters), Saved(*saved), Between(*between)
     proj, fc = Gradient(*gradients[0]), Gradient(*gradients[1])
     out, qkv = Gradient(*gradients[2]), Gradient(*gradients[3])
     if phase == BACK_THROUGH_ATTENTION:
-        n, c, q, k, v = head(task, s.qkv, B, H)
-        _, _, dq, dk, dv = head(task, d.dqkv, B, H)
-        attend_head_gradients(
-            d.dheads[n, c], q, k, v, s.top[task], s.total[task], scale, None, None, False, dq, dk, dv
-        )
+        b, kv, G = task // K, task % K, H // K
+        values, grads, dheads = of_batch(b, B, s.qkv), of_batch(b, B, d.dqkv), of_batch(b, B, d.dheads)
+        k, v = keys_and_values(kv, values, H, K, D)
+        dk, dv = keys_and_values(kv, grads, H, K, D)
+        for h in range(kv * G, kv * G + G):
+            q, dq, top, total = head(h, values, D), head(h, grads, D), s.top[b * H + h], s.total[b * H + h]
+            more = h > kv * G
+            dyh = head(h, dheads, D)
+            attend_head_gradients(dyh, q, k, v, top, total, scale, first, last, more, dq, dk, dv)
     elif phase == BACK_TO_ATTENTION or phase == BACK_TO_INPUT:
         N, C = dy.shape
         n0, n1 = span(task, N)
         dnormed, dmiddle = np.empty((n1 - n0, C), dy.dtype), d.dmiddle[n0:n1]
         if phase == BACK_TO_ATTENTION:  # through the feed-forward, ln_2 and attention's c_proj
             dh, hat, rstd = d.dh[n0:n1], s.xhat_2[n0:n1], s.rstd_2[n0:n1]
-            gemm(False, True, 1.0, dy[n0:n1], p.mlp_c_proj_weight, 0.0, dh)
-            multiply_by(dh.reshape(-1), s.slope[n0:n1].reshape(-1))
+            back_through_activation(gated, dy[n0:n1], p.mlp_c_proj_weight, s.inner[n0:n1], dh)
             gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed)
-            gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task])
+            gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task], rms)
             gemm(False, True, 1.0, dmiddle, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1])
-        else:  # through c_attn and ln_1
-            gemm(False, True, 1.0, d.dqkv[n0:n1], p.attn_c_attn_weight, 0.0, dnormed)
-            hat, rstd = s.xhat_1[n0:n1], s.rstd_1[n0:n1]
-            gradient_rows(dnormed, hat, rstd, p.ln_1_weight, dmiddle, dx[n0:n1], sums[0, task])
+        else:  # through the rotation, c_attn and ln_1
+            dqkv, hat, rstd = d.dqkv[n0:n1], s.xhat_1[n0:n1], s.rstd_1[n0:n1]
+            if cos is not None:
+                turn_rows(dqkv, n0, cos, sin, H + K, D)
+            gemm(False, True, 1.0, dqkv, p.attn_c_attn_weight, 0.0, dnormed)
+            gradient_rows(dnormed, hat, rstd, p.ln_1_weight, dmiddle, dx[n0:n1], sums[0, task], rms)
     elif phase == BIASES:
         task = bias_gradient(task, dy, proj.bias)
         task = bias_gradient(task, d.dh, fc.bias)
@@ -252,57 +294,55 @@ def decoding():
     return decoding_numba
 
 
-def new_saved(B, T, C, F, H, dtype):
+def new_saved(B, T, config, dtype):
     """Arrays for what the forward saves."""
-    N = B * T
-    shapes = ((N, C), N, (N, 3 * C), (N, C), (B * H, T), (B * H, T), (N, C), N, (N, F), (N, F))
+    N, C, H = B * T, config.n_embd, config.n_head
+    widths = config.qkv_width, H * config.head_size, inner_width(config), config.ffn_width
+    qkv, heads, inner, act = ((N, width) for width in widths)
+    shapes = (N, C), N, qkv, heads, (B * H, T), (B * H, T), (N, C), N, inner, act
     return Saved(*(np.empty(shape, dtype) for shape in shapes))
+
+
+def keys_seen(r, x):
+    """The first and the last key (T) that each query sees; None and None where it is all up to its own."""
+    seen = visible_keys(r, x)
+    return (seen["first"], np.arange(x.shape[-2])) if seen else (None, None)
 
 
 def pre_norm_block_forward(r, x):
     """Twin of transformer.pre_norm_block_forward; returns (y, saved)."""
     if r.cache is not None:
         return decoding().cached_block(r, x), None
-    config, xs = r.config, rows(x)
-    (N, C), T, H = xs.shape, x.shape[-2], config.n_head
-    B, scale = N // T, 1 / math.sqrt(C // H)
-    saved, out = new_saved(B, T, C, config.ffn_width, H, x.dtype), np.empty_like(xs)
-    settings = B, H, scale, config.layer_norm_epsilon, tanh_flag(config)
-    launch(block_forward, (TILES, B * H, TILES), xs, *settings, parameters_of(r), tuple(saved), out)
-    return out.reshape(x.shape), (B, H, scale, saved)
+    xs, T = rows(x), x.shape[-2]
+    B = len(xs) // T
+    saved, out = new_saved(B, T, r.config, x.dtype), np.empty_like(xs)
+    form, turn, seen = form_of(r.config), angles(r, x), keys_seen(r, x)
+    tasks = TILES, B * form.H, TILES
+    launch(block_forward, tasks, xs, B, *form, *turn, *seen, parameters_of(r), tuple(saved), out)
+    return out.reshape(x.shape), (B, form, turn, seen, saved)
 
 
 def pre_norm_block_backward(r, dy, saved):
     """Twin of transformer.pre_norm_block_backward."""
-    (B, H, scale, arrays), dys = saved, rows(dy)
-    (N, C), F = dys.shape, r.config.ffn_width
-    between = tuple(np.empty((N, width), dy.dtype) for width in (F, C, C, 3 * C))
+    (B, form, (cos, sin), seen, arrays), dys = saved, rows(dy)
+    (N, C), widths = dys.shape, (inner_width(r.config), r.config.n_embd, form.H * form.D, r.config.qkv_width)
+    between = tuple(np.empty((N, width), dy.dtype) for width in widths)
+    turn = cos, None if sin is None else -sin
     dx, sums = np.empty_like(dys), np.zeros((2, TILES, 2, C))
     with contextlib.ExitStack() as places:
         gradients = tuple(gradients_of(r, dy.dtype, places))
         bias_tiles = sum(-(-len(g.bias) // 64) for g in gradients if g.bias is not None)
         launch(
             block_backward,
-            (TILES, B * H, TILES, bias_tiles, gradients[-1].end),
-            *(dys, B, H, scale, parameters_of(r), tuple(arrays)),
+            (TILES, B * form.K, TILES, bias_tiles, gradients[-1].end),
+            *(dys, B, *form, *turn, *seen, parameters_of(r), tuple(arrays)),
             *(between, dx, sums, tuple(map(tuple, gradients))),
         )
     for name, gradient in zip(MATRIX_NAMES, gradients):
-        if gradient.bias is not None:
+        if f"{r.scope}{name}.bias" in r.params:
             r.put(f"{name}.bias", gradient.bias)
     for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
-        if r.config.bias:
+        if f"{r.scope}{name}.bias" in r.params:
             r.put(f"{name}.bias", dbias)
     return dx.reshape(dy.shape)
-
-
-def gradients_of(r, dtype, places):
-    """A Gradient for each of MATRIX_NAMES; places holds the matrices' places open until they are filled."""
-    end = 0
-    for name in MATRIX_NAMES:
-        weight, add = places.enter_context(r.place(f"{name}.weight"))
-        rows, columns = grid(*weight.shape)
-        end += rows * columns
-        bias = np.empty(weight.shape[1], dtype) if r.config.bias else None
-        yield Gradient(end, rows, columns, weight, add, bias)

@@ -1,4 +1,4 @@
-"""Twin of layernorm: one pass a row, sums in float64."""
+"""Twins of layernorm and rmsnorm: one pass a row, sums in float64."""
 
 import math
 
@@ -40,17 +40,22 @@ def row_products(dy, weight, xhat):
     return a, b
 
 
+# rms is True for rmsnorm, which is layernorm with 0 for the mean, and None for layernorm: where an argument
+# is None Numba leaves its branch out, so a kernel compiles one of them.
+
+
 @kernel
-def normalise_large(x, weight, bias, eps, y, xhat):
+def normalise_large(x, weight, bias, eps, y, xhat, rms):
     """y and x̂ of a row whose squares overflow; returns r. As in the specification, x is divided by s."""
     largest = 0.0
     for i in range(len(x)):
         largest = max(largest, abs(np.float64(x[i])))
     s = math.ldexp(1.0, math.frexp(largest)[1] - 1)
     mean = 0.0
-    for i in range(len(x)):
-        mean += x[i] / s
-    mean /= len(x)
+    if rms is None:
+        for i in range(len(x)):
+            mean += x[i] / s
+        mean /= len(x)
     squares = 0.0
     for i in range(len(x)):
         squares += (x[i] / s - mean) ** 2
@@ -68,12 +73,14 @@ def normalise_large(x, weight, bias, eps, y, xhat):
 
 
 @kernel
-def normalise_rows(x, weight, bias, eps, y, xhat, rstd):
+def normalise_rows(x, weight, bias, eps, y, xhat, rstd, rms):
     """y, x̂ and r of each row; bias None is none."""
     N, C = x.shape
     for n in range(N):
         row = x[n]
-        mean = x.dtype.type(row_sum(row) / C)
+        mean = x.dtype.type(0)
+        if rms is None:
+            mean = x.dtype.type(row_sum(row) / C)
         squares = row_squares(row, mean)
         r = x.dtype.type(1.0 / np.sqrt(squares / C + eps))
         rstd[n] = r
@@ -85,61 +92,90 @@ def normalise_rows(x, weight, bias, eps, y, xhat, rstd):
             else:
                 y[n, c] = hat * weight[c] + bias[c]
         if not np.isfinite(squares):
-            rstd[n] = normalise_large(row, weight, bias, eps, y[n], xhat[n])
+            rstd[n] = normalise_large(row, weight, bias, eps, y[n], xhat[n], rms)
 
 
 @parallel
-def normalise(tile, x, weight, bias, eps, y, xhat, rstd):
+def normalise(tile, x, weight, bias, eps, y, xhat, rstd, rms):
     """y, x̂ and r of a tile of rows."""
     n0, n1 = tile * TILE, min(len(x), tile * TILE + TILE)
-    normalise_rows(x[n0:n1], weight, bias, eps, y[n0:n1], xhat[n0:n1], rstd[n0:n1])
+    normalise_rows(x[n0:n1], weight, bias, eps, y[n0:n1], xhat[n0:n1], rstd[n0:n1], rms)
 
 
 @kernel(fastmath=False)  # a fused multiply-add would leave the rounding of dy w where g − ⟨g⟩ cancels
-def gradient_rows(dy, xhat, rstd, weight, base, dx, sums):
-    """dx = r (g − ⟨g⟩ − x̂ ⟨g x̂⟩) + base of each row, base None is none.
+def gradient_rows(dy, xhat, rstd, weight, base, dx, sums, rms):
+    """dx = r (g − ⟨g⟩ − x̂ ⟨g x̂⟩) + base of each row, without ⟨g⟩ for rmsnorm; base None is none.
 
-    Σ dy x̂ and Σ dy are added to sums (2, C) in float64.
+    Σ dy x̂ and, for layernorm, Σ dy are added to sums (2, C) in float64.
     """
     N, C = dy.shape
     for n in range(N):
         a, b = row_products(dy[n], weight, xhat[n])
-        a, b, r = dy.dtype.type(a / C), dy.dtype.type(b / C), rstd[n]
+        a, b, r = dy.dtype.type(a / C if rms is None else 0.0), dy.dtype.type(b / C), rstd[n]
         for c in range(C):
             d, hat = dy[n, c], xhat[n, c]
             dx[n, c] = r * (d * weight[c] - a - hat * b)
             if base is not None:
                 dx[n, c] += base[n, c]
             sums[0, c] += d * hat
-            sums[1, c] += d
+            if rms is None:
+                sums[1, c] += d
 
 
 @parallel
-def normalise_gradients(tile, dy, xhat, rstd, weight, dx, sums):
+def normalise_gradients(tile, dy, xhat, rstd, weight, dx, sums, rms):
     """dx of a tile of rows, and its sums (tiles, 2, C)."""
     n0, n1 = tile * TILE, min(len(dy), tile * TILE + TILE)
-    gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, None, dx[n0:n1], sums[tile])
+    gradient_rows(dy[n0:n1], xhat[n0:n1], rstd[n0:n1], weight, None, dx[n0:n1], sums[tile], rms)
 
 
 def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     """Twin of ops.norms.layernorm_forward."""
-    xs = rows(x)
-    y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
-    launch(normalise, -(-len(xs) // TILE), xs, weight, bias, eps, y, xhat, rstd)
-    saved = xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1), weight, bias is not None
-    return y.reshape(x.shape), saved
+    y, xhat, rstd = _forward(x, weight, bias, eps, None)
+    return y, (xhat, rstd, weight, bias is not None)
 
 
 def layernorm_backward(dy, saved, into=(None, None)):
     """Twin of ops.norms.layernorm_backward; into: where the gradients of weight and bias go."""
     xhat, rstd, weight, has_bias = saved
-    dys = rows(dy)
-    dx, sums = np.empty_like(dys), np.zeros((-(-len(dys) // TILE), 2, dys.shape[1]))
-    launch(normalise_gradients, len(sums), dys, rows(xhat), rstd.reshape(-1), weight, dx, sums)
-    dweight, dbias = sums.sum(0)
+    dx, (dweight, dbias) = _backward(dy, xhat, rstd, weight, None)
     dweight = put(dweight, dy.dtype, into[0])
     dbias = put(dbias, dy.dtype, into[1]) if has_bias else None
-    return dx.reshape(dy.shape), dweight, dbias
+    return dx, dweight, dbias
+
+
+def rmsnorm_forward(x, weight=None, *, eps=1e-5):
+    """Twin of ops.norms.rmsnorm_forward."""
+    y, xhat, rstd = _forward(x, _or_ones(weight, x), None, eps, True)
+    return y, (xhat, rstd, weight)
+
+
+def rmsnorm_backward(dy, saved, into=(None,)):
+    """Twin of ops.norms.rmsnorm_backward; into: where the gradient of weight goes."""
+    xhat, rstd, weight = saved
+    dx, (dweight, _) = _backward(dy, xhat, rstd, _or_ones(weight, dy), True)
+    return dx, None if weight is None else put(dweight, dy.dtype, into[0])
+
+
+def _or_ones(weight, x):
+    """A weight, or ones where there is none."""
+    return np.ones(x.shape[-1], x.dtype) if weight is None else weight
+
+
+def _forward(x, weight, bias, eps, rms):
+    """y and x̂ as x, r (..., 1)."""
+    xs = rows(x)
+    y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
+    launch(normalise, -(-len(xs) // TILE), xs, weight, bias, eps, y, xhat, rstd, rms)
+    return y.reshape(x.shape), xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1)
+
+
+def _backward(dy, xhat, rstd, weight, rms):
+    """dx as dy, and Σ dy x̂ and Σ dy over all rows in float64."""
+    dys = rows(dy)
+    dx, sums = np.empty_like(dys), np.zeros((-(-len(dys) // TILE), 2, dys.shape[1]))
+    launch(normalise_gradients, len(sums), dys, rows(xhat), rstd.reshape(-1), weight, dx, sums, rms)
+    return dx.reshape(dy.shape), sums.sum(0)
 
 
 def put(gradient, dtype, into):

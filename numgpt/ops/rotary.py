@@ -26,15 +26,8 @@ def rotary_forward(qkv, *, n_head, n_kv_head=None, base=1e4, dim=None, scaling=N
     start: the position of the first of the T vectors; or positions: integers (..., T), of each.
     qkv (..., T, (H + 2K)D) = [q | k | v] → the same.  Source: Su et al. 2021, in the halves of GPT-NeoX.
     """
-    heads = n_head + (n_head if n_kv_head is None else n_kv_head)
-    D = qkv.shape[-1] // (2 * heads - n_head)
-    R = D - D % 2 if dim is None else dim
-    if base <= 1:
-        raise InputError(f"rotary: base is {base}, expected more than 1")
-    if R % 2 or R > D:
-        raise InputError(f"rotary: dim is {dim}, expected an even number up to the size of a head, {D}")
-    cos, sin = rotations(qkv, R, base, scaling, start, positions)
-    return turned(qkv, cos, sin, heads, D), (cos, sin, heads, D)
+    angles = angles_of(qkv, n_head, n_kv_head, base, dim, scaling, start, positions)
+    return turned(qkv, *angles), angles
 
 
 def rotary_backward(dy, saved):
@@ -47,6 +40,18 @@ def rotary_backward(dy, saved):
     """
     cos, sin, heads, D = saved
     return (turned(dy, cos, -sin, heads, D),)
+
+
+def angles_of(qkv, n_head, n_kv_head, base, dim, scaling, start, positions):
+    """cos and sin (..., T, R/2) by which the first heads of qkv turn, how many there are, and their size."""
+    heads = n_head + (n_head if n_kv_head is None else n_kv_head)
+    D = qkv.shape[-1] // (2 * heads - n_head)
+    R = D - D % 2 if dim is None else dim
+    if base <= 1:
+        raise InputError(f"rotary: base is {base}, expected more than 1")
+    if R % 2 or R > D:
+        raise InputError(f"rotary: dim is {dim}, expected an even number up to the size of a head, {D}")
+    return *rotations(qkv, R, base, scaling, start, positions), heads, D
 
 
 def turned(x, cos, sin, heads, D):
