@@ -16,6 +16,11 @@ import time
 import contest
 import device
 
+# A third of the heads hold keys, and the feed-forward is 8/3 C wide, as in LLaMA 2's larger models.
+LLAMA = {
+    **{"vocab_size": 65, "n_head": 6, "n_kv_head": 2, "bias": False, "tied": False},
+    **{"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu"},
+}
 SHAPES = {
     "0": {
         "config": {"vocab_size": 65, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16},
@@ -48,6 +53,8 @@ SHAPES = {
     "c": {"config": {}, "batch": (4, 64)},
     "d": {"config": {}, "batch": (1, 1024)},
     "e": {"config": {}, "batch": (8, 1024)},
+    "l": {"config": LLAMA | {"n_layer": 6, "n_embd": 384, "block_size": 256}, "batch": (16, 256)},
+    "l0": {"config": LLAMA | {"n_layer": 1, "n_embd": 48, "block_size": 32}, "batch": (2, 32)},
 }
 KINDS = {
     "numgpt": "numgpt",
@@ -56,6 +63,7 @@ KINDS = {
     "PyTorch eager": "torch",
     "PyTorch eager, fused AdamW": "torch-fused",
     "torch.compile, fused AdamW": "torch-compile",
+    "transformers' Llama, fused AdamW": "torch-transformers",
     "the step's GEMMs alone": "gemms",
 }
 ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a GPU runs too
@@ -64,7 +72,7 @@ ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a
 LOSS = 2e-5
 SHAPES_HELP = (
     "0: tiny, to see it run; a: nanoGPT's CPU model; b: its GPU model;"
-    " c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens (default: a)"
+    " c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens; l: b as a LLaMA, l0: tiny (default: a)"
 )
 CPU_TABLE = """\
 | shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |
@@ -162,18 +170,26 @@ def torch_step(kind, shape, threads, on):
     torch.set_num_threads(threads)
     torch_gpt.exact()
     model, tokens, targets = make(shape)
-    config = model.config
-    params = {n: p.copy() for n, p in model.params.items()}
+    net = network(kind, model)
     del model
-    net = torch_gpt.GPT(config)
-    net.load(params)
-    del params
     tokens, targets = torch.from_numpy(tokens), torch.from_numpy(targets)
     if on == "cuda":
         net, tokens, targets = net.cuda(), tokens.pin_memory(), targets.pin_memory()
     optimizer = torch_gpt.optimizer(net, fused=kind != "torch")
     run = torch.compile(net) if kind == "torch-compile" else net
     return lambda: torch_gpt.step(run, optimizer, tokens, targets)
+
+
+def network(kind, model):
+    """PyTorch's module with a model's parameters."""
+    import torch_gpt
+    import torch_llama
+
+    if kind == "torch-transformers":
+        return torch_llama.Transformers(model)
+    net = (torch_llama.LLaMA if model.config.norm == "rmsnorm" else torch_gpt.GPT)(model.config)
+    net.load({n: p.copy() for n, p in model.params.items()})
+    return net
 
 
 def gemm_step(kind, shape, threads, on):
@@ -187,6 +203,7 @@ def gemm_step(kind, shape, threads, on):
     config = Config(**SHAPES[shape]["config"])
     B, T = SHAPES[shape]["batch"]
     C, F, V, H, N = config.n_embd, config.ffn_width, config.vocab_size, config.n_head, B * T
+    inner, width = (2 * F if config.activation == "swiglu" else F), H * config.head_size
     blas.keep_memory()
 
     def arrays(*shapes):
@@ -194,11 +211,11 @@ def gemm_step(kind, shape, threads, on):
 
     # As in a model, activations are used again and each layer has matrices of its own: large ones come from
     # memory every time.
-    sizes = [(C, 3 * C), (C, C), (C, F), (F, C)]
+    sizes = [(C, config.qkv_width), (width, C), (C, inner), (F, C)]
     linear = {s: arrays((N, s[0]), (N, s[1]), (N, s[0])) for s in {*sizes, (C, V)}}
     layers = [{s: arrays(s, s) for s in sizes} for _ in range(config.n_layer)]
     head = {(C, V): arrays((C, V), (C, V))}
-    heads = arrays(*[(B * H, T, C // H)] * 4, (B * H, T, T), (B * H, T, T))
+    heads = arrays(*[(B * H, T, config.head_size)] * 4, (B * H, T, T), (B * H, T, T))
 
     def three(layer, size):
         (x, y, dx), (w, dw) = linear[size], layer[size]
@@ -358,6 +375,7 @@ def compare(args, page):
     machine, rows, first = None, [], None
     for shape in args.shape:
         skipped = set() if args.only or shape == "a" else {"reference"}  # it would take minutes
+        skipped |= set() if shape in ("l", "l0") else {"torch-transformers"}
         names = [n for n, k in KINDS.items() if k in kinds and k not in skipped]
         where, figures = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
         if machine is None:

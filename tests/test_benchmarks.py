@@ -15,6 +15,16 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 with_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed")
 
 
+@with_torch
+def test_a_step_of_llama_is_compared(tmp_path):
+    pytest.importorskip("numba")
+    pytest.importorskip("transformers")
+    kinds = ["numgpt", "torch-fused", "torch-transformers", "gemms"]
+    flags = ["--shape", "l0", "--only", *kinds, "--rounds", "1", "--no-start"]
+    rows, out = run("train_step.py", *flags, cwd=tmp_path)
+    assert len(rows) == len(kinds) and "| l0 | transformers' Llama, fused AdamW |" in out
+
+
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
 def test_a_training_step_is_compared(tmp_path, beside_torch):
     if importlib.util.find_spec("numba") is None:

@@ -144,7 +144,7 @@ FUSED = {
     "nanoGPT": {"bias": False, "activation": "gelu"},
     "narrow": {"n_inner": 3, "n_head": 1},
     "untied": {"tied": False},
-    "LLaMA": LLAMA | {"bias": False, "n_kv_head": 1},
+    "LLaMA": LLAMA | {"bias": False, "n_kv_head": 1, "head_dim": 4},
     "Mistral, Qwen 2": LLAMA | {"biases": "qkv", "rotary_dim": 2, "window": 2, "head_dim": 4, "n_kv_head": 1},
     "biases of norms alone": {"biases": "norm", "layers": ({"window": 2}, {})},
 }
