@@ -1,8 +1,8 @@
 """Twin of the pre-norm block: its ops run tile by tile of rows, and each reads from cache what one wrote.
 
 Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only
-x̂, from which the gradient of the matrix that reads the norm follows too, and GELU's slope in the place of its
-input. Of SwiGLU it keeps the input, gate and value, and finds the slope again.
+x̂, from which the gradient of the matrix that reads the norm follows too, and GELU's slope in the place of
+its input. Of SwiGLU it keeps the input, gate and value, and finds the slope again.
 """
 
 import contextlib
