@@ -44,7 +44,10 @@ def decoded(data, packed):
     if "same" in packed:
         name, which = packed["same"]
         return decoded(data, data["tensors"][name][which])
-    return np.frombuffer(base64.b64decode(packed["data"]), f"<f{int(packed['dtype'][1:]) // 8}")
+    dtype, stored = (
+        {"f32": "<f4", "f64": "<f8"}[packed.get(key, packed["dtype"])] for key in ("dtype", "stored")
+    )
+    return np.frombuffer(base64.b64decode(packed["data"]), stored).astype(dtype)
 
 
 # What is packed.
@@ -60,6 +63,19 @@ def test_a_page_asks_for_no_other_file(trace):
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1998/Math/MathML",
     }
+
+
+def test_doubles_that_are_all_floats_are_stored_as_floats():
+    floats = np.array([1.5, -0.0, 2.0**-149, 2.0**127, np.inf])
+    doubles = {"third": [1 / 3, 1.0], "large": [1e39], "tiny": [1e-50], "no number": [np.nan, 1.0]}
+    store = packing.Store()
+    short = store.add(floats)
+    assert store.size == 4 * len(floats) * 4 // 3
+    assert decoded({}, short).tobytes() == floats.tobytes() and short["stored"] == "f32"
+    for name, numbers in doubles.items():
+        packed = store.add(np.array(numbers))
+        assert "stored" not in packed, name
+        assert decoded({}, packed).tobytes() == np.array(numbers).tobytes()
 
 
 @pytest.mark.parametrize("dtype", [None, "float32", "float64"])

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import io
+import json
 import math
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numgpt.commands import explore
 
 SMALL = {"vocab_size": 11, "block_size": 8, "n_layer": 2, "n_head": 2, "n_embd": 8}
 TOKENS, TARGETS = [[0, 3, 1, 3, 4, 2]], [[3, 1, 3, 4, 2, -1]]
+FEW = 40  # objects of a layout that is not the page's as a whole
 LETTERS = "abcdefghijk"
 VIEWS = "[...document.querySelectorAll('[role=tab]')].map(tab => tab.dataset.view)"
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False, "n_kv_head": 1}
@@ -427,6 +429,40 @@ def test_it_is_quick(browser, tmp_path):
     assert min(paints) < 1000 and min(steps) < 50 and heap < 150e6, (paints, steps, heap)
 
 
+def test_a_step_lays_out_the_page_once(browser, file, trace, tmp_path):
+    """A question where things lie, amid the drawing, lays it out one time more.
+
+    A few objects are laid out again where scroll bars come or go. No formula is so wide here as to be opened.
+    """
+    walk = """async () => {
+        for (const direction of ["fwd", "bwd"]) {
+            for (const op of N.stepNames) {
+                document.body.offsetHeight;
+                performance.mark("begin");
+                N.go({op, direction});
+                performance.mark(`end of ${op}`);
+                await N.settled();
+            }
+        }
+    }"""
+    with opened(browser, file, viewport={"width": 1700, "height": 500}) as page:
+        page.evaluate("N.settled()")
+        browser.start_tracing(page=page, categories=["devtools.timeline", "blink.user_timing"])
+        page.evaluate(walk)
+        events = json.loads(browser.stop_tracing())["traceEvents"]
+    counts, count = {}, None
+    for event in sorted(events, key=lambda event: event["ts"]):
+        if event["name"] == "begin":
+            count = 0
+        elif event["name"] == "Layout" and count is not None:
+            count += event["args"]["beginData"]["dirtyObjects"] > FEW
+        elif event["name"].startswith("end of ") and count is not None:
+            counts.setdefault(event["name"], []).append(count)
+            count = None
+    assert len(counts) == len([1 for step in trace.steps.values() if step.cost is not None])
+    assert max(map(max, counts.values())) == 1, counts
+
+
 def test_a_large_table_comes_whole(browser, file):
     """A table that grows on the page is laid out anew for each of its parts."""
     watch = """async () => {
@@ -539,6 +575,30 @@ def test_a_long_sum_is_broken_on_a_narrow_screen(browser, file):
             page.evaluate("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.formula'))")
             <= 0
         )
+
+
+def test_every_formula_fits_a_narrow_screen_and_says_the_same(browser, file):
+    """Fractions, roots and brackets that are wider than the screen are opened."""
+    walk = """async () => {
+        const wide = [], numbers = {};
+        for (const [direction, which] of [["fwd", "value"], ["bwd", "grad"]]) {
+            for (const op of N.stepNames) {
+                N.go({op, direction, which});
+                await N.settled();
+                const box = document.querySelector(".formula");
+                if (!box) continue;
+                if (box.scrollWidth > box.clientWidth) wide.push([op, direction]);
+                numbers[`${op} ${direction}`] = [...box.querySelectorAll("mn")].map(one => one.textContent);
+            }
+        }
+        return {wide, numbers};
+    }"""
+    said = []
+    for width in (360, 1800):
+        with opened(browser, file, viewport={"width": width, "height": 740}) as page:
+            said.append(page.evaluate(walk))
+    assert said[0]["wide"] == said[1]["wide"] == []
+    assert said[0]["numbers"] == said[1]["numbers"] and len(said[0]["numbers"]) > 40
 
 
 def test_right_gradients_are_called_right(shown):

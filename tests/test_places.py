@@ -76,6 +76,35 @@ def test_what_is_read_is_not_written_over(here, capfd, monkeypatch, words):
 @pytest.mark.parametrize(
     "words",
     [
+        "tokenizer train texts --out -",
+        "tokenizer train texts --format gpt2 --out -",
+        "tokenizer encode bytes hello --out -",
+        "convert model -",
+        "export model - --llmc",
+        "plot run --out -",
+        f"train --data texts --out - --sample-tokens=0 {TINY}",
+    ],
+)
+def test_a_dash_is_no_name_of_a_file(here, capfd, words):
+    before = content(here)
+    assert main(words.split()) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "expected" in error
+    assert content(here) == before and not (here / "-").exists()
+
+
+def test_a_page_is_printed_where_its_place_is_a_dash(here, capfd):
+    words = ["explore", "model", "--prompt", "ab"]
+    assert main([*words, "--out", "-"]) == 0
+    printed = capfd.readouterr().out
+    assert main([*words, "--out", "page.html"]) == 0
+    assert printed == (here / "page.html").read_text("utf-8") + "\n" and not (here / "-").exists()
+    assert main([*words, "--out", "-", "--open"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         "tokenizer train . --vocab-size 257 --out tok.json",
         "tokenizer train texts --vocab-size 257 --out texts/tok.json",
         "tokenizer train texts --vocab-size 257 --format gpt2 --out out",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from . import flags
-from .places import expect_apart
+from .places import STDOUT, expect_apart
 from .printing import say
 
 if TYPE_CHECKING:
@@ -46,7 +46,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what should follow, of which alone the loss is; or next: each token predicts the next",
         shown=NEXT,
     )
-    flags.add(parser, "-o", "--out", metavar="FILE", help="where to write the page", default="page.html")
+    flags.add(
+        parser,
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="where to write the page; - for standard output",
+        default="page.html",
+    )
     flags.add(parser, "--title", metavar="TEXT", help="what the page is called", shown="the prompt")
     flags.add(
         parser,
@@ -79,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the model both ways, and write the page."""
     from .. import pages
 
-    out = Path(args.out)
+    out = None if args.out == STDOUT else Path(args.out)
+    if out is None and args.open:
+        raise InputError("explore: --open needs a file, expected its name after --out: - is standard output")
     places = [args.model or MODEL, *([args.beside] if args.beside else [])]
-    expect_apart(places, [out])
+    expect_apart(places, [] if out is None else [out])
     trace, *others = (_trace(place, args) for place in places)
     dtype = "float32" if args.float32 else None
     page = pages.explore(
@@ -93,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
         blocks=args.blocks,
         beside=others[0] if others else None,
     )
+    if out is None:
+        print(page.html)
+        return 0
     say(f"page: {out}, {page.size / 1e6:.1f} MB; open it in a browser, it needs no network")
     if args.open:
         import webbrowser

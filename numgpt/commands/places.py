@@ -12,11 +12,13 @@ from ..data.folders import SUFFIXES, texts_in
 from ..errors import InputError
 from ..storage.atomic import StrPath
 
-STDIN = "-"
+STDIN = STDOUT = "-"
 
 
 def expect_apart(read: Iterable[StrPath], written: Iterable[StrPath], flag: str = "--out") -> None:
     """Raise InputError where what is written would take the place of what is read, or be read itself.
+
+    So it is for -, which a shell's user means as standard output and a file system takes for a name.
 
     To be called before the work. What is not there is nobody's input: that is found out when it is read.
 
@@ -25,6 +27,11 @@ def expect_apart(read: Iterable[StrPath], written: Iterable[StrPath], flag: str 
     """
     sources = [source for source in read if source == STDIN or os.path.exists(source)]
     for place in map(Path, written):
+        if place.parts[:1] == (STDOUT,):
+            raise InputError(
+                f"-: is standard output where a text is printed, expected a file or folder: choose another"
+                f" {flag}"
+            )
         for source in sources:
             if _is_same(source, place):
                 raise InputError(

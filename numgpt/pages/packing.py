@@ -1,5 +1,6 @@
 """A trace as the data of a page: JSON, whose arrays are base64 of little-endian floats.
 
+Doubles that are all floats, as the parameters of a model trained in float32, are stored as floats.
 Arrays that are equal to the bit, as those of a block and of its last sum, are stored once.
 """
 
@@ -22,6 +23,7 @@ from . import givens, selecting
 from .cells import cells
 
 SCHEMA = "numgpt.page/1"
+WIDE = np.dtype("<f8")
 SMALLEST = 16  # numbers of an array that is looked for among those that are stored already
 LONGEST_TITLE = 60
 Packed = dict[str, Any]
@@ -55,10 +57,23 @@ class Store:
             return {"same": self._places[digest]}
         if place:
             self._places.setdefault(digest, list(place))
-        self.size += len(data) * 4 // 3
+        stored = _narrow(data) if dtype == WIDE else data
+        self.size += len(stored) * 4 // 3
         if self.limit is not None and self.size > self.limit:
             raise InputError(too_large(self.limit))
-        return {"dtype": f"f{8 * dtype.itemsize}", "data": base64.b64encode(data).decode()}
+        content = {"dtype": f"f{8 * dtype.itemsize}", "data": base64.b64encode(stored).decode()}
+        return content if stored is data else content | {"stored": "f32"}
+
+
+def _narrow(data: bytes) -> bytes:
+    """The bytes of doubles; as those of floats where all are floats, as a trained model's parameters.
+
+    NaNs have bits that a conversion may change, and stay doubles.
+    """
+    wide = np.frombuffer(data, WIDE)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        narrow = wide.astype("<f4")
+    return narrow.tobytes() if wide.size and (narrow == wide).all() else data
 
 
 def too_large(limit: int) -> str:

@@ -23,6 +23,7 @@ SCRIPTS = (
     "anew.js",
     "formula.js",
     "letters.js",
+    "narrow.js",
     "numpy.js",
     "cell.js",
     "state.js",

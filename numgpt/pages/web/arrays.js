@@ -14,7 +14,8 @@ function floats(packed) {
   const characters = atob(packed.data);
   const bytes = new Uint8Array(characters.length);
   for (let i = 0; i < bytes.length; i += 1) bytes[i] = characters.charCodeAt(i);
-  return new KINDS[packed.dtype](bytes.buffer); // little-endian, as every browser's machine is
+  const array = new KINDS[packed.stored || packed.dtype](bytes.buffer); // little-endian, as every browser's machine is
+  return packed.stored ? KINDS[packed.dtype].from(array) : array; // doubles that are all floats
 }
 
 N.decode = (packed, data = N.data) => {

@@ -31,15 +31,25 @@ function draw() {
   body.replaceChildren();
   open = current.id;
   current.draw(body, N.state);
-  requestAnimationFrame(reachable);
+  N.whenDrawn(reachable);
   if (had) (body.querySelector("[data-term]") || tabs.querySelector('[tabindex="0"]')).focus();
 }
 
 // What is wider than its box can be scrolled by keys.
 function reachable() {
-  for (const box of body.querySelectorAll(".scroll-x, .formula, .formula-line, pre")) {
-    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  }
+  const boxes = [...body.querySelectorAll(".scroll-x, .formula, .formula-line, pre")];
+  const isWide = (box) => box.scrollWidth > box.clientWidth;
+  let wide = boxes.filter(isWide);
+  return () => {
+    const isOpened = wide.filter((box) => box.classList.contains("formula")).filter(N.narrow).length > 0;
+    if (isOpened) wide = boxes.filter(isWide);
+    for (const box of wide) {
+      box.tabIndex = 0;
+      if (!box.classList.contains("formula")) continue;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", N.strings("formula.label"));
+    }
+  };
 }
 
 N.redraw = (id) => {
@@ -139,7 +149,6 @@ N.view({
       vector,
     );
     fallback(vector, state);
-    if (box.scrollWidth > box.clientWidth) for (const [key, value] of Object.entries({ tabindex: "0", role: "group", "aria-label": N.strings("formula.label") })) box.setAttribute(key, value);
   },
 });
 

@@ -32,6 +32,7 @@ const NAMES = {
 const SIGNS = { "<=": "≤", ">=": "≥", "==": "=", "!=": "≠" };
 const OPPOSITE = { "<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "==" };
 const BREAKS = "=+−"; // signs before which a line may be broken
+const FACTORS = "·\u2062"; // and between factors, where there is little room
 const ONE = { kind: "number", value: 1 };
 const ZERO = { kind: "number", value: 0 };
 
@@ -260,19 +261,26 @@ class Writer {
   }
 }
 
-// A line, which may be broken before each sum and difference that is in no brackets: MathML itself breaks nowhere.
+// A line, which may be broken before each sum and difference that is in no brackets.
 function line(name, ...children) {
+  return N.el("div", { class: `formula-line ${name}` }, ...N.broken(children.flatMap(flat)));
+}
+
+// Parts as pieces between which a line may be broken, before signs: MathML itself breaks nowhere. isTight: before factors
+// and words and after commas, too.
+N.broken = (parts, isTight = false) => {
   const pieces = [[]];
-  for (const part of children.flatMap(flat)) {
-    const isSign = part.localName === "mo" && BREAKS.includes(part.textContent);
-    const isReason = part.localName === "mtext" && part.textContent.includes(N.strings("formula.since"));
+  for (const part of parts) {
+    const before = pieces.at(-1).at(-1);
+    const isAfter = (sign) => Boolean(before) && before.localName === "mo" && before.textContent === sign;
+    const isSign = part.localName === "mo" && (isTight ? BREAKS + FACTORS : BREAKS).includes(part.textContent) && !isAfter("(");
+    const isReason = part.localName === "mtext" && (isTight || part.textContent.includes(N.strings("formula.since")));
     if (isSign) part.setAttribute("form", "infix"); // at the begin of a piece it would be another sign
-    if ((isSign || isReason) && pieces.at(-1).length) pieces.push([]);
+    if ((isSign || isReason || (isTight && isAfter(","))) && pieces.at(-1).length) pieces.push([]);
     pieces.at(-1).push(part);
   }
-  const written = pieces.flatMap((piece, n) => [n ? N.el("wbr") : null, N.mathml("math", { displaystyle: "true" }, row(...piece))]);
-  return N.el("div", { class: `formula-line ${name}` }, ...written);
-}
+  return pieces.flatMap((piece, n) => [...(n ? [N.el("wbr")] : []), N.mathml("math", { displaystyle: "true" }, row(...piece))]);
+};
 
 // The parts of a row, and of rows in it, but for what stands in brackets, which grow with what is between them.
 function flat(element) {
@@ -280,6 +288,7 @@ function flat(element) {
   const isHeld = [...children].some((part) => part.localName === "mo" && "({".includes(part.textContent));
   return localName === "mrow" && !isHeld ? [...children].flatMap(flat) : [element];
 }
+N.flatMath = flat;
 
 // An equation: its left side and its right, with the reason for the case that holds.
 function equation(left, tree, run, env, inNumbers) {

@@ -123,22 +123,23 @@ function mark(state) {
 
 function show() {
   const item = rows.get(N.rowOf(N.state.op));
-  if (!item || list.scrollHeight <= list.clientHeight) return;
+  if (!item || list.scrollHeight <= list.clientHeight) return null;
   const top = item.getBoundingClientRect().top - list.getBoundingClientRect().top;
   const low = list.clientHeight - 3 * item.offsetHeight;
-  if (top < 2 * item.offsetHeight || top > low) list.scrollBy({ top: top - list.clientHeight / 2, behavior: N.motion() ? "smooth" : "instant" });
+  if (top >= 2 * item.offsetHeight && top <= low) return null;
+  return () => list.scrollBy({ top: top - list.clientHeight / 2, behavior: N.motion() ? "smooth" : "instant" });
 }
 
 // A light that travels along the rail to where the walk stands: down with values, up with gradients.
 const light = N.el("i", { class: "light", "aria-hidden": "true" });
 function travel() {
   const item = rows.get(N.rowOf(N.state.op));
-  if (!item) return;
+  if (!item) return null;
   const node = item.querySelector("circle").getBoundingClientRect();
   const frame = list.getBoundingClientRect();
   const x = node.left + node.width / 2 - frame.left + list.scrollLeft;
   const y = node.top + node.height / 2 - frame.top + list.scrollTop;
-  light.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`;
+  return () => (light.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`);
 }
 
 N.rail = () => {
@@ -160,14 +161,14 @@ N.rail = () => {
   N.on((state, changed) => {
     if (!changed.has("op") && !changed.has("direction")) return;
     mark(state);
-    show();
-    travel();
+    N.whenDrawn(show);
+    N.whenDrawn(travel);
   });
   mark(N.state);
   requestAnimationFrame(() => {
-    show();
-    travel();
+    N.whenDrawn(show);
+    N.whenDrawn(travel);
   });
-  addEventListener("resize", travel);
+  addEventListener("resize", () => N.whenDrawn(travel));
 };
 N.railRow = (name) => rows.get(name);

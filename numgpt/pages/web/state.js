@@ -6,8 +6,20 @@ const past = []; // of this page itself, where there is no history to go back in
 let pending = 0;
 let depth = 0; // of entries of ours in the browser's history
 let isFramed = false;
+let telling = 0; // how many changes are being told, one within the other
+const asked = new Set();
 
 N.on = (listener) => listeners.push(listener);
+// Ask where things lie, and do what ask gives: once all parts are drawn, as a question amid the drawing would lay out
+// the page one more time.
+N.whenDrawn = (ask) => {
+  if (telling) asked.add(ask);
+  else answer([ask]);
+};
+function answer(asks) {
+  const deeds = asks.map((ask) => ask());
+  for (const act of deeds) if (act) act();
+}
 N.headAxis = (tensor) => tensor.axes.findIndex((axis) => HEADS.includes(axis));
 
 function start() {
@@ -108,8 +120,16 @@ function write(push) {
 
 function tell(before) {
   const changed = new Set(Object.keys(N.state).filter((key) => String(N.state[key]) !== String(before[key])));
-  if (changed.size) for (const listener of listeners) listener(N.state, changed);
-  return changed;
+  telling += 1;
+  try {
+    if (changed.size) for (const listener of listeners) listener(N.state, changed);
+  } finally {
+    telling -= 1;
+  }
+  if (telling) return;
+  const asks = [...asked];
+  asked.clear();
+  answer(asks);
 }
 
 N.go = (change, { push = false } = {}) => {

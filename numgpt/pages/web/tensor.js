@@ -155,18 +155,25 @@ function named(which, index) {
   return [...numbers, ...places.filter(Boolean)].join(", ");
 }
 
-// Both tables are marked before either is measured: each measure in between would lay out the page again.
 function select() {
-  const marked = WHICH.map((which) => [panes[which], mark(which)]).filter(([, cell]) => cell);
-  const seen = marked.map(([{ scroller }, cell]) => scrolled(scroller, cell));
-  marked.forEach(([{ scroller }], n) => {
-    if (seen[n].left !== scroller.scrollLeft) scroller.scrollLeft = seen[n].left;
-    if (seen[n].top !== scroller.scrollTop) scroller.scrollTop = seen[n].top;
-  });
-  for (const which of WHICH) frame(panes[which]);
+  for (const which of WHICH) mark(which);
+  N.whenDrawn(scroll);
 }
 
-// The cell that is looked at in a table, marked as such; null where the table does not show it.
+// Both tables are measured before either is scrolled.
+function scroll() {
+  const marked = WHICH.map((which) => [panes[which], tdAt(panes[which].table, geometry.place)]).filter(([, cell]) => cell);
+  const seen = marked.map(([{ scroller }, cell]) => scrolled(scroller, cell));
+  return () => {
+    marked.forEach(([{ scroller }], n) => {
+      if (seen[n].left !== scroller.scrollLeft) scroller.scrollLeft = seen[n].left;
+      if (seen[n].top !== scroller.scrollTop) scroller.scrollTop = seen[n].top;
+    });
+    frames();
+  };
+}
+
+// The cell that is looked at in a table, marked as such.
 function mark(which) {
   const { box, table } = panes[which];
   for (const old of table.querySelectorAll(".here, .across")) old.classList.remove("here", "across");
@@ -177,14 +184,13 @@ function mark(which) {
   }
   box.classList.toggle("active", N.state.which === which);
   const cell = tdAt(table, geometry.place);
-  if (!cell) return null;
+  if (!cell) return;
   cell.classList.add("here");
   cell.setAttribute("aria-selected", "true");
   cell.setAttribute("aria-label", named(which, N.state.index));
   cell.tabIndex = 0;
   cell.parentNode.cells[0].classList.add("across");
   table.tHead.rows[0].cells[cell.cellIndex].classList.add("across");
-  return cell;
 }
 
 // Where to scroll a table, and never the page, so that a cell can be seen.
@@ -246,21 +252,30 @@ N.paint = (canvas, { rows, cols, at }, array, top) => {
   canvas.getContext("2d").putImageData(image, 0, 0);
 };
 
-// The part of a map that the table shows.
-function frame(pane) {
-  const { map, scroller, box, table } = pane;
-  if (map.hidden) return;
+// The parts of both maps that the tables show: measured, then drawn.
+function frames() {
+  const parts = WHICH.map((which) => [panes[which].map, part(panes[which])]);
+  for (const [map, seen] of parts) if (seen) frame(map, seen);
+}
+
+function part({ map, scroller, table }) {
+  if (map.hidden) return null;
   const { rows, cols } = geometry;
-  const mark = map.querySelector(".frame");
   let [top, left, height, width] = [range.top, range.left, range.rows, range.cols];
   if (range.rows === rows && range.cols === cols && table.tBodies.length) {
     const cell = table.tBodies[0].rows[0].cells[1];
-    if (!cell.offsetWidth) return;
+    if (!cell.offsetWidth) return null;
     top = scroller.scrollTop / cell.offsetHeight;
     left = scroller.scrollLeft / cell.offsetWidth;
     height = Math.min(rows, (scroller.clientHeight - table.tHead.offsetHeight) / cell.offsetHeight);
     width = Math.min(cols, (scroller.clientWidth - cell.parentNode.cells[0].offsetWidth) / cell.offsetWidth);
   }
+  return [top, left, height, width];
+}
+
+function frame(map, [top, left, height, width]) {
+  const { rows, cols } = geometry;
+  const mark = map.querySelector(".frame");
   const share = (x, of) => `${((100 * x) / of).toFixed(2)}%`;
   Object.assign(mark.style, { top: share(top, rows), left: share(left, cols), height: share(height, rows), width: share(width, cols) });
   mark.hidden = height >= rows && width >= cols;
@@ -452,8 +467,7 @@ function together(from, to) {
     to.scroller.scrollLeft = from.scroller.scrollLeft;
     to.scroller.scrollTop = from.scroller.scrollTop;
     requestAnimationFrame(() => {
-      frame(from);
-      frame(to);
+      frames();
       leader = null;
     });
   });
@@ -467,5 +481,5 @@ N.tensorView = () => {
   N.on((state, changed) => {
     if (["tensor", "index", "which", "row"].some((key) => changed.has(key))) N.tensorDraw();
   });
-  new ResizeObserver(() => WHICH.forEach((which) => frame(panes[which]))).observe(panel);
+  new ResizeObserver(frames).observe(panel);
 };
