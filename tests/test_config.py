@@ -154,6 +154,35 @@ def test_what_the_model_says_and_a_layer_does_not_read_is_left_out_of_the_layer(
     assert config.scopes()["h.1."] == Config(**SIZE, biases="qkv")
 
 
+OF_LAYERS = {  # what no model without layers reads
+    "n_inner": 8,
+    "activation": "relu",
+    "positions": "rotary",
+    "alibi_scale": 2.0,
+    "n_kv_head": 2,
+    "head_dim": 8,
+    "window": 2,
+    "softcap": 3.0,
+    "qk_norm": "head",
+    "sink": True,
+    "attn_scale": 0.5,
+    "residual_scale": 0.5,
+    "n_expert": 4,
+    "layers": [{"window": 2}],
+}
+
+
+def test_of_no_layers_there_is_a_field_for_each_that_they_read():
+    of_layers = {f.name for f in dataclasses.fields(Config) if f.metadata.get("by_layer")}
+    elsewhere = {"n_head", "norm", "layer_norm_epsilon", "biases"}  # what a model without layers reads
+    only_with_another = {n for n in of_layers if n.startswith("rotary_")} | {
+        "n_expert_active",
+        "router",
+        "shared_inner",
+    }
+    assert of_layers - elsewhere - only_with_another == {*OF_LAYERS} - {"residual_scale", "layers"}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -208,6 +237,17 @@ def test_what_the_model_says_and_a_layer_does_not_read_is_left_out_of_the_layer(
         (
             {"window": 2, "layers": [{"window": 3}, {"window": 4}]},
             "window is 2, which nothing reads .each kind",
+        ),
+        *[
+            (
+                {"n_layer": 0, name: value},
+                rf"{name} is .*, which nothing reads \(n_layer is 0\), expected it left",
+            )
+            for name, value in OF_LAYERS.items()
+        ],
+        (
+            {"n_layer": 0, "biases": "qkv norm"},
+            "biases is qkv norm, expected no bias of a block, for n_layer is 0",
         ),
     ],
     ids=str,

@@ -1,5 +1,7 @@
 """The layers and the whole model under the laws, and the public face of a GPT."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 
 import numgpt
 from numgpt import GPT, Config, InputError, gradcheck
+from numgpt.architecture.by_layer import IN_LAYERS
 from numgpt.gradcheck.finding import TRANSPOSE
 from numgpt.layers.pickers import logits_name
 from numgpt.ops.norms import NORMS
+from numgpt.ops.positions import POSITIONS
 from numgpt.proofs.subjects import SMALL, VARIANTS, block_layers, layer_subject, model_subject, subjects
 
 sizes = st.fixed_dictionaries(
@@ -42,6 +46,15 @@ def hold(subject):
         assert residual <= finding.limit, f"{finding}. {finding.detail}"
 
 
+def without_layers(values):
+    """Settings without what layers alone read, which a model that has none refuses."""
+    by_layer = {f.name for f in dataclasses.fields(Config) if f.metadata.get("by_layer")}
+    added = values.get("positions") in set(POSITIONS) - set(IN_LAYERS)
+    kept = {"n_head", "norm", "layer_norm_epsilon"} | ({"positions"} if added else set())
+    refused = by_layer - kept | {"layers", "residual_scale"}
+    return {name: value for name, value in values.items() if name not in refused}
+
+
 @every_variant
 @settings(max_examples=15)
 @example(
@@ -59,6 +72,8 @@ def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
     assume(drawn["n_head"] * width != 2)
     # Other norms say themselves from how many channels on there is more than rounding.
     assume(drawn["n_head"] * width >= NORMS[changes.get("norm", "layernorm")].at_least.get("C", 1))
+    if drawn["n_layer"] == 0:
+        changes, drawn = (without_layers(values) for values in (changes, drawn))
     config = Config(
         **SMALL
         | drawn

@@ -135,6 +135,8 @@ def test_a_pattern_that_matches_nothing_is_refused_with_names_that_are_near():
         InputError, match=r"keep: no name fits 'h.0.attn.head.probs', expected a pattern of names such as"
     ):
         model.record(TOKENS, keep=["h.0.attn.head.probs"])
+    with pytest.raises(InputError, match=r"^keep: there is no pattern, expected at least one"):
+        model.record(TOKENS, TARGETS, keep=[])
     with pytest.raises(InputError, match=r"grads: no name fits 'h.9.\*'"):
         model.loss_and_grads(TOKENS, TARGETS, grads="h.9.*")
     with pytest.raises(InputError, match=r"edit: there is no value 'h.0.attn.heads.cap'"):

@@ -13,6 +13,7 @@ from .fields import Frozen
 
 Config = Any  # whose file imports this one
 
+OF_BLOCKS = ("qkv", "out", "mlp", "router")  # places of biases in blocks alone
 PLACES = ("qkv", "out", "mlp", "norm", "router", "head")  # of biases: in a block, and of the unembedding
 # Positions that the layers themselves see to; others are added before them.
 IN_LAYERS = tuple(name for name, op in POSITIONS.items() if op is None or turns(name))
@@ -46,6 +47,8 @@ def kinds(config: Config) -> tuple[Config, ...]:
         if name:
             raise _not_read("config", name, values[name], why)
         return (config,)
+    if config.n_layer == 0:
+        raise _not_read("config", "layers", [*map(dict, config.layers)], "n_layer is 0")
     if not 1 <= len(config.layers) <= config.n_layer:
         raise InputError(
             f"config: layers has {len(config.layers)} kinds, expected 1 to n_layer {config.n_layer}"
@@ -124,10 +127,23 @@ def _unread(config: Config, values: Values) -> dict[str, str]:
         reasons["alibi_scale"] = f"positions is {positions}"
     if values["n_expert"] == 0:
         reasons |= dict.fromkeys(("n_expert_active", "router", "shared_inner"), "n_expert is 0")
+    if values["n_layer"] == 0:
+        reasons |= dict.fromkeys(_of_layers_alone(config), "n_layer is 0")
+        if positions in IN_LAYERS and positions != "none":
+            reasons["positions"] = "n_layer is 0"
     if values["biases"] is not None:
         reasons["bias"] = f"biases is {values['biases']!r}"
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     return {name: why for name, why in reasons.items() if values[name] != defaults[name]}
+
+
+def _of_layers_alone(config: Config) -> Iterator[str]:
+    """The fields that layers alone read. n_head is taken: its default may not divide C."""
+    shared = {*OF_LAST_NORM, "positions", "n_head"}
+    yield from (
+        f.name for f in dataclasses.fields(config) if f.metadata.get("by_layer") and f.name not in shared
+    )
+    yield "residual_scale"
 
 
 def _unread_by_all(config: Config, values: Values) -> Iterator[tuple[str, str]]:

@@ -172,6 +172,8 @@ class Config:
         kinds = by_layer.kinds(self)
         if words and "router" in words.split() and not any(kind.n_expert for kind in kinds):
             expect(self, "biases", False, "no bias of a router, for n_expert is 0")
+        if words and self.n_layer == 0 and {*words.split()} & {*by_layer.OF_BLOCKS}:
+            expect(self, "biases", False, "no bias of a block, for n_layer is 0")
         self._set("layers", by_layer.as_read(self.layers, kinds))
         scopes = {f"h.{i}.": kinds[i % len(kinds)] for i in range(self.n_layer)}
         self._set("_scopes", MappingProxyType(scopes))

@@ -34,6 +34,12 @@ class Patterns:
         return any(head.startswith(start) or (bool(rest) and start.startswith(head)) for head, *rest in heads)
 
 
+def expect_some(who: str, patterns: Sequence[str]) -> None:
+    """Raise InputError for no pattern at all."""
+    if not patterns:
+        raise InputError(f"{who}: there is no pattern, expected at least one, such as 'h.*.attn.*'")
+
+
 def matching(who: str, patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
     """Those of names that fit one of the patterns, in the order of names.
 
@@ -44,8 +50,7 @@ def matching(who: str, patterns: Sequence[str], names: Collection[str]) -> tuple
     >>> matching("keep", ["h.*.bias", "wte*"], ["wte.weight", "h.0.weight", "h.0.bias"])
     ('wte.weight', 'h.0.bias')
     """
-    if not patterns:
-        raise InputError(f"{who}: there is no pattern, expected at least one, such as 'h.*.attn.*'")
+    expect_some(who, patterns)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             meant = near(pattern, names) or list(names)[:4]

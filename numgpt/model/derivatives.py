@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
+from ..architecture.patterns import expect_some
 from ..arguments import Count, Ids, checked_as
 from ..layers.transformer import gpt
 from ..layers.transformer import loss as loss_of_gpt
@@ -165,7 +166,7 @@ class Derivatives:
             As in loss_and_grads.
         keep : patterns, optional
             Of which values and gradients alone, of a large model: ["h.*.attn.heads.probs"]. What the backward
-            has read is let go then. All unless given.
+            has read is let go then. All unless given; of the loss alone: "loss".
         visibility : numgpt.Visibility, optional
             As in a call of the model.
 
@@ -178,7 +179,8 @@ class Derivatives:
         Raises
         ------
         InputError
-            For an edit of a name that the forward does not file.
+            For an edit of a name that the forward does not file, and for patterns to keep of which there are
+            none, or one that no name fits.
 
         Examples
         --------
@@ -198,6 +200,8 @@ class Derivatives:
             source = Source(loss_of_gpt, {"tokens": ids, "targets": goals}, count, self.tokenizer)
             run = differentiable.both_ways
         kept = [keep] if isinstance(keep, str) else keep
+        if kept is not None:
+            expect_some("keep", kept)
         record = TracedRecord(
             self.params,
             self.config,
