@@ -167,7 +167,7 @@ def test_a_config_that_does_not_fit_is_named(folder, changes, message):
         (lambda a: a.update({"transformer.ln_f.bias": np.full(8, np.nan, np.float32)}), "holds NaN"),
         (
             lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.float32)}),
-            "lm_head.weight is not wte.weight",
+            "lm_head.weight is not wte.weight, expected the same numbers",
         ),
         (lambda a: a.update({"lm_head.weight": np.zeros((19, 8), np.int64)}), "has dtype I64"),
     ],

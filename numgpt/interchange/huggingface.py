@@ -128,8 +128,8 @@ def _expect_tied(folder: Path, head: Entry, params: Flat) -> None:
         same = np.array_equal(tensor_files.numbers(head), params["wte.weight"])
     if not same:
         raise InputError(
-            f"{folder}: {head.name} is not wte.weight, which {CONFIG} says it is: set tie_word_embeddings"
-            " to false there"
+            f"{folder}: {head.name} is not wte.weight, expected the same numbers, for {CONFIG} ties them: set"
+            " tie_word_embeddings to false there"
         )
 
 
