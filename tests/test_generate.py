@@ -46,6 +46,28 @@ def test_a_prompt_read_in_parts_gives_the_same_logits(changes):
     assert np.allclose(advance(model, tokens[:, 4:], cache), model(tokens)[:, -1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("lengths", [None, np.array([2, 1, 2])], ids=["of one length", "padded"])
+def test_what_no_later_query_sees_is_let_go(lengths, monkeypatch):
+    """Layers with a window hold no more as the text grows; those without one hold all of it."""
+    caches, W = [], 5
+    made = KeyValueCache.__init__
+    monkeypatch.setattr(
+        KeyValueCache, "__init__", lambda self, *a, **k: (caches.append(self), made(self, *a, **k))[0]
+    )
+    model = make({"positions": "rotary", "head_dim": 2, "n_kv_head": 1, "layers": ({"window": W}, {})})
+    steps, ids = logits_stream(model, PROMPT, lengths=lengths), PROMPT
+    logits = next(steps)
+    for _ in range(400):
+        ids = np.concatenate([ids, logits.argmax(-1)[:, None]], axis=1)
+        logits = steps.send(ids[:, -1])
+    assert np.allclose(logits[[0, 2]], model(ids[[0, 2]])[:, -1], rtol=0, atol=1e-12)
+    assert np.allclose(
+        logits[1], model(ids[1:2, 1 if lengths is not None else 0 :])[0, -1], rtol=0, atol=1e-12
+    )
+    (rooms,) = ({name: store.shape[-2] for name, store in cache._store.items()} for cache in caches)
+    assert rooms["h.0.attn.heads"] == 64 and rooms["h.1.attn.heads"] >= 402
+
+
 def test_a_prompt_longer_than_the_window_shows_its_end():
     model, tokens = make(), np.random.default_rng(3).integers(0, 7, (1, 12))
     assert np.allclose(next(logits_stream(model, tokens)), model(tokens[:, -5:])[:, -1], rtol=0, atol=1e-12)

@@ -197,10 +197,11 @@ def cached_block(r, x):
     form = kept((r.scope, "form"), form_of, r.config)
     widths = kept((r.scope, "widths"), widths_of, r.config)
     work = kept((x.shape, widths), work_arrays, len(xs), widths, x.dtype)
-    store = r.cache.memory(f"{r.scope}attn.heads", (*x.shape[:-2], form.K, T, form.D), x.dtype)
+    window, shape = r.config.window, (*x.shape[:-2], form.K, T, form.D)
+    store, held = r.cache.memory(f"{r.scope}attn.heads", shape, x.dtype, window=window)
     store = store.reshape(2, -1, *store.shape[-3:])
     stream, form = np.empty_like(xs), form._replace(scale=x.dtype.type(form.scale))
     tasks = PARTS, store.shape[1] * form.K, PARTS, PARTS, PARTS, PARTS
-    given = *form, *angles(r, x), r.config.window, parameters, store, r.cache.length, work, stream
+    given = *form, *angles(r, x), window, parameters, store, held, work, stream
     launch(block, tasks, xs, T, *given)
     return stream[: x[..., 0].size].reshape(x.shape)

@@ -34,8 +34,10 @@ class Model(Protocol):
 
 
 class KeyValueCache:
-    """The keys and values of all positions so far, by the name of the attention that made them.
+    """The keys and values of the positions so far, by the name of the attention that made them.
 
+    Of an attention with a window of W, positions are let go that no later query sees: there is room for some
+    4 W, or for a prompt that is longer.
     longest: the most positions that it may come to hold, or None.
     padding: integers (B), for rows of different length how many places before each row's first token are
     empty; None where all rows are of one length.
@@ -46,35 +48,49 @@ class KeyValueCache:
         self.padding = padding
         self.length = 0
         self._store: dict[str, Array] = {}
+        self._first: dict[str, int] = {}  # the first position that a store holds, where that is not 0
         self._constants: dict[Any, Any] = {}
 
-    def memory(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, like: Array | None = None) -> Array:
-        """The memory (2, ..., H, room, D) of a name, for its keys and its values, which lies where like does.
+    def memory(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        like: Array | None = None,
+        window: int | None = None,
+    ) -> tuple[Array, int]:
+        """The memory (2, ..., H, room, D) of a name, for its keys and its values, and how many it holds.
 
-        It has room for shape (..., H, T, D) after the positions so far.
+        It has room for shape (..., H, T, D) after these, and lies where like does. They are those of all
+        positions so far, or of the last ones, where a window lets go the others.
         """
-        end = self.length + shape[-2]
-        store = self._store.get(name)
-        if store is None or end > store.shape[-2]:
+        T, store, first = shape[-2], self._store.get(name), self._first.get(name, 0)
+        held = self.length - first
+        if store is None or held + T > store.shape[-2]:
+            unseen = 0 if window is None else max(0, held - (window - 1))
+            if store is not None and 2 * unseen >= store.shape[-2] >= held - unseen + T:
+                store[..., : held - unseen, :] = store[..., unseen:held, :].copy()
+                self._first[name] = first + unseen
+                return store, held - unseen
             # Twice as many, rather than the most at once: memory is paged in as it is needed.
-            room = max(FIRST_ROOM, 2 * (0 if store is None else store.shape[-2]), end)
+            room = max(FIRST_ROOM, 2 * (0 if store is None else store.shape[-2]), held + T)
             room = room if self.longest is None else min(self.longest, room)
             larger = np.empty((2, *shape[:-2], room, shape[-1]), dtype, like=like)
             if store is not None:
-                larger[..., : self.length, :] = store[..., : self.length, :]
+                larger[..., :held, :] = store[..., :held, :]
             store = self._store[name] = larger
-        return store
+        return store, held
 
-    def append(self, name: str, k: Array, v: Array) -> tuple[Array, Array]:
-        """Put k and v (..., H, T, D) after the positions so far; returns all, (..., H, S, D).
+    def append(self, name: str, k: Array, v: Array, window: int | None = None) -> tuple[Array, Array, int]:
+        """Put k and v (..., H, T, D) after those so far; returns all (..., H, S, D) and the first's place.
 
         advance() moves the end, once all layers have appended theirs.
         """
-        store = self.memory(name, k.shape, k.dtype, k)
-        end = self.length + k.shape[-2]
-        store[0][..., self.length : end, :] = k
-        store[1][..., self.length : end, :] = v
-        return store[0][..., :end, :], store[1][..., :end, :]
+        store, held = self.memory(name, k.shape, k.dtype, k, window)
+        end = held + k.shape[-2]
+        store[0][..., held:end, :] = k
+        store[1][..., held:end, :] = v
+        return store[0][..., :end, :], store[1][..., :end, :], self.length - held
 
     def visibility(self, T: int) -> Visibility | None:
         """What the next T tokens see where rows are padded: their row's tokens; padding sees itself."""
@@ -93,6 +109,7 @@ class KeyValueCache:
     def clear(self, padding: Array | None = None) -> None:
         """Forget all positions, keep the memory."""
         self.length = 0
+        self._first.clear()
         self.padding = padding
 
 
@@ -132,7 +149,9 @@ class CachedRecord(Record):
     ) -> Array:
         """The heads' attention to the positions in the cache and to the new ones."""
         q, k, v = split_heads(qkv, n_head, n_kv_head)
-        arrays = by_group(q, k.shape[-3]), *self.cache.append(full, k, v)
+        keys, values, begin = self.cache.append(full, k, v, self.config.window)
+        arrays = by_group(q, k.shape[-3]), keys, values
+        form |= {name: form[name] - begin for name in ("first", "last") if begin and name in form}
         if sink is None:
             y, _ = super().run(full, attend_groups, arrays, form)
         else:
