@@ -46,6 +46,8 @@ def test_the_ops_that_cost_time_have_twins():
         "gelu_tanh",
         "attention",
         "attend",
+        "attend_groups",
+        "sink_attention",
         "cross_entropy",
         "embedding",
         "swiglu",
@@ -111,6 +113,25 @@ def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wide
             lost = np.finfo(dtype).tiny / np.finfo(dtype).eps
             limit = 4 * theirs + 16 * np.finfo(dtype).eps * largest + lost
             assert ours <= limit, (subject.name, ours / largest, theirs / largest)
+
+
+@pytest.mark.parametrize("name", ["attend", "attend_groups", "attention", "sink_attention"])
+def test_attention_is_compiled_in_every_form_but_with_a_mask_or_dropout(name, monkeypatch):
+    """What a twin declines it hands to the specification: here nothing comes there."""
+
+    def declined(*args):
+        raise AssertionError("the specification ran")
+
+    monkeypatch.setattr("numgpt.ops.attention.masked_scores", declined)
+    op, ran = ops.ALL[name], set()
+    forward, backward = twins_of(op)
+    for subject in op_subjects(op, 0):
+        if not {"mask", "keep"} & set(subject.options):
+            arrays = cast(subject.arrays, "float32")
+            y, saved = forward(*arrays, **subject.options)
+            backward(y, saved)
+            ran |= set(subject.options)
+    assert ran >= {"cap", "slopes", "first", "last"}
 
 
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)

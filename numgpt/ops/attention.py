@@ -296,7 +296,11 @@ attend_groups = Op(
     expect=expecting(
         lambda q, k, v, _: (*q.shape[:-4], q.shape[-2]), lambda q, k, v, _: (q.shape[-4] * q.shape[-3],)
     ),
-    variants={"cap": {"cap": 1.5}, "intervals": intervals},
+    variants={
+        "cap": {"cap": 1.5},
+        "intervals": intervals,
+        "slopes": lambda rng, sizes: {"slopes": rng.random(sizes["K"] * sizes["G"])},
+    },
 )
 
 

@@ -23,7 +23,7 @@ from .attention import (
     one_head_each,
     split_heads,
 )
-from .elementary_numba import exp, row_max
+from .elementary_numba import exp, row_max, tanh
 
 QUERIES = 64  # a block of queries
 
@@ -82,12 +82,37 @@ def dot(a, b):
 
 
 # first and last bound the keys that a query sees. Where both are None, query t sees keys 0 … t + S − T, and
-# Numba leaves the other branch out.
+# Numba leaves the other branch out. It does the same where cap, slope or sink is None: the plain form is
+# compiled as if there were nothing else.
 
 
 @kernel
-def attend_head(q, k, v, scale, first, last, y, top, total):
-    """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T)."""
+def cap_scores(scores, cap, bend):
+    """s ← c tanh(s / c); bend: where the slope of that goes, or None."""
+    number = scores.dtype.type
+    c, inverse, one, four = number(cap), number(1.0 / cap), number(1), number(4)
+    for t in range(scores.shape[0]):
+        for s in range(scores.shape[1]):
+            y, e = tanh(scores[t, s] * inverse)
+            scores[t, s] = y * c
+            if bend is not None:
+                bend[t, s] = four * e / ((one + e) * (one + e))
+
+
+@kernel
+def add_distances(scores, slope, distance):
+    """s ← s + m (key − query); distance: key − query of the first entry."""
+    for t in range(scores.shape[0]):
+        for s in range(scores.shape[1]):
+            scores[t, s] += scores.dtype.type(slope * (distance + s - t))
+
+
+@kernel
+def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None, sink=None):
+    """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T).
+
+    cap, slope, sink: numbers, or None.
+    """
     T, S = len(q), len(k)
     for t0 in range(0, T, QUERIES):
         t1 = min(T, t0 + QUERIES)
@@ -97,6 +122,10 @@ def attend_head(q, k, v, scale, first, last, y, top, total):
             begin, end = first[t0:t1].min(), last[t0:t1].max() + 1
         scores = np.empty((t1 - t0, end - begin), y.dtype)
         gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, scores)
+        if cap is not None:
+            cap_scores(scores, cap, None)
+        if slope is not None:
+            add_distances(scores, slope, begin - (t0 + S - T))
         for t in range(t1 - t0):
             row = scores[t]
             if first is None:
@@ -104,17 +133,28 @@ def attend_head(q, k, v, scale, first, last, y, top, total):
             else:
                 row[: first[t0 + t] - begin] = -np.inf
                 row[last[t0 + t] + 1 - begin :] = -np.inf
-            top[t0 + t] = m = row_max(row)
+            m = row_max(row)
+            if sink is not None:
+                m = max(m, sink)
+            top[t0 + t] = m
             total[t0 + t] = exponentials(row, m)
+            if sink is not None:
+                total[t0 + t] += exp(sink - m)
         gemm(False, False, 1.0, scores, v[begin:end], 0.0, y[t0:t1])
         for t in range(t0, t1):
             multiply(contiguous(y[t]), y.dtype.type(1.0 / total[t]))
 
 
 @kernel
-def attend_head_gradients(dy, q, k, v, top, total, scale, first, last, more, dq, dk, dv):
-    """The gradients of a head; more: dk and dv are added to, as the heads of a group do after its first."""
+def attend_head_gradients(
+    dy, q, k, v, top, total, scale, first, last, more, dq, dk, dv, cap=None, slope=None, sink=None
+):
+    """The gradients of a head; more: dk and dv are added to, as the heads of a group do after its first.
+
+    Returns the gradient of its sink, 0 where there is none.
+    """
     T, S = len(q), len(k)
+    dsink = 0.0
     if first is not None and not more:
         dk[:] = 0
         dv[:] = 0
@@ -128,6 +168,11 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, first, last, more, dq,
         deltas = np.empty(t1 - t0, dy.dtype)
         beta = 0.0 if t0 == 0 and first is None and not more else 1.0
         gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, p)
+        if cap is not None:
+            bend = np.empty_like(p)
+            cap_scores(p, cap, bend)
+        if slope is not None:
+            add_distances(p, slope, begin - (t0 + S - T))
         gemm(False, True, 1.0, dy[t0:t1], v[begin:end], 0.0, ds)
         for t in range(t1 - t0):
             row = p[t]
@@ -138,9 +183,15 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, first, last, more, dq,
                 row[last[t0 + t] + 1 - begin :] = -np.inf
             probabilities(row, top[t0 + t], row.dtype.type(1.0 / total[t0 + t]))
             deltas[t] = dot(row, ds[t])
+            if sink is not None:  # a key without a value, whose dP is 0
+                dsink -= exp(sink - top[t0 + t]) / total[t0 + t] * deltas[t]
         for t in range(t1 - t0):
             for s in range(end - begin):
-                ds[t, s] = p[t, s] * (ds[t, s] - deltas[t])
+                d = p[t, s] * (ds[t, s] - deltas[t])
+                if cap is None:
+                    ds[t, s] = d
+                else:
+                    ds[t, s] = d * bend[t, s]
         # The first block sees the fewest keys; the later ones add to what is there, so it must be 0.
         if first is None and t0 == 0 and not more:
             dk[end:] = 0
@@ -148,48 +199,47 @@ def attend_head_gradients(dy, q, k, v, top, total, scale, first, last, more, dq,
         gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[begin:end])
         gemm(False, False, scale, ds, k[begin:end], 0.0, dq[t0:t1])
         gemm(True, False, scale, ds, q[t0:t1], beta, dk[begin:end])
+    return dsink
 
 
 @kernel
-def own(bounds, b, h):
-    """The bounds (T) of a head among those of all (B, H, T); None is None."""
-    if bounds is None:
+def own(all_heads, b, h):
+    """What belongs to a head, among that of all (B, H, …); None is None."""
+    if all_heads is None:
         return None
-    return bounds[b, h]
+    return all_heads[b, h]
 
 
 @parallel
-def attend_heads(task, q, k, v, scale, first, last, y, top, total):
-    """q (B, KG, T, D), k and v (B, K, S, D), bounds (B, KG, T) or None → y as q, top and total (B, KG, T)."""
+def attend_heads(task, q, k, v, scale, first, last, cap, slopes, sinks, y, top, total):
+    """q (B, KG, T, D), k and v (B, K, S, D) → y as q, top and total (B, KG, T).
+
+    first and last (B, KG, T), slopes and sinks (B, KG), or None.
+    """
     b, h = task // q.shape[1], task % q.shape[1]
     kv = h // (q.shape[1] // k.shape[1])
-    begin, end = own(first, b, h), own(last, b, h)
-    attend_head(q[b, h], k[b, kv], v[b, kv], scale, begin, end, y[b, h], top[b, h], total[b, h])
+    begin, end, slope, sink = own(first, b, h), own(last, b, h), own(slopes, b, h), own(sinks, b, h)
+    into = y[b, h], top[b, h], total[b, h]
+    attend_head(q[b, h], k[b, kv], v[b, kv], scale, begin, end, *into, cap, slope, sink)
 
 
 @parallel
-def attend_heads_gradients(task, dy, q, k, v, top, total, scale, first, last, dq, dk, dv):
-    """The gradients of attend_heads: a task is a head of keys, which goes through the heads that read it."""
+def attend_heads_gradients(
+    task, dy, q, k, v, top, total, scale, first, last, cap, slopes, sinks, dq, dk, dv, dsinks
+):
+    """The gradients of attend_heads: a task is a head of keys, which goes through the heads that read it.
+
+    dsinks (B, KG): those of the sinks, or None.
+    """
     b, kv = task // k.shape[1], task % k.shape[1]
     G = q.shape[1] // k.shape[1]
     for h in range(kv * G, kv * G + G):
-        begin, end, more = own(first, b, h), own(last, b, h), h > kv * G
-        m, n = top[b, h], total[b, h]
-        attend_head_gradients(
-            dy[b, h],
-            q[b, h],
-            k[b, kv],
-            v[b, kv],
-            m,
-            n,
-            scale,
-            begin,
-            end,
-            more,
-            dq[b, h],
-            dk[b, kv],
-            dv[b, kv],
-        )
+        begin, end, slope, sink = own(first, b, h), own(last, b, h), own(slopes, b, h), own(sinks, b, h)
+        read = dy[b, h], q[b, h], k[b, kv], v[b, kv], top[b, h], total[b, h]
+        into = dq[b, h], dk[b, kv], dv[b, kv]
+        dsink = attend_head_gradients(*read, scale, begin, end, h > kv * G, *into, cap, slope, sink)
+        if sinks is not None:
+            dsinks[b, h] = dsink
 
 
 def by_batch(x, H=None):
@@ -215,8 +265,8 @@ def _batched(x, H):
 
 
 def is_compiled(form, keep):
-    """Whether the kernels compute a Form: no mask, no dropout, nothing added to the scores."""
-    return keep is None and form.mask is None and form.cap is None and form.slopes is None
+    """Whether the kernels compute a Form: no mask and no dropout."""
+    return keep is None and form.mask is None
 
 
 def bounds(form, q, S, heads):
@@ -236,16 +286,31 @@ def bounds(form, q, S, heads):
     return first, last
 
 
-def attend_into(q, k, v, form, y, H=None, K=None):
+def each_head(numbers, q, heads, dtype):
+    """Numbers that broadcast to q's heads, one a head (B, H); None is None."""
+    if numbers is None:
+        return None
+    return np.ascontiguousarray(np.broadcast_to(numbers, q.shape[:-2]), dtype).reshape(_batched(q, heads)[:2])
+
+
+def settings(form, q, S, heads, sinks):
+    """What the kernels take of a Form, and the sinks: scale, first, last, cap, slopes, sinks."""
+    cap = None if form.cap is None else float(form.cap)
+    slopes = each_head(form.slopes, q, heads, np.float64)
+    return form.scale, *bounds(form, q, S, heads), cap, slopes, each_head(sinks, q, heads, q.dtype)
+
+
+def attend_into(q, k, v, form, y, H=None, K=None, sinks=None):
     """Fill y; returns the maximum and the sum of each query's scores (..., T, 1).
 
     H, K: how many heads q and k have, where their axes are divided into groups.
+    sinks: numbers that broadcast to q's heads, or None.
     """
     top, total = np.empty((*q.shape[:-1], 1), q.dtype), np.empty((*q.shape[:-1], 1), q.dtype)
-    first, last = bounds(form, q, k.shape[-2], H)
+    given = settings(form, q, k.shape[-2], H, sinks)
     q, k, v = by_batch(q, H), by_batch(k, K), by_batch(v, K)
     results = place(y, H), place(top, H)[..., 0], place(total, H)[..., 0]
-    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, form.scale, first, last, *results)
+    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, *given, *results)
     return top, total
 
 
@@ -271,14 +336,17 @@ def attend_backward(dy, saved):
     return grads
 
 
-def attend_back_into(dy, saved, dq, dk, dv, H=None, K=None):
-    """Fill dq, dk and dv from what attend saved."""
+def attend_back_into(dy, saved, dq, dk, dv, H=None, K=None, sinks=None):
+    """Fill dq, dk and dv from what attend saved; returns the gradients of sinks (B, KG), or None."""
     q, k, v, top, total, form = saved[:6]
-    first, last = bounds(form, q, k.shape[-2], H)
+    given = settings(form, q, k.shape[-2], H, sinks)
     dy, q, top, total = (by_batch(a, H) for a in (dy, q, top, total))
     k, v = by_batch(k, K), by_batch(v, K)
-    given = dy, q, k, v, top[..., 0], total[..., 0], form.scale, first, last
-    launch(attend_heads_gradients, k.shape[0] * k.shape[1], *given, place(dq, H), place(dk, K), place(dv, K))
+    read = dy, q, k, v, top[..., 0], total[..., 0]
+    dsinks = None if sinks is None else np.empty(q.shape[:2])
+    into = place(dq, H), place(dk, K), place(dv, K), dsinks
+    launch(attend_heads_gradients, k.shape[0] * k.shape[1], *read, *given, *into)
+    return dsinks
 
 
 def attend_groups_forward(q, k, v, *, scale=None, cap=None, slopes=None, first=None, last=None):
