@@ -51,6 +51,7 @@ def test_the_ops_that_cost_time_have_twins():
         "cross_entropy",
         "embedding",
         "swiglu",
+        *("dispatch", "expert_linear", "combine"),
     }
 
 
@@ -148,6 +149,39 @@ def test_a_twin_saves_what_its_specification_saves(op):
             assert (a is None) == (b is None)
             if a is not None:
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_dispatch_repeats_are_read_as_copies_of_them_are(dtype):
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((3, 7, 5)).astype(dtype), rng.standard_normal((4, 5, 6)).astype(dtype)
+    chosen = rng.random((3, 7, 4)).argsort(-1)[..., :2]
+    repeated, _ = twins_of(ops.dispatch)[0](x, n_active=2)
+    assert np.shares_memory(repeated, x) and np.array_equal(repeated, ops.dispatch(x, n_active=2))
+    forward, backward = twins_of(ops.expert_linear)
+    dy = rng.standard_normal((3, 7, 2, 6)).astype(dtype)
+    found = []
+    for rows in (repeated, repeated.copy()):
+        y, saved = forward(rows, chosen, weight)
+        dx, _, dweight, _ = backward(dy, saved)
+        found.append((y.tobytes(), dx.tobytes(), dweight.tobytes()))
+    assert found[0] == found[1]
+
+
+def test_an_expert_that_got_nothing_adds_nothing_to_what_its_gradient_holds():
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((9, 5)), rng.standard_normal((9, 6))
+    chosen = np.array([0, 2, 2, 0, 0, 2, 2, 2, 0])
+    forward, backward = twins_of(ops.expert_linear)
+    _, saved = forward(x, chosen, rng.standard_normal((4, 5, 6)), rng.standard_normal((4, 6)))
+    alone = backward(dy, saved)[2:]
+    places = [np.full(shape, np.nan) for shape in ((4, 5, 6), (4, 6))]
+    written = backward(dy, saved, into=[(place, False) for place in places])[2:]
+    assert all(np.array_equal(a, b) and a is c for a, b, c in zip(written, alone, places))
+    added = backward(dy, saved, into=[(np.ones_like(place), True) for place in places])[2:]
+    assert all(np.allclose(a, 1 + b, rtol=1e-15) and (a[[1, 3]] == 1).all() for a, b in zip(added, alone))
+    wanted = backward(dy, saved, wanted=(False, True))
+    assert wanted[2] is None and np.array_equal(wanted[3], alone[1]) and np.isfinite(wanted[0]).all()
 
 
 @pytest.fixture
