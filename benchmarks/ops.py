@@ -18,6 +18,7 @@ import numpy as np
 
 # B, T, C, heads and V of the training shapes a, b and c of train_step.py.
 SIZES = {"a": (12, 64, 128, 4, 65), "b": (16, 256, 384, 6, 65), "c": (4, 64, 768, 12, 50257)}
+EXPERTS, ACTIVE = 8, 2
 KINDS = ("numba", "reference", "torch")
 TABLE = """\
 ms a call; a ratio below 1: the twin is faster
@@ -35,7 +36,11 @@ def cases(size):
 
     x = normal(B, T, C)
     wide = normal(B, T, 4 * C)
+    gated = normal(B, T, 2 * (8 * C // 3))  # as many parameters as the plain feed-forward has
+    qkv = normal(B, T, 3 * C)
     tokens = rng.integers(0, V, (B, T))
+    chosen = np.ascontiguousarray(rng.random((B, T, EXPERTS)).argsort(-1)[..., :ACTIVE])
+    sent = normal(B, T, ACTIVE, C)
     return {
         "embedding": ((tokens, normal(V, C)), {}),
         "linear": ((x, normal(C, 4 * C), normal(4 * C)), {}),
@@ -43,7 +48,17 @@ def cases(size):
         "layernorm": ((x, normal(C), normal(C)), {"eps": 1e-5}),
         "gelu": ((wide,), {}),
         "gelu_tanh": ((wide,), {}),
-        "attention": ((normal(B, T, 3 * C),), {"n_head": H}),
+        "silu": ((wide,), {}),
+        "relu2": ((wide,), {}),
+        "geglu": ((gated,), {}),
+        "geglu_tanh": ((gated,), {}),
+        "reglu": ((gated,), {}),
+        "part_rmsnorm": ((qkv, normal(C // H)), {"end": C, "eps": 1e-5}),
+        "part_layernorm": ((qkv, normal(C // H), normal(C // H)), {"end": C, "eps": 1e-5}),
+        "attention": ((qkv,), {"n_head": H}),
+        "sink_attention": ((qkv, normal(H)), {"n_head": H}),
+        "expert_linear": ((sent, chosen, normal(EXPERTS, C, C)), {}),
+        "combine": ((sent, normal(B, T, ACTIVE)), {}),
         "cross_entropy": ((normal(B, T, V), tokens), {}),
     }
 
@@ -69,28 +84,68 @@ def numgpt_runs(kind, size, threads):
     return {name: runs(name, *case) for name, case in cases(size).items()}
 
 
-def torch_runs(kind, size, threads):
-    """The same for PyTorch, whose linear layers hold their matrices transposed."""
+def torch_functions(size):
+    """Op -> what PyTorch computes it by."""
     import torch
     from torch.nn import functional as F
 
-    torch.set_num_threads(threads)
     B, T, C, H, V = size
 
     def heads(qkv):
         q, k, v = (a.view(B, T, H, C // H).transpose(1, 2) for a in qkv.split(C, dim=2))
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
 
-    functions = {
+    def with_sink(qkv, sink):
+        q, k, v = (a.view(B, T, H, C // H).transpose(1, 2) for a in qkv.split(C, dim=2))
+        scores = q @ k.transpose(-1, -2) / (C // H) ** 0.5
+        scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf)
+        scores = torch.cat([scores, sink.view(H, 1, 1).expand(B, H, T, 1)], dim=-1)
+        return (scores.softmax(-1)[..., :-1] @ v).transpose(1, 2).reshape(B, T, C)
+
+    def gate(act):
+        return lambda x: (lambda g, u: act(g) * u)(*x.chunk(2, dim=-1))
+
+    def of_heads(norm):
+        return lambda qkv, *w: torch.cat(
+            [norm(qkv[..., :C].unflatten(-1, (H, -1)), *w).flatten(-2), qkv[..., C:]], -1
+        )
+
+    def experts(x, chosen, weight):
+        rows, ids = x.reshape(-1, C), chosen.reshape(-1)
+        y = torch.empty_like(rows)
+        for e in range(EXPERTS):
+            own = (ids == e).nonzero()[:, 0]
+            y = y.index_copy(0, own, rows[own] @ weight[e])
+        return y.view(x.shape)
+
+    return {
         "embedding": F.embedding,
         "linear": F.linear,
         "unembedding": F.linear,
         "layernorm": lambda x, w, b: F.layer_norm(x, (C,), w, b),
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "silu": F.silu,
+        "relu2": lambda x: F.relu(x) ** 2,
+        "geglu": gate(F.gelu),
+        "geglu_tanh": gate(lambda g: F.gelu(g, approximate="tanh")),
+        "reglu": gate(F.relu),
+        "part_rmsnorm": of_heads(lambda x, w: F.rms_norm(x, (C // H,), w, 1e-5)),
+        "part_layernorm": of_heads(lambda x, w, b: F.layer_norm(x, (C // H,), w, b)),
         "attention": heads,
+        "sink_attention": with_sink,
+        "expert_linear": experts,
+        "combine": lambda x, w: (x * w[..., None]).sum(-2),
         "cross_entropy": lambda x, ids: F.cross_entropy(x.view(-1, V), ids.view(-1)),
     }
+
+
+def torch_runs(kind, size, threads):
+    """The same as numgpt_runs for PyTorch, whose linear layers hold their matrices transposed."""
+    import torch
+
+    torch.set_num_threads(threads)
+    functions = torch_functions(size)
 
     def runs(name, arrays, options):
         if name == "linear":

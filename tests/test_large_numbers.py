@@ -9,6 +9,7 @@ import pytest
 from numgpt import GPT, Config, engine, ops
 from numgpt.ops.activations import ACTIVATIONS
 from numgpt.ops.norms import NORMS
+from numgpt.ops.part_norms import PART_NORMS
 
 SIZES = {"float32": [1e-30, 1, 1e17, 1e19, 1e20, 1e30, 1e38], "float64": [1, 1e153, 1e154, 1e200, 1e307]}
 PLAIN = [name for name, row in ACTIVATIONS.items() if not row.gated]
@@ -41,6 +42,16 @@ def test_a_norm_is_right_for_inputs_of_any_size(name, each_engine, dtype, size):
     x[0], x[1, 1:], x[2] = 0, 0, x[2] / np.dtype(dtype).type(size)  # rows of all sizes beside one another
     parameters = rng.standard_normal((len(NORMS[name].parameters), 9)).astype(dtype)
     assert_near(*both_ways(NORMS[name], dy, x, *parameters), 16 * np.finfo(dtype).eps)
+
+
+@every_size
+@pytest.mark.parametrize("name", PART_NORMS)
+def test_a_norm_of_heads_is_right_for_inputs_of_any_size(name, each_engine, dtype, size):
+    rng = np.random.default_rng(0)
+    x, dy = (3 * size * rng.uniform(-1, 1, (6, 18))).astype(dtype), rng.standard_normal((6, 18)).astype(dtype)
+    x[0], x[1, 1:], x[2] = 0, 0, x[2] / np.dtype(dtype).type(size)
+    parameters = rng.standard_normal((len(PART_NORMS[name].parameters), 9)).astype(dtype)
+    assert_near(*both_ways(PART_NORMS[name], dy, x, *parameters), 16 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -19,7 +19,7 @@ def part_rmsnorm_forward(x, weight, *, begin=0, end=None, eps=1e-5):
     begin, end: 0 and all channels unless given.
     x (..., I), w (W) → y (..., I).  Source: Henry et al. 2020, in the form of Qwen 3 and OLMo 2.
     """
-    part, end = _part(x, weight, begin, end)
+    part, end = part_of(x, weight, begin, end)
     normed, (xhat, rstd, _) = rmsnorm_forward(part, weight, eps=eps)
     return _with_part(x, normed, begin, end), (xhat, rstd, weight, begin, end)
 
@@ -49,7 +49,7 @@ def part_layernorm_forward(x, weight, bias=None, *, begin=0, end=None, eps=1e-5)
     begin, end: 0 and all channels unless given.
     x (..., I), w and b (W) → y (..., I).  Source: Dehghani et al. 2023, in the form of Persimmon.
     """
-    part, end = _part(x, weight, begin, end)
+    part, end = part_of(x, weight, begin, end)
     normed, (xhat, rstd, _, has_bias) = layernorm_forward(part, weight, bias, eps=eps)
     return _with_part(x, normed, begin, end), (xhat, rstd, weight, has_bias, begin, end)
 
@@ -72,7 +72,7 @@ def part_layernorm_backward(dy, saved):
     return _with_part(dy, dnormed, begin, end), _dweight(dpart * xhat), dbias
 
 
-def _part(x, weight, begin, end):
+def part_of(x, weight, begin, end):
     """Channels begin … end − 1 of x as vectors (..., g, W), and end."""
     end = x.shape[-1] if end is None else end
     W = len(weight)
