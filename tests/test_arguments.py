@@ -211,7 +211,7 @@ def right(tmp_path_factory):
     pipeline = numgpt.tokenizers.Pipeline(file)
     pair = (square_forward, square_backward)
     by_line = [numgpt.ops.attend_groups, numgpt.ops.attention_scores]
-    by_line += [numgpt.ops.part_rmsnorm, numgpt.ops.part_layernorm]
+    by_line += [numgpt.ops.part_rmsnorm, numgpt.ops.part_layernorm, numgpt.ops.heads_layernorm]
     by_line += [row.op for row in ACTIVATIONS.values() if row.gated]
     by_line += [op for op in numgpt.ops.ALL.values() if _has_names_of_its_own(op, values)]
     for op in by_line:

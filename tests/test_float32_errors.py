@@ -12,7 +12,8 @@ from numgpt.proofs.op_subjects import op_subjects
 SIZES = dict.fromkeys("ADEGHKOPVW", 8) | {"S": 24, "T": 16, "C": 32, "F": 32, "I": 64}
 # Sums and products of matrices come out of a BLAS, on both sides: there the larger error is a matter of luck.
 OPS = (
-    *("rotary", "sinusoidal", "rmsnorm", "standardise", "part_rmsnorm", "part_layernorm", "gelu_bloom"),
+    *("rotary", "sinusoidal", "rmsnorm", "standardise", "part_rmsnorm", "part_layernorm", "heads_layernorm"),
+    "gelu_bloom",
     *("relu2", "silu", "swiglu", "geglu", "geglu_tanh", "reglu", "swiglu_clamped", "softcap"),
     *("attention_probs", "sink_probs", "route", "opened", "balance", "router_z"),
 )

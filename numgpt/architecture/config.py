@@ -110,8 +110,9 @@ class Config:
     embed_norm: bool = setting(False, "a norm of the embeddings, before the first block", late=True)
     qk_norm: str = setting(
         "none",
-        "a norm of queries and of keys: head, of each head; full, of all heads together",
-        ("none", "head", "full"),
+        "a norm of queries and of keys: head, of each head; each, the same with a weight of its own for each;"
+        " full, of all heads together",
+        ("none", "head", "each", "full"),
         late=True,
         by_layer=True,
     )
@@ -201,6 +202,8 @@ class Config:
 
     def _check_parts(self) -> None:
         """What a setting needs of another: a norm for queries and keys, a head of its own for a bias."""
+        if self.qk_norm == "each":
+            expect(self, "norm", self.norm == "layernorm", "layernorm, for qk_norm is each")
         if self.qk_norm != "none":
             expect(
                 self, "norm", self.norm in PART_NORMS, f"{' or '.join(PART_NORMS)}, for there is a qk_norm"

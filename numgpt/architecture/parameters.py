@@ -79,7 +79,10 @@ def _parts_of_block(config: Config, scope: str) -> Iterator[Part]:
     for name in norms.before_attention:
         yield from _norm(config, f"{scope}{name}")
     yield Part(f"{scope}attn.c_attn", "attention", (C, qkv), config.has_bias("qkv"))
-    if config.qk_norm != "none":
+    if config.qk_norm == "each":
+        for name, heads in (("ln_q", config.n_head), ("ln_k", config.kv_heads)):
+            yield Part(f"{scope}attn.{name}", "norms", (heads, config.head_size))
+    elif config.qk_norm != "none":
         by_head = config.qk_norm == "head"
         yield from _norm(config, f"{scope}attn.ln_q", config.head_size if by_head else merged)
         yield from _norm(
@@ -149,9 +152,11 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is a matrix, or a stack of them: what the optimizer's decay acts on.
 
-    The biases of stacked maps are vectors, side by side.
+    The biases of stacked maps are vectors, side by side, and so are the weights of norms of heads.
     """
-    return len(shape) > 1 and not name.endswith(".bias")
+    part, _, kind = name.rpartition(".")
+    is_norm = part.rpartition(".")[2].startswith("ln_")
+    return len(shape) > 1 and kind != "bias" and not is_norm
 
 
 def kinds(config: Config) -> dict[str, str]:

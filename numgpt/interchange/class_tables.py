@@ -51,6 +51,11 @@ NEMOTRON = changed(ARCEE, *PLUS_ONE, "h.ln_2 layers.{i}.post_attention_layernorm
 INTERLEAVED = "h.attn.c_attn layers.{i}.self_attn.{q,k,v}_proj interleaved"
 HELIUM = changed(LLAMA, INTERLEAVED)
 COHERE = changed(LLAMA, INTERLEAVED, without="h.ln_2")
+COHERE_QK = changed(
+    COHERE,
+    "h.attn.ln_q layers.{i}.self_attn.q_norm neighbours",
+    "h.attn.ln_k layers.{i}.self_attn.k_norm neighbours",
+)
 GLM = changed(LLAMA, INTERLEAVED, "h.mlp.c_fc layers.{i}.mlp.gate_up_proj")
 GLM4 = changed(
     GLM,
@@ -59,6 +64,11 @@ GLM4 = changed(
     "h.ln_2_out  layers.{i}.post_mlp_layernorm",
 )
 STABLELM_PARALLEL = changed(LLAMA, without="h.ln_2")
+HEAD_NORMS = (
+    "h.attn.ln_q layers.{i}.self_attn.q_layernorm.norms.{e}",
+    "h.attn.ln_k layers.{i}.self_attn.k_layernorm.norms.{e}",
+)
+STABLELM_QK, STABLELM_PARALLEL_QK = (changed(table, *HEAD_NORMS) for table in (LLAMA, STABLELM_PARALLEL))
 PHI = """
 wte            embed_tokens
 h.ln_1         layers.{i}.input_layernorm

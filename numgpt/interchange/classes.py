@@ -288,7 +288,11 @@ ROWS = GPT_ROWS | {
     "stablelm": Row(
         "StableLM",
         "StableLmForCausalLM",
-        lambda config: tables.LLAMA if config.norm_position == "pre" else tables.STABLELM_PARALLEL,
+        lambda config: {
+            ("pre", "none"): tables.LLAMA,
+            ("pre", "each"): tables.STABLELM_QK,
+            ("parallel", "none"): tables.STABLELM_PARALLEL,
+        }.get((config.norm_position, config.qk_norm), tables.STABLELM_PARALLEL_QK),
         SIZES | KEY_HEADS | LN,
         SILU
         | size(50304, 2560, 6912, 32, 32, 4096, num_key_value_heads=32, layer_norm_eps=1e-5)
@@ -299,7 +303,7 @@ ROWS = GPT_ROWS | {
             rotary(),
             biases("norm", use_qkv_bias="qkv"),
             choice("use_parallel_residual", "norm_position", "parallel", "pre"),
-            must("qk_layernorm", "a norm with a weight for each head is not computed here", False),
+            choice("qk_layernorm", "qk_norm", "each", "none"),
         ),
     ),
     "starcoder2": Row(
@@ -325,7 +329,7 @@ ROWS = GPT_ROWS | {
     "cohere": Row(
         "Cohere",
         "CohereForCausalLM",
-        tables.COHERE,
+        lambda config: tables.COHERE if config.qk_norm == "none" else tables.COHERE_QK,
         SIZES | KEY_HEADS | LN,
         SILU
         | size(256000, 8192, 22528, 40, 64, 8192, layer_norm_eps=1e-5, attention_bias=False)
@@ -336,7 +340,7 @@ ROWS = GPT_ROWS | {
             rotary(),
             number("logit_scale", "logit_scale"),
             ATTENTION_BIAS,
-            must("use_qk_norm", "a norm with a weight for each head is not computed here", False),
+            choice("use_qk_norm", "qk_norm", "each", "none"),
         ),
     ),
     "cohere2": Row(

@@ -8,11 +8,14 @@ A line of a table is a part of numgpt's, what it is called elsewhere, and words 
 (out, in) elsewhere, where PyTorch's Linear holds it, unless the word in_out says that it is as here.
 plus_one: a weight of 0 there is 1 here. after_two: two rows there come before ours. bare: its weight there
 is called by the part's name alone, and its bias with _bias behind it. alternating: gate and value of each
-feature side by side. The others are orders of columns: see packed_order.
+feature side by side. neighbours: the two features of a head that turn together are so. The others are orders
+of columns: see packed_order.
 
 A part with [e] is of the layers that have experts; {e} is an expert's number, and without it all are stacked:
 
     h.mlp.c_fc[e]  layers.{i}.mlp.experts.{e}.{gate,up}_proj
+
+Of a norm of heads {e} is the head's number.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ SEVERAL = re.compile(r"\{(\w+(?:,\w+)+)\}")
 
 
 ORDERS = ("grouped", "by_quarters", "interleaved")
-WORDS = ("in_out", "plus_one", "after_two", "bare", "alternating", *ORDERS)
+WORDS = ("neighbours", "in_out", "plus_one", "after_two", "bare", "alternating", *ORDERS)
 
 
 class Line(NamedTuple):
@@ -133,14 +136,27 @@ def views(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dic
 
 def _columns(line: Line, config: Config, name: str, width: int) -> list[Any]:
     """The columns of numgpt's array that each of a line's names holds."""
+    if "neighbours" in line.words:
+        return [_neighbours(_kind(config, name))]
     ordered = [word for word in line.words if word in ORDERS]
     if "alternating" in line.words:
         return [np.arange(width).reshape(2, -1).T.reshape(-1)]
     if ordered:
-        parts = packed_order(config.scopes()[".".join(name.split(".")[:2]) + "."], ordered)
+        parts = packed_order(_kind(config, name), ordered)
         return parts if len(line.theirs) > 1 else [np.concatenate(parts)]
     ends = np.cumsum(widths(config, name, width, len(line.theirs)))
     return [slice(end - n, end) for end, n in zip(ends, widths(config, name, width, len(line.theirs)))]
+
+
+def _kind(config: Config, name: str) -> Config:
+    """The Config of the block that a parameter is of."""
+    return config.scopes()[".".join(name.split(".")[:2]) + "."]
+
+
+def _neighbours(kind: Config) -> NDArray[Any]:
+    """The features of a head as they lie elsewhere, those that turn together side by side."""
+    D, R = kind.head_size, kind.rotary_size
+    return np.concatenate([np.arange(R).reshape(2, R // 2).T.reshape(-1), np.arange(R, D)])
 
 
 def packed_order(kind: Config, words: Sequence[str]) -> list[NDArray[Any]]:
@@ -150,13 +166,11 @@ def packed_order(kind: Config, words: Sequence[str]) -> list[NDArray[Any]]:
     grouped: the G queries of a key head, then that key, then its value: with G = 1 each head's q, k and v.
     by_quarters: a quarter of all queries, of all values, of all keys, four times (CodeGen).
     """
-    H, K, D, R = kind.n_head, kind.kv_heads, kind.head_size, kind.rotary_size
+    H, K, D = kind.n_head, kind.kv_heads, kind.head_size
     heads = np.arange((H + 2 * K) * D).reshape(-1, D)
     q, k, v = heads[:H], heads[H : H + K], heads[H + K :]
     if "interleaved" in words:
-        turned = np.arange(R).reshape(2, R // 2).T.reshape(-1)
-        features = np.concatenate([turned, np.arange(R, D)])
-        q, k = q[:, features], k[:, features]
+        q, k = q[:, _neighbours(kind)], k[:, _neighbours(kind)]
     if "grouped" in words:
         return [np.concatenate([q.reshape(K, -1, D), k[:, None], v[:, None]], axis=1).reshape(-1)]
     if "by_quarters" in words:
@@ -192,7 +206,7 @@ def widths(config: Config, name: str, width: int, n: int) -> Sequence[int]:
     """The widths of the n parts that a parameter holds side by side: q, k and v, or gate and value."""
     if n != 3:
         return [width // n] * n
-    kind = config.scopes()[".".join(name.split(".")[:2]) + "."]
+    kind = _kind(config, name)
     of_queries, of_keys = kind.n_head * kind.head_size, kind.kv_heads * kind.head_size
     return [of_queries, of_keys, of_keys]
 

@@ -9,7 +9,7 @@ from .. import engine
 from ..ops.attention_steps import attention_probs, softcap
 from ..ops.elementary import scaled, shift
 from ..ops.norms import NORMS
-from ..ops.part_norms import PART_NORMS
+from ..ops.part_norms import PART_NORMS, heads_layernorm
 from ..ops.positions import POSITIONS, alibi_slopes, turns
 from ..ops.sinks import sink_probs
 
@@ -45,6 +45,8 @@ def _part_norm(r, name, qkv, first, n):
     if c.qk_norm == "none":
         return r(name, None, qkv)
     begin, end = first * c.head_size, (first + n) * c.head_size
+    if c.qk_norm == "each":
+        return r(name, heads_layernorm, qkv, begin=begin, eps=c.layer_norm_epsilon)
     return r(name, PART_NORMS[c.norm], qkv, begin=begin, end=end, eps=c.layer_norm_epsilon)
 
 

@@ -127,7 +127,7 @@ def _attention_floats(kind: Config, N: int) -> int:
     floats = N * kind.qkv_width + 2 * N * H + N * H * D
     if kind.qk_norm == "none":
         return floats
-    return floats + N * (H + K) * D + N * (H + K if kind.qk_norm == "head" else 2)
+    return floats + N * (H + K) * D + N * (2 if kind.qk_norm == "full" else H + K)
 
 
 def _inner_rows(kind: Config, N: int) -> int:

@@ -36,7 +36,7 @@ from .linear import linear, unembedding
 from .losses import cross_entropy
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
-from .part_norms import PART_NORMS, part_layernorm, part_rmsnorm
+from .part_norms import PART_NORMS, heads_layernorm, part_layernorm, part_rmsnorm
 from .positions import POSITIONS, positions, sinusoidal
 from .rotary import rotary
 from .router_losses import balance, router_z
@@ -63,6 +63,7 @@ ALL = {
         cross_entropy,
         *_CHOSEN,
         *PART_NORMS.values(),
+        heads_layernorm,
     )
 }
 
@@ -88,6 +89,7 @@ __all__ = [
     "gelu",
     "gelu_bloom",
     "gelu_tanh",
+    "heads_layernorm",
     "key_heads",
     "layernorm",
     "linear",

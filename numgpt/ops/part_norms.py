@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import InputError
 from .linear import sum_rows
-from .norms import layernorm_forward, rmsnorm_forward
+from .norms import layernorm_forward, rmsnorm_forward, standardise_forward
 from .op import Op
 from .rounded import rounded_once
 
@@ -72,6 +72,46 @@ def part_layernorm_backward(dy, saved):
     return _with_part(dy, dnormed, begin, end), _dweight(dpart * xhat), dbias
 
 
+@rounded_once
+def heads_layernorm_forward(x, weight, *, begin=0, eps=1e-5):
+    """H heads of D channels each, from channel begin on, are normalised, each with a weight of its own.
+
+        y_h = layernorm(x_h, w_h)        x_h the channels of head h
+        y = x                            in the other channels
+
+    begin: 0 unless given.
+    x (..., HD + I), w (H, D) → y (..., HD + I).  Source: Dehghani et al. 2023, as in Cohere and StableLM.
+    """
+    end = begin + weight.size
+    if not 0 <= begin <= end <= x.shape[-1]:
+        raise InputError(
+            f"heads_layernorm: begin is {begin}, expected a channel from which on there are {weight.size} of"
+            f" {x.shape[-1]}"
+        )
+    part = x[..., begin:end].reshape(*x.shape[:-1], *weight.shape)
+    xhat, (_, rstd) = standardise_forward(part, eps=eps)
+    return _with_part(x, xhat * weight, begin, end), (xhat, rstd, weight, begin)
+
+
+@rounded_once
+def heads_layernorm_backward(dy, saved):
+    """Gradients of heads_layernorm_forward with respect to x and weight.
+
+        dw_h = Σ dy_h x̂_h                          over rows: no head has part in another's
+        dx_h = r (e − ⟨e⟩ − x̂_h ⟨e x̂_h⟩)          layernorm's, with e = dy_h w_h
+        dx = dy                                    in the other channels, for y = x there
+
+    In words: layernorm's gradient within each head, dy outside them.
+    """
+    xhat, rstd, weight, begin = saved
+    end = begin + weight.size
+    dpart = dy[..., begin:end].reshape(xhat.shape)
+    e = dpart * weight
+    dheads = rstd * (e - e.mean(-1, keepdims=True) - xhat * (e * xhat).mean(-1, keepdims=True))
+    dweight = sum_rows((dpart * xhat).reshape(-1, weight.size)).reshape(weight.shape)
+    return _with_part(dy, dheads, begin, end), dweight
+
+
 def part_of(x, weight, begin, end):
     """Channels begin … end − 1 of x as vectors (..., g, W), and end."""
     end = x.shape[-1] if end is None else end
@@ -121,6 +161,14 @@ part_layernorm = Op(
     parameters=("weight", "bias"),
     at_least={"W": 4},
     variants={"of the first half": _first_half, "of the second half": _second_half},
+)
+heads_layernorm = Op(
+    "...(HD+I), HD -> ...(HD+I)",
+    heads_layernorm_forward,
+    heads_layernorm_backward,
+    parameters=("weight",),
+    at_least={"D": 4},
+    variants={"of the last heads": lambda rng, sizes: {"begin": sizes["I"]}},
 )
 
 # The norm of a model → the one of its queries and keys.

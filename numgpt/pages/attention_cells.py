@@ -76,6 +76,18 @@ PART_NORM = f"""
     gmean[n, j] = sum(i < W, dy[n, begin + j * W + i] * w[i]) / W
     {PART_MEANS.strip()}
 """
+# Of a norm of H heads from channel begin on: channel c is in head (c − begin) // D.
+IN_HEADS = "begin <= c < begin + H * D"
+HEADS_NORM = """
+    begin = 0
+    eps = 1e-5
+    mu[n, h] = sum(i < D, x[n, begin + h * D + i]) / D
+    var[n, h] = sum(i < D, (x[n, begin + h * D + i] - mu[n, h]) ** 2) / D
+    r[n, h] = 1 / sqrt(var[n, h] + eps)
+    xhat[n, c] = (x[n, c] - mu[n, (c - begin) // D]) * r[n, (c - begin) // D]
+    gmean[n, h] = sum(i < D, dy[n, begin + h * D + i] * w[h, i]) / D
+    along[n, h] = sum(i < D, dy[n, begin + h * D + i] * w[h, i] * xhat[n, begin + h * D + i]) / D
+"""
 TURNED = """
     start = 0
     positions[n, t] = start + t
@@ -183,6 +195,17 @@ ATTENTION: Mapping[str, Row] = {
         db[i] = sum(n, sum(j < G, dy[n, j * W + i], begin <= j * W < end))
         """,
         PART_NORM,
+    ),
+    "heads_layernorm": Row(
+        "x w",
+        f"y[n, c] = xhat[n, c] * w[(c - begin) // D, (c - begin) % D] if {IN_HEADS} else x[n, c]",
+        f"""
+        dx[n, c] = r[n, (c - begin) // D] * (dy[n, c] * w[(c - begin) // D, (c - begin) % D]
+            - gmean[n, (c - begin) // D] - xhat[n, c] * along[n, (c - begin) // D]) \\
+            if {IN_HEADS} else dy[n, c]
+        dw[h, i] = sum(n, dy[n, begin + h * D + i] * xhat[n, begin + h * D + i])
+        """,
+        HEADS_NORM,
     ),
     "weighted_values": Row(
         "P v",

@@ -84,6 +84,13 @@ def _part_layernorm(
     return _in_part(lambda part: norm(part, weight.shape, weight, bias, eps), torch, x, weight, begin, end)
 
 
+def _heads_layernorm(torch: Any, x: Any, weight: Any, begin: int = 0, eps: float = 1e-5) -> Any:
+    end = begin + weight.numel()
+    heads = x[..., begin:end].unflatten(-1, weight.shape)
+    normed = torch.nn.functional.layer_norm(heads, weight.shape[-1:], eps=eps) * weight
+    return torch.cat([x[..., :begin], normed.flatten(-2), x[..., end:]], -1)
+
+
 def _swiglu_clamped(torch: Any, x: Any) -> Any:
     """As transformers has it for GPT-OSS."""
     gate, value = x.chunk(2, -1)
@@ -125,6 +132,7 @@ TORCH: dict[str, Callable[..., Any]] = {
     "standardise": lambda torch, x, eps=1e-5: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps),
     "part_rmsnorm": _part_rmsnorm,
     "part_layernorm": _part_layernorm,
+    "heads_layernorm": _heads_layernorm,
     "gelu": lambda torch, x: torch.nn.functional.gelu(x),
     "gelu_tanh": lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh"),
     "gelu_bloom": lambda torch, x: 0.5 * x * (1 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x))),

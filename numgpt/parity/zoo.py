@@ -88,10 +88,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "OLMo 3": ("olmo3", KEYS | {"sliding_window": 5, "num_hidden_layers": 5}),
     "StableLM": ("stablelm", KEYS | {"use_qkv_bias": True}),
     "StableLM, parallel": ("stablelm", KEYS | {"use_parallel_residual": True}),
+    "StableLM, QK-norm": ("stablelm", KEYS | {"qk_layernorm": True}),
+    "StableLM, parallel, QK-norm": ("stablelm", KEYS | {"use_parallel_residual": True, "qk_layernorm": True}),
     "Starcoder2": ("starcoder2", KEYS | {"sliding_window": 5}),
     "Persimmon": ("persimmon", {}),
     "Nemotron": ("nemotron", TWELVE),
     "Cohere": ("cohere", KEYS),
+    "Cohere, QK-norm": ("cohere", KEYS | {"use_qk_norm": True}),
     "Cohere 2": ("cohere2", KEYS | {"sliding_window": 5, "num_hidden_layers": 5}),
     "SmolLM3": ("smollm3", KEYS | {"num_hidden_layers": 5}),
     "Granite": (

@@ -101,6 +101,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     | {"biases": "qkv out mlp norm head"},
     "Persimmon with sinks": {"qk_norm": "head", "head_dim": 3, "activation": "relu2", "sink": True}
     | {"n_kv_head": 1, "dropout": 0.3, "embed_norm": True},
+    "Cohere": {"norm_position": "parallel", "qk_norm": "each", "positions": "rotary", "n_head": 2}
+    | {
+        "n_kv_head": 1,
+        "head_dim": 3,
+        "rotary_dim": 2,
+        "activation": "swiglu",
+        "biases": "",
+        "logit_scale": 0.5,
+    },
     "Mixtral": {"norm": "rmsnorm", "activation": "swiglu", "bias": False, "positions": "rotary"}
     | {"n_head": 3, "head_dim": 2, "n_expert": 4, "n_inner": 3},
     "Qwen2-MoE": {"norm": "rmsnorm", "biases": "qkv", "positions": "rotary", "activation": "swiglu"}
