@@ -317,7 +317,7 @@ def step_bits(threads, config, dtype, B=3, steps=2):
 
 
 @pytest.mark.skipif(os.cpu_count() < 2, reason="one processor only")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 def test_one_and_two_threads_give_the_same_bits(changes, dtype):
     config = Config(

@@ -82,8 +82,9 @@ def dot(a, b):
 
 
 # first and last bound the keys that a query sees. Where both are None, query t sees keys 0 … t + S − T, and
-# Numba leaves the other branch out. It does the same where cap, slope or sink is None: the plain form is
-# compiled as if there were nothing else.
+# Numba leaves the other branch out. It does the same where cap, slope and sink are None: the plain form is
+# compiled as if there were nothing else. What has one of the three is one form, with bounds: a cap of 0, a
+# slope of 0 and a sink of −∞ mean none, for each combination would take as long to compile again.
 
 
 @kernel
@@ -111,7 +112,7 @@ def add_distances(scores, slope, distance):
 def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None, sink=None):
     """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T).
 
-    cap, slope, sink: numbers, or None.
+    cap, slope, sink: numbers, or all of them None.
     """
     T, S = len(q), len(k)
     for t0 in range(0, T, QUERIES):
@@ -123,9 +124,10 @@ def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None
         scores = np.empty((t1 - t0, end - begin), y.dtype)
         gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, scores)
         if cap is not None:
-            cap_scores(scores, cap, None)
-        if slope is not None:
-            add_distances(scores, slope, begin - (t0 + S - T))
+            if cap > 0:
+                cap_scores(scores, cap, None)
+            if slope != 0:
+                add_distances(scores, slope, begin - (t0 + S - T))
         for t in range(t1 - t0):
             row = scores[t]
             if first is None:
@@ -169,10 +171,11 @@ def attend_head_gradients(
         beta = 0.0 if t0 == 0 and first is None and not more else 1.0
         gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, p)
         if cap is not None:
-            bend = np.empty_like(p)
-            cap_scores(p, cap, bend)
-        if slope is not None:
-            add_distances(p, slope, begin - (t0 + S - T))
+            bend = np.ones_like(p)
+            if cap > 0:
+                cap_scores(p, cap, bend)
+            if slope != 0:
+                add_distances(p, slope, begin - (t0 + S - T))
         gemm(False, True, 1.0, dy[t0:t1], v[begin:end], 0.0, ds)
         for t in range(t1 - t0):
             row = p[t]
@@ -214,7 +217,7 @@ def own(all_heads, b, h):
 def attend_heads(task, q, k, v, scale, first, last, cap, slopes, sinks, y, top, total):
     """q (B, KG, T, D), k and v (B, K, S, D) → y as q, top and total (B, KG, T).
 
-    first and last (B, KG, T), slopes and sinks (B, KG), or None.
+    first and last (B, KG, T), or None; cap, slopes and sinks (B, KG), or all of them None.
     """
     b, h = task // q.shape[1], task % q.shape[1]
     kv = h // (q.shape[1] // k.shape[1])
@@ -229,7 +232,7 @@ def attend_heads_gradients(
 ):
     """The gradients of attend_heads: a task is a head of keys, which goes through the heads that read it.
 
-    dsinks (B, KG): those of the sinks, or None.
+    dsinks (B, KG): those of the sinks.
     """
     b, kv = task // k.shape[1], task % k.shape[1]
     G = q.shape[1] // k.shape[1]
@@ -270,10 +273,8 @@ def is_compiled(form, keep):
 
 
 def bounds(form, q, S, heads):
-    """The first and the last key of each query, each (B, H, T); None and None in the plain form."""
+    """The first and the last key of each query, each (B, H, T)."""
     T = q.shape[-2]
-    if form.first is None and form.last is None:
-        return None, None
     first = 0 if form.first is None else form.first
     last = np.arange(S - T, S) if form.last is None else form.last
     shape = q.shape[:-1]
@@ -286,18 +287,20 @@ def bounds(form, q, S, heads):
     return first, last
 
 
-def each_head(numbers, q, heads, dtype):
-    """Numbers that broadcast to q's heads, one a head (B, H); None is None."""
-    if numbers is None:
-        return None
-    return np.ascontiguousarray(np.broadcast_to(numbers, q.shape[:-2]), dtype).reshape(_batched(q, heads)[:2])
-
-
 def settings(form, q, S, heads, sinks):
     """What the kernels take of a Form, and the sinks: scale, first, last, cap, slopes, sinks."""
-    cap = None if form.cap is None else float(form.cap)
-    slopes = each_head(form.slopes, q, heads, np.float64)
-    return form.scale, *bounds(form, q, S, heads), cap, slopes, each_head(sinks, q, heads, q.dtype)
+    if form.cap is None and form.slopes is None and sinks is None:
+        is_causal = form.first is None and form.last is None
+        return form.scale, *((None, None) if is_causal else bounds(form, q, S, heads)), None, None, None
+
+    def each_head(numbers, absent, dtype):
+        """Numbers that broadcast to q's heads, one a head (B, H)."""
+        numbers = np.broadcast_to(absent if numbers is None else numbers, q.shape[:-2])
+        return np.ascontiguousarray(numbers, dtype).reshape(_batched(q, heads)[:2])
+
+    cap = 0.0 if form.cap is None else float(form.cap)
+    slopes, sinks = each_head(form.slopes, 0.0, np.float64), each_head(sinks, -np.inf, q.dtype)
+    return form.scale, *bounds(form, q, S, heads), cap, slopes, sinks
 
 
 def attend_into(q, k, v, form, y, H=None, K=None, sinks=None):
@@ -343,7 +346,7 @@ def attend_back_into(dy, saved, dq, dk, dv, H=None, K=None, sinks=None):
     dy, q, top, total = (by_batch(a, H) for a in (dy, q, top, total))
     k, v = by_batch(k, K), by_batch(v, K)
     read = dy, q, k, v, top[..., 0], total[..., 0]
-    dsinks = None if sinks is None else np.empty(q.shape[:2])
+    dsinks = np.empty(q.shape[:2])
     into = place(dq, H), place(dk, K), place(dv, K), dsinks
     launch(attend_heads_gradients, k.shape[0] * k.shape[1], *read, *given, *into)
     return dsinks
