@@ -1,5 +1,6 @@
 """The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and smaller errors."""
 
+import re
 import sys
 
 import numpy as np
@@ -150,8 +151,8 @@ def test_adamw_with_clipping_agrees_with_pytorch_step_by_step():
 def test_the_command_prints_a_table_and_writes_a_page(tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["verify", "layernorm", "--html", str(page)]) == 0
-    assert "12 comparisons with PyTorch, 0 failed" in capsys.readouterr().out
-    assert "All 12 comparisons hold" in page.read_text("utf-8")
+    (count,) = re.findall(r"(\d+) comparisons with PyTorch, 0 failed", capsys.readouterr().out)
+    assert int(count) >= 12 and f"All {count} comparisons hold" in page.read_text("utf-8")
     assert main(["verify", "closer", "--seeds", "1", "--html", str(page)]) == 0
     assert page.read_text("utf-8").count('class="bar ours"') == len(truth.measure(seeds=range(1)))
     for args in (
