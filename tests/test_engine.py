@@ -125,7 +125,7 @@ def test_attention_is_compiled_in_every_form_but_with_a_mask_or_dropout(name, mo
     def declined(*args):
         raise AssertionError("the specification ran")
 
-    monkeypatch.setattr("numgpt.ops.attention.masked_scores", declined)
+    monkeypatch.setattr(sys.modules["numgpt.ops.attention"], "masked_scores", declined)
     op, ran = ops.ALL[name], set()
     forward, backward = twins_of(op)
     for subject in op_subjects(op, 0):

@@ -131,14 +131,14 @@ def normalise_gradients(tile, dy, xhat, rstd, weight, dx, sums, rms):
 
 def layernorm_forward(x, weight, bias=None, *, eps=1e-5):
     """Twin of ops.norms.layernorm_forward."""
-    y, xhat, rstd = _forward(x, weight, bias, eps, None)
+    y, xhat, rstd = _normalised(x, weight, bias, eps, None)
     return y, (xhat, rstd, weight, bias is not None)
 
 
 def layernorm_backward(dy, saved, into=(None, None)):
     """Twin of ops.norms.layernorm_backward; into: where the gradients of weight and bias go."""
     xhat, rstd, weight, has_bias = saved
-    dx, (dweight, dbias) = _backward(dy, xhat, rstd, weight, None)
+    dx, (dweight, dbias) = _gradients(dy, xhat, rstd, weight, None)
     dweight = put(dweight, dy.dtype, into[0])
     dbias = put(dbias, dy.dtype, into[1]) if has_bias else None
     return dx, dweight, dbias
@@ -146,14 +146,14 @@ def layernorm_backward(dy, saved, into=(None, None)):
 
 def rmsnorm_forward(x, weight=None, *, eps=1e-5):
     """Twin of ops.norms.rmsnorm_forward."""
-    y, xhat, rstd = _forward(x, _or_ones(weight, x), None, eps, True)
+    y, xhat, rstd = _normalised(x, _or_ones(weight, x), None, eps, True)
     return y, (xhat, rstd, weight)
 
 
 def rmsnorm_backward(dy, saved, into=(None,)):
     """Twin of ops.norms.rmsnorm_backward; into: where the gradient of weight goes."""
     xhat, rstd, weight = saved
-    dx, (dweight, _) = _backward(dy, xhat, rstd, _or_ones(weight, dy), True)
+    dx, (dweight, _) = _gradients(dy, xhat, rstd, _or_ones(weight, dy), True)
     return dx, None if weight is None else put(dweight, dy.dtype, into[0])
 
 
@@ -162,7 +162,7 @@ def _or_ones(weight, x):
     return np.ones(x.shape[-1], x.dtype) if weight is None else weight
 
 
-def _forward(x, weight, bias, eps, rms):
+def _normalised(x, weight, bias, eps, rms):
     """y and x̂ as x, r (..., 1)."""
     xs = rows(x)
     y, xhat, rstd = np.empty_like(xs), np.empty_like(xs), np.empty(len(xs), x.dtype)
@@ -170,7 +170,7 @@ def _forward(x, weight, bias, eps, rms):
     return y.reshape(x.shape), xhat.reshape(x.shape), rstd.reshape(*x.shape[:-1], 1)
 
 
-def _backward(dy, xhat, rstd, weight, rms):
+def _gradients(dy, xhat, rstd, weight, rms):
     """dx as dy, and Σ dy x̂ and Σ dy over all rows in float64."""
     dys = rows(dy)
     dx, sums = np.empty_like(dys), np.zeros((-(-len(dys) // TILE), 2, dys.shape[1]))
