@@ -18,8 +18,8 @@ from ..ops.rotary_numba import turn_rows
 from .block_numba import KNOWN, activate, angles, form_of, inner_width, parameters_of
 from .known import beyond
 
-# The phases of a launch: each begins when all tasks of the one before are done. A task is a head in HEADS,
-# some columns in LAST_SUM, and everywhere else a part of a matrix's rows.
+# The phases of a launch: each begins when all tasks of the one before are done. A task is a head of keys in
+# HEADS, some columns in LAST_SUM, and everywhere else a part of a matrix's rows.
 TO_QKV, HEADS, FROM_HEADS, TO_INNER, FROM_INNER, LAST_SUM = range(6)
 
 
