@@ -146,21 +146,24 @@ const MOST = 4000; // contributors that are listed
 
 // {terms, count}: the entries that a number is made of, those that weigh most first.
 function contributors(runs) {
-  const found = new Map();
+  const found = new Map(); // array → its places → term
   for (const { run, weights } of runs) {
     for (const [letter, byPlace] of Object.entries(weights)) {
       const { name, which, shape, data } = run.array(letter);
+      const key = `${which} ${name}`;
+      if (!found.has(key)) found.set(key, new Map());
+      const known = found.get(key);
       for (const [flat, weight] of byPlace) {
-        const key = `${which} ${name} ${flat}`;
-        const term = found.get(key) || { name, which, shape, flat, weight: 0, value: Number(data[flat]) };
-        term.weight += weight;
-        found.set(key, term);
+        const term = known.get(flat);
+        if (term) term.weight += weight;
+        else known.set(flat, { name, which, shape, flat, weight, value: Number(data[flat]) });
       }
     }
   }
-  const terms = [...found.values()].sort((a, b) => amount(b) - amount(a)).slice(0, MOST);
+  const all = [...found.values()].flatMap((known) => [...known.values()]);
+  const terms = all.sort((a, b) => amount(b) - amount(a)).slice(0, MOST);
   return {
-    count: found.size,
+    count: all.length,
     terms: terms.map(({ name, which, shape, flat, weight, value }) => ({ name, index: N.index(shape, flat), which, weight, value })),
   };
 }

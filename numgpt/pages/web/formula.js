@@ -76,6 +76,9 @@ function binary(sign, a, b) {
   }
 }
 
+// Indices as the key of a map; one alone needs no text.
+const keyOf = (at) => (at.length === 1 ? at[0] : String(at));
+
 // A formula at work: arrays by letter, what its step gives, and locals that are known already. Absent is undefined.
 class Run {
   constructor(use) {
@@ -84,7 +87,7 @@ class Run {
     this.given = (N.data.steps[use.step] || {}).given || {};
     this.locals = Object.fromEntries(use.formula.locals.map((local) => [local.name, local]));
     this.arrays = {};
-    this.memo = new Map(); // local and its indices → value
+    this.memo = new Map(this.formula.locals.map(({ name }) => [name, new Map()])); // local → its indices → value
     this.met = new Map(); // local → the indices that it was asked for
   }
 
@@ -149,13 +152,18 @@ class Run {
     if (!array) return undefined;
     const hasLead = index.length && index[0].kind === "index" && index[0].name === "n";
     const own = hasLead ? index.length - 1 : index.length;
-    const shape = array.shape.slice(array.shape.length - own);
+    const { shape, data } = array;
     let flat = hasLead ? env.n : 0;
-    if (hasLead && !(flat >= 0 && flat * size(shape) < array.data.length)) return -1;
+    let end = data.length; // of the places that flat counts so far
+    if (hasLead) {
+      for (let i = shape.length - own; i < shape.length; i += 1) end /= shape[i];
+      if (!(flat >= 0 && flat < end)) return -1;
+    }
     for (let i = 0; i < own; i += 1) {
       const at = this.value(index[i + index.length - own], env);
-      if (!(at >= 0 && at < shape[i])) return -1;
-      flat = flat * shape[i] + at;
+      const n = shape[i + shape.length - own];
+      if (!(at >= 0 && at < n)) return -1;
+      flat = flat * n + at;
     }
     return flat;
   }
@@ -173,13 +181,19 @@ class Run {
       return node.index.length ? this.entry(node.name, node.index, env) : this.scalar(node.name);
     }
     const at = node.index.map((part) => this.value(part, env));
-    const key = `${node.name} ${at}`;
-    if (!this.memo.has(key)) {
+    const known = this.memo.get(node.name);
+    const key = keyOf(at);
+    if (!known.has(key)) {
       if (!this.met.has(node.name)) this.met.set(node.name, []);
       this.met.get(node.name).push(at);
-      this.memo.set(key, this.value(this.locals[node.name].of, this.inside(node.name, at)));
+      known.set(key, this.value(this.locals[node.name].of, this.inside(node.name, at)));
     }
-    return this.memo.get(key);
+    return known.get(key);
+  }
+
+  // The value of a local that was asked for.
+  known(name, at) {
+    return this.memo.get(name).get(keyOf(at));
   }
 
   inside(name, at) {
@@ -253,7 +267,7 @@ class Dependence {
         if (node.name in run.given) return;
         const at = node.index.map((part) => run.value(part, env));
         const known = this.ofLocals[node.name];
-        const key = String(at);
+        const key = keyOf(at);
         if (!known.has(key)) known.set(key, { at, weight: 0 });
         known.get(key).weight += weight;
         return;
@@ -311,8 +325,10 @@ class Dependence {
       return;
     }
     let best = null;
+    let most; // the value there
     for (const inner of run.places(node, env)) {
-      if (best === null || run.value(node.of, inner) > run.value(node.of, best)) best = { ...inner };
+      const of = run.value(node.of, inner);
+      if (best === null || of > most) [best, most] = [{ ...inner }, of];
       this.spread(node.of, inner, 0);
     }
     if (best !== null) this.spread(node.of, best, weight);

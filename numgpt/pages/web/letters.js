@@ -306,7 +306,7 @@ function localsOf(run, env) {
     const at = met.length === 1 ? met[0] : met.find((one) => String(one) === String(own));
     const tree = known.name in run.given ? null : bodyOf(known.name, run);
     if (!met.length || tree === null || isShort(tree)) return [];
-    return [{ name: known.name, index: known.index, at, count: met.length, value: at && run.memo.get(`${known.name} ${at}`), tree }];
+    return [{ name: known.name, index: known.index, at, count: met.length, value: at && run.known(known.name, at), tree }];
   });
 }
 
