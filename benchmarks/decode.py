@@ -155,9 +155,9 @@ def transformers_run(preset, batch, tokens, threads, on):
 def read_run(preset, batch, tokens, threads, on):
     """All weights that a step reads, summed on all threads once a token."""
     import numpy as np
-    from read_bound import CHUNK, read
 
     from numgpt.engine import jit
+    from numgpt.engine.roofline import CHUNK, read
 
     jit.set_threads(threads)
     model = make(preset)

@@ -19,6 +19,7 @@ from . import (
     info,
     learn,
     plot,
+    profile,
     sample,
     tokenizer,
     train,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "export": export,
     "info": info,
+    "profile": profile,
     "doctor": doctor,
 }
 

@@ -106,19 +106,19 @@ def _cell(array: Any) -> str:
 
 def held_bytes(saved: Iterable[Any], params: Mapping[str, Any]) -> int:
     """Bytes of the arrays in nested tuples, each counted once, those of the parameters left out."""
-    owners = {id(a): a for s in saved for a in map(owner, _arrays(s))}
+    owners = {id(a): a for s in saved for a in map(owner, arrays_in(s))}
     for array in params.values():
         owners.pop(id(owner(array)), None)
     return sum(a.nbytes for a in owners.values())
 
 
-def _arrays(saved: Any) -> Iterator[Any]:
+def arrays_in(saved: Any) -> Iterator[Any]:
     """All arrays in nested tuples."""
     if isinstance(saved, np.ndarray) or engine.on_gpu(saved):
         yield saved
     elif isinstance(saved, tuple):
         for part in saved:
-            yield from _arrays(part)
+            yield from arrays_in(part)
 
 
 def owner(array: Any) -> Any:
