@@ -157,7 +157,7 @@ def read_run(preset, batch, tokens, threads, on):
     import numpy as np
 
     from numgpt.engine import jit
-    from numgpt.engine.roofline import CHUNK, read
+    from numgpt.engine.roofline_numba import CHUNK, read
 
     jit.set_threads(threads)
     model = make(preset)

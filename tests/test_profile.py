@@ -1,6 +1,7 @@
 """A profile counts what accounting counts, names what the Record names, and leaves the model as it was."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_the_cupy_engine_is_refused(monkeypatch):
 
 
 def test_the_limits_are_measured_by_kernels_that_compute():
-    from numgpt.engine import roofline
+    from numgpt.engine import roofline_numba as roofline
     from numgpt.engine.jit import launch
 
     x = np.random.default_rng(0).standard_normal(3 * roofline.CHUNK + 5).astype(np.float32)
@@ -115,6 +116,12 @@ def test_the_command_prints_a_table_and_json(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["parts"]["lm_head"]["flops"] > 0 and facts["flops_per_second"] > 0
     assert facts["seconds"] > 0 and facts["parts"]["lm_head"]["of_roofline"] > 0
+
+
+def test_without_numba_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "numgpt.engine.roofline_numba", None)
+    assert main([*FLAGS, "--tokens", "8"]) == 2
+    assert capsys.readouterr().err.endswith("to measure the processor: pip install numba\n")
 
 
 def test_the_command_takes_a_checkpoint(tmp_path, capsys):

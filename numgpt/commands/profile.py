@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..storage.shipped import located
 from . import flags
 
 if TYPE_CHECKING:
-    from ..engine.roofline import Roofline
+    from ..engine.roofline_numba import Roofline
     from ..model.gpt import GPT
     from ..training.profile import Part, Profile
 
@@ -71,21 +72,32 @@ def run(args: argparse.Namespace) -> int:
     """Print the parts of a step as a table."""
     import numpy as np
 
-    from ..engine import roofline
     from ..training.profile import profile
 
+    measured = _measures()
     model, B = _model(args)
     T = args.tokens or model.config.block_size
     if model.config.block_size < T and "wpe.weight" in shapes(model.config):
         raise InputError(f"profile: --tokens is {T}, expected 1 to block_size {model.config.block_size}")
     tokens, targets = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, B, T))
     found = profile(model, tokens, targets, args.rounds)
-    limits = roofline.measured(args.dtype)
+    limits = measured(args.dtype)
     if args.json:
         print(json.dumps(_facts(found, limits), indent=1))
     else:
         _print(args, model, (B, T), found, limits)
     return 0
+
+
+def _measures() -> Callable[[str], Roofline]:
+    """The function that measures the processor, which a kernel does: InputError where there is no Numba."""
+    try:
+        from ..engine.roofline_numba import measured
+    except ImportError as error:
+        raise InputError(
+            "profile: Numba is not installed, expected it, to measure the processor: pip install numba"
+        ) from error
+    return measured
 
 
 def _model(args: argparse.Namespace) -> tuple[GPT, int]:
