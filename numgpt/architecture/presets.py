@@ -99,7 +99,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "llama-nano": {"steps": 1000},
     "llama-micro": {"steps": 1800},
     "moe-nano": {"steps": 1000},
-    "moe-micro": {"steps": 1000, "lr": 4e-3},
+    "moe-micro": {"steps": 1000, "lr": 2e-3},
 }
 
 # Large models: betas, decay and clipping of the GPT-3 paper, appendix B.
