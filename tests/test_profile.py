@@ -81,6 +81,13 @@ def test_the_cupy_engine_is_refused(monkeypatch):
         profile(model, np.zeros((1, 8), int), np.zeros((1, 8), int))
 
 
+def test_ids_that_the_model_does_not_have_are_refused():
+    model, tokens = GPT(Config(**SIZES), seed=0), np.zeros((1, 8), int)
+    for given in ((tokens + 11, tokens), (tokens, tokens + 11), (tokens, tokens[:, 1:])):
+        with pytest.raises(InputError, match="expected"):
+            profile(model, *given)
+
+
 def test_the_limits_are_measured_by_kernels_that_compute():
     from numgpt.engine import roofline_numba as roofline
     from numgpt.engine.jit import launch

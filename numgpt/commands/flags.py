@@ -278,6 +278,14 @@ def add_special(parser: Flags, where: str, default: str | None = "refuse") -> No
     )
 
 
+def length(args: argparse.Namespace, config: Config) -> int:
+    """Tokens a sequence: --tokens, or block_size; InputError for more than learned positions reach."""
+    T: int = args.tokens or config.block_size
+    if config.block_size < T and config.positions == "learned":  # computed positions have no end
+        raise InputError(f"{args.command}: --tokens is {T}, expected 1 to block_size {config.block_size}")
+    return T
+
+
 def shape(text: str) -> tuple[int, ...]:
     """A shape such as 3x5, for argparse."""
     sizes = text.replace(",", "x").split("x")

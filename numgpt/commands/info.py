@@ -10,8 +10,6 @@ from pathlib import Path
 from ..architecture import presets
 from ..architecture.config import Config, Training
 from ..architecture.fields import to_dict
-from ..architecture.parameters import shapes
-from ..errors import InputError
 from ..storage.shipped import located
 from . import flags
 from .printing import human_size
@@ -65,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.names:
         return _print_names(args.names)
     config = _config(args)
-    T = args.tokens or config.block_size
-    if config.block_size < T and "wpe.weight" in shapes(config):  # computed positions have no end
-        raise InputError(f"info: --tokens is {T}, expected 1 to block_size {config.block_size}")
+    T = flags.length(args, config)
     groups = accounting.parameter_groups(config)
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
     flops = accounting.flops_per_token(config, T)

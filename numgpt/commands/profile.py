@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..architecture import presets
 from ..architecture.config import Config
-from ..architecture.parameters import shapes
 from ..errors import InputError
 from ..storage.shipped import located
 from . import flags
@@ -76,9 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     measured = _measures()
     model, B = _model(args)
-    T = args.tokens or model.config.block_size
-    if model.config.block_size < T and "wpe.weight" in shapes(model.config):
-        raise InputError(f"profile: --tokens is {T}, expected 1 to block_size {model.config.block_size}")
+    T = flags.length(args, model.config)
     tokens, targets = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, B, T))
     found = profile(model, tokens, targets, args.rounds)
     limits = measured(args.dtype)

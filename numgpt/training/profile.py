@@ -18,7 +18,7 @@ from ..layers.filed import arrays_in
 from ..layers.layer import Layer
 from ..layers.record import Record
 from ..layers.transformer import loss
-from ..model.differentiable import placed
+from ..model import checks
 from ..model.gpt import GPT
 from ..ops.cost import cost
 from .optim import AdamW
@@ -147,7 +147,7 @@ def profile(model: GPT, tokens: Array, targets: Array, rounds: Size = 5) -> Prof
     Raises
     ------
     InputError
-        On the cupy engine, which does not wait for what it starts.
+        For ids that the model does not have, and on the cupy engine, which does not wait for what it starts.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def profile(model: GPT, tokens: Array, targets: Array, rounds: Size = 5) -> Prof
     if engine.is_cupy():
         raise InputError("profile: the engine is cupy, expected numba or reference: see a GPU's own profiler")
     optimizer, grads = AdamW(model), model.params.like()
-    inputs = placed(model, (tokens, targets))
+    inputs = checks.batch(model.config, model.params, tokens, targets)
 
     def step(kind: Callable[..., Watch]) -> tuple[Watch, float, float]:
         """(the record, seconds of the optimizer, and of the whole step)."""
