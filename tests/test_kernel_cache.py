@@ -29,10 +29,10 @@ def add_one(task, counts):
     counts[task] += 1
 
 
-def run_new():
+def run_new(dtype=np.int32):
     """Launch the kernel as a new process would; returns how often its code was found."""
     kernel = jit.parallel(add_one)
-    counts = np.zeros(3, np.int32)
+    counts = np.zeros(3, dtype)
     jit.launch(kernel, 3, counts)
     assert counts.tolist() == [1, 1, 1]
     return sum(kernel.stats.cache_hits.values())
@@ -45,6 +45,18 @@ def kept(folder):
 def test_a_kernel_is_compiled_once(folder):
     assert [run_new(), run_new()] == [0, 1]
     assert {path.suffix for path in kept(folder)} == {".nbi", ".nbc"}
+
+
+def test_no_signatures_code_lies_where_anothers_is_looked_for(folder):
+    """Two processes that write at once do not know of each other: as if the first had left no index."""
+    run_new(np.int32)
+    (code,) = folder.rglob("*.nbc")
+    (index,) = folder.rglob("*.nbi")
+    index.unlink()
+    before = code.read_bytes()
+    run_new(np.float64)
+    assert code.read_bytes() == before and len([*folder.rglob("*.nbc")]) == 2
+    assert [run_new(np.float64), run_new(np.int32), run_new(np.int32)] == [1, 0, 1]
 
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
@@ -192,15 +204,33 @@ def loss_of(done):
     return float(loss)
 
 
-def test_an_edit_of_what_a_kernel_calls_shows_where_nothing_can_be_kept(tmp_path):
-    copy = copy_of_the_package(tmp_path)
-    first = in_a_new_process(LOSS, tmp_path, NUMBA_CACHE_DIR=NOWHERE)
-    assert loss_of(first) == pytest.approx(np.log(3))
+def double_exp(copy):
+    """Edit what a kernel calls, in a copy of the package; the loss of LOSS is then ln 6."""
     elementary = copy / "ops" / "elementary_numba.py"
     inner = re.compile(r"(?s)(def exp\(x\):.*?return )", re.M)
     edited, count = inner.subn(r"\g<1>2 * ", elementary.read_text("utf-8"), count=1)
     assert count == 1
     elementary.write_text(edited, "utf-8")
+
+
+def test_equal_packages_share_their_kernels_wherever_they_lie_and_an_edited_one_does_not(tmp_path):
+    cache = tmp_path / "kernels"
+    folders = [tmp_path / name for name in ("one", "two", "edited")]
+    copies = [copy_of_the_package(folder) for folder in folders]
+    double_exp(copies[2])
+    losses, files = [], []
+    for folder in folders:
+        losses.append(loss_of(in_a_new_process(LOSS, folder, NUMBA_CACHE_DIR=str(cache))))
+        files.append({path: path.stat().st_mtime_ns for path in kept(cache)})
+    assert losses == pytest.approx([np.log(3), np.log(3), np.log(6)])
+    assert files[0] == files[1] and len(files[2]) == 2 * len(files[0]) > 0
+
+
+def test_an_edit_of_what_a_kernel_calls_shows_where_nothing_can_be_kept(tmp_path):
+    copy = copy_of_the_package(tmp_path)
+    first = in_a_new_process(LOSS, tmp_path, NUMBA_CACHE_DIR=NOWHERE)
+    assert loss_of(first) == pytest.approx(np.log(3))
+    double_exp(copy)
     second = in_a_new_process(LOSS, tmp_path, NUMBA_CACHE_DIR=NOWHERE)
     assert loss_of(second) == pytest.approx(np.log(6))
     assert not [*copy.rglob("*.nbi")]

@@ -1,8 +1,9 @@
 """Where compiled kernels are kept: one folder of numgpt's own, never a stale one.
 
 Numba tries several places, at last __pycache__ beside the sources, and knows of the outermost function's file
-alone: after an edit of a function that a kernel calls, the old kernel would run. Here there is one folder.
-Where it cannot be written, kernels are compiled anew in each process.
+alone: after an edit of a function that a kernel calls, the old kernel would run. Here there is one folder,
+named by what decides the code. Where the package lies does not: a second virtual environment or clone of the
+same version compiles nothing. Where the folder cannot be written, kernels are compiled anew in each process.
 
 Imports Numba, so it is itself imported only when a kernel is needed.
 """
@@ -18,8 +19,10 @@ import tempfile
 import threading
 from pathlib import Path
 
+import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 
 from .._version import __version__
 
@@ -66,9 +69,14 @@ def _home():
 
 
 def _digest():
+    """Of what decides the code, but for what Numba itself tells apart: Python's version and the processor."""
     settings = [f"{name}={os.environ.get(f'NUMBA_{name}', '')}" for name in SETTINGS]
-    digest = hashlib.sha256(f"{__version__} {numba.__version__} {settings}".encode())
+    # Code that calls Intel's vector mathematics does not load in an environment without it.
+    settings.append(f"USING_SVML={numba.config.USING_SVML}")
+    versions = (__version__, numba.__version__, llvmlite.__version__, np.__version__)
+    digest = hashlib.sha256(f"{versions} {settings}".encode())
     for path in kernel_files():
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]
 
@@ -124,10 +132,16 @@ class Place:
         self._line = function.__code__.co_firstlineno
 
     def get_cache_path(self):
-        """A folder for each folder of sources, since two may have files of one name."""
-        folder = os.path.dirname(os.path.abspath(self._py_file))
+        """A folder for each folder of sources, since two may have files of one name.
+
+        A folder of the package is named as it is within it: FOLDER's digest knows what is there, and equal
+        packages share their kernels.
+        """
+        folder = Path(os.path.abspath(self._py_file)).parent
+        if folder.is_relative_to(ROOT):
+            folder = folder.relative_to(ROOT)
         return os.path.join(
-            FOLDER, f"{os.path.basename(folder)}-{hashlib.sha256(folder.encode()).hexdigest()[:16]}"
+            FOLDER, f"{folder.name}-{hashlib.sha256(folder.as_posix().encode()).hexdigest()[:16]}"
         )
 
     def ensure_cache_path(self):
@@ -157,10 +171,34 @@ class _Compiled(CompileResultCacheImpl):
         self._filename_base = self.get_filename_base(function.__qualname__, getattr(sys, "abiflags", ""))
 
 
+class _Files(IndexDataCacheFile):
+    """An index and the files of code that it names.
+
+    Numba numbers the files 1, 2, …: two processes that compile two signatures at once would both write the
+    first, and one signature be found with the other's code. Here a file is called by what is in it. Where two
+    write the index at once, one entry is lost, and compiled again by whoever needs it.
+    """
+
+    def save(self, key, data):
+        """Keep the code first, so that whoever reads the index finds it."""
+        name = self._data_name_pattern.format(
+            number=int(hashlib.sha256(self._dump(key)).hexdigest()[:16], 16)
+        )
+        self._save_data(name, data)
+        self._save_index(self._load_index() | {key: name})
+
+
 class KernelCache(FunctionCache):
     """A kernel's compiled code on disk. A file that cannot be read or written costs time and nothing else."""
 
     _impl_class = _Compiled
+
+    def __init__(self, function):
+        super().__init__(function)
+        locator = self._impl.locator
+        self._cache_file = _Files(
+            locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp()
+        )
 
     def load_overload(self, signature, target):
         """The code for a signature, or None, after which Numba compiles it and calls save_overload."""
