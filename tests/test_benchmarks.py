@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shares import slow
 
 TESTS = Path(__file__).parent
 BENCHMARKS = TESTS.parent / "benchmarks"
@@ -25,8 +26,9 @@ def test_a_step_of_llama_is_compared(tmp_path):
     assert len(rows) == len(kinds) and "| l0 | transformers' Llama, fused AdamW |" in out
 
 
+@pytest.mark.parametrize("shape", ["0", slow("a")])
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
-def test_a_training_step_is_compared(tmp_path, beside_torch):
+def test_a_training_step_is_compared(tmp_path, beside_torch, shape):
     if importlib.util.find_spec("numba") is None:
         pytest.skip("Numba is not installed")
     kinds = ["numgpt", "reference", "gemms", *(["torch"] if beside_torch else [])]
@@ -35,7 +37,7 @@ def test_a_training_step_is_compared(tmp_path, beside_torch):
             sys.executable,
             BENCHMARKS / "train_step.py",
             "--shape",
-            "a",
+            shape,
             "--only",
             *kinds,
             "--rounds",
@@ -53,7 +55,7 @@ def test_a_training_step_is_compared(tmp_path, beside_torch):
     assert len(rows) == len(kinds) and all(r["ms"] > 0 and r["peak_mb"] > 10 for r in rows)
     losses = [r["loss"] for r in rows if "GEMM" not in r["name"]]
     assert max(losses) - min(losses) < 1e-3 and losses[0] > 3
-    assert "| a | numgpt |" in done.stdout
+    assert f"| {shape} | numgpt |" in done.stdout
 
 
 def run(script, *flags, cwd):

@@ -28,6 +28,7 @@ from bpe_oracles import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from shares import drawn
 
 from numgpt import InputError, tokenizers
 from numgpt.data import corpora
@@ -235,8 +236,7 @@ FRAGMENTS = [b"\xf0\x9f", b"\x99\x82", b"\xe2\x82", b"\xac", b"a ", b"\xed\xa0\x
 fragments = st.lists(st.sampled_from(FRAGMENTS)).map(b"".join)
 
 
-@settings(max_examples=200)
-@given(data=st.binary(max_size=60) | fragments, name=st.sampled_from(NAMES))
+@drawn(few=60, many=200, data=st.binary(max_size=60) | fragments, name=st.sampled_from(NAMES))
 def test_any_bytes_come_back(data, name):
     tokenizer = encoders(name, False)
     ids = tokenizer.encode(data)

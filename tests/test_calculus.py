@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shares import drawn, each_time
 
 import numgpt
 from numgpt import GPT, Config, InputError, calculus
@@ -74,8 +75,7 @@ def test_symmetry_rejects_a_product_that_is_wrong_by_1e_9_in_one_parameter():
 
 
 @every_variant
-@settings(max_examples=3)  # each goes through some forty values
-@given(seed=seeds)
+@drawn(few=1, many=3, seed=seeds)  # each goes through some forty values
 def test_jvp_is_the_transpose_of_vjp_for_every_named_value(changes, seed):
     model, tokens, _, rng = case(changes, seed)
     v = rng.standard_normal(model.n_params)
@@ -87,8 +87,7 @@ def test_jvp_is_the_transpose_of_vjp_for_every_named_value(changes, seed):
 
 
 @every_variant
-@settings(max_examples=8)
-@given(seed=seeds)
+@drawn(few=2, many=8, seed=seeds)
 def test_the_loss_moves_along_a_direction_by_the_gradients_product_with_it(changes, seed):
     model, tokens, targets, rng = case(changes, seed)
     v = rng.standard_normal(model.n_params)
@@ -98,8 +97,7 @@ def test_the_loss_moves_along_a_direction_by_the_gradients_product_with_it(chang
 
 @every_variant
 @every_product
-@settings(max_examples=8)
-@given(seed=seeds)
+@drawn(few=2, many=8, seed=seeds)
 def test_a_product_is_symmetric_linear_and_scales_to_the_bit(changes, product, seed):
     model, tokens, targets, rng = case(changes, seed)
     u, v = rng.standard_normal((2, model.n_params))
@@ -118,8 +116,7 @@ def test_a_product_is_symmetric_linear_and_scales_to_the_bit(changes, product, s
 @pytest.mark.parametrize(
     "product", [calculus.gauss_newton, calculus.empirical_fisher], ids=lambda f: f.__name__
 )
-@settings(max_examples=8)
-@given(seed=seeds)
+@drawn(few=2, many=8, seed=seeds)
 def test_gauss_newton_and_fisher_are_never_negative(changes, product, seed):
     model, tokens, targets, rng = case(changes, seed)
     v = rng.standard_normal(model.n_params)
@@ -148,9 +145,11 @@ def test_the_hessian_is_the_derivative_of_the_gradient(seed):
     assert np.linalg.norm(hv - (gradient(1e-6) - gradient(-1e-6)) / 2e-6) <= 1e-8 * np.linalg.norm(hv)
 
 
-@every_variant
-def test_the_dense_hessian_is_symmetric_and_its_products_are_hvp(changes):
-    model, tokens, targets, rng = case(changes, 0, TINY | {"n_head": 1})
+# A matrix takes a product for each parameter. Each time every other model has its Hessian formed for the law
+# of eigenvalues; those between have it formed for this law, and Gauss-Newton's matrix for the other.
+@pytest.mark.parametrize("variant", each_time(VARIANTS, lambda i, _: i % 2 == 1))
+def test_the_dense_hessian_is_symmetric_and_its_products_are_hvp(variant):
+    model, tokens, targets, rng = case(VARIANTS[variant], 0, TINY | {"n_head": 1})
     H = calculus.hessian(model, tokens, targets)
     v = rng.standard_normal(model.n_params)
     agree(H, H.T)
@@ -315,10 +314,12 @@ def test_the_noise_scale_of_a_model_is_that_of_its_examples():
     agree(noise.trace, np.cov(np.transpose(G)).trace())
 
 
-@every_variant
-@pytest.mark.parametrize("operator", calculus.OPERATORS)
-def test_eigenvalues_are_those_of_the_dense_matrix(changes, operator):
-    model, tokens, targets, _ = case(changes, 0, TINY | {"n_head": 1})
+@pytest.mark.parametrize(
+    "variant, operator",
+    each_time(itertools.product(VARIANTS, calculus.OPERATORS), lambda i, _: i % 4 in (0, 3)),
+)
+def test_eigenvalues_are_those_of_the_dense_matrix(variant, operator):
+    model, tokens, targets, _ = case(VARIANTS[variant], 0, TINY | {"n_head": 1})
     matrix = dense(calculus.OPERATORS[operator], model, tokens, targets)
     truth = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     rounding = LIMIT * abs(truth).max()

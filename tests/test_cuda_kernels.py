@@ -14,15 +14,16 @@ from string import ascii_uppercase
 import cuda_on_cpu
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from shares import drawn, slow
 
 from numgpt import InputError, gradcheck, ops
 from numgpt.proofs.subjects import op_subjects
 from numgpt.training import optim, optim_cupy
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
-both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+DTYPES = [("float32", "float64"), ("float64", "longdouble")]
+both = pytest.mark.parametrize("dtype, wider", DTYPES)
 each = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -157,10 +158,13 @@ SIZES = {
 }
 
 
-@both
 @pytest.mark.parametrize(
-    "size, scale",  # larger scores would compare the luck of their rounding; large arrays take long on a CPU
-    [("ones", 1.0), ("ones", 3.0), ("odd", 1.0), ("odd", 3.0), ("larger than a block", 3.0)],
+    "size, scale, dtype, wider",  # larger scores would compare the luck of their rounding
+    [
+        *((size, scale, *of) for size in ("ones", "odd") for scale in (1.0, 3.0) for of in DTYPES),
+        ("larger than a block", 3.0, "float32", "float64"),
+        slow("larger than a block", 3.0, "float64", "longdouble"),  # which take long on a CPU
+    ],
 )
 @every_twin
 def test_a_twin_errs_no_more_than_its_specification(op, size, scale, dtype, wider):
@@ -192,8 +196,7 @@ def assert_errs_no_more(found, specified, exact, dtype, what):
 
 
 @every_twin
-@settings(max_examples=15)
-@given(data=st.data())
+@drawn(few=5, many=15, data=st.data())
 def test_twins_keep_the_laws(op, data):
     """A twin's gradient is held to the derivative of the specification, which complex and long double run on.
 
@@ -220,7 +223,7 @@ def test_twins_keep_the_laws(op, data):
         gradcheck.check(on_either, back, *subject.arrays, **subject.options)
 
 
-@each
+@pytest.mark.parametrize("dtype", ["float32", slow("float64")])
 @every_twin
 def test_the_bits_are_the_same_in_any_order_of_blocks_and_threads(op, dtype):
     """And in a second run, at sizes of several blocks and of several entries a thread."""

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("cupy_stand_in", reason="the stand-in for CuPy is not here")
 
 from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
+from shares import slow
 from test_cuda_shim import SOURCES
 
 from numgpt import GPT, AdamW, Config, engine
@@ -17,7 +18,7 @@ from numgpt.engine import cuda
 from numgpt.proofs.subjects import SMALL, VARIANTS, composed_subjects
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
-both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
+both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), slow("float64", "longdouble")])
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
 T = 140  # more than a block of queries
 TOKENS, TARGETS = np.random.default_rng(0).integers(0, 7, (2, 2, T))

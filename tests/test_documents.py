@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shares import slow
 
 from numgpt import Config, Record, engine, gradcheck, ops
 from numgpt.__main__ import main
@@ -97,9 +98,18 @@ def fast_engine():
     engine.use(before)
 
 
-@pytest.mark.parametrize("page", SHELL, ids=name_of)
+HUNDREDS = re.compile(r"--steps (\d{2,})\d\b")
+TRAINING = [page for page in SHELL if any(map(HUNDREDS.search, commands(page)))]
+
+
+@pytest.mark.parametrize(
+    "page, steps",
+    [*((page, "few") for page in SHELL), *(slow(page, "all") for page in TRAINING)],
+    ids=lambda value: value if isinstance(value, str) else name_of(value),
+)
 @pytest.mark.usefixtures("fast_engine")
-def test_the_commands_of_a_page_work(page, tmp_path, monkeypatch, capsys):
+def test_the_commands_of_a_page_work(page, steps, tmp_path, monkeypatch, capsys):
+    """Runs of hundreds of steps take a tenth of them; where slow tests run they take all."""
     shutil.copy(ROOT / "README.md", tmp_path)
     monkeypatch.chdir(tmp_path)
     if any(command.startswith("numgpt plot") for command in commands(page)):
@@ -107,6 +117,8 @@ def test_the_commands_of_a_page_work(page, tmp_path, monkeypatch, capsys):
     for command in commands(page):
         if command.startswith(ELSEWHERE):
             continue
+        if steps == "few":
+            command = HUNDREDS.sub(r"--steps \1", command)
         program, *args = shlex.split(command)
         assert program == "numgpt", f"{command}: expected a command of numgpt, or one of {ELSEWHERE}"
         if args[0] == "verify":
@@ -162,9 +174,13 @@ SHORTER = {"llama_beside_gpt": ["--steps", "16", "--seeds", "2"]}
 
 
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if p.stem != "picture")  # which they import
+# Each takes half a minute and more.
+LONG = ("characters_or_byte_pairs", "gradient_flow_depth", "layernorm_three_terms")
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [slow(p) if p.stem in LONG else p for p in EXAMPLES], ids=[p.stem for p in EXAMPLES]
+)
 def test_an_example_runs_and_prints_its_conclusion(path, tmp_path):
     command = [sys.executable, str(path), *SHORTER.get(path.stem, [])]
     draws = "import picture" in path.read_text("utf-8") and importlib.util.find_spec("matplotlib")

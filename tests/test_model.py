@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+import shares
+from hypothesis import assume, example
 from hypothesis import strategies as st
 
 import numgpt
@@ -56,16 +57,17 @@ def without_layers(values):
 
 
 @every_variant
-@settings(max_examples=15)
-@example(
-    drawn={"n_head": 3, "vocab_size": 3, "n_layer": 0, "n_inner": None}, width=4, shape=(1, 1), seed=553
-)  # p is 1 − 2e-5 without biases, so its gradients have five digits fewer
-@given(
+@shares.drawn(
+    few=4,
+    many=15,
     drawn=sizes,
     width=st.integers(1, 4),
     shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(
+    drawn={"n_head": 3, "vocab_size": 3, "n_layer": 0, "n_inner": None}, width=4, shape=(1, 1), seed=553
+)  # p is 1 − 2e-5 without biases, so its gradients have five digits fewer
 def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
     # At two channels the three terms of LayerNorm's dx cancel to eps of themselves, so its last digits are
     # rounding: the op alone is held to the law there, whole models are not.
@@ -85,8 +87,12 @@ def test_every_model_variant_keeps_the_laws(changes, drawn, width, shape, seed):
 
 @every_variant
 @pytest.mark.parametrize("layer", ["attention", "ffn", "block"])
-@settings(max_examples=15)
-@given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]))
+@shares.drawn(
+    few=4,
+    many=15,
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(5,), (1, 1), (2, 4), (3, 1)]),
+)
 def test_every_layer_keeps_the_laws(changes, layer, seed, shape):
     config = Config(**SMALL | changes)
     (scoped,) = (scoped for scoped in block_layers(config) if scoped.name == layer)

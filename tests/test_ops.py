@@ -10,6 +10,7 @@ import pytest
 from cupy_stand_in import cupy  # noqa: F401 (a fixture)
 from hypothesis import given
 from hypothesis import strategies as st
+from shares import drawn
 
 from numgpt import InputError, engine, gradcheck, ops
 from numgpt.gradcheck.finding import TRANSPOSE
@@ -60,7 +61,7 @@ def _op_modules():
 
 
 @every_op
-@given(data=st.data())
+@drawn(few=15, data=st.data())
 def test_backward_is_the_transpose_of_the_derivative_and_keeps_all_other_laws(op, data):
     for subject in draw_subjects(op, data):
         op.check(subject.arrays, subject.options)
@@ -68,7 +69,7 @@ def test_backward_is_the_transpose_of_the_derivative_and_keeps_all_other_laws(op
 
 
 @every_op
-@given(data=st.data())
+@drawn(few=20, data=st.data())
 def test_a_gradient_wrong_by_one_part_in_1e9_is_rejected(op, data):
     """Each gradient in turn, all others right."""
     subject = next(iter(draw_subjects(op, data)))
@@ -164,7 +165,7 @@ def test_ids_out_of_range_or_of_float_type_are_named(ids, message):
 
 
 @every_op
-@given(data=st.data())
+@drawn(few=25, data=st.data())
 def test_called_an_op_gives_its_forwards_value_of_arrays_and_of_lists(op, data):
     for subject in draw_subjects(op, data):
         expected, _ = op.forward(*subject.arrays, **subject.options)

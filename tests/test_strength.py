@@ -29,18 +29,19 @@ def named(text):
     return found
 
 
-PARTS = 6  # the first is judged each time, the others where slow tests run
+# The first part is judged each time, the others where slow tests run. Layers are judged in whole models.
+PARTS = {module: 24 if module.startswith("numgpt.layers") else 6 for module in modules()}
 OF_MODULE = {module: [m for m in PLANTED if m.module == module] for module in modules()}
 SHARES = [
     pytest.param(module, part, marks=pytest.mark.slow if part else ())
     for module, planted in OF_MODULE.items()
-    for part in range(min(PARTS, len(planted)))
+    for part in range(min(PARTS[module], len(planted)))
 ]
 
 
 @pytest.mark.parametrize("module, part", SHARES)
 def test_the_laws_catch_every_wrong_gradient(module, part, capsys, monkeypatch):
-    planted = OF_MODULE[module][part::PARTS]
+    planted = OF_MODULE[module][part :: PARTS[module]]
     reasons = {m.key: REASONS[m.key] for m in planted if m.key in REASONS}
     monkeypatch.setattr(strength, "plant", lambda: planted)
     monkeypatch.setattr(strength, "REASONS", reasons)

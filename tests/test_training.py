@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from shares import slow
 
 from numgpt import GPT, Config, InputError, Layer, Training
 from numgpt.data import corpus as data
@@ -380,13 +381,9 @@ def kill_storm(text, tmp_path, kills, seed):
     assert {p.name for p in (tmp_path / "killed").iterdir()} == {"last", "best", "log.jsonl"}
 
 
-def test_a_run_killed_twenty_times_ends_with_the_same_bits(text, tmp_path):
-    kill_storm(text, tmp_path, 20, seed=0)
-
-
-@pytest.mark.slow
-def test_a_run_killed_a_hundred_times_ends_with_the_same_bits(text, tmp_path):
-    kill_storm(text, tmp_path, 100, seed=1)
+@pytest.mark.parametrize("kills, seed", [(6, 2), slow(20, 0), slow(100, 1)])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(text, tmp_path, kills, seed):
+    kill_storm(text, tmp_path, kills, seed)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(text, tmp_path):

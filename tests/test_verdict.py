@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shares import drawn
 
 from numgpt import gradcheck, ops
 from numgpt.gradcheck import GradientError, verdict
@@ -87,7 +88,7 @@ def test_a_right_backward_is_never_wrong(name, dtype):
 
 
 @pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
-@given(data=st.data())
+@drawn(few=15, data=st.data())
 def test_the_ops_are_not_wrong_in_float32(op, data):
     """On sizes and values that are drawn: a limit that is too tight would fail here."""
     letters = sorted({c for c in op.line if c.isupper()})
