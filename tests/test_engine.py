@@ -136,6 +136,20 @@ def test_attention_is_compiled_in_every_form_but_with_a_mask_or_dropout(name, mo
     assert ran >= {"cap", "slopes", "first", "last"}
 
 
+def test_attention_is_not_compiled_again_for_what_may_not_be_written_to():
+    """Bounds, slopes and sinks that were broadcast, or given as whole arrays of the caller's."""
+    from numgpt.ops import attention_numba as twin
+
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 4, 3))
+    last, slopes = np.broadcast_to(np.arange(4), (2, 4)), np.broadcast_to(0.5, 2)
+    compiled = []
+    for array in (np.array, np.asarray):
+        twins_of(ops.attend)[0](q, k, v, last=array(last))
+        twins_of(ops.attend)[0](q, k, v, slopes=array(slopes), cap=2.0)
+        compiled.append(len(twin.attend_heads.signatures))
+    assert compiled[0] == compiled[1]
+
+
 @pytest.mark.parametrize("op", TWINNED, ids=lambda op: op.name)
 def test_a_twin_saves_what_its_specification_saves(op):
     """So that either half may be swapped for the specification's."""

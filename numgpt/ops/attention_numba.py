@@ -273,13 +273,16 @@ def is_compiled(form, keep):
 
 
 def bounds(form, q, S, heads):
-    """The first and the last key of each query, each (B, H, T)."""
+    """The first and the last key of each query, each (B, H, T).
+
+    Copies, since Numba compiles a kernel again for an array that may not be written to, as what is broadcast.
+    """
     T = q.shape[-2]
     first = 0 if form.first is None else form.first
     last = np.arange(S - T, S) if form.last is None else form.last
     shape = q.shape[:-1]
     first, last = (
-        np.ascontiguousarray(np.broadcast_to(a, shape), np.int64).reshape(_batched(q, heads)[:-1])
+        np.array(np.broadcast_to(a, shape), np.int64, order="C").reshape(_batched(q, heads)[:-1])
         for a in (np.maximum(first, 0), np.minimum(last, S - 1))
     )
     if (first > last).any():
@@ -294,9 +297,9 @@ def settings(form, q, S, heads, sinks):
         return form.scale, *((None, None) if is_causal else bounds(form, q, S, heads)), None, None, None
 
     def each_head(numbers, absent, dtype):
-        """Numbers that broadcast to q's heads, one a head (B, H)."""
+        """Numbers that broadcast to q's heads, one a head (B, H); a copy as in bounds."""
         numbers = np.broadcast_to(absent if numbers is None else numbers, q.shape[:-2])
-        return np.ascontiguousarray(numbers, dtype).reshape(_batched(q, heads)[:2])
+        return np.array(numbers, dtype, order="C").reshape(_batched(q, heads)[:2])
 
     cap = 0.0 if form.cap is None else float(form.cap)
     slopes, sinks = each_head(form.slopes, 0.0, np.float64), each_head(sinks, -np.inf, q.dtype)
