@@ -58,6 +58,10 @@ def line_of(capfd, args):
         ),
         ("sample r1 --top-k 0", "sample: --top-k is 0, expected an integer of 1 or more"),
         ("sample r1 --slide 99", "sample: --slide is 99, expected 1 to block_size 8"),
+        (
+            "sample r1 --keep-first 4",
+            "sample: --keep-first is 4, expected it only where positions are counted within the cache",
+        ),
         ("sample r1 --seed x", "argument --seed: 'x' is not an integer; see numgpt sample --help"),
         ("sample r1 --min-p x", "argument --min-p: 'x' is not a number; see numgpt sample --help"),
         ("sample r1 --num-samples 0", "argument --num-samples: is 0, expected 1 or more; see"),

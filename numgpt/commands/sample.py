@@ -117,6 +117,23 @@ def _add_ends(parser: argparse.ArgumentParser) -> None:
         help="past the context length, drop this many of the oldest tokens at once; more is faster",
         default=1,
     )
+    flags.add(
+        parser,
+        "--cache-size",
+        type=flags.positive,
+        metavar="N",
+        help="for text without end: keep the first tokens and the last ones, N together, and count positions"
+        " among them",
+        shown="the context length where --keep-first is given",
+    )
+    flags.add(
+        parser,
+        "--keep-first",
+        type=int,
+        metavar="N",
+        help="how many of the first tokens stay in such a cache",
+        shown="4 where --cache-size is given",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,6 +161,8 @@ def run(args: argparse.Namespace) -> int:
         ignore_eos=args.ignore_eos,
         seed=args.seed,
         slide=args.slide,
+        cache_size=args.cache_size,
+        keep_first=args.keep_first,
     )
     return 0
 

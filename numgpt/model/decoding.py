@@ -56,22 +56,24 @@ class KeyValueCache:
         name: str,
         shape: tuple[int, ...],
         dtype: DTypeLike,
+        layer: Config,
         like: Array | None = None,
-        window: int | None = None,
-    ) -> tuple[Array, int]:
-        """The memory (2, ..., H, room, D) of a name, for its keys and its values, and how many it holds.
+    ) -> tuple[Array, int, int]:
+        """The memory (2, ..., H, room, D) of a name, for its keys and its values, and from where to where it
+        holds some.
 
         It has room for shape (..., H, T, D) after these, and lies where like does. They are those of all
-        positions so far, or of the last ones, where a window lets go the others.
+        positions so far, or of the last ones, where the layer's window lets go the others.
         """
         T, store, first = shape[-2], self._store.get(name), self._first.get(name, 0)
+        window = layer.window
         held = self.length - first
         if store is None or held + T > store.shape[-2]:
             unseen = 0 if window is None else max(0, held - (window - 1))
             if store is not None and 2 * unseen >= store.shape[-2] >= held - unseen + T:
                 store[..., : held - unseen, :] = store[..., unseen:held, :].copy()
                 self._first[name] = first + unseen
-                return store, held - unseen
+                return store, 0, held - unseen
             # Twice as many, rather than the most at once: memory is paged in as it is needed.
             room = max(FIRST_ROOM, 2 * (0 if store is None else store.shape[-2]), held + T)
             room = room if self.longest is None else min(self.longest, room)
@@ -79,18 +81,23 @@ class KeyValueCache:
             if store is not None:
                 larger[..., :held, :] = store[..., :held, :]
             store = self._store[name] = larger
-        return store, held
+        return store, 0, held
 
-    def append(self, name: str, k: Array, v: Array, window: int | None = None) -> tuple[Array, Array, int]:
-        """Put k and v (..., H, T, D) after those so far; returns all (..., H, S, D) and the first's place.
+    def append(self, name: str, k: Array, v: Array, layer: Config) -> tuple[Array, Array, int]:
+        """Put k and v (..., H, T, D) after those so far; returns all (..., H, S, D) and how many were held.
 
         advance() moves the end, once all layers have appended theirs.
         """
-        store, held = self.memory(name, k.shape, k.dtype, k, window)
-        end = held + k.shape[-2]
-        store[0][..., held:end, :] = k
-        store[1][..., held:end, :] = v
-        return store[0][..., :end, :], store[1][..., :end, :], self.length - held
+        store, begin, end = self.memory(name, k.shape, k.dtype, layer, k)
+        store[0][..., end : end + k.shape[-2], :] = k
+        store[1][..., end : end + k.shape[-2], :] = v
+        keys, values = store[..., begin : end + k.shape[-2], :]
+        return keys, values, end - begin
+
+    def seen(self, form: dict[str, Any], held: int) -> dict[str, Any]:
+        """Attention's options, its keys counted from the first of the `held` ones."""
+        begin = self.length - held
+        return form | {name: form[name] - begin for name in ("first", "last") if begin and name in form}
 
     def visibility(self, T: int) -> Visibility | None:
         """What the next T tokens see where rows are padded: their row's tokens; padding sees itself."""
@@ -149,9 +156,9 @@ class CachedRecord(Record):
     ) -> Array:
         """The heads' attention to the positions in the cache and to the new ones."""
         q, k, v = split_heads(qkv, n_head, n_kv_head)
-        keys, values, begin = self.cache.append(full, k, v, self.config.window)
+        keys, values, held = self.cache.append(full, k, v, self.config)
         arrays = by_group(q, k.shape[-3]), keys, values
-        form |= {name: form[name] - begin for name in ("first", "last") if begin and name in form}
+        form = self.cache.seen(form, held)
         if sink is None:
             y, _ = super().run(full, attend_groups, arrays, form)
         else:

@@ -15,6 +15,7 @@ from ..random import generator
 from ..tokenizers import Tokenizer
 from .decoding import CachedRecord, KeyValueCache, Model, advance, logits_stream
 from .sampling import choose, largest, penalised
+from .streaming import endless_stream, streaming_cache
 
 __all__ = [
     "CachedRecord",
@@ -44,6 +45,8 @@ def stream(
     seed: int = 0,
     slide: Size = 1,
     among: Size | None = None,
+    cache_size: Size | None = None,
+    keep_first: Count | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the next ids (B,) of each row of tokens (B, T), or of each of B rows, max_new_tokens times.
 
@@ -71,6 +74,11 @@ def stream(
         Tokens that leave the window at once when it is full; see logits_stream.
     among : int, optional
         Sample only from the first `among` ids; the rest pad the vocabulary.
+    cache_size : int, optional
+        The most positions that the cache holds, for text without end; block_size where keep_first is given.
+    keep_first : int, optional
+        How many of the first positions stay in such a cache, of the others the last ones; 4 where cache_size
+        is given. See StreamingCache.
 
     Yields
     ------
@@ -100,7 +108,15 @@ def stream(
     if max_new_tokens == 0:
         return
     present = None if repetition_penalty == 1 else _present(tokens, lengths, model.config.vocab_size)
-    steps = logits_stream(model, tokens, slide, lengths)
+    if cache_size is None and keep_first is None:
+        steps = logits_stream(model, tokens, slide, lengths)
+    elif lengths is not None:
+        raise InputError(
+            f"generate: prompts of {min(lengths)} to {max(lengths)} tokens, expected one length with"
+            " cache_size or keep_first: continue them one by one"
+        )
+    else:
+        steps = endless_stream(model, tokens, streaming_cache(model.config, cache_size, keep_first))
     logits = next(steps)
     for n in range(max_new_tokens):
         rows = engine.home(logits)[:, :among]

@@ -182,7 +182,8 @@ class GPT(Derivatives, HeldAttributes):
             A prompt may be longer than block_size: where positions are learned, the model sees its end.
         max_new_tokens : int
         **sampling
-            temperature, top_k, top_p, seed, slide and among, as in numgpt.model.generate.stream.
+            temperature, top_k, top_p, seed, slide, cache_size, keep_first and the others of
+            numgpt.model.generate.stream.
 
         Returns
         -------

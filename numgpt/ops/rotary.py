@@ -83,6 +83,13 @@ def rotations(x, R, base, scaling, start, positions):
     return engine.beside(cos, x), engine.beside(sin, x)
 
 
+def shift_angles(x, shift, R, base, scaling):
+    """cos and sin (1, R/2) by which a vector turns that moves by so many positions, in x's type."""
+    f, _ = frequencies(R, base, scaling)
+    angles = _cos_and_sin(np.array([shift], like=HOST), f, 1.0, x.real.dtype)
+    return tuple(engine.beside(angle, x) for angle in angles)
+
+
 def frequencies(R, base=1e4, scaling=None, n=1):
     """f (R/2,) in radians a position, and the size of cos and sin; n: how many positions the text has."""
     scaling = checked_scaling(scaling, R)
