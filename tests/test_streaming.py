@@ -1,4 +1,4 @@
-"""Text without end in a cache of fixed size: the first positions stay, and places are counted in the cache."""
+"""Text without end in a cache of fixed size: the first positions stay, and places are counted within it."""
 
 import numpy as np
 import pytest

@@ -22,6 +22,7 @@ SCRIPTS = (
     "arrays.js",
     "anew.js",
     "formula.js",
+    "dependence.js",
     "letters.js",
     "narrow.js",
     "numpy.js",

@@ -52,34 +52,28 @@ const FUNCTIONS = {
   cos: [Math.cos, (x) => -Math.sin(x)],
 };
 
-function binary(sign, a, b) {
-  if (a === undefined || b === undefined) {
-    if (b === undefined) return a;
-    if (sign === "-") return -b;
-    return sign === "+" || sign === "*" ? b : undefined;
-  }
-  switch (sign) {
-    case "+":
-      return a + b;
-    case "-":
-      return a - b;
-    case "*":
-      return a * b;
-    case "/":
-      return a / b;
-    case "**":
-      return b === 2 ? a * a : a ** b;
-    case "//":
-      return Math.floor(a / b);
-    default:
-      return a - b * Math.floor(a / b);
-  }
+const OPERATE = {
+  "+": (a, b) => a + b,
+  "-": (a, b) => a - b,
+  "*": (a, b) => a * b,
+  "/": (a, b) => a / b,
+  "**": (a, b) => (b === 2 ? a * a : a ** b),
+  "//": (a, b) => Math.floor(a / b),
+  "%": (a, b) => a - b * Math.floor(a / b),
+};
+
+// Of an operation whose one side, or both, is an array that is not there.
+function withoutOne(sign, a, b) {
+  if (b === undefined) return a;
+  if (sign === "-") return -b;
+  return sign === "+" || sign === "*" ? b : undefined;
 }
 
 // Indices as the key of a map; one alone needs no text.
 const keyOf = (at) => (at.length === 1 ? at[0] : String(at));
 
 // A formula at work: arrays by letter, what its step gives, and locals that are known already. Absent is undefined.
+// A node of the tree is turned once into a function of the indices (env): a sum asks it for each of its terms.
 class Run {
   constructor(use) {
     this.use = use;
@@ -89,6 +83,7 @@ class Run {
     this.arrays = {};
     this.memo = new Map(this.formula.locals.map(({ name }) => [name, new Map()])); // local → its indices → value
     this.met = new Map(); // local → the indices that it was asked for
+    this.functions = new Map(); // node → its function
   }
 
   array(letter) {
@@ -110,36 +105,15 @@ class Run {
   }
 
   value(node, env) {
-    switch (node.kind) {
-      case "number":
-        return node.value;
-      case "constant":
-        return Math.PI;
-      case "index":
-        return env[node.name];
-      case "given":
-        return this.scalar(node.name);
-      case "entry":
-        return this.entry(node.array, node.index, env);
-      case "local":
-        return this.local(node, env);
-      case "minus": {
-        const of = this.value(node.of, env);
-        return of === undefined ? of : -of;
-      }
-      case "binary":
-        return binary(node.sign, this.value(node.left, env), this.value(node.right, env));
-      case "call": {
-        const of = this.value(node.of, env);
-        return of === undefined ? of : FUNCTIONS[node.function][0](of);
-      }
-      case "choice":
-        return this.value(this.holds(node.test, env) ? node.yes : node.no, env);
-      case "over":
-        return this.over(node, env);
-      default:
-        throw new Error(`a formula has ${node.kind}`);
+    return this.function(node)(env);
+  }
+
+  function(node) {
+    if (!this.functions.has(node)) {
+      if (!(node.kind in VALUES)) throw new Error(`a formula has ${node.kind}`);
+      this.functions.set(node, VALUES[node.kind](this, node));
     }
+    return this.functions.get(node);
   }
 
   scalar(name) {
@@ -147,48 +121,31 @@ class Run {
     return given === undefined ? undefined : Number(given);
   }
 
-  // Where an entry lies in its array; undefined for no array, −1 for no place in it.
-  place(array, index, env) {
-    if (!array) return undefined;
-    const hasLead = index.length && index[0].kind === "index" && index[0].name === "n";
-    const own = hasLead ? index.length - 1 : index.length;
-    const { shape, data } = array;
-    let flat = hasLead ? env.n : 0;
-    let end = data.length; // of the places that flat counts so far
-    if (hasLead) {
-      for (let i = shape.length - own; i < shape.length; i += 1) end /= shape[i];
-      if (!(flat >= 0 && flat < end)) return -1;
-    }
-    for (let i = 0; i < own; i += 1) {
-      const at = this.value(index[i + index.length - own], env);
-      const n = shape[i + shape.length - own];
-      if (!(at >= 0 && at < n)) return -1;
-      flat = flat * n + at;
-    }
-    return flat;
-  }
-
-  entry(letter, index, env) {
+  // Where an entry lies in its array, as a function; undefined for no array, −1 for no place in it.
+  place(letter, index) {
     const array = this.array(letter);
-    const at = this.place(array, index, env);
-    if (at === undefined) return undefined;
-    if (at < 0) return array.isIds ? -1 : NaN;
-    return array.data[at];
+    if (!array) return () => undefined;
+    const hasLead = index.length && index[0].kind === "index" && index[0].name === "n";
+    const own = (hasLead ? index.slice(1) : index).map((part) => this.function(part));
+    const { shape, data } = array;
+    const axes = own.length ? shape.slice(-own.length) : [];
+    const rows = data.length / size(axes); // of the leading axes, as one
+    return (env) => {
+      let flat = hasLead ? env.n : 0;
+      if (hasLead && !(flat >= 0 && flat < rows)) return -1;
+      for (let i = 0; i < own.length; i += 1) {
+        const at = own[i](env);
+        if (!(at >= 0 && at < axes[i])) return -1;
+        flat = flat * axes[i] + at;
+      }
+      return flat;
+    };
   }
 
-  local(node, env) {
-    if (node.name in this.given) {
-      return node.index.length ? this.entry(node.name, node.index, env) : this.scalar(node.name);
-    }
-    const at = node.index.map((part) => this.value(part, env));
-    const known = this.memo.get(node.name);
-    const key = keyOf(at);
-    if (!known.has(key)) {
-      if (!this.met.has(node.name)) this.met.set(node.name, []);
-      this.met.get(node.name).push(at);
-      known.set(key, this.value(this.locals[node.name].of, this.inside(node.name, at)));
-    }
-    return known.get(key);
+  // The indices of a local that an index stands in, as a function.
+  indices({ index }) {
+    const parts = index.map((part) => this.function(part));
+    return (env) => parts.map((part) => part(env));
   }
 
   // The value of a local that was asked for.
@@ -201,9 +158,21 @@ class Run {
   }
 
   holds(node, env) {
-    if (node.kind === "all") return node.of.every((part) => this.holds(part, env));
-    const values = node.of.map((part) => this.value(part, env));
-    return node.signs.every((sign, i) => COMPARE[sign](values[i], values[i + 1]));
+    return this.test(node)(env);
+  }
+
+  test(node) {
+    if (node.kind === "all") {
+      const parts = node.of.map((part) => this.test(part));
+      return (env) => parts.every((part) => part(env));
+    }
+    const of = node.of.map((part) => this.function(part));
+    const compare = node.signs.map((sign) => COMPARE[sign]);
+    if (of.length === 2) return (env) => compare[0](of[0](env), of[1](env));
+    return (env) => {
+      const values = of.map((part) => part(env));
+      return compare.every((holds, i) => holds(values[i], values[i + 1]));
+    };
   }
 
   size([letter, axis, own]) {
@@ -212,130 +181,112 @@ class Run {
     return axis === "lead" ? size(shape.slice(0, shape.length - own)) : shape[shape.length + axis];
   }
 
-  // Calls back for each place at which the condition of a reduction holds.
-  *places(node, env) {
-    const inner = { ...env };
-    const n = this.size(node.range);
-    for (inner[node.name] = 0; inner[node.name] < n; inner[node.name] += 1) {
-      if (!node.where || this.holds(node.where, inner)) yield inner;
-    }
+  // A function that calls visit for each place at which the condition of a reduction holds, and returns how many there are.
+  each({ name, range, where }) {
+    const test = where ? this.test(where) : null;
+    return (env, visit) => {
+      const inner = { ...env };
+      const n = this.size(range);
+      let count = 0;
+      for (inner[name] = 0; inner[name] < n; inner[name] += 1) {
+        if (test && !test(inner)) continue;
+        if (visit) visit(inner);
+        count += 1;
+      }
+      return count;
+    };
   }
 
-  over(node, env) {
-    let total = node.reduction === "max" ? -Infinity : 0;
-    let count = 0;
-    for (const inner of this.places(node, env)) {
-      const of = this.value(node.of, inner);
-      if (of === undefined) return undefined;
-      if (node.reduction !== "max") total += of;
-      else if (of > total || Number.isNaN(of)) total = of;
-      count += 1;
-    }
-    return node.reduction === "mean" ? total / count : total;
+  // Those places in a list.
+  places(node, env) {
+    const all = [];
+    this.each(node)(env, (inner) => all.push({ ...inner }));
+    return all;
   }
 }
 
-// How a result depends on the entries of arrays: a tree gone through backwards, locals after all that use them.
-class Dependence {
-  constructor(run) {
-    this.run = run;
-    this.weights = {}; // letter → Map of place → weight
-    this.ofLocals = Object.fromEntries(run.formula.locals.map(({ name }) => [name, new Map()]));
-  }
-
-  of(env) {
-    const { formula } = this.run;
-    this.spread(formula.of, env, 1);
-    for (const { name, of } of [...formula.locals].reverse()) {
-      for (const { at, weight } of this.ofLocals[name].values()) this.spread(of, this.run.inside(name, at), weight);
-    }
-    return this.weights;
-  }
-
-  spread(node, env, weight) {
-    const { run } = this;
-    switch (node.kind) {
-      case "entry": {
-        const array = run.array(node.array);
-        const at = run.place(array, node.index, env);
-        if (!array || !array.name || at < 0) return;
-        const weights = (this.weights[node.array] ||= new Map());
-        weights.set(at, (weights.get(at) || 0) + weight);
-        return;
+// Each kind of node as a function of the indices.
+const VALUES = {
+  number: (run, { value }) => () => value,
+  constant: () => () => Math.PI,
+  index: (run, { name }) => (env) => env[name],
+  given(run, { name }) {
+    const value = run.scalar(name);
+    return () => value;
+  },
+  entry(run, { array: letter, index }) {
+    const { data, isIds } = run.array(letter) || {};
+    const place = run.place(letter, index);
+    const none = isIds ? -1 : NaN;
+    return (env) => {
+      const at = place(env);
+      if (at === undefined) return undefined;
+      return at < 0 ? none : data[at];
+    };
+  },
+  local(run, node) {
+    const { name, index } = node;
+    if (name in run.given) return run.function(index.length ? { kind: "entry", array: name, index } : { kind: "given", name });
+    const known = run.memo.get(name);
+    const indices = run.indices(node);
+    return (env) => {
+      const at = indices(env);
+      const key = keyOf(at);
+      if (!known.has(key)) {
+        if (!run.met.has(name)) run.met.set(name, []);
+        run.met.get(name).push(at);
+        known.set(key, run.value(run.locals[name].of, run.inside(name, at)));
       }
-      case "local": {
-        if (node.name in run.given) return;
-        const at = node.index.map((part) => run.value(part, env));
-        const known = this.ofLocals[node.name];
-        const key = keyOf(at);
-        if (!known.has(key)) known.set(key, { at, weight: 0 });
-        known.get(key).weight += weight;
-        return;
-      }
-      case "minus":
-        this.spread(node.of, env, -weight);
-        return;
-      case "binary":
-        this.binary(node, env, weight);
-        return;
-      case "call": {
-        const of = run.value(node.of, env);
-        const [f, slope] = FUNCTIONS[node.function];
-        if (of !== undefined) this.spread(node.of, env, weight * slope(of, f(of)));
-        return;
-      }
-      case "choice":
-        for (const part of node.test.of) if (part.kind !== "compare") this.spread(part, env, 0); // what it depends on, too
-        this.spread(run.holds(node.test, env) ? node.yes : node.no, env, weight);
-        return;
-      case "over":
-        this.over(node, env, weight);
-        return;
-      default: // what is no array
-    }
-  }
-
-  binary({ sign, left, right }, env, weight) {
-    const [a, b] = [this.run.value(left, env), this.run.value(right, env)];
-    if (sign === "//" || sign === "%") return;
-    if (a === undefined || b === undefined) {
-      if (a !== undefined) this.spread(left, env, weight);
-      else if (b !== undefined && sign !== "/") this.spread(right, env, sign === "-" ? -weight : weight);
-      return;
-    }
-    if (sign === "+" || sign === "-") {
-      this.spread(left, env, weight);
-      this.spread(right, env, sign === "-" ? -weight : weight);
-    } else if (sign === "*") {
-      this.spread(left, env, weight * b);
-      this.spread(right, env, weight * a);
-    } else if (sign === "/") {
-      this.spread(left, env, weight / b);
-      this.spread(right, env, (-weight * a) / (b * b));
-    } else {
-      this.spread(left, env, weight * b * a ** (b - 1)); // exponents are numbers
-    }
-  }
-
-  over(node, env, weight) {
-    const { run } = this;
-    if (node.reduction !== "max") {
-      const all = node.reduction === "mean" ? [...run.places(node, env)].length : 1;
-      for (const inner of run.places(node, env)) this.spread(node.of, inner, weight / all);
-      return;
-    }
-    let best = null;
-    let most; // the value there
-    for (const inner of run.places(node, env)) {
-      const of = run.value(node.of, inner);
-      if (best === null || of > most) [best, most] = [{ ...inner }, of];
-      this.spread(node.of, inner, 0);
-    }
-    if (best !== null) this.spread(node.of, best, weight);
-  }
-}
+      return known.get(key);
+    };
+  },
+  minus(run, node) {
+    const of = run.function(node.of);
+    return (env) => {
+      const value = of(env);
+      return value === undefined ? value : -value;
+    };
+  },
+  binary(run, { sign, left, right }) {
+    const [first, second] = [run.function(left), run.function(right)];
+    const operate = OPERATE[sign];
+    return (env) => {
+      const [a, b] = [first(env), second(env)];
+      return a === undefined || b === undefined ? withoutOne(sign, a, b) : operate(a, b);
+    };
+  },
+  call(run, node) {
+    const of = run.function(node.of);
+    const [f] = FUNCTIONS[node.function];
+    return (env) => {
+      const value = of(env);
+      return value === undefined ? value : f(value);
+    };
+  },
+  choice(run, { test, yes, no }) {
+    const [holds, first, second] = [run.test(test), run.function(yes), run.function(no)];
+    return (env) => (holds(env) ? first : second)(env);
+  },
+  over(run, node) {
+    const of = run.function(node.of);
+    const each = run.each(node);
+    const isMax = node.reduction === "max";
+    return (env) => {
+      let total = isMax ? -Infinity : 0;
+      let isAbsent = false;
+      const count = each(env, (inner) => {
+        const value = of(inner);
+        if (value === undefined) isAbsent = true;
+        else if (!isMax) total += value;
+        else if (value > total || Number.isNaN(value)) total = value;
+      });
+      if (isAbsent) return undefined;
+      return node.reduction === "mean" ? total / count : total;
+    };
+  },
+};
 
 N.Run = Run;
-N.Dependence = Dependence;
+N.formula = { FUNCTIONS, keyOf };
 
 const size = (shape) => shape.reduce((product, n) => product * n, 1);

@@ -240,7 +240,7 @@ class Writer {
 
   // The largest terms of a sum in numbers, and what the others come to.
   largest(node, env) {
-    const terms = [...this.places(node, env)];
+    const terms = this.run.places(node, env).map((at) => ({ at, value: this.run.value(node.of, at) }));
     if (!terms.length) return amount(this.run.value(node, env));
     const sorted = [...terms].sort((a, b) => (node.reduction === "max" ? b.value - a.value : Math.abs(b.value) - Math.abs(a.value)));
     const shown = sorted.length <= LARGEST + 1 ? sorted : sorted.slice(0, LARGEST);
@@ -254,10 +254,6 @@ class Writer {
     if (rest.length) written.push(row(m("munder", held(amount(total), 2), words(N.strings("formula.others", { n: rest.length })))));
     const sum = { element: row(...between("+", written)), level: written.length > 1 ? 1 : 2 };
     return node.reduction === "mean" ? { element: m("mfrac", sum.element, number(terms.length)), level: 3 } : sum;
-  }
-
-  *places(node, env) {
-    for (const at of this.run.places(node, env)) yield { at: { ...at }, value: this.run.value(node.of, at) };
   }
 }
 
