@@ -217,7 +217,11 @@ FUSED = {
     "LLaMA": LLAMA | {"bias": False, "n_kv_head": 1, "head_dim": 4},
     "Mistral, Qwen 2": LLAMA | {"biases": "qkv", "rotary_dim": 2, "window": 2, "head_dim": 4, "n_kv_head": 1},
     "biases of norms alone": {"biases": "norm", "layers": ({"window": 2}, {})},
+    "GPT-J": {"norm_position": "parallel", "positions": "rotary", "biases": "norm mlp"},
+    "parallel SwiGLU": LLAMA | {"norm_position": "parallel", "bias": False, "n_kv_head": 1, "head_dim": 4},
+    "GPT-NeoX": {"norm_position": "parallel2", "positions": "rotary", "rotary_dim": 2, "head_dim": 4},
 }
+BLOCKS = ("pre_norm_block_forward", "parallel_block_forward", "two_norm_parallel_block_forward")
 
 
 @pytest.mark.parametrize("changes", FUSED.values(), ids=list(FUSED))
@@ -225,10 +229,8 @@ FUSED = {
 def test_a_fused_block_keeps_the_law_within_a_model(fused_always, monkeypatch, changes, shape):
     """The model's loss at float64 with fused blocks, against the derivative of the specification."""
     calls, twin = [], engine.choice._twin
-    watched = _watched(fused_always.pre_norm_block_forward, calls)
-    monkeypatch.setattr(
-        engine.choice, "_twin", lambda f: watched if f.__name__ == "pre_norm_block_forward" else twin(f)
-    )
+    watched = {name: _watched(getattr(fused_always, name), calls) for name in BLOCKS}
+    monkeypatch.setattr(engine.choice, "_twin", lambda f: watched.get(f.__name__) or twin(f))
     config = Config(**SMALL | changes)
     model = GPT(config, 0, "float64")
     rng = np.random.default_rng(0)

@@ -85,7 +85,7 @@ BLOCK_KNOWS = (
 BLOCK_TAKES = {
     "activation": {"gelu", "gelu_tanh", "swiglu"},
     "norm": {"layernorm", "rmsnorm"},
-    "norm_position": {"pre"},
+    "norm_position": {"pre", "parallel", "parallel2"},
     "positions": {"learned", "sinusoidal", "rotary", "none"},
     "embed_norm": {True},
     **{name: [VALUES[name]] for name in BLOCK_KNOWS},

@@ -79,6 +79,9 @@ def swiglu_gradient_rows(h, dact, dh):
 GATED = ("swiglu",)
 ACTIVATIONS = ("gelu", "gelu_tanh", *GATED)
 
+# Where attention and feed-forward read the same stream: a copy normalised by ln_1, or each its own.
+PARALLEL = ("parallel", "parallel2")
+
 # The settings that a fused block computes; with any other, or another value, the ops run one by one.
 KNOWN = {
     "vocab_size": ANY,
@@ -94,7 +97,7 @@ KNOWN = {
     "tied": ANY,
     "activation": ACTIVATIONS,
     "norm": ("layernorm", "rmsnorm"),
-    "norm_position": ("pre",),
+    "norm_position": ("pre", *PARALLEL),
     "positions": ("learned", "sinusoidal", "rotary", "none"),
     "rotary_base": ANY,
     "rotary_dim": ANY,
@@ -127,6 +130,9 @@ class Form(NamedTuple):
     rms: bool | None  # RMSNorm in place of LayerNorm
     tanh: bool | None  # GELU's tanh form in place of its erf form
     gated: bool | None  # SwiGLU in place of both
+    sequential: bool | None  # the feed-forward reads what attention has added to the stream
+    parallel: bool | None  # both read the stream as it came: one of the two is True
+    second: bool | None  # there is an ln_2; else both read what ln_1 gives
 
 
 def form_of(config):
@@ -141,6 +147,9 @@ def form_of(config):
         flag(config.norm == "rmsnorm"),
         flag(config.activation == "gelu_tanh"),
         flag(config.activation in GATED),
+        flag(config.norm_position not in PARALLEL),
+        flag(config.norm_position in PARALLEL),
+        flag(config.norm_position != "parallel"),
     )
 
 

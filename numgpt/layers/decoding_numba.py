@@ -1,4 +1,6 @@
-"""The pre-norm block for a few rows of new positions that read those in the cache: one launch, six phases.
+"""The pre-norm block, or a parallel one, for a few rows of new positions that read those in the cache.
+
+One launch, six phases.
 
 A matrix is read by parts of its rows, in the order in which it lies in memory; whoever needs a product adds
 up its parts, in order. What takes less time than a wait between two phases, a norm or a sum of parts, each
@@ -81,6 +83,16 @@ def activated(parts, bias, f0, f1, F, tanh, gated, act):
     activate(tanh, gated, h, act)
 
 
+@kernel
+def from_inner(task, inner_parts, bias, weight, tanh, gated, parts):
+    """A part of the feed-forward's c_proj, of rows of which the activation gives what they read."""
+    f0, f1 = part_of(task, len(weight))
+    act = np.empty((inner_parts.shape[1], f1 - f0), weight.dtype)
+    activated(inner_parts, bias, f0, f1, len(weight), tanh, gated, act)
+    parts[task] = 0
+    add_products(act, weight[f0:f1], 0, f1 - f0, parts[task])
+
+
 @parallel
 def block(
     phase,
@@ -95,6 +107,9 @@ def block(
     rms,
     tanh,
     gated,
+    sequential,
+    parallel,
+    second,
     cos,
     sin,
     window,
@@ -107,7 +122,7 @@ def block(
 ):
     """x (M, C), of whose rows B T are positions → stream (M, C); new keys and values are added to the store.
 
-    H to gated: a Form. cos and sin (T, R/2): of the angles by which the new queries and keys turn, None if
+    H to second: a Form. cos and sin (T, R/2): of the angles by which the new queries and keys turn, None if
     they do not. window: how many positions each sees, its own included, None for all.
     store (2, B, K, room, D) holds the keys, as they are turned, and the values: from place first to length.
     """
@@ -120,6 +135,10 @@ def block(
     if phase == TO_QKV:
         normed = normalised(x, w1, b1, eps, rms)
         multiply_part(task, normed, weight_a, qkv_parts)
+        if parallel is not None:
+            if second is not None:
+                normed = normalised(x, w2, b2, eps, rms)
+            multiply_part(task, normed, weight_fc, inner_parts)
     elif phase == HEADS:  # its new keys and values go to the store, the results of its queries to heads
         b, kv, G = task // K, task % K, H // K
         row = np.zeros((T, (G + 2) * D), x.dtype)  # q | k | v of the group
@@ -143,20 +162,23 @@ def block(
                 attend_position(row[t, g * D : (g + 1) * D], keys[begin:end], values[begin:end], place)
     elif phase == FROM_HEADS:
         multiply_part(task, heads, weight_o, attn_parts)
-    elif phase == TO_INNER:  # the residual stream between attention and feed-forward is each task's own
-        middle = x.copy()
-        add_parts(attn_parts, 0, 0, bias_o, middle, 0, C)
-        if task == 0:
-            stream[:] = middle
-        multiply_part(task, normalised(middle, w2, b2, eps, rms), weight_fc, inner_parts)
-    elif phase == FROM_INNER:
-        f0, f1 = part_of(task, len(weight_proj))
-        act = np.empty((M, f1 - f0), x.dtype)
-        activated(inner_parts, bias_fc, f0, f1, len(weight_proj), tanh, gated, act)
-        mlp_parts[task] = 0
-        add_products(act, weight_proj[f0:f1], 0, f1 - f0, mlp_parts[task])
+        if parallel is not None:
+            from_inner(task, inner_parts, bias_fc, weight_proj, tanh, gated, mlp_parts)
+    elif phase == TO_INNER or phase == FROM_INNER:
+        if sequential is not None:
+            if phase == TO_INNER:  # the residual stream between attention and feed-forward is each task's own
+                middle = x.copy()
+                add_parts(attn_parts, 0, 0, bias_o, middle, 0, C)
+                if task == 0:
+                    stream[:] = middle
+                multiply_part(task, normalised(middle, w2, b2, eps, rms), weight_fc, inner_parts)
+            else:
+                from_inner(task, inner_parts, bias_fc, weight_proj, tanh, gated, mlp_parts)
     else:
         c0, c1 = task * C // PARTS, (task + 1) * C // PARTS
+        if parallel is not None:
+            stream[:, c0:c1] = x[:, c0:c1]
+            add_parts(attn_parts, 0, c0, bias_o, stream, c0, c1 - c0)
         add_parts(mlp_parts, 0, c0, bias_proj, stream, c0, c1 - c0)
 
 
@@ -202,7 +224,8 @@ def cached_block(r, x):
     store, first, length = r.cache.memory(f"{r.scope}attn.heads", shape, x.dtype, r.config)
     store = store.reshape(2, -1, *store.shape[-3:])
     stream, form = np.empty_like(xs), form._replace(scale=x.dtype.type(form.scale))
-    tasks = PARTS, store.shape[1] * form.K, PARTS, PARTS, PARTS, PARTS
+    between = 0 if form.parallel else PARTS  # a parallel block has done that beside attention
+    tasks = PARTS, store.shape[1] * form.K, PARTS, between, between, PARTS
     given = *form, *angles(r, x), r.config.window, parameters, store, first, length, work, stream
     launch(block, tasks, xs, T, *given)
     return stream[: x[..., 0].size].reshape(x.shape)

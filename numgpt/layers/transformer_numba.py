@@ -1,4 +1,4 @@
-"""Twin of the pre-norm block: its ops run tile by tile of rows, and each reads from cache what one wrote.
+"""Twin of the pre-norm block and the parallel ones: ops run tile by tile, and read from cache what one wrote.
 
 Used where nothing inside the block is kept, edited or dropped. It saves less than the ops do: of a norm only
 x̂, from which the gradient of the matrix that reads the norm follows too, and GELU's slope in the place of
@@ -67,7 +67,7 @@ class Between(NamedTuple):
     """The gradients within the block."""
 
     dh: Any  # of what the activation reads
-    dmiddle: Any  # of the residual stream between attention and feed-forward
+    dmiddle: Any  # of the residual stream between attention and feed-forward; of a parallel block see below
     dheads: Any
     dqkv: Any
 
@@ -112,6 +112,15 @@ def sum_with_bias(x, bias, y):
 
 
 @kernel
+def sum_rows(y, x):
+    """y += x."""
+    N, C = x.shape
+    for n in range(N):
+        for c in range(C):
+            y[n, c] += x[n, c]
+
+
+@kernel
 def add_bias(y, bias):
     """y += bias, bias None is none."""
     if bias is not None:
@@ -151,6 +160,9 @@ def block_forward(
     rms,
     tanh,
     gated,
+    sequential,
+    parallel,
+    second,
     cos,
     sin,
     first,
@@ -161,7 +173,7 @@ def block_forward(
 ):
     """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters.
 
-    H to gated: a Form. cos and sin (T, R/2): of the angles by which queries and keys turn, None if they do
+    H to second: a Form. cos and sin (T, R/2): of the angles by which queries and keys turn, None if they do
     not. first and last (T): the keys that each query sees, None where they are those before it and its own.
     """
     p, s = Parameters(*parameters), Saved(*saved)
@@ -180,14 +192,21 @@ def block_forward(
         multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, qkv)
         if cos is not None:
             turn_rows(qkv, n0, cos, sin, H + K, D)
+        if parallel is not None:  # the feed-forward up to its activation, which reads the same rows
+            if second is not None:
+                hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
+                normalise_rows(x[n0:n1], p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
+            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, s.inner[n0:n1])
+            activate(tanh, gated, s.inner[n0:n1], s.act[n0:n1])
     else:  # c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual
         stream, inner, act = out[n0:n1], s.inner[n0:n1], s.act[n0:n1]
-        hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
         sum_with_bias(x[n0:n1], p.attn_c_proj_bias, stream)
         gemm(False, False, 1.0, s.heads[n0:n1], p.attn_c_proj_weight, 1.0, stream)
-        normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
-        multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner)
-        activate(tanh, gated, inner, act)
+        if sequential is not None:
+            hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
+            normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
+            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner)
+            activate(tanh, gated, inner, act)
         add_bias(stream, p.mlp_c_proj_bias)
         gemm(False, False, 1.0, act, p.mlp_c_proj_weight, 1.0, stream)
 
@@ -218,6 +237,9 @@ def block_backward(
     rms,
     tanh,
     gated,
+    sequential,
+    parallel,
+    second,
     cos,
     sin,
     first,
@@ -231,9 +253,11 @@ def block_backward(
 ):
     """A block backwards: the rows, attention, the rows again, the gradients of biases and of matrices.
 
-    A task of attention is a head of keys, which goes through the heads of queries that read it. cos and sin
-    are of the angles back. gradients: for each of MATRIX_NAMES a Gradient. sums (2, TILES, 2, C): of ln_1 and
-    ln_2, for each tile, Σ dy x̂ and Σ dy.
+    A task of attention is a head of keys, which goes through the heads of queries that read it. In a parallel
+    block d.dmiddle has the gradient of the stream but for what comes by ln_1, or without an ln_2 what the
+    feed-forward sends to ln_1.
+    cos and sin are of the angles back. gradients: for each of MATRIX_NAMES a Gradient. sums (2, TILES, 2, C):
+    of ln_1 and ln_2, for each tile, Σ dy x̂ and Σ dy.
     """
     p, s, d = Parameters(*parameters), Saved(*saved), Between(*between)
     proj, fc = Gradient(*gradients[0]), Gradient(*gradients[1])
@@ -255,26 +279,38 @@ def block_backward(
         if phase == BACK_TO_ATTENTION:  # through the feed-forward, ln_2 and attention's c_proj
             dh, hat, rstd = d.dh[n0:n1], s.xhat_2[n0:n1], s.rstd_2[n0:n1]
             back_through_activation(gated, dy[n0:n1], p.mlp_c_proj_weight, s.inner[n0:n1], dh)
-            gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed)
-            gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task], rms)
-            gemm(False, True, 1.0, dmiddle, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1])
+            if second is None:
+                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dmiddle)
+            else:
+                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed)
+            if second is not None:
+                gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task], rms)
+            dout = dmiddle if parallel is None else dy[n0:n1]
+            gemm(False, True, 1.0, dout, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1])
         else:  # through the rotation, c_attn and ln_1
             dqkv, hat, rstd = d.dqkv[n0:n1], s.xhat_1[n0:n1], s.rstd_1[n0:n1]
             if cos is not None:
                 turn_rows(dqkv, n0, cos, sin, H + K, D)
             gemm(False, True, 1.0, dqkv, p.attn_c_attn_weight, 0.0, dnormed)
-            gradient_rows(dnormed, hat, rstd, p.ln_1_weight, dmiddle, dx[n0:n1], sums[0, task], rms)
+            stream = dmiddle
+            if second is None:
+                sum_rows(dnormed, dmiddle)
+                stream = dy[n0:n1]
+            gradient_rows(dnormed, hat, rstd, p.ln_1_weight, stream, dx[n0:n1], sums[0, task], rms)
     elif phase == BIASES:
         task = bias_gradient(task, dy, proj.bias)
         task = bias_gradient(task, d.dh, fc.bias)
-        task = bias_gradient(task, d.dmiddle, out.bias)
+        task = bias_gradient(task, d.dmiddle if parallel is None else dy, out.bias)
         bias_gradient(task, d.dqkv, qkv.bias)
     elif task < proj.end:
         matrix_gradient(task, proj, s.act, dy)
     elif task < fc.end:
-        scaled_matrix_gradient(task - proj.end, fc, s.xhat_2, d.dh, p.ln_2_weight, p.ln_2_bias)
+        if second is not None:
+            scaled_matrix_gradient(task - proj.end, fc, s.xhat_2, d.dh, p.ln_2_weight, p.ln_2_bias)
+        else:
+            scaled_matrix_gradient(task - proj.end, fc, s.xhat_1, d.dh, p.ln_1_weight, p.ln_1_bias)
     elif task < out.end:
-        matrix_gradient(task - fc.end, out, s.heads, d.dmiddle)
+        matrix_gradient(task - fc.end, out, s.heads, d.dmiddle if parallel is None else dy)
     else:
         scaled_matrix_gradient(task - out.end, qkv, s.xhat_1, d.dqkv, p.ln_1_weight, p.ln_1_bias)
 
@@ -299,7 +335,8 @@ def new_saved(B, T, config, dtype):
     N, C, H = B * T, config.n_embd, config.n_head
     widths = config.qkv_width, H * config.head_size, inner_width(config), config.ffn_width
     qkv, heads, inner, act = ((N, width) for width in widths)
-    shapes = (N, C), N, qkv, heads, (B * H, T), (B * H, T), (N, C), N, inner, act
+    norm_2 = ((0, C), 0) if config.norm_position == "parallel" else ((N, C), N)
+    shapes = (N, C), N, qkv, heads, (B * H, T), (B * H, T), *norm_2, inner, act
     return Saved(*(np.empty(shape, dtype) for shape in shapes))
 
 
@@ -341,8 +378,28 @@ def pre_norm_block_backward(r, dy, saved):
     for name, gradient in zip(MATRIX_NAMES, gradients):
         if f"{r.scope}{name}.bias" in r.params:
             r.put(f"{name}.bias", gradient.bias)
-    for name, (dweight, dbias) in zip(("ln_1", "ln_2"), sums.sum(1)):
+    for name, (dweight, dbias) in zip(("ln_1",) if form.second is None else ("ln_1", "ln_2"), sums.sum(1)):
         r.put(f"{name}.weight", dweight)
         if f"{r.scope}{name}.bias" in r.params:
             r.put(f"{name}.bias", dbias)
     return dx.reshape(dy.shape)
+
+
+def parallel_block_forward(r, x):
+    """Twin of transformer.parallel_block_forward; returns (y, saved)."""
+    return pre_norm_block_forward(r, x)
+
+
+def parallel_block_backward(r, dy, saved):
+    """Twin of transformer.parallel_block_backward."""
+    return pre_norm_block_backward(r, dy, saved)
+
+
+def two_norm_parallel_block_forward(r, x):
+    """Twin of transformer.two_norm_parallel_block_forward; returns (y, saved)."""
+    return pre_norm_block_forward(r, x)
+
+
+def two_norm_parallel_block_backward(r, dy, saved):
+    """Twin of transformer.two_norm_parallel_block_backward."""
+    return pre_norm_block_backward(r, dy, saved)
