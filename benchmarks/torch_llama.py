@@ -74,9 +74,12 @@ class LLaMA(nn.Module):
 
 
 class Transformers(nn.Module):
-    """transformers' Llama with PyTorch's fused attention, read from the folder that numgpt writes."""
+    """transformers' class with PyTorch's fused attention, read from the folder that numgpt writes.
 
-    def __init__(self, model):
+    experts: how a mixture's are computed, "eager" one by one or "grouped_mm" in one product.
+    """
+
+    def __init__(self, model, experts=None):
         super().__init__()
         from transformers import AutoModelForCausalLM
 
@@ -85,6 +88,8 @@ class Transformers(nn.Module):
             self.model = AutoModelForCausalLM.from_pretrained(
                 folder, attn_implementation="sdpa", dtype=torch.float32
             ).train()
+        if experts is not None:
+            self.model.set_experts_implementation(experts)
 
     def forward(self, tokens, targets):
         logits = self.model(input_ids=tokens, use_cache=False).logits

@@ -15,47 +15,8 @@ import time
 
 import contest
 import device
+import shapes
 
-# A third of the heads hold keys, and the feed-forward is 8/3 C wide, as in LLaMA 2's larger models.
-LLAMA = {
-    **{"vocab_size": 65, "n_head": 6, "n_kv_head": 2, "bias": False, "tied": False},
-    **{"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu"},
-}
-SHAPES = {
-    "0": {
-        "config": {"vocab_size": 65, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16},
-        "batch": (2, 16),
-    },
-    "a": {
-        "config": {
-            "vocab_size": 65,
-            "block_size": 64,
-            "n_layer": 4,
-            "n_head": 4,
-            "n_embd": 128,
-            "bias": False,
-            "activation": "gelu",
-        },
-        "batch": (12, 64),
-    },
-    "b": {
-        "config": {
-            "vocab_size": 65,
-            "block_size": 256,
-            "n_layer": 6,
-            "n_head": 6,
-            "n_embd": 384,
-            "bias": False,
-            "activation": "gelu",
-        },
-        "batch": (16, 256),
-    },
-    "c": {"config": {}, "batch": (4, 64)},
-    "d": {"config": {}, "batch": (1, 1024)},
-    "e": {"config": {}, "batch": (8, 1024)},
-    "l": {"config": LLAMA | {"n_layer": 6, "n_embd": 384, "block_size": 256}, "batch": (16, 256)},
-    "l0": {"config": LLAMA | {"n_layer": 1, "n_embd": 48, "block_size": 32}, "batch": (2, 32)},
-}
 KINDS = {
     "numgpt": "numgpt",
     "numgpt, NumPy's own BLAS": "numgpt-openblas",
@@ -64,34 +25,22 @@ KINDS = {
     "PyTorch eager, fused AdamW": "torch-fused",
     "torch.compile, fused AdamW": "torch-compile",
     "transformers' Llama, fused AdamW": "torch-transformers",
+    "transformers' Mixtral, eager experts": "torch-mixtral-eager",
+    "transformers' Mixtral, grouped experts": "torch-mixtral-grouped",
+    "numgpt, a GPT-2 of equal FLOPs": "numgpt-gpt2",
     "the step's GEMMs alone": "gemms",
 }
 ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a GPU runs too
+APART = ("gemms", "numgpt-gpt2")  # whose losses are not those of the others
 # How far losses of 4 to 11 may lie apart. Rounding moved them by 1e-6 on a CPU, shapes a to c; half the heads
 # move them by 1e-4, GELU's other form by 6e-5 at shape c.
 LOSS = 2e-5
-SHAPES_HELP = (
-    "0: tiny, to see it run; a: nanoGPT's CPU model; b: its GPU model;"
-    " c to e: GPT-2 124M at 4 × 64, 1 × 1024 and 8 × 1024 tokens; l: b as a LLaMA, l0: tiny (default: a)"
-)
 CPU_TABLE = """\
 | shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 GPU_TABLE = """\
 | shape | | ms a step | to PyTorch eager | to the best PyTorch | taken MB | allocated MB | first step s |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
-
-
-def make(shape):
-    """The model and the batch that every contestant starts from."""
-    import numpy as np
-
-    import numgpt
-
-    model = numgpt.GPT(numgpt.Config(**SHAPES[shape]["config"]), seed=0)
-    sizes = (2, *SHAPES[shape]["batch"])
-    tokens, targets = np.random.default_rng(0).integers(0, model.config.vocab_size, sizes)
-    return model, tokens, targets
 
 
 def worker(kind, shape, threads, on):
@@ -130,7 +79,8 @@ def worker(kind, shape, threads, on):
         repeat[0] = max(1, round(seconds / once))
         return {"losses": losses}
 
-    contest.serve({"first": lambda: first, "warm": warm, "time": timed, "memory": place.memory})
+    answers = {"first": lambda: first, "warm": warm, "time": timed, "memory": place.memory}
+    contest.serve(answers | {"limits": lambda: limits(shape)})
 
 
 def step_of(kind):
@@ -147,7 +97,7 @@ def numgpt_step(kind, shape, threads, on):
     engine = "cupy" if on == "cupy" else "numba"
     numgpt.use("reference" if kind == "reference" else engine)
     numgpt.set_threads(threads)
-    model, tokens, targets = make(shape)
+    model, tokens, targets = shapes.make(shape, kind)
     optimizer = numgpt.AdamW(model)
     grads = model.params.like()
 
@@ -169,7 +119,7 @@ def torch_step(kind, shape, threads, on):
     numgpt.use("reference")  # its weights lie in the host's memory
     torch.set_num_threads(threads)
     torch_gpt.exact()
-    model, tokens, targets = make(shape)
+    model, tokens, targets = shapes.make(shape)
     net = network(kind, model)
     del model
     tokens, targets = torch.from_numpy(tokens), torch.from_numpy(targets)
@@ -187,59 +137,34 @@ def network(kind, model):
 
     if kind == "torch-transformers":
         return torch_llama.Transformers(model)
+    if kind.startswith("torch-mixtral"):
+        return torch_llama.Transformers(
+            model, {"eager": "eager", "grouped": "grouped_mm"}[kind.rpartition("-")[2]]
+        )
     net = (torch_llama.LLaMA if model.config.norm == "rmsnorm" else torch_gpt.GPT)(model.config)
     net.load({n: p.copy() for n, p in model.params.items()})
     return net
 
 
 def gemm_step(kind, shape, threads, on):
-    """The matrix products of a step alone, on numgpt's threads and BLAS; attention's are full T × T."""
-    import numpy as np
+    """The matrix products of a step alone, as the step runs them, on numgpt's threads and BLAS."""
+    import gemm_bound
 
-    from numgpt import Config
-    from numgpt.engine import blas
-    from numgpt.ops.linear_numba import multiply
+    import numgpt
 
-    config = Config(**SHAPES[shape]["config"])
-    B, T = SHAPES[shape]["batch"]
-    C, F, V, H, N = config.n_embd, config.ffn_width, config.vocab_size, config.n_head, B * T
-    inner, width = (2 * F if config.activation == "swiglu" else F), H * config.head_size
-    blas.keep_memory()
-
-    def arrays(*shapes):
-        return [np.random.default_rng(0).standard_normal(s, dtype=np.float32) for s in shapes]
-
-    # As in a model, activations are used again and each layer has matrices of its own: large ones come from
-    # memory every time.
-    sizes = [(C, config.qkv_width), (width, C), (C, inner), (F, C)]
-    linear = {s: arrays((N, s[0]), (N, s[1]), (N, s[0])) for s in {*sizes, (C, V)}}
-    layers = [{s: arrays(s, s) for s in sizes} for _ in range(config.n_layer)]
-    head = {(C, V): arrays((C, V), (C, V))}
-    heads = arrays(*[(B * H, T, config.head_size)] * 4, (B * H, T, T), (B * H, T, T))
-
-    def three(layer, size):
-        (x, y, dx), (w, dw) = linear[size], layer[size]
-        multiply(False, False, x, w, into=(y, False))
-        multiply(False, True, y, w, into=(dx, False))
-        multiply(True, False, x, y, into=(dw, False))
-
-    def step():
-        with blas.one_thread():
-            for layer in layers:
-                for size in sizes:
-                    three(layer, size)
-                attention_products(*heads)
-            three(head, (C, V))
-        return 0.0
-
-    return step
+    numgpt.set_threads(threads)
+    return gemm_bound.products(shapes.config_of(shape), *shapes.SHAPES[shape]["batch"])
 
 
-def attention_products(q, k, v, y, p, d):
-    """The two products of the forward and the five of a backward that forms P again; each head is a task."""
-    from gemm_bound import all_heads
+def limits(shape):
+    """The operations of a step's products, and what the processor reaches in registers and from memory."""
+    import gemm_bound
 
-    all_heads(q, k, v, y, p, d)
+    from numgpt.engine import roofline_numba
+
+    limit = roofline_numba.measured()
+    flops = gemm_bound.flops(shapes.config_of(shape), *shapes.SHAPES[shape]["batch"])
+    return {"flops": flops, "peak": limit.flops, "bandwidth": limit.bandwidth}
 
 
 def start(name, shape, threads, engine):
@@ -274,7 +199,7 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
     entries = (start(name, shape, threads, engine) for name in names)
     entered, firsts = contest.enter(entries, "first", page.say)
     contestants = list(entered.values())
-    losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] != "gemms"}
+    losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] not in APART}
     apart = contest.apart(losses, LOSS, "the losses of two steps")
     contest.time_in_turn(contestants, rounds)
     by_kind = {KINDS[c.name]: c for c in contestants}
@@ -291,6 +216,8 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
                 "to_eager": contest.ratio(c, by_kind["torch"]) if "torch" in by_kind else None,
                 "to_best": contest.ratio(c, best) if best else None,
                 "to_gemms": contest.ratio(c, by_kind["gemms"]) if "gemms" in by_kind else None,
+                "to_gpt2": contest.ratio(c, by_kind["numgpt-gpt2"]) if "numgpt-gpt2" in by_kind else None,
+                "limits": c.ask("limits") if KINDS[c.name] == "gemms" else None,
                 "peak_mb": memory["taken"] / 1e6,
                 "allocated_mb": memory["allocated"] and memory["allocated"] / 1e6,
                 "first_step": firsts[c.name]["first"],
@@ -313,6 +240,16 @@ def show(rows, say):
             f" {number(r['to_best'], '.2f')} | {number(r['to_gemms'], '.2f')} | {r['peak_mb']:.0f} |"
             f" {r['first_step']:.2f} |"
         )
+    for r in rows:
+        if r["to_gpt2"] is not None and KINDS[r["name"]] == "numgpt":
+            say(f"numgpt to a GPT-2 of equal FLOPs, shape {r['shape']}: {r['to_gpt2']:.2f}")
+        if r["limits"]:
+            flops, peak, bandwidth = (1e-9 * r["limits"][key] for key in ("flops", "peak", "bandwidth"))
+            reached = 1e3 * flops / r["ms"]
+            say(
+                f"the products of shape {r['shape']}, {flops:.3g} GFLOP, at {reached:.0f} GFLOP/s:"
+                f" {reached / peak:.2f} of the {peak:.0f} that multiply-adds in registers reach; memory is read at {bandwidth:.0f} GB/s"
+            )
 
 
 def show_gpu(rows, say):
@@ -336,7 +273,7 @@ def main(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["a"], help=SHAPES_HELP)
+    parser.add_argument("--shape", nargs="+", choices=list(shapes.SHAPES), default=["a"], help=shapes.HELP)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -374,9 +311,7 @@ def compare(args, page):
     device.expect(kinds, args.engine)
     machine, rows, first = None, [], None
     for shape in args.shape:
-        skipped = set() if args.only or shape == "a" else {"reference"}  # it would take minutes
-        skipped |= set() if shape in ("l", "l0") else {"torch-transformers"}
-        names = [n for n, k in KINDS.items() if k in kinds and k not in skipped]
+        names = [n for n, k in KINDS.items() if k in kinds and (args.only or shapes.is_for(k, shape))]
         where, figures = contest_of(shape, names, args.rounds, args.threads, args.engine, page, args.commit)
         if machine is None:
             machine = where

@@ -217,7 +217,7 @@ FUSED = {
     "LLaMA": LLAMA | {"bias": False, "n_kv_head": 1, "head_dim": 4},
     "Mistral, Qwen 2": LLAMA | {"biases": "qkv", "rotary_dim": 2, "window": 2, "head_dim": 4, "n_kv_head": 1},
     "biases of norms alone": {"biases": "norm", "layers": ({"window": 2}, {})},
-    "GPT-J": {"norm_position": "parallel", "positions": "rotary", "biases": "norm mlp"},
+    "GPT-J": {"norm_position": "parallel", "positions": "rotary", "biases": "norm mlp", "head_dim": 4},
     "parallel SwiGLU": LLAMA | {"norm_position": "parallel", "bias": False, "n_kv_head": 1, "head_dim": 4},
     "GPT-NeoX": {"norm_position": "parallel2", "positions": "rotary", "rotary_dim": 2, "head_dim": 4},
 }
