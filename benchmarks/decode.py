@@ -1,6 +1,7 @@
 """Generation with a key/value cache, numgpt against Hugging Face's, in one run.
 
     python benchmarks/decode.py --batch 1 8
+    python benchmarks/decode.py --preset stories110m --batch 1
     python benchmarks/decode.py --engine cupy --batch 1 8      on an NVIDIA GPU, against PyTorch there
 
 It prints tokens a second, and how near they come to the memory's limit: every step reads all weights once, so
@@ -116,27 +117,14 @@ def torch_run(preset, batch, tokens, threads, on):
 
 
 def transformers_run(preset, batch, tokens, threads, on):
-    """transformers' GPT-2 with the same weights: generate() with its defaults, greedily."""
+    """transformers' class with the same weights: generate() with its defaults, greedily."""
     import torch
+    import torch_llama
     import transformers
 
     transformers.logging.set_verbosity_error()
     model, start = on_the_host(preset, batch, threads)
-    c = model.config
-    config = transformers.GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.block_size,
-        n_embd=c.n_embd,
-        n_layer=c.n_layer,
-        n_head=c.n_head,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    net = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        ours = dict(model.params.items())
-        for name, parameter in net.transformer.named_parameters():
-            parameter.copy_(torch.from_numpy(ours[name]))
+    net = torch_llama.of_transformers(model).eval()
     del model
     if on == "cuda":
         net, start = net.cuda(), start.cuda()
@@ -161,7 +149,8 @@ def read_run(preset, batch, tokens, threads, on):
 
     jit.set_threads(threads)
     model = make(preset)
-    positions = model.params["wpe.weight"].size  # a step reads one row of them
+    wpe = model.params.get("wpe.weight")
+    positions = 0 if wpe is None else wpe.size  # a step reads one row of them
     weights = model.params.flat[: model.params.flat.size - positions]
     sums = np.empty(-(-len(weights) // CHUNK), np.float32)
     return lambda: [read(weights, sums) for _ in range(tokens)], None

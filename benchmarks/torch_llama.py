@@ -81,16 +81,19 @@ class Transformers(nn.Module):
 
     def __init__(self, model, experts=None):
         super().__init__()
-        from transformers import AutoModelForCausalLM
-
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(folder, layout="hf")
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, attn_implementation="sdpa", dtype=torch.float32
-            ).train()
+        self.model = of_transformers(model).train()
         if experts is not None:
             self.model.set_experts_implementation(experts)
 
     def forward(self, tokens, targets):
         logits = self.model(input_ids=tokens, use_cache=False).logits
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+
+def of_transformers(model):
+    """transformers' model with numgpt's parameters, read from the folder that numgpt writes."""
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(folder, layout="hf")
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)

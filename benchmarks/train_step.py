@@ -248,7 +248,8 @@ def show(rows, say):
             reached = 1e3 * flops / r["ms"]
             say(
                 f"the products of shape {r['shape']}, {flops:.3g} GFLOP, at {reached:.0f} GFLOP/s:"
-                f" {reached / peak:.2f} of the {peak:.0f} that multiply-adds in registers reach; memory is read at {bandwidth:.0f} GB/s"
+                f" {reached / peak:.2f} of the {peak:.0f} that multiply-adds in registers reach;"
+                f" memory is read at {bandwidth:.0f} GB/s"
             )
 
 

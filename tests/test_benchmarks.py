@@ -26,6 +26,39 @@ def test_a_step_of_llama_is_compared(tmp_path):
     assert len(rows) == len(kinds) and "| l0 | transformers' Llama, fused AdamW |" in out
 
 
+@with_torch
+def test_a_step_of_a_mixture_is_compared(tmp_path):
+    pytest.importorskip("numba")
+    pytest.importorskip("transformers")
+    kinds = ["numgpt", "torch-mixtral-eager", "torch-mixtral-grouped"]
+    flags = ["--shape", "m0", "--only", *kinds, "--rounds", "1", "--no-start"]
+    rows, out = run("train_step.py", *flags, cwd=tmp_path)
+    assert len(rows) == len(kinds) and "| m0 | transformers' Mixtral, grouped experts |" in out
+
+
+def test_a_gpt2_of_equal_flops_has_as_many_entries_in_its_matrices():
+    with_benchmarks = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import shapes, gemm_bound;"
+    code = (
+        "c = shapes.config_of('l'); g = shapes.config_of('l', 'numgpt-gpt2');"
+        " print(gemm_bound.flops(c, 2, 256), gemm_bound.flops(g, 2, 256), g.ffn_width)"
+    )
+    pytest.importorskip("numba")
+    done = subprocess.run([sys.executable, "-c", with_benchmarks + code], capture_output=True, text=True)
+    ours, theirs, inner = done.stdout.split()
+    assert ours == theirs and inner == "1280", done.stderr
+
+
+@pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
+def test_attention_is_compared_by_length(tmp_path, beside_torch):
+    pytest.importorskip("numba")
+    kinds = ["window", "full", *(["torch", "torch-window"] if beside_torch else [])]
+    flags = ["--tokens", "64", "96", "--window", "16", "--heads", "2", "--size", "8", "--rounds", "1"]
+    rows, out = run("attention_lengths.py", *flags, "--only", *kinds, cwd=tmp_path)
+    assert [r["tokens"] for r in rows] == [64] * len(kinds) + [96] * len(
+        kinds
+    ) and "| 96 | numgpt, window |" in out
+
+
 @pytest.mark.parametrize("shape", ["0", slow("a")])
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
 def test_a_training_step_is_compared(tmp_path, beside_torch, shape):
@@ -55,7 +88,7 @@ def test_a_training_step_is_compared(tmp_path, beside_torch, shape):
     assert len(rows) == len(kinds) and all(r["ms"] > 0 and r["peak_mb"] > 10 for r in rows)
     losses = [r["loss"] for r in rows if "GEMM" not in r["name"]]
     assert max(losses) - min(losses) < 1e-3 and losses[0] > 3
-    assert f"| {shape} | numgpt |" in done.stdout
+    assert f"| {shape} | numgpt |" in done.stdout and "that multiply-adds in registers reach" in done.stdout
 
 
 def run(script, *flags, cwd):

@@ -20,6 +20,7 @@ _GPT3 = {"vocab_size": 50257, "block_size": 2048}
 # As many parameters and FLOPs as the GPTs of these names, within 3 %.
 _LLAMA_CPU = LLAMA_FORMS | {"vocab_size": 128, "block_size": 64}
 _LLAMA = LLAMA_FORMS | {"vocab_size": 32000, "tied": False}
+_STORIES = _LLAMA | {"tied": True, "block_size": 1024}  # of llama2.c
 _LLAMA1 = _LLAMA | {"block_size": 2048, "layer_norm_epsilon": 1e-6}
 _LLAMA2 = _LLAMA | {"block_size": 4096}
 _LLAMA3 = _LLAMA | {"vocab_size": 128256, "block_size": 8192, "rotary_base": 500000.0, "n_kv_head": 8}
@@ -64,6 +65,9 @@ MODELS: dict[str, dict[str, Any]] = {
     # Two experts of half the width compute a token: it costs what it does in the llama of this name.
     "moe-nano": _LLAMA_CPU | {"n_layer": 3, "n_head": 3, "n_embd": 48, "n_inner": 66} | MIXTURE,
     "moe-micro": _LLAMA_CPU | {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_inner": 172} | MIXTURE,
+    "stories15m": _STORIES | {"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 288, "n_inner": 768},
+    "stories42m": _STORIES | {"n_layer": 8, "n_head": 8, "n_embd": 512, "n_inner": 1376},
+    "stories110m": _STORIES | {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_inner": 2048},
     "tinyllama-1.1b": _LLAMA
     | {"block_size": 2048, "n_layer": 22, "n_head": 32, "n_kv_head": 4, "n_embd": 2048, "n_inner": 5632},
     "llama-7b": _LLAMA1 | _7B,
