@@ -2,8 +2,8 @@
 
 python benchmarks/attention_lengths.py --tokens 1024 4096 16384
 
-The time of a window of W keys grows with T W, that of full attention with T². Memory is the most that a process
-held, over what it held before the first call.
+The time of a window of W keys grows with T W, that of full attention with T². Memory is the most that was
+held, over what was held before the first call.
 """
 
 import argparse

@@ -18,8 +18,14 @@ SHAPES = {
     "c": {"config": {}, "batch": (4, 64)},
     "d": {"config": {}, "batch": (1, 1024)},
     "e": {"config": {}, "batch": (8, 1024)},
-    "l": {"config": LLAMA | {"n_layer": 6, "n_embd": 384, "block_size": 256}, "batch": (16, 256)},
-    "l0": {"config": LLAMA | {"n_layer": 1, "n_embd": 48, "block_size": 32}, "batch": (2, 32)},
+    "l": {
+        "config": LLAMA | {"n_layer": 6, "n_embd": 384, "n_inner": 1024, "block_size": 256},
+        "batch": (16, 256),
+    },
+    "l0": {
+        "config": LLAMA | {"n_layer": 1, "n_embd": 48, "n_inner": 128, "block_size": 32},
+        "batch": (2, 32),
+    },
     "m": {
         "config": MIXTRAL | {"n_layer": 6, "n_embd": 384, "n_inner": 512, "block_size": 256},
         "batch": (16, 256),
