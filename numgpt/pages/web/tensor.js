@@ -1,6 +1,6 @@
 // A tensor as value and gradient side by side: a table of numbers, and beyond 2,500 cells a map with a window of it.
 
-const MOST = 2500; // cells of a whole table
+const MOST = 1500; // cells of a whole table
 const WINDOW = 16; // rows and columns of a window
 const FOLD = 32; // columns of a vector that is folded
 const CHUNK = 500; // cells that are written at once; what is more comes in the next moments
