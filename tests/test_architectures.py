@@ -351,7 +351,7 @@ LAYERS = ["full_attention", "sliding_attention", "full_attention"]
             "num_attention_heads is 5, expected a divisor of hidden_size 24",
         ),
         ("mistral", {"num_attention_heads": 5}, "hidden_size 24 is not divisible by num_attention_heads 5"),
-        ("llama", {"head_dim": 5}, "heads have size 5, expected an even number"),
+        ("llama", {"head_dim": 5}, "head_dim is 5, expected an even number"),
         ("llama", {"hidden_size": "24"}, "hidden_size is '24', expected an integer"),
         ("qwen2", {"hidden_size": None}, "hidden_size is None, expected a value"),
         ("llama", {"intermediate_size": None}, "intermediate_size is None, expected a value"),

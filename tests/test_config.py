@@ -203,7 +203,7 @@ def test_of_no_layers_there_is_a_field_for_each_that_they_read():
         ({"n_head": 5}, "n_embd 24 is not divisible by n_head 5, .* or give head_dim"),
         (ROTARY | {"rotary_dim": 3}, "rotary_dim is 3, expected an even number from 2 to the head's size 6"),
         (ROTARY | {"rotary_dim": 8}, "rotary_dim is 8, expected an even number"),
-        (ROTARY | {"head_dim": 5}, "heads have size 5, expected an even number"),
+        (ROTARY | {"head_dim": 5}, "head_dim is 5, expected an even number"),
         (ROTARY | {"rotary_base": 1.0}, "rotary_base is 1.0, expected more than 1"),
         ({"biases": "qkv head"}, "biases is qkv head, expected no bias of the head, which is tied"),
         ({"biases": "qkv qkv"}, "biases has 'qkv', .* each once"),

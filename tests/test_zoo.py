@@ -3,9 +3,11 @@
 import functools
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
+from tiny_classes import said
 
 from numgpt import GPT, Config, InputError
 from numgpt.__main__ import main
@@ -20,6 +22,7 @@ from numgpt.parity import zoo
 
 every_case = pytest.mark.parametrize("case", zoo.CASES)
 every_kind = pytest.mark.parametrize("kind", ROWS | MIXTURES)
+every_class = pytest.mark.parametrize("kind", ARCHITECTURES)
 TOKENS, TARGETS = zoo.batch()
 
 
@@ -169,8 +172,8 @@ TYPES = ["sliding_attention", "full_attention"] * 2
         ("gpt_neo2", {}, "model_type is 'gpt_neo2' .did you mean gpt_neo"),
         ("mamba", {}, "model_type is 'mamba', a class that numgpt does not read, expected one of gpt2"),
         ("gemma2", {"layer_types": TYPES[:3]}, "layer_types is .* expected num_hidden_layers 4 of"),
-        ("gemma2", {"sliding_window": None}, "sliding_window is None, expected a number, for layer_types"),
-        ("gemma2", {"sliding_window": -1}, "window is -1, expected 1 to"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is None, expected an integer .*, for layer"),
+        ("gemma2", {"sliding_window": -1}, "sliding_window is -1, expected an integer from 1 to"),
         ("gemma2", {"query_pre_attn_scalar": "7"}, "query_pre_attn_scalar is '7', expected a number"),
         ("gemma2", {"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0, expected a number a"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True, expected Non"),
@@ -185,11 +188,11 @@ TYPES = ["sliding_attention", "full_attention"] * 2
         ("smollm3", {"layer_types": TYPES}, "layer_types is .* expected full_attention in all layers"),
         ("olmo", {"clip_qkv": 8.0}, "clip_qkv is 8.0, expected None: queries, keys and values are not clipp"),
         ("gpt_neo", {"num_layers": 4, "num_heads": 4, "attention_types": 3}, "attention_types is 3, expecte"),
-        ("gpt_neo", {"num_layers": 5, "num_heads": 4}, "attention_types is .* expected num_layers 5 of glob"),
+        ("gpt_neo", {"num_hidden_layers": 5}, "attention_types is .* expected num_layers 5 of glob"),
         ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": None}, "rotary_dim is None, expected a value"),
         ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": 3}, "rotary_dim is 3, expected an even number"),
-        ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": 4, "tie_word_embeddings": True}, "biases is .* t"),
-        ("codegen", {"n_embd": 24, "n_head": 3, "rotary_dim": 4}, "n_head is 3, expected a multiple of 4"),
+        ("gptj", {"n_embd": 24, "n_head": 4, "rotary_dim": 4, "tie_word_embeddings": True}, "tie_word_embe"),
+        ("codegen", {"n_embd": 24, "num_attention_heads": 3, "rotary_dim": 4}, "n_head is 3, expected a mu"),
         ("mpt", {"attn_config": {"alibi": False}}, "attn_config is {'alibi': False}, expected alibi True"),
         ("mpt", {"expansion_ratio": 2}, "expansion_ratio is 2, expected 4"),
         ("opt", {"word_embed_proj_dim": 12}, "word_embed_proj_dim is 12, expected hidden_size 24: embedding"),
@@ -209,17 +212,86 @@ def test_what_a_config_says_wrongly_is_one_line_that_names_the_key(kind, changes
         assert capsys.readouterr().err.count("\n") == 1
 
 
-@every_kind
-@pytest.mark.parametrize("value", [None, "x", -1, [], {}, True, 2**70, 0.5], ids=str)
-def test_no_value_of_a_key_is_more_than_one_line(kind, value):
-    """Every key that a class reads, with nonsense: a Config, or one line."""
-    row = ARCHITECTURES[kind]
-    base = row.write(row.config({"model_type": kind}, "config.json"))
-    for key in {*row.sizes.values(), *row.others}:
-        try:
-            row.config(base | {"model_type": kind, key: value}, "config.json")
-        except InputError as error:
-            assert str(error).startswith("config.json: ") and "\n" not in str(error)
+NONSENSE = [None, "x", -1, [], {}, True, 2**70, 0.5, 0, 1, 3, 1e300, ["x"], {"a": 1}, [1.0, "x"], "yarn"]
+ROPES = (
+    {"rope_type": "linear", "factor": 2.0},
+    {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    {"rope_type": "yarn", "factor": 2.0, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.1},
+    {"rope_type": "yarn", "truncate": False, "mscale": 1.0, "mscale_all_dim": 1.0},
+    {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "attention_factor": 1.1},
+)
+
+
+def expect_named(row, stored, *keys):
+    """A Config, or one line that names one of some keys."""
+    try:
+        row.config(stored, "config.json")
+    except InputError as error:
+        text = str(error)
+        assert text.startswith("config.json: ") and text.isprintable()
+        assert any(re.search(rf"\b{key}\b", text) for key in keys), (keys, text)
+
+
+@every_class
+def test_whatever_a_key_says_is_a_config_or_one_line_that_names_the_key(kind):
+    row, base = ARCHITECTURES[kind], said(kind)
+    for key, value in itertools.product({*row.sizes.values(), *row.others, *base}, NONSENSE):
+        expect_named(row, base | {key: value}, key)
+
+
+@every_class
+def test_whatever_stands_below_a_key_is_a_config_or_one_line_that_names_either(kind):
+    row, base = ARCHITECTURES[kind], said(kind)
+    inner = {key: value for key, value in base.items() if isinstance(value, dict)}
+    rope = inner.pop("rope_parameters", None)
+    for key, below in inner.items():
+        for name, value in itertools.product(below, NONSENSE):
+            expect_named(row, base | {key: below | {name: value}}, key, name)
+    if rope is None:
+        return
+    alone = {key: value for key, value in base.items() if key not in ("rope_theta", "rope_scaling")}
+    for own in ROPES:
+        own = own | {"rope_theta": 1e4, "original_max_position_embeddings": 2}
+        for name, value in itertools.product(own, NONSENSE):
+            changed = own | {name: value}
+            if "full_attention" in rope:
+                changed = rope | {"full_attention": changed}
+            expect_named(row, alone | {"rope_parameters": changed}, "rope_parameters", name)
+
+
+@pytest.mark.parametrize(
+    "kind, keys, named",
+    [
+        ("bloom", {"n_embed": 16}, "n_embed is 16, expected 8 as hidden_size says, or only one"),
+        ("qwen3_moe", {"num_experts": 4}, "num_experts is 4, expected 3 as num_local_experts says"),
+        ("gpt_neox", {"rotary_pct": 0.5}, "rotary_pct is 0.5, expected 1.0 as partial_rotary_factor says"),
+        ("phi", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, expected .* as in rope_param"),
+        ("llama", {"rope_theta": 5.0}, "rope_theta is 5.0, expected rope_theta 10000.0 as in rope_"),
+        ("gpt_neo", {"attention_layers": ["local"] * 2}, "attention_layers is .* the kinds of attention_typ"),
+        ("cohere2", {"layer_types": TYPES[1:3], "sliding_window_pattern": 2}, "layer_types is .* in every"),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types is .* as the other keys say"),
+        ("mixtral", {"num_experts_per_tok": 4}, "num_experts_per_tok is 4, expected at most num_local_expe"),
+        ("qwen2_moe", {"num_experts": 1}, "num_experts_per_tok is 2, expected at most num_experts 1"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_keys_that_contradict_each_other_are_one_line(kind, keys, named):
+    with pytest.raises(InputError, match=named):
+        ARCHITECTURES[kind].config(said(kind) | {"layer_types": None} | keys, "config.json")
+
+
+@pytest.mark.parametrize("kind", ["cohere2", "gemma3_text"])
+def test_an_older_file_says_every_how_many_layers_one_sees_all(kind):
+    stored = said(kind) | {"layer_types": None, "num_hidden_layers": 4, "sliding_window_pattern": 2}
+    windows = [k.window for k in ARCHITECTURES[kind].config(stored, "config.json").scopes().values()]
+    assert windows == [2, None, 2, None]
+
+
+def test_a_mixture_whose_layers_all_have_experts_says_a_width_that_none_has():
+    stored = said("qwen2_moe") | {"mlp_only_layers": [], "intermediate_size": 7}
+    kinds = ARCHITECTURES["qwen2_moe"].config(stored, "config.json").scopes().values()
+    assert [(kind.ffn_width, kind.window) for kind in kinds] == [(4, None), (4, 2)]
 
 
 def test_placeholders_are_enough_to_ask_for_shapes():

@@ -230,8 +230,10 @@ class Config:
                 f"config: rotary_dim is {R}, expected an even number from 2 to the head's size {D}"
             )
         if self.positions == "rotary" and R % 2:
+            made = f"n_embd {self.n_embd} with n_head {H} makes heads of {D}"
+            said = made if self.head_dim is None else f"head_dim is {D}"
             raise InputError(
-                f"config: heads have size {D}, expected an even number, for rotary positions turn pairs: give"
+                f"config: {said}, expected an even number, for rotary positions turn pairs: or give"
                 " rotary_dim"
             )
 

@@ -80,7 +80,11 @@ class Architecture(NamedTuple):
     def config(self, stored: Mapping[str, Any], path: StrPath) -> Config:
         """The Config for the content of a config.json; path: the file's name, for errors."""
         renamed = {new: stored[old] for old, new in self.older.items() if old in stored}
-        values = self.read(Keys({**renamed, **stored}, self.defaults, path))
+        keys = Keys({**renamed, **stored}, self.defaults, path)
+        for old, new in self.older.items():
+            if stored.get(old) is not None and stored[old] != keys[new]:
+                keys.refuse(old, f"{keys[new]!r} as {new} says, or only one of the two")
+        values = self.read(keys)
         try:
             return Config(**values)
         except InputError as error:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from ..architecture.config import LARGEST
 from ..argument_kinds import is_finite
 from ..errors import InputError
 from ..storage.atomic import StrPath
@@ -36,6 +37,8 @@ SCALINGS: dict[str, dict[str, str]] = {
         "size": "attention_factor",
     },
 }
+# Fields that several classes have under one key, where a class's own sizes do not say another.
+COMMON = {"rotary_base": "rope_theta", "rotary_dim": "partial_rotary_factor"}
 LENGTH = "max_position_embeddings"
 ROPE_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")
 
@@ -62,6 +65,13 @@ class Keys:
         shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
         raise InputError(f"{self.path}: {key} is {shown}, expected {expected}")
 
+    def size(self, key: str, why: str = "") -> int:
+        """A key that is a size, from 1 on; why it has to be there, for the message."""
+        value = self[key]
+        if not is_count(value) or value > LARGEST:
+            self.refuse(key, f"an integer from 1 to {LARGEST:,}{why}")
+        return int(value)
+
     def flag(self, key: str) -> bool:
         """A key that is true or false."""
         value = self[key]
@@ -73,6 +83,16 @@ class Keys:
         """InputError if the file says something that its class does not compute."""
         if key in self and self.stored[key] not in allowed:
             self.refuse(key, f"{' or '.join(map(str, (*allowed, 'none')))}: {why}")
+
+
+def is_count(value: object) -> bool:
+    """Whether something is an integer above 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_positive(value: Any) -> bool:
+    """Whether something is a number above 0, of which a Config can take the inverse."""
+    return is_finite(value) and 1e-30 <= value <= 1e30
 
 
 def read_rope(keys: Keys, partial: bool = False) -> dict[str, Any]:
@@ -126,12 +146,12 @@ def rope_parameters(keys: Keys) -> Mapping[str, Any]:
     nested = next((name for name, value in new.items() if isinstance(value, dict)), None)
     if nested is not None:
         keys.refuse("rope_parameters", f"no parameters by layer, as of {nested}: this class has one for all")
-    theta = {"rope_theta": keys["rope_theta"]} if "rope_theta" in keys else {}
-    for key, said in (("rope_scaling", old), ("rope_theta", theta)):
+    alone = {key: {key: keys[key]} for key in ("rope_theta", "partial_rotary_factor") if key in keys}
+    for key, said in {"rope_scaling": old, **alone}.items():
         for name, value in said.items():
-            if name in new and new[name] != value:
+            if new.get(name) is not None and new[name] != value:
                 keys.refuse(key, f"{name} {new[name]!r} as in rope_parameters, or only one of the two")
-    rope = {**theta, **old, **new}
+    rope = {**alone.get("rope_theta", {}), **old, **new}
     kinds = {rope[name] for name in ("rope_type", "type") if isinstance(rope.get(name), str)}
     if len(kinds) > 1:
         keys.refuse("rope_type", f"that of type, {rope['type']!r}", rope["rope_type"])
@@ -189,6 +209,12 @@ def write_rope(base: float, scaling: Mapping[str, Any] | None) -> dict[str, Any]
 def by_key(error: InputError, keys: Mapping[str, str], path: StrPath) -> InputError:
     """An error of Config as whoever wrote the file reads it: our fields are called by their keys."""
     text = str(error).removeprefix("config: ")
-    for ours, theirs in keys.items():
+    for ours, theirs in {**COMMON, **keys}.items():
         text = re.sub(rf"\b{ours}\b", theirs, text)
+    scaling = re.search(r"rotary_scaling of kind (\w+)", text)
+    if scaling is not None:
+        before, after = text[: scaling.start()], text[scaling.end() :]
+        for ours, theirs in SCALINGS[scaling[1]].items():
+            after = re.sub(rf"\b{ours}\b", theirs, after)
+        text = f"{before}rope_parameters of rope_type {scaling[1]}{after}"
     return InputError(f"{path}: {text}")

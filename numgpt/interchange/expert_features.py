@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..architecture.config import DEEPEST, Config
-from .config_keys import Keys
-from .features import Feature, Fields, first, is_count
+from .config_keys import Keys, is_count
+from .features import Feature, Fields, first
 from .llama_keys import shortest_cycle
 
 ACTIVE = "num_experts_per_tok"
@@ -34,9 +34,9 @@ def experts_in_some(count: str, shared: str = "") -> Feature:
     """
 
     def read(keys: Keys, fields: Fields) -> Fields:
-        own = _expert_fields(keys, count, "norm_topk_prob") | {"n_inner": keys["moe_intermediate_size"]}
+        own = _expert_fields(keys, count, "norm_topk_prob") | {"n_inner": keys.size("moe_intermediate_size")}
         if shared:
-            own["shared_inner"] = keys[shared]
+            own["shared_inner"] = keys.size(shared)
         return laid_over(
             fields, [own if is_sparse else {} for is_sparse in _sparse_layers(keys, fields, count)]
         )
@@ -63,11 +63,11 @@ def _keys(count: str, is_normed: str) -> tuple[str, ...]:
 
 def _expert_fields(keys: Keys, count: str, is_normed: str) -> Fields:
     """The fields of a layer that has experts."""
-    for key in (count, ACTIVE):
-        if not is_count(keys[key]):
-            keys.refuse(key, "a number of experts, 1 or more")
+    E, A = keys.size(count), keys.size(ACTIVE)
+    if A > E:
+        keys.refuse(ACTIVE, f"at most {count} {E}")
     router = "renorm" if not is_normed or keys.flag(is_normed) else "raw"
-    return {"n_expert": keys[count], "n_expert_active": keys[ACTIVE], "router": router}
+    return {"n_expert": E, "n_expert_active": A, "router": router}
 
 
 def _written(config: Config, count: str, is_normed: str) -> Fields:
@@ -93,10 +93,12 @@ def laid_over(fields: Mapping[str, Any], kinds: list[Fields]) -> Fields:
     """Fields, and what each layer says otherwise besides what its kind says already."""
     already = fields.get("layers", ({},))
     joined = [already[i % len(already)] | kind for i, kind in enumerate(kinds)]
-    rest = {name: value for name, value in fields.items() if name != "layers"}
+    said_by_all = set.intersection(*map(set, joined)) if joined else set()
+    rest = {name: value for name, value in fields.items() if name not in {"layers", *said_by_all}}
+    unread = dict.fromkeys(said_by_all & set(fields))  # each layer says its own
     defaults = {"n_inner": None, "n_expert": 0, "shared_inner": None} | rest
     differing = [{n: v for n, v in kind.items() if defaults.get(n, ...) != v} for kind in joined]
     cycle = shortest_cycle(differing)
     if len(cycle) > 1:
-        return {"layers": tuple(cycle)}
+        return unread | {"layers": tuple(cycle)}
     return {"layers": None} | (dict(cycle[0]) if cycle else {})

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..architecture.config import Config
-from .config_keys import ROPE_KEYS, Keys, read_rope, write_rope
-from .features import Feature, Fields, first, is_count
+from .config_keys import ROPE_KEYS, Keys, is_count, read_rope, write_rope
+from .features import Feature, Fields, first
 
 KEYS = ("num_kv_heads", "multi_query", "new_decoder_architecture", "parallel_attn")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..architecture.config import Config
 from ..ops.activations import ACTIVATIONS
-from .config_keys import ROPE_KEYS, Keys, read_rope, rotary_part, write_rope
+from .config_keys import ROPE_KEYS, Keys, is_count, is_positive, read_rope, rotary_part, write_rope
 from .llama_keys import GATES, shortest_cycle
 
 Fields = dict[str, Any]
@@ -77,11 +77,6 @@ def sizes(named: Mapping[str, str]) -> Feature:
     return Feature(tuple(named.values()), read, write)
 
 
-def is_count(value: object) -> bool:
-    """Whether something is an integer above 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def fixed(**fields: Any) -> Feature:
     """Fields that are the same in every model of the class."""
     return Feature((), lambda keys, _: dict(fields), lambda config: {})
@@ -127,7 +122,9 @@ def _activation(key: str, names: Mapping[str, str]) -> Feature:
 def biases(always: str = "", **flags: str) -> Feature:
     """Places of biases: those that are always there, and those that a flag says: key → places."""
 
-    def read(keys: Keys, _: Fields) -> Fields:
+    def read(keys: Keys, fields: Fields) -> Fields:
+        if "head" in always.split() and fields.get("tied") is True:
+            keys.refuse("tie_word_embeddings", "false: a head with a bias of its own is not tied here")
         words = [always, *(places for key, places in flags.items() if keys.flag(key))]
         said = " ".join(filter(None, words))
         return {"biases": said} if said else {"bias": False}
@@ -157,10 +154,8 @@ def number(
         value = keys[key]
         if value is None:
             return {}
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            keys.refuse(key, "a number")
-        if value <= 0:
-            keys.refuse(key, "a number above 0")
+        if not is_positive(value) or not is_positive(ours(value)):
+            keys.refuse(key, "a number above 0, from 1e-30 to 1e30")
         return {field: ours(value)}
 
     def write(config: Config) -> Fields:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..architecture.config import Config
 from . import class_tables as tables
-from .config_keys import Keys
+from .config_keys import Keys, is_positive
 from .features import Feature, Fields, biases, choice, first, fixed, must, plain
 from .layer_features import attention_types
 
@@ -88,7 +88,11 @@ def _read_attention(keys: Keys, _: Fields) -> Fields:
         if said.get(key, value) != value:
             keys.refuse("attn_config", f"{key} {value}: no other is computed here", {key: said[key]})
     scale = said.get("softmax_scale")
-    return {"positions": "alibi"} | ({} if scale is None else {"attn_scale": scale})
+    if scale is None:
+        return {"positions": "alibi"}
+    if not is_positive(scale):
+        keys.refuse("attn_config", "softmax_scale a number above 0, or null", {"softmax_scale": scale})
+    return {"positions": "alibi", "attn_scale": scale}
 
 
 def _write_attention(config: Config) -> Fields:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..architecture.config import DEEPEST, Config
-from .config_keys import ROPE_KEYS, Keys, read_rope, write_rope
-from .features import Feature, Fields, combined, first, is_count
+from .config_keys import ROPE_KEYS, Keys, is_count, read_rope, write_rope
+from .features import Feature, Fields, combined, first
 from .llama_keys import FULL, SLIDING
 
 Pattern = Callable[[int], str]  # the number of a layer, from 0 → its kind
+EVERY = "sliding_window_pattern"  # in older files: every how many layers one sees all
 
 
 def full_every(n: int) -> Pattern:
@@ -26,19 +27,23 @@ def from_sliding(i: int) -> str:
 def types_of(keys: Keys, fields: Fields, pattern: Pattern) -> Sequence[str]:
     """The kind of attention of each layer."""
     L, types = fields["n_layer"], keys["layer_types"]
+    if EVERY in keys:
+        pattern = full_every(keys.size(EVERY))
+    every = [pattern(i) for i in range(min(L, DEEPEST))] if is_count(L) else []
     if types is None:
-        return [pattern(i) for i in range(min(L, DEEPEST))] if is_count(L) else []
+        return every
     if not isinstance(types, list) or any(kind not in (SLIDING, FULL) for kind in types) or len(types) != L:
         keys.refuse("layer_types", f"num_hidden_layers {L} of {SLIDING} and {FULL}")
+    if EVERY in keys and types != every:
+        keys.refuse("layer_types", f"{FULL} in every layer that {EVERY} {keys[EVERY]} says, and in no other")
     return types
 
 
-def window_of(keys: Keys, types: Sequence[str]) -> Any:
+def window_of(keys: Keys, types: Sequence[str]) -> int | None:
     """The window of the layers that have one."""
-    W = keys["sliding_window"]
-    if W is None and SLIDING in types:
-        keys.refuse("sliding_window", f"a number, for layer_types has {SLIDING}")
-    return W
+    if SLIDING in types:
+        return keys.size("sliding_window", f", for layer_types has {SLIDING}")
+    return keys.size("sliding_window") if keys["sliding_window"] is not None else None
 
 
 def written_types(config: Config) -> Fields:
@@ -58,15 +63,14 @@ def windows(pattern: Pattern, full: Mapping[str, Any] | None = None) -> Feature:
         sliding = {"window": window_of(keys, types)}
         return combined(fields, [sliding if kind == SLIDING else full or {} for kind in types])
 
-    return Feature(("layer_types", "sliding_window"), read, written_types)
+    return Feature(("layer_types", "sliding_window", EVERY), read, written_types)
 
 
 def one_window() -> Feature:
     """A window in all layers, or none: null is none."""
 
     def read(keys: Keys, _: Fields) -> Fields:
-        W = keys.stored.get("sliding_window", keys.defaults.get("sliding_window"))
-        return {} if W is None else {"window": W}
+        return {} if keys["sliding_window"] is None else {"window": keys.size("sliding_window")}
 
     return Feature(("sliding_window",), read, lambda config: {"sliding_window": first(config).window})
 
@@ -77,9 +81,7 @@ def window_where_used() -> Feature:
     def read(keys: Keys, _: Fields) -> Fields:
         if not keys.flag("use_sliding_window"):
             return {}
-        if keys["sliding_window"] is None:
-            keys.refuse("sliding_window", "a number, for use_sliding_window is true")
-        return {"window": keys["sliding_window"]}
+        return {"window": keys.size("sliding_window", ", for use_sliding_window is true")}
 
     def write(config: Config) -> Fields:
         W = first(config).window
@@ -111,7 +113,7 @@ def windows_and_bases(pattern: Pattern, local: str | None) -> Feature:
         }
         return written_types(config) | {"rope_parameters": ropes}
 
-    keys = (*ROPE_KEYS, "layer_types", "sliding_window", *filter(None, [local]))
+    keys = (*ROPE_KEYS, "layer_types", "sliding_window", EVERY, *filter(None, [local]))
     return Feature(keys, read, write)
 
 
@@ -155,7 +157,7 @@ def no_rope_layers() -> Feature:
             keys.refuse("layer_types", f"{FULL} in all layers, for there is no sliding_window in use")
         kinds = [
             ({} if one else {"positions": "none"})
-            | ({"window": keys["sliding_window"]} if kind == SLIDING else {})
+            | ({"window": keys.size("sliding_window")} if kind == SLIDING else {})
             for one, kind in zip(rotates, types)
         ]
         return combined(fields, kinds)
@@ -187,8 +189,14 @@ def attention_types() -> Feature:
             keys.refuse(
                 "attention_types", f"num_layers {L} of global and local, each kind as often as it says"
             )
-        W = keys["window_size"]
-        return combined(fields, [{"window": W} if kind == "local" else {} for kind in kinds])
+        if "attention_layers" in keys and keys["attention_layers"] != kinds:
+            keys.refuse("attention_layers", "the kinds of attention_types, one a layer, or none")
+        local = (
+            {"window": keys.size("window_size", ", for attention_types has local")}
+            if "local" in kinds
+            else {}
+        )
+        return combined(fields, [local if kind == "local" else {} for kind in kinds])
 
     def write(config: Config) -> Fields:
         windows = [kind.window for kind in config.scopes().values()]

@@ -77,7 +77,7 @@ def read_mistral(keys: Keys) -> dict[str, Any]:
     for key in ("attention_bias", "mlp_bias"):
         keys.absent(key, "a Mistral has no biases", (False,))
     # What the file itself says: null is no window, only a missing key is the class's default.
-    window = keys.stored.get("sliding_window", keys.defaults["sliding_window"])
+    window = None if keys["sliding_window"] is None else keys.size("sliding_window")
     _expect_all(keys, FULL if window is None else SLIDING)
     return _common(keys) | _biases("") | {"window": window}
 
@@ -142,13 +142,12 @@ def _expect_all(keys: Keys, kind: str) -> None:
 
 def read_qwen2_windows(keys: Keys) -> dict[str, Any]:
     """The windows of a Qwen2 or a Qwen3, whose layers may differ in them."""
-    types, W = _layer_types(keys), keys["sliding_window"]
+    types = _layer_types(keys)
     if not keys.flag("use_sliding_window"):
         if SLIDING in (types or ()):
             keys.refuse("use_sliding_window", f"true, for layer_types has {SLIDING}")
         return {}
-    if W is None:
-        keys.refuse("sliding_window", "a number, for use_sliding_window is true")
+    W = keys.size("sliding_window", ", for use_sliding_window is true")
     first, L = keys["max_window_layers"], keys["num_hidden_layers"]
     if types is None:
         for key, value in (("max_window_layers", first), ("num_hidden_layers", L)):

@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Falcon, ALiBi": ("falcon", SIX | {"alibi": True, "multi_query": False, "bias": True}),
     "Falcon, one after the other": ("falcon", {"parallel_attn": False, "multi_query": False}),
     "OPT": ("opt", {"ffn_dim": 20}),
+    "OPT, post": ("opt", {"ffn_dim": 20, "do_layer_norm_before": False}),
     "Llama": ("llama", HEADS),
     "Mistral": ("mistral", KEYS | {"sliding_window": 5}),
     "Qwen2": ("qwen2", KEYS),
