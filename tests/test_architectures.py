@@ -488,7 +488,23 @@ def test_arrays_that_do_not_fit_are_called_as_in_the_file(change, message, tmp_p
 
 def test_a_model_of_another_class_is_told_which_are_known(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(InputError, match="expected .* a GPT-2, Llama, Mistral or Qwen2 of transformers"):
+    with pytest.raises(
+        InputError, match="model_type is 'mamba', a class that numgpt does not read, expected"
+    ):
+        GPT.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma4"}))
+    with pytest.raises(InputError, match="model_type is 'gemma4' .did you mean gemma"):
+        GPT.load(tmp_path)
+
+
+def test_a_folder_that_names_two_classes_is_refused(tmp_path):
+    """Gemma's arrays are called as Llama's are: only the name says what is computed from them."""
+    GPT(Config(**FORMS)).save(tmp_path, layout="hf")
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"architectures": ["GemmaForCausalLM"]}))
+    with pytest.raises(
+        InputError, match="architectures is .* expected LlamaForCausalLM, which model_type 'll"
+    ):
         GPT.load(tmp_path)
 
 

@@ -40,8 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--to",
         choices=tuple(WRITTEN),
-        help="numgpt's checkpoint; a folder for transformers, a GPT-2, Llama, Mistral or Qwen2; or a file of"
-        " llama2.c: the one that run.c reads, version 1, or version 2 in 8 bits, which runq.c reads",
+        help="numgpt's checkpoint; a folder for transformers, of the class that computes the model; or a file"
+        " of llama2.c: the one that run.c reads, version 1, or version 2 in 8 bits, which runq.c reads",
         default="numgpt",
     )
     flags.add(

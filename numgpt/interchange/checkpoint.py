@@ -193,7 +193,7 @@ def _load(folder: Path) -> dict[str, Any]:
     if not _is_config(stored):
         raise InputError(
             f"{folder / CONFIG}: is not numgpt's, expected a config and a dtype of {', '.join(STORABLE)}, or"
-            " a GPT-2, Llama, Mistral or Qwen2 of transformers"
+            " the model_type of transformers"
         )
     try:
         config = from_dict(Config, stored["config"])

@@ -38,15 +38,20 @@ ENDS = (("<|endoftext|>", "<|endoftext|>"), ("<s>", "</s>"), ("<|begin_of_text|>
 def find(place: StrPath) -> Path | None:
     """The folder of a model of transformers: the place itself, or a download for "hf:" and a name.
 
-    None if there is no model of a class that is known.
+    None if there is no model of transformers, whether its class is known or not.
     """
     if str(place).startswith("hf:"):
         return download(str(place)[3:])
     try:
-        is_theirs = one_state(place, _place, lambda folder: is_model(read_json(folder / CONFIG)))
+        is_theirs = one_state(place, _place, lambda folder: _is_theirs(read_json(folder / CONFIG)))
     except Missing:
         return None
     return Path(place) if is_theirs else None
+
+
+def _is_theirs(config: Any) -> bool:
+    """Whether the content of a config.json is of transformers: it names a class, and has no config inside."""
+    return isinstance(config, dict) and "model_type" in config and "config" not in config
 
 
 def is_model(config: Any) -> bool:
@@ -56,9 +61,7 @@ def is_model(config: Any) -> bool:
 
 def class_of(folder: Path) -> str:
     """The name of the class of a model of transformers, "GPT-2"."""
-    architecture = one_state(folder, _place, lambda place: architectures.of(read_json(place / CONFIG)))
-    assert architecture is not None, "find() has looked"
-    return architecture.name
+    return one_state(folder, _place, lambda place: _class(read_json(place / CONFIG), place / CONFIG)).name
 
 
 def _place(folder: StrPath) -> Path:
@@ -161,6 +164,16 @@ def config_from(stored: Any, path: StrPath) -> Config:
 
 
 def _read_config(stored: Any, path: StrPath) -> tuple[Architecture, Config]:
+    architecture = _class(stored, path)
+    if stored.get("quantization_config") is not None:
+        raise InputError(
+            f"{path}: has a quantization_config, expected none: weights are read in float16 and longer floats"
+        )
+    return architecture, architecture.config(stored, path)
+
+
+def _class(stored: Any, path: StrPath) -> Architecture:
+    """The class that a config.json names; InputError for one that is not known, or two of them."""
     architecture = architectures.of(stored)
     if architecture is None:
         kinds = architectures.ARCHITECTURES
@@ -170,11 +183,14 @@ def _read_config(stored: Any, path: StrPath) -> tuple[Architecture, Config]:
             f"{path}: model_type is {kind!r}{near}, a class that numgpt does not read, expected one of"
             f" {', '.join(kinds)}"
         )
-    if stored.get("quantization_config") is not None:
+    named = stored.get("architectures")
+    others = {row.model for row in architectures.ARCHITECTURES.values()} - {architecture.model}
+    if isinstance(named, list) and any(isinstance(name, str) and name in others for name in named):
         raise InputError(
-            f"{path}: has a quantization_config, expected none: weights are read in float16 and longer floats"
+            f"{path}: architectures is {named}, expected {architecture.model}, which model_type"
+            f" {stored['model_type']!r} says"
         )
-    return architecture, architecture.config(stored, path)
+    return architecture
 
 
 def save(

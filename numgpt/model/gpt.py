@@ -219,9 +219,9 @@ class GPT(Derivatives, HeldAttributes):
         folder : path
             A new folder, or one that holds a checkpoint to replace; not one of a run. For llama2.c a file.
         layout : "numgpt", "hf", "llama2.c", "llama2.c-v1" or "llama2.c-v2"
-            "hf" writes what transformers reads: a GPT-2, Llama, Mistral or Qwen2. "llama2.c" writes the file
-            that run.c reads, v1 the same numbers with another header, v2 the one of runq.c, in 8 bits; beside
-            it the tokenizer, where that is llama2.c's own.
+            "hf" writes what transformers reads, for the first of its classes that computes the model.
+            "llama2.c" writes the file that run.c reads, v1 the same numbers with another header, v2 the one
+            of runq.c, in 8 bits; beside it the tokenizer, where that is llama2.c's own.
         dtype : "float16", "float32" or "float64", optional
             In which the file holds the parameters; their own unless given. float16 takes half the bytes of
             float32, keeps 11 bits of each number, and is read as float32.
@@ -253,7 +253,7 @@ class GPT(Derivatives, HeldAttributes):
         ----------
         folder : path or str
             A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
-            no best; the folder of a GPT-2, Llama, Mistral or Qwen2 that transformers saved; a model's file of
+            no best; the folder of a model that transformers saved, of one of 41 classes; a model's file of
             llm.c or of llama2.c; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:" and a
             name on the Hugging Face hub, where huggingface_hub is installed.
         dtype : "float32", "float64", "longdouble" or "complex128", optional
