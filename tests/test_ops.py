@@ -14,9 +14,11 @@ from shares import drawn
 
 from numgpt import InputError, engine, gradcheck, ops
 from numgpt.gradcheck.finding import TRANSPOSE
+from numgpt.layers.filed import held_bytes
 from numgpt.ops.activations import ACTIVATIONS
 from numgpt.ops.describe import LETTERS
 from numgpt.ops.erf import erf, erfc
+from numgpt.ops.saving import saved
 from numgpt.parity.op_table import TORCH
 from numgpt.proofs.subjects import op_subjects
 
@@ -175,6 +177,21 @@ def test_called_an_op_gives_its_forwards_value_of_arrays_and_of_lists(op, data):
             assert value.dtype == expected.dtype and np.array_equal(value, expected)
         named = dict(zip((a.name for a in op.arguments), subject.arrays))
         assert np.array_equal(op(**named, **subject.options), expected)
+
+
+@every_op
+@given(data=st.data())
+def test_an_op_holds_for_its_backward_what_its_line_says(op, data):
+    """In bytes, an array that is held twice counted once, without parameters and numbers by themselves."""
+    assert op.saves is not None, f"{op.name}: give it saves=, what it holds for its backward"
+    for subject in draw_subjects(op, data):
+        arrays = [None if a is None else a.copy() for a in subject.arrays]  # some are views
+        params = dict(enumerate(a for a in arrays[len(arrays) - len(op.parameters) :] if a is not None))
+        y, held = op.forward(*arrays, **subject.options)
+        counted = {id(a): a.nbytes for a in saved(op, arrays, subject.options, y)}
+        for array in params.values():
+            counted.pop(id(array), None)
+        assert sum(counted.values()) == held_bytes([held], params), subject.name
 
 
 @every_op

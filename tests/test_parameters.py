@@ -15,8 +15,17 @@ from numgpt import GPT, Config, InputError
 from numgpt.architecture import presets
 from numgpt.architecture.parameters import Flat, initialise, shapes
 from numgpt.layers.record import Record
-from numgpt.layers.transformer import loss_forward
-from numgpt.model.accounting import activation_bytes, flops_per_token, parameter_groups, training_bytes
+from numgpt.layers.transformer import BLOCKS, loss_forward
+from numgpt.model.accounting import (
+    activation_bytes,
+    cache_bytes,
+    flops_per_token,
+    parameter_groups,
+    training_bytes,
+)
+from numgpt.model.decoding import KeyValueCache, advance
+from numgpt.model.held import held_by_name
+from numgpt.ops.norms import NORMS
 from numgpt.proofs.subjects import SMALL, VARIANTS
 
 
@@ -160,6 +169,19 @@ FAMILY = {
         "layers": [{"n_inner": 3, "activation": "reglu"}, {"n_head": 3, "norm": "rmsnorm"}]
     },
 }
+# Each norm in each place of a block, with each kind of feed-forward and of norm of queries and keys.
+MLPS = ({"n_inner": 3}, {"n_expert": 3, "router": "raw"}, {"n_expert": 4, "shared_inner": 5})
+QK_NORMS = ("none", "head", "full", "each")
+FAMILY |= {
+    f"{norm}, {place}": {
+        **{"norm": norm, "norm_position": place, "embed_norm": i % 2 == 0},
+        **MLPS[(i + j) % 3],
+        **{"qk_norm": QK_NORMS[(i + j) % 4] if norm == "layernorm" else QK_NORMS[0]},
+        **{"final_softcap": 3.0 if j else None, "sink": i % 2 == 0, "residual_scale": 0.5 + i % 2},
+    }
+    for j, norm in enumerate(NORMS)
+    for i, place in enumerate(BLOCKS)
+}
 COUNTED = FAMILY | VARIANTS
 
 
@@ -172,6 +194,39 @@ def test_activations_are_counted_to_the_byte(changes, dtype):
     record = Record(model.params, model.config, step=0 if dropout else None)
     loss_forward(record, tokens.copy(), targets.copy())
     assert record.saved_bytes() == activation_bytes(model.config, 3, 4, dtype, dropout)
+
+
+def test_each_name_holds_what_is_counted_for_it():
+    """What a name holds that no name before it did; a step that computes nothing holds nothing."""
+    model = GPT(Config(**SMALL | VARIANTS["LLaMA"]), dtype="float32")
+    record = Record(model.params, model.config)
+    loss_forward(record, *np.random.default_rng(0).integers(0, 7, (2, 3, 4)))
+    counted = held_by_name(model.config, 3, 4)
+    assert set(counted) <= {name for name, op in record.ops.items() if op is not None}
+    assert list(counted) == [name for name in record.ops if name in counted]
+    assert counted["h.0.ln_1"] == 4 * (12 * model.config.n_embd + 12)
+    assert "h.0.mid" not in counted and "h.0.out" not in counted
+
+
+def test_the_cache_of_llama_2_is_the_published_one():
+    """Half a megabyte a token in 16 bits (Kwon et al. 2023 say 800 kB of OPT-13B's)."""
+    assert cache_bytes(presets.preset("llama2-7b"), 1, 1, "float16") == 2**19
+    assert cache_bytes(presets.preset("llama2-7b"), 1, 4096, "float16") == 2**31
+    windowed = presets.preset("mistral-7b")
+    assert cache_bytes(windowed, 1, 32768) == cache_bytes(windowed, 1, 4096)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, LLAMA | {"n_head": 4, "n_kv_head": 2}, {"layers": [{"window": 3}, {}]}]
+)
+def test_a_cache_holds_the_bytes_that_are_counted(changes):
+    """Of a window at least these: what it lets go, it lets go in pieces."""
+    model = GPT(Config(**SMALL | changes))
+    cache = KeyValueCache(4)
+    advance(model, np.zeros((2, 4), int), cache)
+    held = sum(store.nbytes for store in cache._store.values())
+    counted = cache_bytes(model.config, 2, 4)
+    assert counted == held if "layers" not in changes else counted < held
 
 
 def test_the_groups_hold_every_parameter_once():

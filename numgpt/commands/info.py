@@ -79,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nbytes of a training step, {args.dtype}, batch {args.batch_size} × {T} tokens")
     for name, n in (memory | {"total": sum(memory.values())}).items():
         print(f"{_row(name, n)}   {human_size(n)}")
+    cached = accounting.cache_bytes(config, args.batch_size, T, args.dtype)
+    print(f"\nbytes of the cache of {args.batch_size} × {T} tokens in generation, {args.dtype}")
+    print(f"{_row('keys and values', cached)}   {human_size(cached)}")
     forward = sum(flops.values())
     print(f"\nFLOPs a token in a sequence of {T}")
     for name, n in (flops | {"forward": forward, "forward and backward": 3 * forward}).items():

@@ -205,10 +205,13 @@ class Record:
         if not op.noise or "keep" in options or self.step is None or self.config.dropout == 0:
             return {}
         p = self.config.dropout
-        shape = op.noise(*arrays, **options)
-        # Drawn on the host, so the same on every engine.
-        keep = generator(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
+        keep = self.drawn(full, op.noise(*arrays, **options), p)
         return {"keep": engine.beside(keep, arrays[0]), "p": p}
+
+    def drawn(self, full: str, shape: tuple[int, ...], p: float) -> Array:
+        """What is kept where a share p is dropped: drawn on the host, so the same on every engine."""
+        assert self.step is not None, "mask() has looked"
+        return generator(self.seed, "dropout", self.step, full).random(shape, dtype=np.float32) >= p
 
     def back(self, name: str, dy: Any) -> Any:
         """Undo what was filed under name: gradients of parameters go home, those of the inputs are returned.

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..architecture.config import Config
-from ..architecture.parameters import NORMS_OF, is_matrix, kinds, shapes
-from ..ops.activations import ACTIVATIONS
-from ..ops.norms import NORMS
+from ..architecture.parameters import is_matrix, kinds, shapes
+from .held import held_by_name
 
 
 def parameter_groups(config: Config) -> dict[str, int]:
@@ -84,91 +83,23 @@ def flops_per_token(config: Config, T: int | None = None) -> dict[str, int]:
 def activation_bytes(
     config: Config, B: int, T: int, dtype: DTypeLike = "float32", dropout: bool = False
 ) -> int:
-    """Bytes that the specification holds between the forward and the backward of a batch (B, T)."""
-    C, V, L, N = config.n_embd, config.vocab_size, config.n_layer, B * T
-    norm = N * C + N  # x̂ and 1/σ
-    last = 0 if _gives_what_it_saves(config) else N * C  # the input of the unembedding
-    # At the end that input, the logits, their maxima and sums; and the logits before a cap.
-    floats = (config.has_final_norm + config.embed_norm) * norm + last + N * V + 2 * N
-    floats += N * V if config.final_softcap is not None else 0
-    flags = N * C + L * 2 * N * C if dropout else 0
-    activations = 0
-    for kind in config.scopes().values():
-        inner = _inner_rows(kind, N)
-        floats += _norm_floats(kind, N) + _attention_floats(kind, N) + inner  # input of c_proj
-        floats += _expert_floats(kind, N)
-        activations += inner * _saved_bytes(kind.activation, dtype)
-        flags += B * kind.n_head * T * T if dropout else 0
-    floats += _turning_floats(config, T)
-    ids = 8 * N * 2  # tokens and targets
-    ids += sum(_bytes_of_form(kind, T) + _expert_ids(kind, N) for kind in config.scopes().values())
-    return floats * np.dtype(dtype).itemsize + activations + ids + flags
+    """Bytes that the specification holds between the forward and the backward of a batch (B, T).
+
+    tokens and targets are among them; held_by_name of held.py says what each name holds.
+    """
+    return sum(held_by_name(config, B, T, dtype, dropout).values())
 
 
-def _gives_what_it_saves(config: Config) -> bool:
-    """Whether a norm's value is the x̂ that it saves: one without a weight."""
-    return not NORMS[config.norm].parameters
+def cache_bytes(config: Config, B: int, T: int, dtype: DTypeLike = "float32") -> int:
+    """Bytes of the keys and values of B texts of T tokens, of which a window of W asks for W at most.
 
-
-def _norm_floats(kind: Config, N: int) -> int:
-    """The numbers that a block's norms save, and the inputs of c_attn and c_fc, which may be one."""
-    C = kind.n_embd
-    norms = NORMS_OF[kind.norm_position]
-    count = sum(map(len, norms))
-    inputs = 1 if kind.norm_position == "parallel" else 2
-    if _gives_what_it_saves(kind) and kind.norm_position in ("pre", "both", "parallel", "parallel2"):
-        inputs = 0
-    return count * (N * C + N) + inputs * N * C
-
-
-def _attention_floats(kind: Config, N: int) -> int:
-    """The numbers that attention saves: q, k, v, maxima and sums, its result; and of a norm of q and k."""
-    H, K, D = kind.n_head, kind.kv_heads, kind.head_size
-    floats = N * kind.qkv_width + 2 * N * H + N * H * D
-    if kind.qk_norm == "none":
-        return floats
-    return floats + N * (H + K) * D + N * (2 if kind.qk_norm == "full" else H + K)
-
-
-def _inner_rows(kind: Config, N: int) -> int:
-    """The numbers that the activations of a feed-forward give: of the chosen experts and the shared one."""
-    if kind.n_expert == 0:
-        return N * kind.ffn_width
-    return N * (kind.n_expert_active * kind.ffn_width + (kind.shared_inner or 0))
-
-
-def _expert_floats(kind: Config, N: int) -> int:
-    """The numbers that a mixture saves: copies of rows, what experts give, scores, weights and the gate."""
-    if kind.n_expert == 0:
-        return 0
-    C, E, A = kind.n_embd, kind.n_expert, kind.n_expert_active
-    shared = 0 if kind.shared_inner is None else N * C + 2 * N
-    return 2 * N * A * C + N * (E + A) + shared
-
-
-def _expert_ids(kind: Config, N: int) -> int:
-    """Bytes of the chosen experts, and of the rows by expert in both of their maps."""
-    return 0 if kind.n_expert == 0 else 3 * 8 * N * kind.n_expert_active
-
-
-def _turning_floats(config: Config, T: int) -> int:
-    """The numbers in tables of cos and sin, R/2 each a position: layers that turn alike share them."""
-    rotary = (kind for kind in config.scopes().values() if kind.positions == "rotary")
-    tables = {(kind.rotary_size, kind.rotary_base, kind.rotary_scaling) for kind in rotary}
-    return sum(T * size for size, *_ in tables)
-
-
-def _bytes_of_form(kind: Config, T: int) -> int:
-    """Bytes of the first key that each query sees within a window, and of the slopes of linear biases."""
-    is_cut = kind.window is not None and kind.window < T
-    return 8 * T * is_cut + 8 * kind.n_head * (kind.positions == "alibi")
-
-
-def _saved_bytes(activation: str, dtype: DTypeLike) -> int:
-    """What an activation saves for each of its results, asked of the op itself."""
-    row = ACTIVATIONS[activation]
-    _, saved = row.op.forward(np.zeros(2 if row.gated else 1, dtype))
-    return sum(array.nbytes for array in saved)
+    >>> cache_bytes(Config(), 1, 1024)  # GPT-2's, 12 layers of 2 × 768 numbers a token
+    75497472
+    """
+    held = sum(
+        2 * min(T, kind.window or T) * kind.kv_heads * kind.head_size for kind in config.scopes().values()
+    )
+    return B * held * np.dtype(dtype).itemsize
 
 
 def training_bytes(config: Config, B: int, T: int, dtype: DTypeLike = "float32") -> dict[str, int]:

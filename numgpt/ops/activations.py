@@ -44,7 +44,7 @@ def normal_cdf(x):
     return 0.5 * erfc(bounded(x, FAR) * -math.sqrt(0.5))
 
 
-gelu = Op("... -> ...", gelu_forward, gelu_backward)
+gelu = Op("... -> ...", gelu_forward, gelu_backward, saves="x")
 
 
 def gelu_tanh_forward(x):
@@ -87,7 +87,7 @@ def bounded(x, most=64):
     return np.where(abs(x.real) > most, np.copysign(most, x.real), x)
 
 
-gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward)
+gelu_tanh = Op("... -> ...", gelu_tanh_forward, gelu_tanh_backward, saves="x")
 
 
 BLOOM = 0.79788456  # its √(2/π), to eight digits
@@ -117,7 +117,7 @@ def gelu_bloom_backward(dy, saved):
     return (dy * (s + 2 * near * s * (1 - s) * BLOOM * (1 + 3 * 0.044715 * near * near)),)
 
 
-gelu_bloom = Op("... -> ...", gelu_bloom_forward, gelu_bloom_backward)
+gelu_bloom = Op("... -> ...", gelu_bloom_forward, gelu_bloom_backward, saves="x")
 
 
 def relu_forward(x):
@@ -142,7 +142,7 @@ def relu_backward(dy, saved):
     return (np.where(positive, dy, dy.dtype.type(0)),)
 
 
-relu = Op("... -> ...", relu_forward, relu_backward)
+relu = Op("... -> ...", relu_forward, relu_backward, saves="...:bool")
 
 
 def relu2_forward(x):
@@ -167,7 +167,7 @@ def relu2_backward(dy, saved):
     return (2 * positive * dy,)
 
 
-relu2 = Op("... -> ...", relu2_forward, relu2_backward)
+relu2 = Op("... -> ...", relu2_forward, relu2_backward, saves="...")
 
 
 @rounded_once
@@ -202,7 +202,7 @@ def sigmoids(x):
     return np.where(left, small, large), np.where(left, large, small)
 
 
-silu = Op("... -> ...", silu_forward, silu_backward)
+silu = Op("... -> ...", silu_forward, silu_backward, saves="x")
 
 
 @rounded_once
@@ -230,7 +230,7 @@ def swiglu_backward(dy, saved):
     return through_gate(silu_forward, silu_backward, dy, saved)
 
 
-swiglu = Op("...(2F) -> ...F", swiglu_forward, swiglu_backward)
+swiglu = Op("...(2F) -> ...F", swiglu_forward, swiglu_backward, saves="x")
 
 
 def geglu_forward(x):
@@ -253,7 +253,7 @@ def geglu_backward(dy, saved):
     return through_gate(gelu_forward, gelu_backward, dy, saved)
 
 
-geglu = Op("...(2F) -> ...F", geglu_forward, geglu_backward)
+geglu = Op("...(2F) -> ...F", geglu_forward, geglu_backward, saves="x")
 
 
 @rounded_once
@@ -278,7 +278,7 @@ def geglu_tanh_backward(dy, saved):
     return through_gate(gelu_tanh_forward, gelu_tanh_backward, dy, saved)
 
 
-geglu_tanh = Op("...(2F) -> ...F", geglu_tanh_forward, geglu_tanh_backward)
+geglu_tanh = Op("...(2F) -> ...F", geglu_tanh_forward, geglu_tanh_backward, saves="x")
 
 
 def reglu_forward(x):
@@ -302,7 +302,7 @@ def reglu_backward(dy, saved):
     return through_gate(relu_forward, relu_backward, dy, saved)
 
 
-reglu = Op("...(2F) -> ...F", reglu_forward, reglu_backward)
+reglu = Op("...(2F) -> ...F", reglu_forward, reglu_backward, saves="x")
 
 
 LIMIT, STEEPNESS = 7.0, 1.702  # of GPT-OSS
@@ -346,7 +346,7 @@ def clamped(x):
     return np.where(gate.real > LIMIT, x.dtype.type(LIMIT), gate), bounded(value, LIMIT)
 
 
-swiglu_clamped = Op("...(2F) -> ...F", swiglu_clamped_forward, swiglu_clamped_backward)
+swiglu_clamped = Op("...(2F) -> ...F", swiglu_clamped_forward, swiglu_clamped_backward, saves="x")
 
 
 def gated(forward, x):

@@ -244,6 +244,7 @@ attend = Op(
         "cap": {"cap": 1.5},
         "slope": {"slopes": np.array(0.5)},
     },
+    saves="q k v ...T ...T slopes first last mask keep",
 )
 
 
@@ -301,6 +302,7 @@ attend_groups = Op(
         "intervals": intervals,
         "slopes": lambda rng, sizes: {"slopes": rng.random(sizes["K"] * sizes["G"])},
     },
+    saves="q k v ...KGT ...KGT slopes first last",
 )
 
 
@@ -389,4 +391,5 @@ attention = Op(
     expect=expecting(lambda qkv, n_head: qkv.shape[:-1], lambda qkv, n_head: (n_head,)),
     variants={name: of_its_own(variant) for name, variant in attend.variants.items()}
     | {"slope": lambda rng, sizes: {"slopes": rng.random(sizes["K"] * sizes["G"])}},
+    saves="qkv ...T(KG) ...T(KG) slopes first last mask keep",
 )

@@ -23,6 +23,7 @@ from .attention import (
 from .op import Op
 from .positions import alibi_slopes
 from .rounded import rounded_once
+from .saving import blank
 
 PACKED = "...T(KGD+2KD)"
 HEADS = {"n_head": "KG", "n_kv_head": "K"}
@@ -48,7 +49,7 @@ def query_heads_backward(dy, saved):
     return _back(0, dy, saved)
 
 
-query_heads = Op(f"{PACKED} -> ...(KG)TD", query_heads_forward, query_heads_backward, sizes=HEADS)
+query_heads = Op(f"{PACKED} -> ...(KG)TD", query_heads_forward, query_heads_backward, sizes=HEADS, saves="")
 
 
 def key_heads_forward(qkv, *, n_head, n_kv_head=None):
@@ -71,7 +72,7 @@ def key_heads_backward(dy, saved):
     return _back(1, dy, saved)
 
 
-key_heads = Op(f"{PACKED} -> ...KTD", key_heads_forward, key_heads_backward, sizes=HEADS)
+key_heads = Op(f"{PACKED} -> ...KTD", key_heads_forward, key_heads_backward, sizes=HEADS, saves="")
 
 
 def value_heads_forward(qkv, *, n_head, n_kv_head=None):
@@ -94,7 +95,7 @@ def value_heads_backward(dy, saved):
     return _back(2, dy, saved)
 
 
-value_heads = Op(f"{PACKED} -> ...KTD", value_heads_forward, value_heads_backward, sizes=HEADS)
+value_heads = Op(f"{PACKED} -> ...KTD", value_heads_forward, value_heads_backward, sizes=HEADS, saves="")
 
 
 def _part(which, qkv, n_head, n_kv_head):
@@ -144,6 +145,7 @@ attention_scores = Op(
     attention_scores_forward,
     attention_scores_backward,
     variants={"scale 1": {"scale": 1.0}},
+    saves="q k",
 )
 
 
@@ -173,7 +175,7 @@ def softcap_backward(dy, saved):
     return (dy * cap_slope(x, cap),)
 
 
-softcap = Op("... -> ...", softcap_forward, softcap_backward, variants={"cap 2": {"cap": 2.0}})
+softcap = Op("... -> ...", softcap_forward, softcap_backward, variants={"cap 2": {"cap": 2.0}}, saves="x")
 
 
 def distance_slopes_forward(scores, *, slopes=None):
@@ -207,6 +209,7 @@ distance_slopes = Op(
     at_least={"S": "T"},
     expect=expecting(None, lambda scores, _: (scores.shape[-3],)),
     variants={"slopes": lambda rng, sizes: {"slopes": rng.random(sizes["H"])}},
+    saves="",
 )
 
 
@@ -248,6 +251,7 @@ attention_probs = Op(
         lambda scores, _: (*scores.shape[:-3], scores.shape[-2]), None, lambda scores, _: scores.shape
     ),
     variants={"mask": random_mask, "intervals": intervals},
+    saves="y",
 )
 
 
@@ -280,9 +284,16 @@ def weighted_values_backward(dy, saved):
     return dropped(dused, keep, p), dv
 
 
+def _saved_mix(arrays, options, y):
+    """The probabilities as they are used: with dropout, an array of their own."""
+    (probs, v), keep = arrays, options.get("keep")
+    return (probs, v) if keep is None else (blank(probs.shape, y.dtype), v, keep)
+
+
 weighted_values = Op(
     "...(KG)TS, ...KSD -> ...T(KGD)",
     weighted_values_forward,
     weighted_values_backward,
     noise=lambda probs, v, **_: probs.shape,
+    saves=_saved_mix,
 )

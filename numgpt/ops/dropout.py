@@ -27,4 +27,4 @@ def dropout_backward(dy, saved):
     return (dy if keep is None else dy * keep * (1 / (1 - p)),)
 
 
-dropout = Op("... -> ...", dropout_forward, dropout_backward, noise=lambda x: x.shape)
+dropout = Op("... -> ...", dropout_forward, dropout_backward, noise=lambda x: x.shape, saves="keep")

@@ -25,7 +25,7 @@ def add_backward(dz, saved):
     return dz, dz
 
 
-add = Op("..., ... -> ...", add_forward, add_backward)
+add = Op("..., ... -> ...", add_forward, add_backward, saves="")
 
 
 def scaled_forward(x, *, factor=1.0):
@@ -49,7 +49,7 @@ def scaled_backward(dy, saved):
     return (dy * factor,)
 
 
-scaled = Op("... -> ...", scaled_forward, scaled_backward, variants={"halved": {"factor": 0.5}})
+scaled = Op("... -> ...", scaled_forward, scaled_backward, variants={"halved": {"factor": 0.5}}, saves="")
 
 
 def shift_forward(x, bias):
@@ -74,4 +74,4 @@ def shift_backward(dy, saved):
     return dy, sum_rows(dy.reshape(-1, dy.shape[-1]))
 
 
-shift = Op("...C, C -> ...C", shift_forward, shift_backward, parameters=("bias",))
+shift = Op("...C, C -> ...C", shift_forward, shift_backward, parameters=("bias",), saves="")

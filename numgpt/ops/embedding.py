@@ -42,4 +42,6 @@ def add_at(array, ids, rows):
     twin(array, ids, rows)
 
 
-embedding = Op("...<V, VC -> ...C", embedding_forward, embedding_backward, parameters=("weight",))
+embedding = Op(
+    "...<V, VC -> ...C", embedding_forward, embedding_backward, parameters=("weight",), saves="ids"
+)

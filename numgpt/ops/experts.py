@@ -94,6 +94,7 @@ route = Op(
     at_least={"E": "A"},
     distinct="chosen",
     variants={"raw": {"renorm": False}},
+    saves="y logits chosen",
 )
 
 
@@ -118,7 +119,7 @@ def dispatch_backward(dy, saved):
     return (dy.sum(-2),)
 
 
-dispatch = Op("...C -> ...AC", dispatch_forward, dispatch_backward, sizes={"n_active": "A"})
+dispatch = Op("...C -> ...AC", dispatch_forward, dispatch_backward, sizes={"n_active": "A"}, saves="")
 
 
 def expert_linear_forward(x, chosen, weight, bias=None):
@@ -182,6 +183,7 @@ expert_linear = Op(
     expert_linear_forward,
     expert_linear_backward,
     parameters=("weight", "bias"),
+    saves="x ...:int",
 )
 
 
@@ -207,7 +209,7 @@ def combine_backward(dy, saved):
     return weights[..., None] * dy[..., None, :], (x * dy[..., None, :]).sum(-1)
 
 
-combine = Op("...AC, ...A -> ...C", combine_forward, combine_backward)
+combine = Op("...AC, ...A -> ...C", combine_forward, combine_backward, saves="x weights")
 
 
 @rounded_once
@@ -237,4 +239,4 @@ def opened_backward(dy, saved):
     return s * rest * (dparts * parts).sum(-1), (dparts * s[..., None]).reshape(dy.shape)
 
 
-opened = Op("...G, ...(GW) -> ...(GW)", opened_forward, opened_backward)
+opened = Op("...G, ...(GW) -> ...(GW)", opened_forward, opened_backward, saves="x ...G ...G")

@@ -45,7 +45,7 @@ def sum_rows(rows):
     return np.ascontiguousarray(rows.swapaxes(0, 1), like=rows).sum(-1)
 
 
-linear = Op("...I, IO, O? -> ...O", linear_forward, linear_backward, parameters=("weight", "bias"))
+linear = Op("...I, IO, O? -> ...O", linear_forward, linear_backward, parameters=("weight", "bias"), saves="x")
 
 
 def unembedding_forward(x, weight):
@@ -73,4 +73,6 @@ def unembedding_backward(dy, saved, wanted=(True,)):
     return dy @ weight, drows.swapaxes(0, 1) @ rows if wanted[0] else None
 
 
-unembedding = Op("...C, VC -> ...V", unembedding_forward, unembedding_backward, parameters=("weight",))
+unembedding = Op(
+    "...C, VC -> ...V", unembedding_forward, unembedding_backward, parameters=("weight",), saves="x"
+)

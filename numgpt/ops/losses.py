@@ -50,4 +50,5 @@ cross_entropy = Op(
     cross_entropy_forward,
     cross_entropy_backward,
     variants={"count": {"count": 7}},
+    saves="logits targets ... ...",
 )

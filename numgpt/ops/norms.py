@@ -48,7 +48,13 @@ def layernorm_backward(dy, saved):
     return dx, dweight, dbias
 
 
-layernorm = Op("...C, C, C? -> ...C", layernorm_forward, layernorm_backward, parameters=("weight", "bias"))
+layernorm = Op(
+    "...C, C, C? -> ...C",
+    layernorm_forward,
+    layernorm_backward,
+    parameters=("weight", "bias"),
+    saves="...C ...",
+)
 
 
 def rmsnorm_forward(x, weight=None, *, eps=1e-5):
@@ -88,7 +94,14 @@ def rmsnorm_backward(dy, saved):
 
 
 # of a vector of one or two channels hardly anything is left beside its part along x̂
-rmsnorm = Op("...C, C? -> ...C", rmsnorm_forward, rmsnorm_backward, parameters=("weight",), at_least={"C": 3})
+rmsnorm = Op(
+    "...C, C? -> ...C",
+    rmsnorm_forward,
+    rmsnorm_backward,
+    parameters=("weight",),
+    at_least={"C": 3},
+    saves="...C ...",
+)
 
 
 def standardise_forward(x, *, eps=1e-5):
@@ -115,7 +128,7 @@ def standardise_backward(dy, saved):
 
 
 # of two channels hardly anything is left beside the mean and the part along y
-standardise = Op("...C -> ...C", standardise_forward, standardise_backward, at_least={"C": 4})
+standardise = Op("...C -> ...C", standardise_forward, standardise_backward, at_least={"C": 4}, saves="y ...")
 
 
 def within_range(x):

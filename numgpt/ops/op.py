@@ -71,6 +71,9 @@ class Op:
     expect: of arrays and options; raises InputError for options of a call that do not fit its arrays.
     variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the
     draw.
+    saves: the arrays that it holds for its backward but for parameters, by which memory is counted: y is the
+    value, another name an array or an option of the run, and axes ("...C", "...:bool", "...:int") an array
+    that the op makes; or a function of (arrays, options, y) that gives them.
     """
 
     line: str
@@ -83,6 +86,7 @@ class Op:
     noise: Callable[..., tuple[int, ...]] | None = None
     variants: Mapping[str, Any] = field(default_factory=dict)
     expect: Callable[[Sequence[Any], Mapping[str, Any]], None] | None = None
+    saves: str | Callable[[Sequence[Any], Mapping[str, Any], Any], Sequence[Any]] | None = None
 
     def __post_init__(self) -> None:
         """Have help(op), and IPython's op?, show what they would of a function."""

@@ -7,6 +7,7 @@ from .linear import sum_rows
 from .norms import layernorm_forward, rmsnorm_forward, standardise_forward
 from .op import Op
 from .rounded import rounded_once
+from .saving import blank
 
 
 def part_rmsnorm_forward(x, weight, *, begin=0, end=None, eps=1e-5):
@@ -124,6 +125,13 @@ def part_of(x, weight, begin, end):
     return x[..., begin:end].reshape(*x.shape[:-1], (end - begin) // W, W), end
 
 
+def _saved_part(arrays, options, y):
+    """x̂ of the part, and 1/σ of each of its vectors."""
+    x, weight = arrays[:2]
+    part, _ = part_of(x, weight, options.get("begin", 0), options.get("end"))
+    return blank(part.shape, y.dtype), blank(part.shape[:-1], y.dtype)
+
+
 def _with_part(x, part, begin, end):
     """x with other numbers in channels begin … end − 1."""
     y = x.astype(np.result_type(x, part))  # a part may be complex where the rest is not: a law asks that
@@ -153,6 +161,7 @@ part_rmsnorm = Op(
     parameters=("weight",),
     at_least={"W": 3},
     variants={"of the first half": _first_half, "of the second half": _second_half},
+    saves=_saved_part,
 )
 part_layernorm = Op(
     "...(GW), W, W? -> ...(GW)",
@@ -161,6 +170,7 @@ part_layernorm = Op(
     parameters=("weight", "bias"),
     at_least={"W": 4},
     variants={"of the first half": _first_half, "of the second half": _second_half},
+    saves=_saved_part,
 )
 heads_layernorm = Op(
     "...(HD+I), HD -> ...(HD+I)",
@@ -169,6 +179,7 @@ heads_layernorm = Op(
     parameters=("weight",),
     at_least={"D": 4},
     variants={"of the last heads": lambda rng, sizes: {"begin": sizes["I"]}},
+    saves="...(HD) ...H",
 )
 
 # The norm of a model → the one of its queries and keys.

@@ -60,6 +60,7 @@ positions = Op(
         "from the end": lambda rng, sizes: {"start": sizes["P"] - sizes["T"]},
         "given": lambda rng, sizes: {"positions": rng.integers(0, sizes["P"], sizes["T"])},
     },
+    saves="positions",
 )
 
 
@@ -95,6 +96,7 @@ sinusoidal = Op(
         "from position 7": {"start": 7},
         "given": lambda rng, sizes: {"positions": rng.integers(0, 1000, sizes["T"])},
     },
+    saves="",
 )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from .. import engine
 from ..errors import InputError
 from .op import Op, expect_one_each
+from .saving import blank
 from .scalings import HOST, SCALINGS, Rotary, checked_scaling, depends_on_length
 
 
@@ -116,6 +117,23 @@ def _cos_and_sin(positions, f, size, dtype):
     return (np.cos(angles) * size).astype(dtype), (np.sin(angles) * size).astype(dtype)
 
 
+def _saved_tables(arrays, options, y):
+    """cos and sin: one table each for all layers that turn alike."""
+    (qkv,), positions = arrays, options.get("positions")
+    H, K = options["n_head"], options.get("n_kv_head") or options["n_head"]
+    D = qkv.shape[-1] // (H + 2 * K)
+    R = options.get("dim") or D - D % 2
+    scaling = options.get("scaling")
+    places = (qkv.shape[-2],) if positions is None else positions.shape
+    kind = (float(options.get("base", 1e4)), None if scaling is None else tuple(scaling.items()))
+    return _blank_tables((*places, R // 2), y.dtype, options.get("start", 0), kind)
+
+
+@functools.lru_cache(maxsize=64)
+def _blank_tables(shape, dtype, start, kind):
+    return blank(shape, dtype), blank(shape, dtype)
+
+
 rotary = Op(
     "...T(KGD+2KD) -> ...T(KGD+2KD)",
     rotary_forward,
@@ -129,4 +147,5 @@ rotary = Op(
         "YaRN": {"scaling": {"kind": "yarn", "factor": 4.0, "length": 20}, "base": 100.0},
         "dynamic": {"scaling": {"kind": "dynamic", "factor": 2.0, "length": 2}},
     },
+    saves=_saved_tables,
 )

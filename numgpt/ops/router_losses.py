@@ -45,7 +45,14 @@ def balance_backward(dloss, saved):
     return dloss * probs * (g - (probs * g).sum(-1, keepdims=True)), None
 
 
-balance = Op("...E, ...A<E -> ()", balance_forward, balance_backward, at_least={"E": "A"}, distinct="chosen")
+balance = Op(
+    "...E, ...A<E -> ()",
+    balance_forward,
+    balance_backward,
+    at_least={"E": "A"},
+    distinct="chosen",
+    saves="...E E",
+)
 
 
 def _softmax_of_some(who, logits):
@@ -79,4 +86,4 @@ def router_z_backward(dloss, saved):
     return (dloss * (2 / z.size) * z[..., None] * probs,)
 
 
-router_z = Op("...E -> ()", router_z_forward, router_z_backward)
+router_z = Op("...E -> ()", router_z_forward, router_z_backward, saves="...E ...")

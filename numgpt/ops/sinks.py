@@ -94,6 +94,7 @@ sink_attention = Op(
         "cap": {"cap": 1.5},
         "slopes": lambda rng, sizes: {"slopes": rng.random(sizes["K"] * sizes["G"])},
     },
+    saves="qkv y ...T(KG) ...T(KG) slopes first last mask keep",
 )
 
 
@@ -154,4 +155,5 @@ sink_probs = Op(
         lambda scores, sink, _: scores.shape,
     ),
     variants={"mask": random_mask, "intervals": intervals},
+    saves="y ...HT",
 )
