@@ -371,7 +371,7 @@ LAYERS = ["full_attention", "sliding_attention", "full_attention"]
         (
             "llama",
             {"rope_parameters": {"rope_type": "linear"}},
-            "rotary_scaling of kind linear has no factor",
+            "rope_parameters of rope_type linear has no factor",
         ),
         (
             "llama",
@@ -403,7 +403,7 @@ LAYERS = ["full_attention", "sliding_attention", "full_attention"]
         ("llama", {"layer_types": LAYERS}, "layer_types is .* expected full_attention in all layers"),
         ("llama", {"quantization_config": {"bits": 4}}, "has a quantization_config, expected none"),
         ("mistral", {"layer_types": LAYERS}, "layer_types is .* expected sliding_attention in all layers"),
-        ("mistral", {"sliding_window": 0}, "window is 0, expected 1 to"),
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0, expected an integer from 1 to"),
         ("mistral", {"attention_bias": True}, "attention_bias is True, expected False or none"),
         ("qwen2", {"attention_bias": False}, "attention_bias is False, expected True or none"),
         ("qwen2", {"layer_types": LAYERS}, "use_sliding_window is False, expected true, for layer_types has"),
@@ -416,7 +416,7 @@ LAYERS = ["full_attention", "sliding_attention", "full_attention"]
         (
             "qwen2",
             {"use_sliding_window": True, "sliding_window": None},
-            "sliding_window is None, expected a number",
+            "sliding_window is None, expected an integer",
         ),
         (
             "qwen2",
@@ -438,7 +438,7 @@ LAYERS = ["full_attention", "sliding_attention", "full_attention"]
                     "long_factor": [1.0, 1.0, 1.0],
                 }
             },
-            "rotary_scaling of kind longrope has 1 numbers in short, expected 3",
+            "rope_parameters of rope_type longrope has 1 numbers in short_factor, expected 3",
         ),
     ],
     ids=str,
