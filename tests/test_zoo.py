@@ -24,6 +24,10 @@ every_case = pytest.mark.parametrize("case", zoo.CASES)
 every_kind = pytest.mark.parametrize("kind", ROWS | MIXTURES)
 every_class = pytest.mark.parametrize("kind", ARCHITECTURES)
 TOKENS, TARGETS = zoo.batch()
+# Keys that say what a file is, which tokens are special, and what a call gives besides.
+NOT_COMPUTED = {"model_type", "architectures", "transformers_version", "dtype", "use_cache", "return_dict"}
+NOT_COMPUTED |= {"bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "problem_type"}
+NOT_COMPUTED |= {"output_hidden_states", "output_attentions", "output_router_logits"}
 
 
 @functools.cache
@@ -105,6 +109,41 @@ def test_transformers_computes_what_we_wrote(case, tmp_path, monkeypatch):
         )
         logits, _ = zoo.outcome(theirs.eval(), TOKENS, TARGETS)
     assert zoo.apart(model(TOKENS), logits) < 1e-12
+
+
+def others_of(value):
+    """Values of a key besides its own, of the types that it may have."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1, value * 2 + 3]
+    return [True, 2, 0.5, "gelu", "relu"] if value is None or isinstance(value, str) else []
+
+
+@pytest.mark.slow
+@every_class
+def test_a_key_that_is_not_read_changes_nothing(kind):
+    """Whatever it says, transformers refuses it, has other arrays for it, or computes the same."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    case = next(case for case, (of, _) in zoo.CASES.items() if of == kind)
+    row, (of_config, of_model) = ARCHITECTURES[kind], zoo.classes(kind)
+    read = {*row.sizes.values(), *row.others, *row.older, *row.defaults}
+    attention = "sdpa" if case in zoo.BY_SDPA else "eager"
+    with zoo.float64_throughout() as torch:
+        theirs = zoo.reference(case)
+        expected, _ = zoo.outcome(theirs, TOKENS, TARGETS)
+        whole = {**json.loads(theirs.config.to_json_string(use_diff=False)), "use_cache": False}
+        for key in sorted(set(whole) - read - NOT_COMPUTED):
+            for value in others_of(whole[key]):
+                try:
+                    config = of_config(**{**whole, key: value})
+                    config._experts_implementation = "eager"
+                    other = of_model._from_config(config, attn_implementation=attention, dtype=torch.float64)
+                    other.load_state_dict(theirs.state_dict())
+                except Exception:  # refused, in one of many ways, or of other arrays
+                    continue
+                logits, _ = zoo.outcome(other.eval(), TOKENS, TARGETS)
+                assert zoo.apart(logits, expected) < 1e-12, (key, value)
 
 
 @every_kind
