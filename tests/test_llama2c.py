@@ -116,7 +116,7 @@ def test_a_rotation_by_halves_would_be_found(tmp_path):
     """The law above rejects a reader that leaves the columns as they lie in the file."""
     model_of().save(tmp_path / "x.bin", "llama2.c")
     model = GPT.load(tmp_path / "x.bin", dtype="float64")
-    order = llama2c.pieces(llama2c.NAMES, model.config, model.params)["layers.0.attention.wq.weight"].columns
+    order = llama2c.pieces(llama2c.NAMES, model.config, model.params)["layers.0.attention.wq.weight"].places()
     weight = model.params["h.0.attn.c_attn.weight"]
     weight[:, : len(order)] = weight[:, order]
     tokens = [3, 1, 4]

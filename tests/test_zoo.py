@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -318,6 +319,24 @@ def test_whatever_stands_below_a_key_is_a_config_or_one_line_that_names_either(k
 def test_keys_that_contradict_each_other_are_one_line(kind, keys, named):
     with pytest.raises(InputError, match=named):
         ARCHITECTURES[kind].config(said(kind) | {"layer_types": None} | keys, "config.json")
+
+
+@every_class
+@pytest.mark.parametrize("key", ["n_embd", "n_inner", "n_kv_head", "head_dim", "vocab_size", "n_expert"])
+def test_a_size_that_no_file_has_takes_no_memory(kind, key):
+    """Names and shapes are asked for before a file is looked at."""
+    row, stored = ARCHITECTURES[kind], said(kind)
+    named = [row.sizes.get(key), *(k for k in ("num_experts", "num_local_experts") if key == "n_expert")]
+    changes = {name: 2**24 for name in named if name in stored}
+    tracemalloc.start()
+    try:
+        row.shapes(row.config(stored | changes, "config.json"))
+    except InputError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2**20, f"{peak:,} bytes"
 
 
 @pytest.mark.parametrize("kind", ["cohere2", "gemma3_text"])

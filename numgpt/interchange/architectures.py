@@ -100,7 +100,8 @@ class Architecture(NamedTuple):
 
     def shapes(self, config: Config) -> dict[str, tuple[int, ...]]:
         """The name, without prefix, and shape of each array that a file holds."""
-        return {name: view.shape for name, view in self.views(config, placeholders(config)).items()}
+        ours = placeholders(config)
+        return {name: p.shape(ours[p.ours].shape) for name, p in self.pieces(config, ours).items()}
 
     def pieces(self, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Piece]:
         """The name of each array of a file, without prefix, and where among ours it lies."""

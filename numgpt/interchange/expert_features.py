@@ -11,6 +11,7 @@ from .features import Feature, Fields, first
 from .llama_keys import shortest_cycle
 
 ACTIVE = "num_experts_per_tok"
+MOST = 2**17  # experts of all layers: each has parameters, whose names are made before a file is looked at
 BY_LAYER = ("decoder_sparse_step", "mlp_only_layers")
 
 
@@ -21,8 +22,8 @@ def experts(count: str, is_normed: str = "") -> Feature:
     they do where no key says it.
     """
 
-    def read(keys: Keys, _: Fields) -> Fields:
-        return _expert_fields(keys, count, is_normed)
+    def read(keys: Keys, fields: Fields) -> Fields:
+        return _expert_fields(keys, fields, count, is_normed)
 
     return Feature(_keys(count, is_normed), read, lambda config: _written(config, count, is_normed))
 
@@ -34,7 +35,9 @@ def experts_in_some(count: str, shared: str = "") -> Feature:
     """
 
     def read(keys: Keys, fields: Fields) -> Fields:
-        own = _expert_fields(keys, count, "norm_topk_prob") | {"n_inner": keys.size("moe_intermediate_size")}
+        own = _expert_fields(keys, fields, count, "norm_topk_prob") | {
+            "n_inner": keys.size("moe_intermediate_size")
+        }
         if shared:
             own["shared_inner"] = keys.size(shared)
         return laid_over(
@@ -61,9 +64,11 @@ def _keys(count: str, is_normed: str) -> tuple[str, ...]:
     return (count, ACTIVE, *filter(None, [is_normed]))
 
 
-def _expert_fields(keys: Keys, count: str, is_normed: str) -> Fields:
+def _expert_fields(keys: Keys, fields: Fields, count: str, is_normed: str) -> Fields:
     """The fields of a layer that has experts."""
-    E, A = keys.size(count), keys.size(ACTIVE)
+    E, A, L = keys.size(count), keys.size(ACTIVE), fields["n_layer"]
+    if is_count(L) and E * L > MOST:
+        keys.refuse(count, f"at most {MOST:,} experts in {L} layers together")
     if A > E:
         keys.refuse(ACTIVE, f"at most {count} {E}")
     router = "renorm" if not is_normed or keys.flag(is_normed) else "raw"

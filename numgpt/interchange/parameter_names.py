@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,13 +71,15 @@ def each(theirs: str) -> tuple[str, ...]:
 class Piece(NamedTuple):
     """An array elsewhere as columns of one of numgpt's.
 
-    ours: the parameter's name. columns: those of its last axis, in their order there. is_turned: whether rows
-    and columns change places. shift: what is added to a number there to give ours. before: rows there that
+    ours: the parameter's name. columns: those of its last axis, in their order there, or what gives them, so
+    that none are made for sizes that no file has. width: how many they are. is_turned: whether rows and
+    columns change places. shift: what is added to a number there to give ours. before: rows there that
     nothing reads, before those of ours. expert: whose it is, of those that are stacked in ours.
     """
 
     ours: str
     columns: Any
+    width: int
     is_turned: bool = False
     shift: float = 0.0
     before: int = 0
@@ -84,7 +87,7 @@ class Piece(NamedTuple):
 
     def elsewhere(self, array: NDArray[Any], is_gradient: bool = False) -> NDArray[Any]:
         """numgpt's array as it is there: a view where columns lie side by side. A gradient is not shifted."""
-        there = self._own(array)[..., self.columns]
+        there = self._own(array)[..., self.places()]
         there = there.swapaxes(-1, -2) if self.is_turned else there
         if self.shift and not is_gradient:
             there = there - there.dtype.type(self.shift)
@@ -95,9 +98,21 @@ class Piece(NamedTuple):
     def put(self, array: NDArray[Any], numbers: NDArray[Any]) -> None:
         """Write what lies there into numgpt's array."""
         numbers, own = numbers[self.before :], self._own(array)
-        own[..., self.columns] = numbers.swapaxes(-1, -2) if self.is_turned else numbers
+        columns = self.places()
+        own[..., columns] = numbers.swapaxes(-1, -2) if self.is_turned else numbers
         if self.shift:
-            own[..., self.columns] += own.dtype.type(self.shift)
+            own[..., columns] += own.dtype.type(self.shift)
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape there, where numgpt's array has this one."""
+        own = ours if self.expert is None else ours[1:]
+        there = (*own[:-1], self.width)
+        there = (*there[:-2], there[-1], there[-2]) if self.is_turned else there
+        return (there[0] + self.before, *there[1:]) if self.before else there
+
+    def places(self) -> Any:
+        """The columns."""
+        return self.columns() if callable(self.columns) else self.columns
 
     def _own(self, array: NDArray[Any]) -> NDArray[Any]:
         """The part of numgpt's array that it is of: all of it, or an expert's."""
@@ -113,11 +128,11 @@ def pieces(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> di
         is_turned = is_matrix(name, array.shape) and part.startswith("h.") and "in_out" not in line.words
         shift = 1.0 if "plus_one" in line.words and kind == "weight" else 0.0
         before = 2 if "after_two" in line.words else 0
-        for theirs, columns in zip(line.theirs, _columns(line, config, name, array.shape[-1])):
+        for theirs, (columns, width) in zip(line.theirs, _columns(line, config, name, array.shape[-1])):
             full = _full_name(theirs.replace("{i}", number), kind, line.words)
             experts = range(len(array)) if "{e}" in full else (None,)
             for e in experts:
-                piece = Piece(name, columns, is_turned, shift, before, e)
+                piece = Piece(name, columns, width, is_turned, shift, before, e)
                 named[full.replace("{e}", str(e))] = piece
     return named
 
@@ -134,18 +149,26 @@ def views(table: str, config: Config, arrays: Mapping[str, NDArray[Any]]) -> dic
     return {name: p.elsewhere(arrays[p.ours]) for name, p in pieces(table, config, arrays).items()}
 
 
-def _columns(line: Line, config: Config, name: str, width: int) -> list[Any]:
-    """The columns of numgpt's array that each of a line's names holds."""
-    if "neighbours" in line.words:
-        return [_neighbours(_kind(config, name))]
+def _columns(line: Line, config: Config, name: str, width: int) -> list[tuple[Any, int]]:
+    """(the columns of numgpt's array, or what gives them; how many) for each of a line's names."""
+    n = len(line.theirs)
     ordered = [word for word in line.words if word in ORDERS]
+    sizes = widths(config, name, width, n)
+    if "neighbours" in line.words:
+        return [(lambda: _neighbours(_kind(config, name)), width)]
     if "alternating" in line.words:
-        return [np.arange(width).reshape(2, -1).T.reshape(-1)]
+        return [(lambda: np.arange(width).reshape(2, -1).T.reshape(-1), width)]
+    if ordered and n == 1:
+        return [(lambda: np.concatenate(packed_order(_kind(config, name), ordered)), width)]
     if ordered:
-        parts = packed_order(_kind(config, name), ordered)
-        return parts if len(line.theirs) > 1 else [np.concatenate(parts)]
-    ends = np.cumsum(widths(config, name, width, len(line.theirs)))
-    return [slice(end - n, end) for end, n in zip(ends, widths(config, name, width, len(line.theirs)))]
+        parts = (partial(_part_of_order, _kind(config, name), ordered, i) for i in range(n))
+        return list(zip(parts, sizes))
+    return [(slice(end - size, end), size) for end, size in zip(np.cumsum(sizes).tolist(), sizes)]
+
+
+def _part_of_order(kind: Config, words: Sequence[str], i: int) -> NDArray[Any]:
+    """The columns of the queries, the keys or the values."""
+    return packed_order(kind, words)[i]
 
 
 def _kind(config: Config, name: str) -> Config:
