@@ -303,8 +303,12 @@ def point_outside(folder):
 BAD = {
     "neither kind": (lambda f: [p.unlink() for p in f.iterdir()], "holds no checkpoint"),
     "a config of neither kind": (
-        lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+        lambda f: (f / "config.json").write_text('{"kind": "bert"}'),
         "is not numgpt's",
+    ),
+    "a class that is not known": (
+        lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
+        "model_type is 'bert', a class that numgpt does not read",
     ),
     "no config but a pipe": (
         lambda f: [(f / "config.json").unlink(), os.mkfifo(f / "config.json")],

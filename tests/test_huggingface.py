@@ -142,7 +142,7 @@ def test_shards_are_joined(folder):
         ({"n_layer": 3}, "h.2.attn.c_attn.bias is missing"),
         ({"n_layer": 1}, "h.1.attn.c_attn.bias is not expected"),
         ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
-        ({"model_type": "bert"}, "is not numgpt's"),
+        ({"model_type": "bert"}, "model_type is 'bert', a class that numgpt does not read"),
         ({"activation_function": []}, "activation_function is"),
         ({"embd_pdrop": []}, "embd_pdrop is"),
         ({"attn_pdrop": None}, "attn_pdrop is"),
