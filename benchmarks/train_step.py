@@ -1,7 +1,7 @@
 """A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up.
 
 python benchmarks/train_step.py --shape a b
-python benchmarks/train_step.py --engine cupy --shape b c e      on an NVIDIA GPU
+python benchmarks/train_step.py --engine cupy --shape b c e l    on an NVIDIA GPU
 """
 
 import argparse

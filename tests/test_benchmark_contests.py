@@ -26,7 +26,10 @@ def benchmarks(monkeypatch, tmp_path):
     """The benchmarks' modules; what they record goes to a folder of the test."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     found = types.SimpleNamespace(
-        **{name: importlib.import_module(name) for name in ("contest", "device", "train_step", "decode")}
+        **{
+            name: importlib.import_module(name)
+            for name in ("contest", "device", "train_step", "decode", "gpu")
+        }
     )
     monkeypatch.setattr(found.contest, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(found.contest, "PAUSE", 0)
@@ -340,3 +343,58 @@ def test_the_commit_is_that_of_the_code_that_is_measured(benchmarks, monkeypatch
     assert git("rev-parse", "HEAD").startswith(benchmarks.contest.commit())
     source.write_text("2")
     assert benchmarks.contest.commit().endswith("-dirty")
+
+
+def python(code):
+    return sys.executable, "-u", "-c", code
+
+
+def test_a_visit_to_a_gpu_ends_in_time_and_writes_what_it_found(
+    on_the_stand_in, monkeypatch, tmp_path, capfd
+):
+    """A part that takes too long is stopped. The page says so, and names what failed or was not reached."""
+    gpu = on_the_stand_in.gpu
+    monkeypatch.setattr(gpu, "KEPT", 0.5)
+    slow = (
+        "import time\nprint('begun')\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('what failed')"
+    )
+    parts = [
+        gpu.Part("a quick part", python("print('all is well')"), 60),
+        gpu.Part("a slow part", python(slow), 1),
+        gpu.Part("a part that fails", python("raise SystemExit(3)"), 60),
+        gpu.Part(
+            "one that does not hear", python(slow.replace("print('what failed')", "time.sleep(60)")), 60
+        ),
+        gpu.Part("a late part", python(""), 60),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        gpu.contest.run(lambda argv: gpu.main(argv, parts, 4), ["--results", "gpu-a", "--commit", "123abc"])
+    page = (tmp_path / "results/gpu-a.md").read_text("utf-8")
+    said = [line for line in page.splitlines() if line.startswith(("==", "--", "all", "what", "not reached"))]
+    assert [line.split(" s,")[-1].split(" after")[0] for line in said] == [
+        "== a quick part",
+        "all is well",
+        " exit status 0",
+        "== a slow part",
+        "what failed",
+        "-- stopped",
+        "== a part that fails",
+        " exit status 3",
+        "== one that does not hear",
+        "-- stopped",
+        "== a late part",
+        "not reached: the time was over",
+    ]
+    assert ended.value.code == 2 and "gpu the stand-in" in page and "commit 123abc" in page
+    assert "not all went well" in capfd.readouterr().err
+
+
+def test_a_visits_parts_are_tests_that_exist_and_fit_in_eight_minutes(benchmarks):
+    """The tests of the first part and of the last are all of them, each once."""
+    gpu = benchmarks.gpu
+    files = {argument for part in gpu.PARTS for argument in part.command if argument.endswith(".py")}
+    assert all((gpu.ROOT / file).exists() for file in files) and gpu.LIMIT == 480
+    first, step, rest = gpu.PARTS
+    assert first.seconds + step.seconds < gpu.LIMIT - gpu.KEPT - 60
+    assert rest.command[-1] == f"not ({first.command[-1]})"
+    assert "l" in step.command

@@ -3,6 +3,9 @@
 And in a step the host never waits for the device.
 """
 
+import re
+from pathlib import Path
+
 import cuda_on_cpu
 import numpy as np
 import pytest
@@ -13,8 +16,10 @@ from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 from shares import slow
 from test_cuda_shim import SOURCES
 
-from numgpt import GPT, AdamW, Config, engine
+from numgpt import GPT, AdamW, Config, Visibility, engine
 from numgpt.engine import cuda
+from numgpt.ops import attention_cupy
+from numgpt.ops.activations import ACTIVATIONS
 from numgpt.proofs.subjects import SMALL, VARIANTS, composed_subjects
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="g++ is not installed")
@@ -29,13 +34,14 @@ def config(changes):
     return Config(**SMALL | {"block_size": T} | changes)
 
 
-def step(model, add=False):
+def step(model, add=False, T=T):
     """(loss, gradients, parameters after) of a training step, in the host's memory; add: with a second pass
     onto the first.
     """
-    loss, grads = model.loss_and_grads(TOKENS, TARGETS, step=0)
+    tokens, targets = TOKENS[:, :T], TARGETS[:, :T]
+    loss, grads = model.loss_and_grads(tokens, targets, step=0)
     if add:
-        model.loss_and_grads(TARGETS * (TARGETS > 0), TOKENS, step=1, out=grads, add=True)
+        model.loss_and_grads(targets * (targets > 0), tokens, step=1, out=grads, add=True)
     optimizer = AdamW(model, clip=0.1)
     optimizer.step(grads, 1e-2, optimizer.norm(grads))
     return [np.array(engine.home(a)) for a in (loss, grads.flat, model.params.flat)]
@@ -88,10 +94,76 @@ def test_training_launches_every_kernel(cupy, monkeypatch):
         return kernel(source, name, dtype)
 
     monkeypatch.setattr(cuda, "kernel", watched)
-    for changes in ({}, {"activation": "gelu"}):
+    for changes in ({}, *({"activation": name} for name in ACTIVATIONS)):
         for dropout in (0.0, 0.3):  # without dropout the feed-forward runs as one piece
-            step(GPT(config(changes | {"dropout": dropout})))
+            step(GPT(Config(**SMALL | changes | {"dropout": dropout})), T=5)
+    for name in ("LLaMA", "Gemma 2"):
+        step(GPT(Config(**SMALL | VARIANTS[name])), T=5)
     assert launched == {name for source in SOURCES.values() for name in cuda.names(source)}
+
+
+# What the page of the engines says of models of a kind, and one of the kind.
+LLAMA = VARIANTS["LLaMA"]
+SHAPES = {
+    "LLaMA": [LLAMA],
+    "Mistral": [LLAMA | {"window": 3}, LLAMA | {"layers": [{"window": 3}, {}]}],
+    "Gemma 2": [VARIANTS["Gemma 2"] | {"layers": [{"window": 3}, {}], "positions": "rotary", "head_dim": 4}],
+    "Qwen 3": [LLAMA | {"qk_norm": "head", "head_dim": 4}],
+    "GPT-OSS, dense": [LLAMA | {"activation": "swiglu_clamped", "sink": True}],
+    "MPT": [{"positions": "alibi", "activation": "gelu", "bias": False}],
+    "Mixtral": [VARIANTS["Mixtral"]],
+}
+
+
+def without_twins(monkeypatch, changes):
+    """The ops of a step of which a half runs the specification, on the GPU's arrays."""
+    found = set()
+
+    def watched(half, chosen):
+        def choose(op, arrays):
+            function = chosen(op, arrays)
+            found.update({op.name} if function is getattr(op, half) else ())
+            return function
+
+        return choose
+
+    with monkeypatch.context() as patch:
+        for half in ("forward", "backward"):
+            patch.setattr(engine, half, watched(half, getattr(engine, half)))
+        step(GPT(Config(**SMALL | changes)), T=5)
+    return found
+
+
+def test_the_page_of_engines_says_which_ops_of_a_model_have_no_twin_on_a_gpu(cupy, monkeypatch):
+    page = Path(engine.__file__).with_name("README.md").read_text("utf-8")
+    rows = re.findall(r"^\| (.+?) \| ((?:`\w+`(?:, | \|$))+)", page, re.MULTILINE)
+    said = {name: set(re.findall(r"`(\w+)`", ops)) for names, ops in rows for name in names.split("; ")}
+    assert set(said) == set(SHAPES)
+    for name, shapes in SHAPES.items():
+        for changes in shapes:
+            assert without_twins(monkeypatch, changes) == said[name], name
+
+
+@pytest.mark.parametrize("seen", [None, Visibility.packed([[50, 90], [130, 10]])], ids=["causal", "packed"])
+def test_a_window_costs_its_keys_alone_and_never_a_wait(cupy, monkeypatch, seen):
+    """Also where a batch says more of who sees whom. The loss and its gradients are the specification's."""
+    keys, row_by_row = [], attention_cupy.row_by_row
+
+    def watched(name, scores, *args):
+        keys.append(scores[0].shape[-1])
+        return row_by_row(name, scores, *args)
+
+    monkeypatch.setattr(attention_cupy, "row_by_row", watched)
+    made = config(LLAMA | {"window": 4})
+    model = GPT(made, 0, "float64")
+    waits.clear()
+    found = model.loss_and_grads(TOKENS, TARGETS, visibility=seen)
+    assert waits == [] and set(keys) == {attention_cupy.QUERIES, T - attention_cupy.QUERIES + 3}
+    ours = [engine.home(a) for a in (found[0], found[1].flat)]
+    engine.use("reference")
+    loss, grads = GPT(made, 0, "float64").loss_and_grads(TOKENS, TARGETS, visibility=seen)
+    for a, b in zip(ours, (loss, grads.flat), strict=True):
+        assert abs(a - b).max() <= 1e-13 * abs(b).max()
 
 
 def test_thirty_steps_take_the_same_curve_on_the_twins_as_on_the_specification(cupy):

@@ -10,7 +10,7 @@ import pytest
 from op_sizes import SIZES
 
 import numgpt
-from numgpt import GPT, AdamW, Config, engine, gradcheck, ops
+from numgpt import GPT, AdamW, Config, Visibility, engine, gradcheck, ops
 from numgpt.__main__ import MIXED, main
 from numgpt.model.generate import logits_stream
 from numgpt.proofs.subjects import (
@@ -29,7 +29,12 @@ if not cupy.cuda.is_available():
 
 every_op = pytest.mark.parametrize("op", ops.ALL.values(), ids=list(ops.ALL))
 both = pytest.mark.parametrize("dtype, wider", [("float32", "float64"), ("float64", "longdouble")])
-every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
+# More than the variants of the laws: windows, in all layers and in every other.
+MODELS = VARIANTS | {
+    "windows": VARIANTS["LLaMA"] | {"window": 3},
+    "every other a window": VARIANTS["LLaMA"] | {"layers": [{"window": 3}, {}]},
+}
+every_variant = pytest.mark.parametrize("changes", MODELS.values(), ids=list(MODELS))
 
 
 @pytest.fixture(autouse=True)
@@ -178,11 +183,23 @@ def test_a_model_errs_no_more_on_the_gpu_than_on_the_host(changes, dtype, wider)
     has.
     """
     T = 140
+    assert_a_model_errs_no_more(Config(**SMALL | {"block_size": T} | changes), dtype, wider, T)
+
+
+@pytest.mark.parametrize("seen", [None, Visibility.packed([[170, 130], [40, 260]])], ids=["causal", "packed"])
+def test_windows_and_documents_err_no_more_over_several_blocks_of_queries(seen):
+    """Where blocks are computed with few of the keys."""
+    T, shape = 300, SMALL | {"block_size": 300} | VARIANTS["LLaMA"]
+    for changes in ({"window": 20}, {"layers": [{"window": 150}, {}]}):
+        assert_a_model_errs_no_more(Config(**shape | changes), "float32", "float64", T, seen)
+
+
+def assert_a_model_errs_no_more(config, dtype, wider, T, visibility=None):
     tokens, targets = np.random.default_rng(0).integers(0, 7, (2, 2, T))
-    found, model = {}, GPT(Config(**SMALL | {"block_size": T} | changes), 0, dtype).to("reference")
+    found, model = {}, GPT(config, 0, dtype).to("reference")
     for name, m in (("gpu", model.to("cupy")), ("host", model), ("exact", model.astype(wider))):
         numgpt.use("cupy" if name == "gpu" else "reference")
-        loss, grads = m.loss_and_grads(tokens, targets, step=0)
+        loss, grads = m.loss_and_grads(tokens, targets, step=0, visibility=visibility)
         assert engine.on_gpu(grads.flat) == (name == "gpu")
         found[name] = engine.home(loss), engine.home(grads.flat)
     numgpt.use("cupy")

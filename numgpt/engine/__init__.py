@@ -19,7 +19,7 @@ from .choice import (
     use,
 )
 from .memory import expect_room
-from .place import ON_GPU, beside, checked, home, is_checked, on_gpu, out_of_memory
+from .place import ON_GPU, beside, checked, home, is_checked, known, on_gpu, out_of_memory, told, told_once
 
 __all__ = [
     "ENGINES",
@@ -38,12 +38,15 @@ __all__ = [
     "host_twin",
     "is_checked",
     "is_cupy",
+    "known",
     "move",
     "on_gpu",
     "out_of_memory",
     "session",
     "set_threads",
     "takes",
+    "told",
+    "told_once",
     "twin",
     "use",
 ]

@@ -16,6 +16,10 @@ EXTRAS = "pip install numgpt[gpu] for CUDA 12, or numgpt[gpu13] for CUDA 13"
 # (id, size, negative) → ids on the GPU that were in range before they were moved. An entry goes with its
 # array, so that an id that Python uses again does not find it.
 _checked: weakref.WeakValueDictionary[tuple[int, int, bool], Any] = weakref.WeakValueDictionary()
+# id of an array on the GPU → the same in the host's memory, and (id of a table in the host's memory, kind of
+# array) → its copy on the GPU. An entry goes with the array of its id.
+_known: dict[int, Any] = {}
+_copies: dict[tuple[int, type], Any] = {}
 
 
 def on_gpu(array: Any) -> bool:
@@ -34,6 +38,39 @@ def beside(array: Any, like: Any) -> Any:
     if on_gpu(like) == on_gpu(array):
         return array
     return sys.modules["cupy"].asarray(np.asarray(array, order="C")) if on_gpu(like) else home(array)
+
+
+def told(array: Any, like: Any) -> Any:
+    """beside, of an array in the host's memory that nobody will change: on the GPU it stays known."""
+    moved = beside(array, like)
+    if on_gpu(moved) and not on_gpu(array):
+        _known[id(moved)] = array
+        weakref.finalize(moved, _known.pop, id(moved))
+    return moved
+
+
+def known(array: Any) -> Any:
+    """The array in the host's memory if it lies there or was told, or shows one that was; else None.
+
+    A step never waits for the answer.
+    """
+    if not on_gpu(array):
+        return array
+    whole = array if array.base is None else array.base
+    host = _known.get(id(whole))
+    is_whole = array.size == whole.size and array.flags.c_contiguous
+    return host.reshape(array.shape) if host is not None and is_whole else None
+
+
+def told_once(table: Any, like: Any) -> Any:
+    """told, of a table in the host's memory that is used again and again: the GPU gets one copy of it."""
+    if not on_gpu(like):
+        return table
+    key = id(table), type(like)
+    if key not in _copies:
+        _copies[key] = told(table, like)
+        weakref.finalize(table, _copies.pop, key)
+    return _copies[key]
 
 
 def to_gpu(array: Any) -> Any:

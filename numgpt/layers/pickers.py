@@ -3,6 +3,8 @@
 A step that a model does not have is None, which the Record files so that the backward passes it by.
 """
 
+import functools
+
 import numpy as np
 
 from .. import engine
@@ -122,8 +124,14 @@ def form(r, x):
     if c.softcap is not None:
         options["cap"] = c.softcap
     if c.positions == "alibi":
-        options["slopes"] = engine.beside(c.alibi_scale * alibi_slopes(c.n_head), x)
+        options["slopes"] = engine.told_once(_slopes(c.n_head, c.alibi_scale), x)
     return options
+
+
+@functools.lru_cache(maxsize=16)  # all blocks ask for the same
+def _slopes(n_head, scale):
+    """ALiBi's slopes times a setting, in the host's memory."""
+    return scale * alibi_slopes(n_head)
 
 
 def visible_keys(r, x):
@@ -137,6 +145,13 @@ def visible_keys(r, x):
         first, last = r.visibility.first, r.visibility.last
     end, W = r.start + x.shape[-2], r.config.window
     if W is not None and end > W:
-        begin = engine.beside(np.maximum(np.arange(r.start, end) - (W - 1), 0), x)
-        first = begin if first is None else np.maximum(first, begin)
+        begin = _window(W, r.start, end)
+        narrowed = None if first is None else np.maximum(engine.known(first), begin)
+        first = engine.told_once(begin, x) if narrowed is None else engine.told(narrowed, x)
     return {name: keys for name, keys in (("first", first), ("last", last)) if keys is not None}
+
+
+@functools.lru_cache(maxsize=16)  # all blocks with the window ask for the same
+def _window(W, start, end):
+    """The first key that each query from start to end − 1 sees of W, its own included."""
+    return np.maximum(np.arange(start, end) - (W - 1), 0)

@@ -112,7 +112,7 @@ class Visibility:
         moved = object.__new__(Visibility)
         for name in ("positions", "first", "last"):
             array = getattr(self, name)
-            object.__setattr__(moved, name, None if array is None else engine.beside(array, params))
+            object.__setattr__(moved, name, None if array is None else engine.told(array, params))
         return moved
 
     @checked

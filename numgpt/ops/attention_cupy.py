@@ -5,7 +5,11 @@ A mask, and what dropout keeps, are given as whole arrays and applied to a block
 """
 
 import math
+from typing import NamedTuple
 
+import numpy as np
+
+from .. import engine
 from ..engine.cuda import launch, threads_for
 from .attention import (
     Form,
@@ -24,59 +28,101 @@ from .attention import (
 
 QUERIES = 128  # a block of queries
 
-# A row of scores is ⟨q_t, k_s⟩ for the keys that the last query of its block sees. Row n belongs to the query
-# n mod block of its block, which sees `fewest` keys and `step` more for each query before it there. What
-# a query does not see becomes 0 and is not read.
+# A row of scores is ⟨q_t, k_s⟩ for S keys from key `low` on. Row n belongs to query n mod block of its block,
+# of the T queries of a head to query start + n mod block, at position `position` + n mod block. What it does
+# not see becomes 0 and is not read; a query that sees nothing gets NaN, as in the specification.
+#
+# firsts, lasts, n_slopes, n_sinks: how many numbers the array before has, which queries or heads take turns
+# with; 0 where it is not read. lasts is −1 where −∞ has hidden what is not seen. cap is 0 for none.
 ATTENTION_SOURCE = r"""
-#define MINE (fewest + step * (blockIdx.x % block))
+#define WITHIN (blockIdx.x % block)
+#define QUERY (blockIdx.x / block * T + start + WITHIN)
+#define SLOPE (n_slopes ? slopes[blockIdx.x / block % n_slopes] : 0)
+#define LO lowest(firsts ? first[QUERY % firsts] - low : 0)
+#define HI highest(lasts > 0 ? last[QUERY % lasts] + 1 - low : lasts ? S : position + WITHIN + 1 - low, S)
 
-// The place of the row's query among all T queries of all heads.
-#define QUERY (blockIdx.x / block * T + start + blockIdx.x % block)
+__device__ long long lowest(long long key)
+{
+    return key > 0 ? key : 0;
+}
 
-// scores ← exp(s − m) / Σ exp(s − m) with s = scale scores; m and the sum of each query
-extern "C" __global__ void softmax(real *scores, real scale, long long S, long long fewest, long long step,
+__device__ long long highest(long long key, long long S)
+{
+    return key < S ? key : S;
+}
+
+// c tanh(s / c), then what is added for the distance of the key
+__device__ real changed(real s, real cap, double slope, long long distance)
+{
+    s = cap > 0 ? tanh(s * (1 / cap)) * cap : s;
+    return slope == 0 ? s : s + (real)(slope * distance);
+}
+
+// 1 − tanh² (s / c), with all its digits
+__device__ real cap_slope(real s, real cap)
+{
+    if (cap == 0)
+        return 1;
+    real e = exp(fabs(s) * (-2 / cap));
+    return 4 * e / ((1 + e) * (1 + e));
+}
+
+#define SCORE(s) changed(row[s] * scale, cap, slope, low + (s) - position - WITHIN)
+
+// scores ← exp(s − m) / Σ exp(s − m) with s as changed; m and the sum of each query, a sink's share in it
+extern "C" __global__ void softmax(real *scores, real scale, real cap, const double *slopes,
+                                   long long n_slopes, const long long *first, long long firsts,
+                                   const long long *last, long long lasts, const real *sinks,
+                                   long long n_sinks, long long S, long long low, long long position,
                                    long long block, long long T, long long start, real *top, real *total)
 {
     real *row = scores + blockIdx.x * S;
-    long long seen = MINE;
-    real m = row[0] * scale, sum = 0;
-    for (long long s = threadIdx.x; s < seen; s += blockDim.x) {
-        real x = row[s] * scale;
+    long long lo = LO, hi = HI, any = lo < S ? lo : S - 1;
+    double slope = SLOPE;
+    real m = SCORE(any), sum = 0;
+    for (long long s = lo + threadIdx.x; s < hi; s += blockDim.x) {
+        real x = SCORE(s);
         m = x > m ? x : m;
     }
     m = block_max(m);
-    for (long long s = threadIdx.x; s < seen; s += blockDim.x) {
-        real e = exp(row[s] * scale - m);
+    real sink = n_sinks ? sinks[blockIdx.x / block % n_sinks] : m;
+    m = sink > m ? sink : m;
+    for (long long s = lo + threadIdx.x; s < hi; s += blockDim.x) {
+        real e = exp(SCORE(s) - m);
         row[s] = e;
         sum += e;
     }
     sum = block_sum(sum);
+    sum += n_sinks ? exp(sink - m) : 0;
+    real hidden = sum == 0 ? sum / sum : 0;
     for (long long s = threadIdx.x; s < S; s += blockDim.x)
-        row[s] = s < seen ? row[s] / sum : 0;
+        row[s] = s >= lo && s < hi ? row[s] / sum : hidden;
     if (threadIdx.x == 0) {
         top[QUERY] = m;
         total[QUERY] = sum;
     }
 }
 
-// scores ← P from the forward's m and sum; dprobs ← ds = P (dP − Δ), Δ = Σ_s dP P
-extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real scale, long long S,
-                                            long long fewest, long long step, long long block, long long T,
-                                            long long start,
-                                            const real *top, const real *total)
+// scores ← P from the forward's m and sum; dprobs ← ds = P (dP − Δ), Δ = Σ_s dP P, times the slope of a cap
+extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real scale, real cap,
+                                            const double *slopes, long long n_slopes, const long long *first,
+                                            long long firsts, const long long *last, long long lasts,
+                                            long long S, long long low, long long position, long long block,
+                                            long long T, long long start, const real *top, const real *total)
 {
     real *row = scores + blockIdx.x * S, *drow = dprobs + blockIdx.x * S;
-    long long seen = MINE;
-    real m = top[QUERY], sum = total[QUERY], mean = 0;
-    for (long long s = threadIdx.x; s < S; s += blockDim.x) {
-        real p = s < seen ? exp(row[s] * scale - m) / sum : 0;
-        row[s] = p;
-        if (s < seen)
-            mean += p * drow[s];
-    }
+    long long lo = LO, hi = HI;
+    double slope = SLOPE;
+    real m = top[QUERY], sum = total[QUERY], mean = 0, hidden = sum == 0 ? sum / sum : 0;
+    for (long long s = lo + threadIdx.x; s < hi; s += blockDim.x)
+        mean += exp(SCORE(s) - m) / sum * drow[s];
     mean = block_sum(mean);
-    for (long long s = threadIdx.x; s < S; s += blockDim.x)
-        drow[s] = s < seen ? row[s] * (drow[s] - mean) : 0;
+    for (long long s = threadIdx.x; s < S; s += blockDim.x) {
+        long long seen = s >= lo && s < hi;
+        real opened = cap_slope(row[s] * scale, cap), p = seen ? exp(SCORE(s) - m) / sum : hidden;
+        row[s] = p;
+        drow[s] = seen ? p * (drow[s] - mean) * opened : hidden;
+    }
 }
 """
 
@@ -84,7 +130,7 @@ extern "C" __global__ void softmax_gradient(real *scores, real *dprobs, real sca
 def attend_forward(
     q, k, v, *, scale=None, cap=None, slopes=None, first=None, last=None, mask=None, keep=None, p=0.0
 ):
-    """Twin of ops.attention.attend_forward; what is_plain does not name is the specification's.
+    """Twin of ops.attention.attend_forward; what has_kernels declines is the specification's.
 
     With a mask the host waits for the GPU at each block of queries, to know that every query has a key;
     without one it never waits.
@@ -97,7 +143,7 @@ def attend_in_blocks(q, k, v, form, keep, p):
     """attend_forward, its options as a Form."""
     import cupy as cp
 
-    if not is_plain(form):
+    if not has_kernels(form):
         return attend_in_form(q, k, v, form, keep, p)
     y = cp.empty(q.shape, q.dtype)
     top, total = attend_into(q, k, v, form, keep, p, y)
@@ -108,7 +154,7 @@ def attend_backward(dy, saved):
     """Twin of ops.attention.attend_backward."""
     import cupy as cp
 
-    if not is_plain(saved[5]):
+    if not has_kernels(saved[5]):
         return attend.backward(dy, saved)
     grads = tuple(cp.empty(a.shape, a.dtype) for a in saved[:3])
     attend_back_into(dy, saved, *grads)
@@ -124,7 +170,7 @@ def attend_groups_forward(q, k, v, *, scale=None, cap=None, slopes=None, first=N
 
 def attend_groups_backward(dy, saved):
     """Twin of ops.attention.attend_groups_backward."""
-    if not is_plain(saved[5]):
+    if not has_kernels(saved[5]):
         return attend_groups.backward(dy, saved)
     dq, dk, dv = attend_backward(dy, saved)
     return dq, dk[..., 0, :, :], dv[..., 0, :, :]
@@ -144,13 +190,13 @@ def attention_forward(
     keep=None,
     p=0.0,
 ):
-    """Twin of ops.attention.attention_forward; what is_plain does not name is the specification's."""
+    """Twin of ops.attention.attention_forward; what has_kernels declines is the specification's."""
     import cupy as cp
 
     q, k, v = split_heads(qkv, n_head, n_kv_head)
     K, D = k.shape[-3], q.shape[-1]
     form = Form(1 / math.sqrt(D) if scale is None else scale, cap, slopes, first, last, mask)
-    if not is_plain(form):
+    if not has_kernels(form):
         return attention.forward(qkv, n_head=n_head, n_kv_head=n_kv_head, **form._asdict(), keep=keep, p=p)
     merged = cp.empty((*qkv.shape[:-1], n_head * D), qkv.dtype)
     form, keep = in_groups(form, K, n_head // K), heads_in_groups(keep, K, n_head // K)
@@ -164,7 +210,7 @@ def attention_backward(dy, saved):
     import cupy as cp
 
     heads, n_head = saved
-    if not is_plain(heads[5]):
+    if not has_kernels(heads[5]):
         return attention.backward(dy, saved)
     *_, K, _, _, D = heads[0].shape
     dqkv = cp.empty((*dy.shape[:-1], (n_head + 2 * K) * D), dy.dtype)
@@ -174,95 +220,142 @@ def attention_backward(dy, saved):
     return (dqkv,)
 
 
-def is_plain(form):
-    """Whether the kernels compute a Form: nothing is added to the scores, and none is capped."""
-    return form.cap is None and form.slopes is None
+def has_kernels(form):
+    """Whether the kernels compute a Form: a mask is applied before them, what changes the scores within."""
+    return form.mask is None or (form.cap is None and form.slopes is None)
 
 
-def attend_into(q, k, v, form, keep, p, y):
-    """Fill y; returns the maximum and the sum of each query's scores (..., T, 1)."""
+def attend_into(q, k, v, form, keep, p, y, sink=None):
+    """Fill y; returns the maximum and the sum of each query's scores (..., T, 1).
+
+    sink: one more score of each head, of no key.
+    """
     import cupy as cp
 
-    T, S = q.shape[-2], k.shape[-2]
     top, total = cp.empty((*q.shape[:-1], 1), q.dtype), cp.empty((*q.shape[:-1], 1), q.dtype)
-    for start, stop in blocks(T):
-        seen = keys_of(form, stop, T, S)
-        scores, rest, step = scores_of(q, k, form, start, stop, seen)
-        row_by_row("softmax", scores, (scores,), rest, step, T, start, top, total)
-        kept = part_of(keep, q, S, start, stop, seen)
-        y[..., start:stop, :] = dropped(scores, kept, p) @ v[..., :seen, :]
+    changes, sinks = changes_of(q, form), numbers(sink, q.dtype)
+    for block in blocks(form, q.shape[-2], k.shape[-2]):
+        scores = scores_of(q, k, form, block)
+        kept = part_of(keep, q, k.shape[-2], block)
+        row_by_row("softmax", (scores,), (*changes, *sinks), block, q.shape[-2], (top, total))
+        y[..., block.start : block.stop, :] = dropped(scores, kept, p) @ v[..., block.low : block.high, :]
     return top, total
 
 
 def attend_back_into(dy, saved, dq, dk, dv):
-    """Fill dq, dk and dv from what attend saved; the last block goes first, for it sees all keys."""
+    """Fill dq, dk and dv from what attend saved."""
     import cupy as cp
 
     q, k, v, top, total, form, keep, p = saved
-    top, total = cp.ascontiguousarray(top), cp.ascontiguousarray(total)
-    T, S = q.shape[-2], k.shape[-2]
-    for start, stop in reversed(blocks(T)):
-        seen = keys_of(form, stop, T, S)
-        kept = part_of(keep, q, S, start, stop, seen)
-        qs, dys, ks = q[..., start:stop, :], dy[..., start:stop, :], k[..., :seen, :]
-        probs, rest, step = scores_of(q, k, form, start, stop, seen)
-        dscores = cp.ascontiguousarray(dropped(dys @ v[..., :seen, :].swapaxes(-1, -2), kept, p))
-        row_by_row("softmax_gradient", probs, (probs, dscores), rest, step, T, start, top, total)
-        dq[..., start:stop, :] = dscores @ ks * form.scale
+    sums = cp.ascontiguousarray(top), cp.ascontiguousarray(total)
+    changes = changes_of(q, form)
+    dk[...] = 0
+    dv[...] = 0
+    for block in blocks(form, q.shape[-2], k.shape[-2]):
+        queries, keys = slice(block.start, block.stop), slice(block.low, block.high)
+        kept = part_of(keep, q, k.shape[-2], block)
+        qs, dys, ks = q[..., queries, :], dy[..., queries, :], k[..., keys, :]
+        probs = scores_of(q, k, form, block)
+        dscores = cp.ascontiguousarray(dropped(dys @ v[..., keys, :].swapaxes(-1, -2), kept, p))
+        row_by_row("softmax_gradient", (probs, dscores), changes, block, q.shape[-2], sums)
+        dq[..., queries, :] = dscores @ ks * form.scale
         dks = dscores.swapaxes(-1, -2) @ qs * form.scale
         dvs = dropped(probs, kept, p).swapaxes(-1, -2) @ dys
         for place, part in ((dk, dks), (dv, dvs)):
             part = part if part.shape[:-2] == place.shape[:-2] else part.sum(-3, keepdims=True)
-            if stop == T:
-                place[...] = part
-            else:
-                place[..., :seen, :] += part
+            place[..., keys, :] += part
 
 
-def keys_of(form, stop, T, S):
-    """How many keys a block of queries up to stop is computed with: those before it, or all."""
-    return stop + S - T if form.last is None else S
+class Block(NamedTuple):
+    """Queries start … stop − 1, the first at position; none of them sees a key but low … high − 1."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+    position: int
 
 
-def scores_of(q, k, form, start, stop, seen):
-    """The scores of a block of queries, the factor that is yet to be applied, and how many more each sees.
+def blocks(form, T, S):
+    """The blocks of the last T of S positions, each with the keys that it is computed with.
 
-    Where there is a mask or an interval these are 1 and 0: what is hidden has −∞ already, applied after
-    scaling.
+    A window's keys are few. Bounds that the host does not know would have to be waited for: then the keys are
+    all that a query could see.
+    """
+    first, last = (
+        None if form.mask is not None or a is None else engine.known(a) for a in (form.first, form.last)
+    )
+    first, last = (None if a is None else np.broadcast_to(a, (*a.shape[:-1], T)) for a in (first, last))
+    found = []
+    for start in range(0, T, QUERIES):
+        stop = min(T, start + QUERIES)
+        low, high = 0, stop + S - T if form.last is None else S
+        if last is not None:
+            high = min(S, max(1, 1 + int(last[..., start:stop].max())))
+        if first is not None:
+            low = min(high - 1, max(0, int(first[..., start:stop].min())))
+        found.append(Block(start, stop, low, high, start + S - T))
+    return found
+
+
+def changes_of(q, form):
+    """What the kernels are told of a Form: the factor, the cap, slopes and bounds of what is seen.
+
+    Where there is a mask, the scores that they get are scaled, and −∞ where a key is hidden.
     """
     import cupy as cp
 
+    if form.mask is not None:
+        return 1.0, 0.0, *numbers(None, "float64"), *numbers(None, "int64"), numbers(None, "int64")[0], -1
+    slopes = None if form.slopes is None else cp.broadcast_to(form.slopes, q.shape[:-2])
+    bounds = []
+    for bound in (form.first, form.last):
+        if bound is not None:
+            T, is_shared = q.shape[-2], bound.size == bound.shape[-1]
+            bound = cp.broadcast_to(
+                bound.reshape(-1) if is_shared else bound, (T,) if is_shared else q.shape[:-1]
+            )
+        bounds += numbers(bound, "int64")
+    return form.scale, form.cap or 0.0, *numbers(slopes, "float64"), *bounds
+
+
+def numbers(array, dtype):
+    """An array as a kernel reads it, and how many numbers it has; 0 for None."""
+    import cupy as cp
+
+    if array is None:
+        return cp.empty(1, dtype), 0
+    return cp.ascontiguousarray(array, dtype), array.size
+
+
+def scores_of(q, k, form, block):
+    """The scores of a block of queries; where there is a mask, scaled and −∞ for the keys that it hides."""
+    import cupy as cp
+
     S = k.shape[-2]
-    qs, ks = q[..., start:stop, :], k[..., :seen, :]
-    if form.mask is None and form.first is None and form.last is None:
-        return cp.ascontiguousarray(qs @ ks.swapaxes(-1, -2)), form.scale, 1
-    mask = part_of(form.mask, q, S, start, stop, seen)
+    qs, ks = q[..., block.start : block.stop, :], k[..., block.low : block.high, :]
+    if form.mask is None:
+        return cp.ascontiguousarray(qs @ ks.swapaxes(-1, -2))
+    mask = part_of(form.mask, q, S, block)
     first, last = (
-        None if a is None else cp.broadcast_to(a, q.shape[:-1])[..., start:stop]
+        None if a is None else cp.broadcast_to(a, q.shape[:-1])[..., block.start : block.stop]
         for a in (form.first, form.last)
     )
     form = form._replace(mask=mask, first=first, last=last)
-    return cp.ascontiguousarray(masked_scores(qs, ks, form)), 1.0, 0
+    return cp.ascontiguousarray(masked_scores(qs, ks, form))
 
 
-def part_of(mask, q, S, start, stop, seen):
-    """The part of a mask (…, T, S) for a block of queries and the keys that it sees; None is none."""
+def part_of(mask, q, S, block):
+    """The part of a mask (…, T, S) for a block of queries and its keys; None is none."""
     import cupy as cp
 
     if mask is None:
         return None
-    return cp.broadcast_to(mask, (*q.shape[:-1], S))[..., start:stop, :seen]
+    return cp.broadcast_to(mask, (*q.shape[:-1], S))[..., block.start : block.stop, block.low : block.high]
 
 
-def blocks(T):
-    """The first query and the one after the last of each block of queries."""
-    return [(start, min(T, start + QUERIES)) for start in range(0, T, QUERIES)]
-
-
-def row_by_row(name, scores, arrays, scale, step, T, start, top, total):
-    """Launch a kernel over the rows of scores (..., queries, keys), of which each row sees step more."""
-    queries, keys = scores.shape[-2:]
-    fewest = keys - step * (queries - 1)
-    grid = (scores.size // keys,)
-    args = (*arrays, scale, keys, fewest, step, queries, T, start, top, total)
-    launch(ATTENTION_SOURCE, name, scores.dtype, grid, threads_for(keys), *args)
+def row_by_row(name, scores, changes, block, T, sums):
+    """Launch a kernel over the rows of scores (..., queries, keys) of a block."""
+    queries, keys = scores[0].shape[-2:]
+    args = (*scores, *changes, keys, block.low, block.position, queries, T, block.start, *sums)
+    launch(ATTENTION_SOURCE, name, scores[0].dtype, (scores[0].size // keys,), threads_for(keys), *args)

@@ -83,15 +83,9 @@ def heads_layernorm_forward(x, weight, *, begin=0, eps=1e-5):
     begin: 0 unless given.
     x (..., HD + I), w (H, D) → y (..., HD + I).  Source: Dehghani et al. 2023, as in Cohere and StableLM.
     """
-    end = begin + weight.size
-    if not 0 <= begin <= end <= x.shape[-1]:
-        raise InputError(
-            f"heads_layernorm: begin is {begin}, expected a channel from which on there are {weight.size} of"
-            f" {x.shape[-1]}"
-        )
-    part = x[..., begin:end].reshape(*x.shape[:-1], *weight.shape)
+    part = heads_of(x, weight, begin)
     xhat, (_, rstd) = standardise_forward(part, eps=eps)
-    return _with_part(x, xhat * weight, begin, end), (xhat, rstd, weight, begin)
+    return _with_part(x, xhat * weight, begin, begin + weight.size), (xhat, rstd, weight, begin)
 
 
 @rounded_once
@@ -111,6 +105,17 @@ def heads_layernorm_backward(dy, saved):
     dheads = rstd * (e - e.mean(-1, keepdims=True) - xhat * (e * xhat).mean(-1, keepdims=True))
     dweight = sum_rows((dpart * xhat).reshape(-1, weight.size)).reshape(weight.shape)
     return _with_part(dy, dheads, begin, end), dweight
+
+
+def heads_of(x, weight, begin):
+    """The channels of x from begin on, as many as the weight (H, D) has, as heads (..., H, D)."""
+    end = begin + weight.size
+    if not 0 <= begin <= end <= x.shape[-1]:
+        raise InputError(
+            f"heads_layernorm: begin is {begin}, expected a channel from which on there are {weight.size} of"
+            f" {x.shape[-1]}"
+        )
+    return x[..., begin:end].reshape(*x.shape[:-1], *weight.shape)
 
 
 def part_of(x, weight, begin, end):

@@ -81,7 +81,8 @@ def rotations(x, R, base, scaling, start, positions):
         expect_one_each("rotary", positions, x)
         n = 1 + int(np.max(engine.home(positions), initial=0)) if depends_on_length(scaling) else 1
         cos, sin = _cos_and_sin(positions, *frequencies(R, base, scaling, n), x.real.dtype)
-    return engine.beside(cos, x), engine.beside(sin, x)
+        return engine.beside(cos, x), engine.beside(sin, x)
+    return engine.told_once(cos, x), engine.told_once(sin, x)
 
 
 def shift_angles(x, shift, R, base, scaling):

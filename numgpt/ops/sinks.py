@@ -74,10 +74,15 @@ def sink_attention_backward(dy, saved):
     dheads = one_head_each(dy, n_head)
     dys, ys = by_group(dheads, K), by_group(one_head_each(y, n_head), K)
     dq, dk, dv = attend_groups_backward(dys, attended)
-    share = np.exp(sink.reshape(K, -1, 1, 1) - top) / total
-    dsink = -(share * (dys * ys).sum(-1, keepdims=True)).sum((-1, -2))  # (..., K, G)
     dqkv = [merge_heads(dq.reshape(dheads.shape)), merge_heads(dk), merge_heads(dv)]
-    return np.concatenate(dqkv, axis=-1), dsink.reshape(-1, n_head).sum(0)
+    return np.concatenate(dqkv, axis=-1), dsink_of(dys, ys, sink, top, total)
+
+
+def dsink_of(dys, ys, sink, top, total):
+    """dz (H) of sink_attention_backward, from the heads' dy and y (..., K, G, T, D)."""
+    share = np.exp(sink.reshape(ys.shape[-4], -1, 1, 1) - top) / total
+    dsink = -(share * (dys * ys).sum(-1, keepdims=True)).sum((-1, -2))  # (..., K, G)
+    return dsink.reshape(-1, sink.size).sum(0)
 
 
 sink_attention = Op(
