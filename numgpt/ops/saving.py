@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from .line import read
 from .op import Op
+from .scalings import HOST
 
 DTYPES = {"bool": np.dtype(bool), "int": np.dtype(np.int64)}
 
@@ -20,7 +21,7 @@ def blank(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     >>> blank((1000, 1000), "float32").nbytes
     4000000
     """
-    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
+    return np.broadcast_to(np.zeros((), dtype, like=HOST), tuple(shape))
 
 
 def saved(op: Op, arrays: Sequence[Any], options: Mapping[str, Any], y: Any) -> list[Any]:
