@@ -234,7 +234,14 @@ def test_a_config_fits_the_class_that_gives_it_back(kind, changes, tmp_path):
 
 # The beginning of a preset's name → the class that it is saved as. A Phi-3 with a window is a Mistral.
 KIND_OF = {
-    **{"gpt": "gpt2", "gpt1": "openai-gpt", "gpt-oss": "gpt_oss", "llama": "llama", "tinyllama": "llama"},
+    **{
+        "gpt": "gpt2",
+        "gpt1": "openai-gpt",
+        "gpt-oss": "gpt_oss",
+        "llama": "llama",
+        "tinyllama": "llama",
+        "stories": "llama",
+    },
     **{"mistral": "mistral", "moe": "mixtral", "mixtral": "mixtral", "granite3": "granite"},
     **{"qwen2": "qwen2", "qwen1.5-moe": "qwen2_moe", "qwen3": "qwen3"},
     **{"qwen3-30b": "qwen3_moe", "qwen3-235b": "qwen3_moe"},
