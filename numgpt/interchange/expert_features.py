@@ -68,6 +68,8 @@ def _expert_fields(keys: Keys, fields: Fields, count: str, is_normed: str) -> Fi
     """The fields of a layer that has experts."""
     E, A, L = keys.size(count), keys.size(ACTIVE), fields["n_layer"]
     if is_count(L) and E * L > MOST:
+        if L > MOST:
+            keys.refuse("num_hidden_layers", f"at most {MOST:,} layers with experts")
         keys.refuse(count, f"at most {MOST:,} experts in {L} layers together")
     if A > E:
         keys.refuse(ACTIVE, f"at most {count} {E}")

@@ -49,11 +49,7 @@ def layernorm_backward(dy, saved):
 
 
 layernorm = Op(
-    "...C, C, C? -> ...C",
-    layernorm_forward,
-    layernorm_backward,
-    parameters=("weight", "bias"),
-    saves="...C ...",
+    "...C, C, C? -> ...C", layernorm_forward, layernorm_backward, ("weight", "bias"), saves="...C ..."
 )
 
 
