@@ -1,4 +1,4 @@
-// A tensor as value and gradient side by side: a table of numbers, and beyond 2,500 cells a map with a window of it.
+// A tensor as value and gradient side by side: a table of numbers, and beyond 1,500 cells a map with a window of it.
 
 const MOST = 1500; // cells of a whole table
 const WINDOW = 16; // rows and columns of a window
