@@ -55,6 +55,15 @@ def test_one_layer_reads_the_first_tokens_and_the_last_ones(changes):
         assert np.allclose(logits, model(seen)[:, -1], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("size", "keep_first"), [(1, 0), (5, 0), (2, 1), (5, 4)])
+def test_any_number_of_first_tokens_below_the_size_is_kept(size, keep_first):
+    model, ids = make(KINDS["rotary"]), tokens(30)
+    found = streamed(model, ids, 7, size, keep_first)
+    for i, t in enumerate(range(7, 31)):
+        seen = np.concatenate([ids[:, :keep_first], ids[:, t - (size - keep_first) : t]], axis=1)
+        assert np.allclose(found[:, i], model(seen)[:, -1], rtol=0, atol=1e-12)
+
+
 class AsDescribed(Record):
     """Attention with sinks as its paper describes it: keys are turned anew at each token, by their places."""
 

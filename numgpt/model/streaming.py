@@ -35,8 +35,7 @@ class StreamingCache(KeyValueCache):
         super().__init__()
         self.size = size
         self.keep_first = keep_first
-        windows = [kind.window for kind in config.scopes().values() if kind.window is not None]
-        self.at_once = min([size, *windows])  # tokens of a prompt before which no layer lets one go
+        self.at_once = smallest(config, size)  # tokens of a prompt of which no layer lets one go
         self._places: dict[str, tuple[int, int]] = {}  # where the positions of a store begin and end
         self._kept: dict[str, Array] = {}  # the first ones, their keys turned as they were read
 
@@ -44,7 +43,7 @@ class StreamingCache(KeyValueCache):
         self, name: str, shape: tuple[int, ...], dtype: DTypeLike, layer: Config, like: Array | None = None
     ) -> tuple[Array, int, int]:
         """As KeyValueCache.memory: those that the next token sees, which advance() adds to."""
-        limit = self.size if layer.window is None else min(self.size, layer.window)
+        limit = positions_of(layer, self.size)
         T, S = shape[-2], self.keep_first
         store = self._store.get(name)
         if store is None:
@@ -76,6 +75,16 @@ class StreamingCache(KeyValueCache):
         super().clear(padding)
         self._places.clear()
         self._kept.clear()
+
+
+def positions_of(layer: Config, size: int) -> int:
+    """How many positions a layer keeps in a cache of this size."""
+    return size if layer.window is None else min(size, layer.window)
+
+
+def smallest(config: Config, size: int) -> int:
+    """The fewest positions that a layer of the model keeps."""
+    return min(positions_of(layer, size) for layer in config.scopes().values())
 
 
 def moved(keys: Array, shift: int, layer: Config) -> Array:
@@ -110,12 +119,10 @@ def streaming_cache(config: Config, size: int | None, keep_first: int | None) ->
             f"generate: {given}, expected it only where a rotation does not depend on the text's length: this"
             " model's does"
         )
-    windows = [kind.window for kind in kinds if kind.window is not None]
-    if keep_first >= min([size, *windows]):
-        what = "cache_size" if size == min([size, *windows]) else "the model's window"
-        raise InputError(
-            f"generate: keep_first is {keep_first}, expected less than {what}, {min([size, *windows])}"
-        )
+    fewest = smallest(config, size)
+    if keep_first >= fewest:
+        what = "cache_size" if fewest == size else "the model's window"
+        raise InputError(f"generate: keep_first is {keep_first}, expected less than {what}, {fewest}")
     return StreamingCache(config, size, keep_first)
 
 
