@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import calculus, gradcheck, learn, ops, pages, parity, plots, tokenizers
+    from . import calculus, data, gradcheck, learn, ops, pages, parity, plots, tokenizers
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
     from .data.corpus import prepare
@@ -37,6 +37,7 @@ __all__ = [
     "Visibility",
     "__version__",
     "calculus",
+    "data",
     "gradcheck",
     "learn",
     "learning_rate",
@@ -68,6 +69,7 @@ _LATE = {
     "Training": ("architecture.config", "Training"),
     "Visibility": ("layers.visibility", "Visibility"),
     "calculus": ("calculus", None),
+    "data": ("data", None),
     "gradcheck": ("gradcheck", None),
     "learn": ("learn", None),
     "learning_rate": ("training.optim", "learning_rate"),

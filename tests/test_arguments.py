@@ -224,6 +224,13 @@ def right(tmp_path_factory):
     values["tokenizers.ScoredPairs.from_state.state"] = scored("abab").state()
     values |= {"tokenizers.Pipeline": pipeline, "tokenizers.Pipeline.file": file}
     values["tokenizers.Pipeline.from_state.state"] = pipeline.state()
+    (folder / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}\n')
+    (folder / "task.csv").write_text("text,label\na,0\nb,1\n")
+    said = [numgpt.data.Message("user", "a"), numgpt.data.Message("assistant", "b")]
+    values |= {"data.Message.role": "user", "messages": said, "data.Preference.prompt": said[:1]}
+    values |= {"data.Preference.chosen": said[1:], "data.Preference.rejected": [*said[1:], *said]}
+    values |= {f"data.read_{name}.paths": folder / "data.jsonl" for name in ("conversations", "preferences")}
+    values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),

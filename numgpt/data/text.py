@@ -98,11 +98,11 @@ class Text:
             path, spool = piece
             if spool is not None:
                 spool.seek(0)
-                yield from _normalised(path, spool, update)
+                yield from normalised(path, spool, update)
                 continue
             with _opened(path) as file:
                 self._expect_unchanged(path, file)
-                yield from _normalised(path, file, update)
+                yield from normalised(path, file, update)
                 self._expect_unchanged(path, file)
 
     def _expect_unchanged(self, path: Path, file: IO[bytes]) -> None:
@@ -183,8 +183,14 @@ def _opened(path: Path) -> IO[bytes]:
     return open_file(path, "a text file or a folder of them", pipes=True)
 
 
-def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) -> Iterator[str]:
-    """The parts of an open file's text, with \\n for \\r\\n and without a byte order mark."""
+def normalised(
+    path: StrPath, file: IO[bytes], update: Callable[[int], object], expected: str = "text to train on"
+) -> Iterator[str]:
+    """The parts of an open file's text, with \\n for \\r\\n and without a byte order mark.
+
+    update: is called with the number of bytes after each part. expected: what to find in the file, for the
+    error of an empty one.
+    """
     _expect_one_byte_units(path, file.peek(1))  # type: ignore[attr-defined]  # all these files are buffered
     begun, blank, waiting = False, True, ""
     for text, last in decoded(path, file, update):
@@ -198,10 +204,10 @@ def _normalised(path: Path, file: IO[bytes], update: Callable[[int], object]) ->
         if text:
             yield text
     if blank:
-        raise InputError(f"{path}: is empty, expected text to train on")
+        raise InputError(f"{path}: is empty, expected {expected}")
 
 
-def _expect_one_byte_units(path: Path, begin: bytes) -> None:
+def _expect_one_byte_units(path: StrPath, begin: bytes) -> None:
     """Raise InputError for UTF-16 or UTF-32, which without a mark may be read as UTF-8 full of zeros."""
     marked = next((kind for mark, kind in MARKS.items() if begin.startswith(mark)), None)
     if marked:

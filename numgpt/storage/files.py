@@ -114,14 +114,19 @@ def read_json(path: StrPath, halves: bool = False) -> Any:
     return parse_json(read_bytes(path), path, halves)
 
 
-def parse_json(data: bytes, path: StrPath, halves: bool = False) -> Any:
+def parse_json(
+    data: bytes,
+    path: StrPath,
+    halves: bool = False,
+    expected: str = "a file written by numgpt or transformers",
+) -> Any:
     """The content of JSON bytes, where every parser gives the same; the only place that reads JSON.
 
     Python's own takes more, in which parsers differ: NaN and Infinity, a name that occurs twice in an object,
     half of a character, a number beyond the largest float, levels without end.
 
     path: the file's name, for errors. halves: whether texts may hold halves of characters, by which Python
-    spells the bytes of file names that are not UTF-8.
+    spells the bytes of file names that are not UTF-8. expected: the words for it in the error.
     """
     try:
         if data.startswith(codecs.BOM_UTF8):
@@ -137,9 +142,7 @@ def parse_json(data: bytes, path: StrPath, halves: bool = False) -> Any:
         if not halves and HALVES.search(data):
             _expect_whole_characters(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: is not JSON ({error}), expected a file written by numgpt or transformers"
-        ) from error
+        raise InputError(f"{path}: is not JSON ({error}), expected {expected}") from error
     return content
 
 
