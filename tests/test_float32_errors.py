@@ -25,7 +25,7 @@ def ours(subject, arrays, dy, dtype):
     with engine.session("float32"):
         y, saved = engine.forward(subject.op, arrays)(*arrays, **subject.options)
         grads = engine.backward(subject.op, dy)(dy, saved)
-    return [y, *(g for g, a in zip(grads, arrays) if a is not None and a.dtype.kind == "f")]
+    return [y, *(g for g in grads if g is not None)]
 
 
 @functools.cache
@@ -66,6 +66,7 @@ def test_what_is_computed_in_float64_is_given_and_saved_in_float32(name):
     y, saved = subject.op.forward(*arrays, **subject.options)
     grads = subject.op.backward(y, saved)
     kept = [a for a in saved if hasattr(a, "dtype")]
+    grads = [g for g in grads if g is not None]
     assert all(a.dtype == np.float32 for a in (y, *grads, *kept) if a.dtype.kind == "f")
     # nothing is held twice
     assert name != "silu" or saved[0] is arrays[0]

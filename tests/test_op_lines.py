@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numgpt import InputError, ops
+from numgpt import InputError, gradcheck, ops
 from numgpt.ops.line import read
 from numgpt.ops.op import Op, _check_shapes
 from numgpt.proofs.subjects import op_subjects
@@ -99,7 +99,55 @@ def test_every_ops_value_has_the_shape_that_its_line_says(op):
         assert np.shape(value) == lead + op.result.shape(sizes)
 
 
-@pytest.mark.parametrize("text", ["(CC)", "(G+2)", "(K+)", "CC)"])
+@pytest.mark.parametrize("text", ["(CC)", "(G+2)", "(K+)", "CC)", "()C", "...()", "C<V!", "C?!"])
 def test_what_is_no_line_cannot_be_read(text):
     with pytest.raises(AssertionError, match="op line: "):
         read("x", text)
+
+
+def scaled_by_constant():
+    """An op whose second array is a constant, whose third one may be left out."""
+
+    def weighed_forward(x, weights, offset=None):
+        return x * weights + (0.0 if offset is None else offset), weights
+
+    def weighed_backward(dy, saved):
+        return dy * saved, None, None
+
+    return Op("...T, ...T!, ()!? -> ...T", weighed_forward, weighed_backward, weights="weights")
+
+
+def test_a_constant_has_numbers_and_no_gradient():
+    op = scaled_by_constant()
+    assert [(a.constant, a.has_gradient, a.optional) for a in op.arguments] == [
+        (False, True, False),
+        (True, False, False),
+        (True, False, True),
+    ]
+    for subject in op_subjects(op, 0):
+        gradcheck.check(subject.forward, subject.backward, *subject.arrays)
+        assert [a.name for a in gradcheck.verdict(op.forward, op.backward, *subject.arrays).arguments] == [
+            "x"
+        ]
+    assert op([1, 2], [True, False]).tolist() == [1.0, 0.0]
+    assert "a constant: numbers that have no gradient" in op.__doc__
+    with pytest.raises(InputError, match=r"weights has shape \(3,\), expected \(...T!\) with T = 2"):
+        op([1, 2], [1, 2, 3])
+
+
+def test_a_gradient_of_a_constant_is_refused_and_a_missing_one_of_another_array_still_is():
+    op = scaled_by_constant()
+    arrays, _ = op.draw(np.random.default_rng(0), {"T": 4}, (3,))
+    for grads, message in (
+        (lambda dy, w: (dy * w, dy, None), "gradient 1 is an array, expected None"),
+        (lambda dy, w: (None, None, None), "gradient 0 is None, expected an array: it is missing"),
+    ):
+        with pytest.raises(gradcheck.GradientError, match=message):
+            gradcheck.check(op.forward, grads, *arrays)
+
+
+def test_weights_are_drawn_from_0_to_1_and_in_each_row_something_counts():
+    op = scaled_by_constant()
+    (_, weights, _), _ = op.draw(np.random.default_rng(0), {"T": 4}, (200,))
+    assert weights.min() == 0 and weights.max() <= 1.5 and (weights.sum(-1) >= 0.5).all()
+    assert 0.15 < (weights == 0).mean() < 0.35

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import witness
-from .pair import Array, Backward, Forward, as_dtype, gradients, is_float, run
+from .pair import Array, Backward, Forward, as_dtype, constants, gradients, is_float, run
 from .preconditions import first_run, require
 
 ALL = 2000  # elements: of a larger array only a sample is looked at, and random directions of the whole
@@ -57,6 +57,7 @@ class Case:
     ) -> None:
         self.only = only  # argument → flat indices: of these elements alone, by the complex step
         self.forward, self.backward, self.options = forward, backward, options
+        self.constants = constants(forward)
         self.points, self.dtype = points, dtype
         self.rng = np.random.default_rng([seed, 5])
         self.eps = float(np.finfo(dtype).eps)
@@ -90,7 +91,8 @@ class Case:
         """The backward's gradients in float64, None where the pair is not for that."""
         try:
             y, saved = run(self.forward, self.wide, self.options)
-            grads = gradients(self.backward(self.dy.astype(np.float64)[()], saved), self.wide)
+            dy = self.dy.astype(np.float64)[()]
+            grads = gradients(self.backward(dy, saved), self.wide, self.constants)
         except Exception:  # whatever the user's code raises means that it does not take float64
             return None
         return grads if all(a.dtype == np.float64 for a in (np.asarray(y), *grads) if is_float(a)) else None
@@ -176,7 +178,7 @@ class Case:
     def _moves(self, points: Sequence[Any], i: int, grad: Array) -> Array:
         """How far gradient i is from grad when the pair is run once more, at points."""
         _, saved = self.forward(*points, **self.options)
-        grads = gradients(self.backward(self.dy.astype(grad.dtype)[()], saved), points)
+        grads = gradients(self.backward(self.dy.astype(grad.dtype)[()], saved), points, self.constants)
         return abs(np.asarray(grads[i]).astype(np.float64) - grad)
 
     def beyond(

@@ -143,7 +143,8 @@ def examine(
     run_dtype = _precision(arrays, dtype)
     case = Case(forward, backward, options, as_dtype(arrays, run_dtype), run_dtype, seed, only, computes)
     names = argument_names(forward, len(arrays))
-    indices = [i for i, p in enumerate(case.points) if is_float(p) and (only is None or i in only)]
+    moving = [i for i, p in enumerate(case.points) if is_float(p) and i not in case.constants]
+    indices = [i for i in moving if only is None or i in only]
     picked = {i: case.pick(i) for i in indices}
     columns = {i: case.columns(case.wide, i, picked[i]) for i in indices}
     # How many numbers enter an output, on average: the rows of the derivative, from the columns that were

@@ -51,7 +51,8 @@ def check(
         backward(dy, saved) → one gradient per array, None where there is none.
     *arrays : array_like or None
         Floats are taken as float64 (float32 where the forward takes nothing else); integers and None are
-        passed on and have no gradient. Tensors of PyTorch give their numbers.
+        passed on and have no gradient. Nor have floats whose places are in an attribute of the forward:
+        forward.constants = {1}. Tensors of PyTorch give their numbers.
     laws : iterable of str, optional
         Which of gradcheck.LIMITS to ask, all unless given. A pair that closes over float64 arrays is right
         and does not keep the dtype: laws=set(gradcheck.LIMITS) - {"keeps the dtype"}.

@@ -122,8 +122,19 @@ def describe(value: Any) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
-    """What a backward returned, one an array, in its own memory; GradientError where it does not fit."""
+def constants(forward: Any) -> frozenset[int]:
+    """The places of arrays that hold floats and are not differentiated by: the forward has them as constants.
+
+    An Op whose line has constants tells its forward, and whoever wraps a forward passes them on.
+    """
+    return frozenset(getattr(forward, "constants", ()))
+
+
+def gradients(grads: Any, arrays: Sequence[Any], without: frozenset[int] = frozenset()) -> list[Array | None]:
+    """What a backward returned, one an array, in its own memory; GradientError where it does not fit.
+
+    without: the places of constants, which have no gradient.
+    """
     if grads is None and any(map(is_float, arrays)):
         raise GradientError(
             "backward returned None, expected one gradient per array: it is not written yet, or a return is"
@@ -136,7 +147,7 @@ def gradients(grads: Any, arrays: Sequence[Any]) -> list[Array | None]:
             " there is none"
         )
     for i, (grad, array) in enumerate(zip(grads, arrays)):
-        differentiated = is_float(array)
+        differentiated = is_float(array) and i not in without
         if (grad is not None) != differentiated:
             actual = "None" if grad is None else "an array"
             expected = "an array" if differentiated else "None"

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from .pair import Array, Backward, Forward, GradientError, argument_names, gradients, is_float, run, title
+from .pair import (
+    Array,
+    Backward,
+    Forward,
+    GradientError,
+    argument_names,
+    constants,
+    gradients,
+    is_float,
+    run,
+    title,
+)
 
 PURE, REPEATABLE = "pure", "repeatable"
 FEW = 16  # numbers: of a smaller pair more runs are made, for its draws may fall alike by chance
@@ -54,7 +65,7 @@ def first_run(
     dy = upstream(y)
     watched["dy"] = np.asarray(dy)
     before["dy"] = watched["dy"].copy()
-    grads = gradients(backward(dy, saved), arrays)
+    grads = gradients(backward(dy, saved), arrays, constants(forward))
     return Run(y, saved, dy, grads, (*wrote, *written("backward")))
 
 
@@ -89,7 +100,7 @@ def what_differs(
     names = [title(i, n) for i, n in enumerate(argument_names(forward, len(arrays)))]
     for kept in (saved, first.saved):
         try:
-            again = gradients(backward(first.dy, kept), arrays)
+            again = gradients(backward(first.dy, kept), arrays, constants(forward))
         except Exception:  # whatever the user's code raises
             if to_the_bit or kept is saved:
                 raise

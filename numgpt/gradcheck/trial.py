@@ -9,7 +9,19 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..errors import InputError
-from .pair import Array, Backward, Forward, argument_names, as_dtype, gradients, is_float, plain, run, title
+from .pair import (
+    Array,
+    Backward,
+    Forward,
+    argument_names,
+    as_dtype,
+    constants,
+    gradients,
+    is_float,
+    plain,
+    run,
+    title,
+)
 from .preconditions import first_run
 
 
@@ -31,7 +43,11 @@ class Trial:
         rng = np.random.default_rng(seed)
         self.dtype = np.dtype(np.float32) if computes else _precision(forward, arrays, options)
         self.arrays: list[Any] = as_dtype(arrays, self.dtype)
-        self.directions = [rng.standard_normal(a.shape) if is_float(a) else None for a in self.arrays]
+        self.constants = constants(forward)
+        self.directions = [
+            rng.standard_normal(a.shape) if is_float(a) and i not in self.constants else None
+            for i, a in enumerate(self.arrays)
+        ]
         if not any(v is not None for v in self.directions):
             raise InputError("gradcheck: no array of floats, expected at least one to differentiate by")
         for name, array in zip(self.names(), self.arrays):
@@ -51,7 +67,7 @@ class Trial:
 
     def gradients(self, dy: Any, saved: Any) -> list[Any]:
         """The backward's gradients, None for arrays that have none."""
-        return gradients(self.backward(dy, saved), self.arrays)
+        return gradients(self.backward(dy, saved), self.arrays, self.constants)
 
     def again(self, dy: Any) -> list[Any]:
         """The gradients for another dy, of a forward run anew: a layer may keep what it saves on self."""

@@ -52,7 +52,8 @@ def cost(op: Op, arrays: Sequence[Any], options: Mapping[str, Any], value: Any, 
 def _sums_over(op: Op) -> tuple[int, str]:
     """(how many matrix products an op has, the letter that they sum over).
 
-    One product, where two arrays share a letter that the value lacks: I of "...I, IO, O? -> ...O".
+    One product, where two arrays share a letter that the value lacks: I of "...I, IO, O? -> ...O". A constant
+    weighs elements.
     """
     if op.name in SUMS:
         return 0, ""
@@ -60,6 +61,8 @@ def _sums_over(op: Op) -> tuple[int, str]:
         return COMPOSED[op.name]
     seen: set[str] = set()
     for argument in op.arguments:
+        if argument.constant:
+            continue
         letters = {*re.findall("[A-Z]", re.sub("[<~][A-Z]", "", argument.text))}
         shared = (letters & seen) - {*re.findall("[A-Z]", op.result.text)}
         if shared:

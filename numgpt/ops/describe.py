@@ -20,9 +20,9 @@ LETTERS = {
     "L": "layers",
     "O": "outputs",
     "P": "positions that have a vector",
-    "R": "features of a head that rotary positions turn",
+    "R": "rank of an adapter",
     "S": "key positions",
-    "T": "query positions",
+    "T": "positions, in attention those of queries",
     "V": "vocabulary",
     "W": "channels of a group",
 }
@@ -30,6 +30,7 @@ SIGNS = {
     "...": "any leading axes, the same for all arrays",
     "<": "integers from 0 to one less",
     "~": "integers below, negative for none",
+    "!": "a constant: numbers that have no gradient",
     "?": "may be None",
     "()": "a scalar",
 }

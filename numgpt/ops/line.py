@@ -12,9 +12,8 @@ from ..errors import InputError
 
 _PRODUCT = r"\d*[A-Z]+"
 _AXIS = rf"[A-Z]|\({_PRODUCT}(?:\+{_PRODUCT})*\)"
-_ARGUMENT = re.compile(
-    rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:(?P<below>[<~])(?P<limit>[A-Z]))?(?P<optional>\?)?"
-)
+_KIND = r"(?P<below>[<~])(?P<limit>[A-Z])|(?P<constant>!)"
+_ARGUMENT = re.compile(rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:{_KIND})?(?P<optional>\?)?")
 Shape = tuple[int, ...]
 Axis = tuple[tuple[int, str], ...]
 
@@ -24,7 +23,8 @@ class Argument:
     """One array of an op line: its axes, and for integers the size that they stay below.
 
     lead: whether any axes may come first. axes: each a sum of products (factor, letters): of (KGD+2KD) it is
-    ((1, "KGD"), (2, "KD")). below, limit: "<" or "~", and the letter of the size.
+    ((1, "KGD"), (2, "KD")). below, limit: "<" or "~", and the letter of the size. constant: whether they are
+    numbers that have no gradient.
     """
 
     name: str
@@ -33,7 +33,13 @@ class Argument:
     axes: tuple[Axis, ...]
     below: str | None
     limit: str | None
+    constant: bool
     optional: bool
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the backward gives a gradient for it."""
+        return self.limit is None and not self.constant
 
     def shape(self, sizes: Mapping[str, int]) -> Shape:
         """The axes' sizes, where the letters have these."""
@@ -46,17 +52,17 @@ class Argument:
 def read(name: str, text: str) -> Argument:
     """Read one entry of an op line."""
     text = text.strip()
-    if text == "()":
-        return Argument(name, text, False, (), None, None, False)
-    m = _ARGUMENT.fullmatch(text)
-    assert m, f"op line: cannot read {text!r}"
+    is_scalar = text.startswith("()")
+    m = _ARGUMENT.fullmatch(text.removeprefix("()"))
+    assert m and not (is_scalar and (m["lead"] or m["axes"])), f"op line: cannot read {text!r}"
     axes = tuple(
         tuple((int(re.sub(r"\D", "", product) or 1), re.sub(r"\d", "", product)) for product in products)
         for products in (re.findall(_PRODUCT, axis) for axis in re.findall(_AXIS, m["axes"]))
     )
     for letters in (letters for axis in axes for _, letters in axis):
         assert len(set(letters)) == len(letters), f"op line: {letters} has a letter twice in {text!r}"
-    return Argument(name, text, bool(m["lead"]), axes, m["below"], m["limit"], bool(m["optional"]))
+    constant, optional = bool(m["constant"]), bool(m["optional"])
+    return Argument(name, text, bool(m["lead"]), axes, m["below"], m["limit"], constant, optional)
 
 
 def bind(

@@ -58,6 +58,7 @@ class Op:
         (G+2K)  one axis, of size G + 2·K
         <V      integers from 0 to V − 1
         ~V      integers below V, of which the negative ones stand for none
+        !       a constant: numbers that have no gradient, such as another model's logits
         ?       may be None
         ()      a scalar
 
@@ -67,6 +68,8 @@ class Op:
     at_least: axes that another bounds from below, {"S": "T"} for S ≥ T; or a number, {"C": 3}: the op takes
     smaller ones, but there is so little left of its gradients that laws would see rounding alone.
     distinct: the name of integers that differ from each other along their last axis; so they are drawn.
+    weights: the name of a constant that weighs what is added up along its last axis: it is drawn from 0 to 1,
+    and 0 in places, but never in all of a row.
     noise: for an op that drops at random, the shape of its mask from its inputs and options.
     expect: of arrays and options; raises InputError for options of a call that do not fit its arrays.
     variants: further options worth checking, by name; a function of (rng, sizes) where they depend on the
@@ -83,6 +86,7 @@ class Op:
     sizes: Mapping[str, str] = field(default_factory=dict)
     at_least: Mapping[str, str | int] = field(default_factory=dict)
     distinct: str = ""
+    weights: str = ""
     noise: Callable[..., tuple[int, ...]] | None = None
     variants: Mapping[str, Any] = field(default_factory=dict)
     expect: Callable[[Sequence[Any], Mapping[str, Any]], None] | None = None
@@ -98,6 +102,8 @@ class Op:
             "__doc__": describe(self, signature),
         }
         vars(self).update(shown)  # the dataclass is frozen
+        if self.constants:
+            vars(self.forward)["constants"] = self.constants  # where gradcheck looks for them
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         """An op of a module is copied and pickled by its name, as functions are: a copy is the op itself."""
@@ -137,7 +143,7 @@ class Op:
             return given
         array = as_array(f"{self.name}: {argument.name}", given, f"({argument.text})")
         array = np.asarray(array, order="C")
-        if argument.limit is None and array.dtype.kind in "iu":
+        if argument.limit is None and array.dtype.kind in ("biu" if argument.constant else "iu"):
             array = array.astype(float)
         if argument.limit is None and array.dtype.kind not in "fc":
             raise InputError(f"{self.name}: {argument.name} has dtype {array.dtype}, expected numbers")
@@ -153,6 +159,11 @@ class Op:
         """The arrays of the line, in the forward's order."""
         names = list(inspect.signature(self.forward).parameters)
         return tuple(map(read, names, self.line.split("->")[0].split(",")))
+
+    @functools.cached_property
+    def constants(self) -> frozenset[int]:
+        """The places of the arrays that hold numbers and have no gradient."""
+        return frozenset(i for i, argument in enumerate(self.arguments) if argument.constant)
 
     @functools.cached_property
     def options(self) -> tuple[str, ...]:
@@ -241,13 +252,17 @@ class Op:
     ) -> tuple[list[NDArray[Any]], dict[str, int]]:
         """Random arrays that fit the line, and the options that the sizes give.
 
-        sizes: letter -> size; lead: the leading axes. Floats are standard normal.
+        sizes: letter -> size; lead: the leading axes. Floats are standard normal, but weights.
         """
         arrays: list[NDArray[Any]] = []
         for argument in self.arguments:
             shape = (*(lead if argument.lead else ()), *argument.shape(sizes))
             if argument.limit is None:
-                arrays.append(rng.standard_normal(shape).astype(dtype))
+                numbers = rng.standard_normal(shape)
+                if argument.name == self.weights:
+                    numbers = np.where(rng.random(shape) < 0.3, 0.0, rng.random(shape))
+                    numbers[..., :1] += 0.5  # in each row something counts
+                arrays.append(numbers.astype(dtype))
                 continue
             ids = rng.integers(0, sizes[argument.limit], shape)
             if argument.name == self.distinct:

@@ -164,7 +164,8 @@ def subject_line(subject: Subject, dtype: str, seed: int) -> Line:
 def by_torch(subject: Subject, arrays: Sequence[Any], dy: Any) -> list[Any]:
     """The value and every gradient of a pair, by PyTorch."""
     t = torch()
-    leaves = [leaf(a) for a in arrays]
+    constants = frozenset() if subject.op is None else subject.op.constants
+    leaves = [tensor(a) if i in constants else leaf(a) for i, a in enumerate(arrays)]
     if subject.op is not None:
         options = {k: tensor(v) for k, v in subject.options.items()}
         value = TORCH[subject.op.name](t, *leaves, **options)
@@ -174,7 +175,8 @@ def by_torch(subject: Subject, arrays: Sequence[Any], dy: Any) -> list[Any]:
         value = layer.forward(r, *inputs)
     if value.requires_grad:
         value.backward(t.from_numpy(dy))
-    floats = [(a, x.grad) for a, x in zip(arrays, leaves) if _is_float(a)]
+    moving = [i for i, a in enumerate(arrays) if _is_float(a) and i not in constants]
+    floats = [(arrays[i], leaves[i].grad) for i in moving]
     grads = [np.zeros_like(a) if grad is None else grad.numpy() for a, grad in floats]
     return [value.detach().numpy(), *grads]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Subject:
 
 
 def _forward_there(forward: Forward) -> Forward:
+    @functools.wraps(forward, assigned=(), updated=("__dict__",))  # with its constants
     def there(*arrays: Any, **options: Any) -> tuple[Any, Any]:
         if not engine.is_cupy():
             return forward(*arrays, **options)
@@ -86,6 +88,8 @@ def op_subjects(
         with engine.session("float64"):
             return engine.forward(op, arrays)(*arrays, **options)
 
+    vars(forward)["constants"] = op.constants
+
     def backward(dy: Any, saved: Any) -> Any:
         with engine.session("float64"):
             return engine.backward(op, dy)(dy, saved)
@@ -102,6 +106,7 @@ def op_subjects(
         forward(*(a if a is None or a.dtype.kind in "iu" else 0.5 * a for a in arrays), **options)
         return result
 
+    vars(interrupted)["constants"] = op.constants
     yield dataclasses.replace(subject(AGAIN, arrays, {}), forward=interrupted)
     for i, argument in enumerate(op.arguments):
         if argument.optional:
