@@ -60,6 +60,7 @@ def cases(size):
         "expert_linear": ((sent, chosen, normal(EXPERTS, C, C)), {}),
         "combine": ((sent, normal(B, T, ACTIVE)), {}),
         "cross_entropy": ((normal(B, T, V), tokens), {}),
+        "token_logprobs": ((normal(B, T, V), tokens), {}),
     }
 
 
@@ -137,6 +138,7 @@ def torch_functions(size):
         "expert_linear": experts,
         "combine": lambda x, w: (x * w[..., None]).sum(-2),
         "cross_entropy": lambda x, ids: F.cross_entropy(x.view(-1, V), ids.view(-1)),
+        "token_logprobs": lambda x, ids: -F.cross_entropy(x.view(-1, V), ids.view(-1), reduction="none"),
     }
 
 

@@ -54,6 +54,7 @@ def test_the_ops_that_cost_time_have_twins():
         *("geglu", "geglu_tanh", "reglu", "silu", "relu2"),
         *("part_rmsnorm", "part_layernorm"),
         *("dispatch", "expert_linear", "combine"),
+        "token_logprobs",
     }
 
 

@@ -11,7 +11,8 @@ from numgpt.ops.norms import NORMS
 from numgpt.ops.positions import POSITIONS
 from numgpt.pages import cells, evaluation, formulas, givens
 from numgpt.pages.expressions import parse, walk
-from numgpt.proofs.subjects import SMALL, VARIANTS
+from numgpt.pages.tuning_cells import TUNING
+from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
 
 LLAMA = VARIANTS["LLaMA"]
 MODELS = VARIANTS | {
@@ -190,27 +191,33 @@ def test_a_row_has_a_gradient_for_every_array_that_has_one(op):
     }
 
 
-# Losses of routers: a trainer adds them, no model.
-OF_ROUTERS = ("balance", "router_z")
+# Losses, and what they are made of: a trainer runs them, no model.
+OF_NO_MODEL = ("balance", "router_z", *TUNING)
+SIZES = {"T": 4, "V": 5}
 
 
-@pytest.mark.parametrize("name", OF_ROUTERS)
-def test_the_formulas_of_a_routers_loss_give_it(name):
+@pytest.mark.parametrize("name", OF_NO_MODEL)
+def test_the_formulas_of_what_no_model_runs_give_it(name):
     op, row = ops.ALL[name], cells.cells(name)
-    for sizes in ({"E": 4, "A": 2}, {"E": 3, "A": 1}):
-        arrays, _ = op.draw(np.random.default_rng(0), sizes, (2, 5))
-        loss, saved = op.forward(*arrays)
-        letters = dict(zip(row["letters"], arrays)) | {"loss": np.asarray(loss), "dloss": np.asarray(0.5)}
-        inputs = evaluation.Inputs(letters, sizes)
-        assert abs(evaluation.evaluate(row["forward"], inputs, ()) - loss) < ROUNDING * abs(loss)
-        found = evaluation.evaluate(row["backward"]["l"], inputs, arrays[0].shape)
-        dlogits = op.backward(0.5, saved)[0]
-        assert abs(found - dlogits).max() < ROUNDING * abs(dlogits).max()
+    drawn = {c: SIZES.get(c, 2) for c in op.line if c.isupper()}
+    sizes = op.fitted(drawn)
+    for subject in op_subjects(op, 0, drawn, (2, 5)):
+        y, saved = op.forward(*subject.arrays, **subject.options)
+        dy = np.random.default_rng(1).standard_normal(np.shape(y))
+        result = row["result"]
+        known = dict(zip(row["letters"], subject.arrays)) | {result: np.asarray(y), f"d{result}": dy}
+        inputs = evaluation.Inputs(known, sizes | subject.options)
+        assert far(evaluation.evaluate(row["forward"], inputs, np.shape(y)), y) < ROUNDING, subject.name
+        grads = op.backward(dy[()], saved)
+        for letter, grad, array in zip(row["letters"], grads, subject.arrays):
+            if grad is not None:
+                found = evaluation.evaluate(row["backward"][letter], inputs, array.shape)
+                assert far(found, grad) < ROUNDING, (subject.name, letter)
 
 
 def test_models_of_these_tests_run_every_op_that_has_a_row():
     met = {step.op for changes in MODELS.values() for step in trace_of(changes).steps.values()}
-    missing = set(cells.ROWS) - {*met, "attention", *OF_ROUTERS}
+    missing = set(cells.ROWS) - {*met, "attention", *OF_NO_MODEL}
     assert not missing, "no model runs them: serve each in an entry of MODELS, as more() does"
 
 

@@ -32,8 +32,10 @@ from .dropout import dropout
 from .elementary import add, scaled, shift
 from .embedding import embedding
 from .experts import combine, dispatch, expert_linear, opened, route
+from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
 from .losses import cross_entropy
+from .means import sequence_mean, sequence_sum, token_mean
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
 from .part_norms import PART_NORMS, heads_layernorm, part_layernorm, part_rmsnorm
@@ -47,6 +49,7 @@ _ATTENTION = (
     *(distance_slopes, attention_probs, weighted_values, sink_attention, sink_probs),
 )
 _EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
+_TUNING = (token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum)
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
     op.name: op
@@ -61,6 +64,7 @@ ALL = {
         dropout,
         unembedding,
         cross_entropy,
+        *_TUNING,
         *_CHOSEN,
         *PART_NORMS.values(),
         heads_layernorm,
@@ -84,6 +88,7 @@ __all__ = [
     "dropout",
     "embedding",
     "expert_linear",
+    "forward_kl",
     "geglu",
     "geglu_tanh",
     "gelu",
@@ -101,11 +106,14 @@ __all__ = [
     "reglu",
     "relu",
     "relu2",
+    "reverse_kl",
     "rmsnorm",
     "rotary",
     "route",
     "router_z",
     "scaled",
+    "sequence_mean",
+    "sequence_sum",
     "shift",
     "silu",
     "sink_attention",
@@ -115,6 +123,9 @@ __all__ = [
     "standardise",
     "swiglu",
     "swiglu_clamped",
+    "token_entropy",
+    "token_logprobs",
+    "token_mean",
     "unembedding",
     "value_heads",
     "weighted_values",

@@ -10,19 +10,39 @@ TILE = 32  # rows a task
 
 
 @kernel(fastmath=SUMS)
-def sum_of_exponentials(x, top):
-    """Σ exp(x − top) in float64."""
+def sum_of_exponentials(x, top, inverse):
+    """Σ exp((x − top) inverse) in float64; inverse: in x's type, None for 1."""
     s = 0.0
-    for i in range(len(x)):
-        s += exp(x[i] - top)
+    if inverse is None:
+        for i in range(len(x)):
+            s += exp(x[i] - top)
+    else:
+        for i in range(len(x)):
+            s += exp((x[i] - top) * inverse)
     return s
 
 
 @kernel
-def softmax_row(x, top, factor):
-    """x ← exp(x − top) factor."""
-    for i in range(len(x)):
-        x[i] = exp(x[i] - top) * factor
+def softmax_row(x, top, factor, inverse):
+    """x ← exp((x − top) inverse) factor."""
+    if inverse is None:
+        for i in range(len(x)):
+            x[i] = exp(x[i] - top) * factor
+    else:
+        for i in range(len(x)):
+            x[i] = exp((x[i] - top) * inverse) * factor
+
+
+@kernel
+def surprise_gradient(row, target, top, total, scale, inverse):
+    """row ← scale (softmax − one-hot)."""
+    one_over, factor = row.dtype.type(1.0 / total), row.dtype.type(scale)
+    gap = row[target] - top
+    if inverse is not None:
+        gap = gap * inverse
+    at_target = factor * (exp(gap) * one_over - row.dtype.type(1))
+    softmax_row(row, top, row.dtype.type(scale / total), inverse)
+    row[target] = at_target
 
 
 @parallel
@@ -31,7 +51,7 @@ def surprises(tile, logits, ids, top, total, surprise):
     for n in range(tile * TILE, min(len(ids), tile * TILE + TILE)):
         row = logits[n]
         m = row_max(row)
-        s = sum_of_exponentials(row, m)
+        s = sum_of_exponentials(row, m, None)
         top[n], total[n] = m, s
         surprise[n] = np.log(s) - (row[ids[n]] - m) if ids[n] >= 0 else 0.0
 
@@ -44,10 +64,7 @@ def surprise_gradients(tile, ids, top, total, scale, logits):
         if ids[n] < 0:
             row[:] = 0
         else:
-            inverse, factor = row.dtype.type(1.0 / total[n]), row.dtype.type(scale)
-            at_target = factor * (exp(row[ids[n]] - top[n]) * inverse - row.dtype.type(1))
-            softmax_row(row, top[n], row.dtype.type(scale / total[n]))
-            row[ids[n]] = at_target
+            surprise_gradient(row, ids[n], top[n], total[n], scale, None)
 
 
 def cross_entropy_forward(logits, targets, *, count=None):

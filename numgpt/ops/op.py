@@ -24,7 +24,9 @@ from .line import Argument, Shape, bind, read
 OPTIONS = {
     "base": kind_of(Positive),
     "begin": kind_of(Place),
+    "beta": kind_of(Positive),
     "cap": kind_of(Positive | None),
+    "clip": kind_of(Positive),
     "count": kind_of(Count | None),
     "dim": kind_of(Size | None),
     "end": kind_of(Place | None),
@@ -32,6 +34,7 @@ OPTIONS = {
     "factor": kind_of(float),
     "first": kind_of(ArrayLike | None),
     "keep": kind_of(ArrayLike | None),
+    "label_noise": kind_of(BelowOne),
     "last": kind_of(ArrayLike | None),
     "mask": kind_of(ArrayLike | None),
     "n_active": kind_of(Size),
@@ -43,7 +46,9 @@ OPTIONS = {
     "scale": kind_of(float | None),
     "scaling": kind_of(Mapping[str, Any] | None),
     "slopes": kind_of(ArrayLike | None),
+    "smoothing": kind_of(BelowOne),
     "start": kind_of(Place),
+    "temperature": kind_of(Positive),
 }
 
 

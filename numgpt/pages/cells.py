@@ -14,6 +14,7 @@ from ..ops import ALL
 from .attention_cells import ATTENTION
 from .expert_cells import EXPERTS
 from .rows import Row
+from .tuning_cells import TUNING
 
 ERF = """
     Phi[n] = erfc(-x[n] / sqrt(2)) / 2
@@ -197,6 +198,7 @@ ROWS: Mapping[str, Row] = {
     ),
     **ATTENTION,
     **EXPERTS,
+    **TUNING,
 }
 
 # Ops without a row, and what a reader of a trace does instead.

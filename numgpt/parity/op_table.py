@@ -7,6 +7,7 @@ from typing import Any
 
 from ..ops.rotary import frequencies
 from .attention_table import ATTENTION
+from .tuning_table import TUNING
 
 
 def _cross_entropy(torch: Any, logits: Any, targets: Any, count: Any = None) -> Any:
@@ -160,4 +161,5 @@ TORCH: dict[str, Callable[..., Any]] = {
     "dropout": lambda torch, x, keep=None, p=0.0: x if keep is None else x * keep / (1 - p),
     "unembedding": lambda torch, x, weight: torch.nn.functional.linear(x, weight),
     "cross_entropy": _cross_entropy,
+    **TUNING,
 }

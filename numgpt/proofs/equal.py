@@ -56,6 +56,7 @@ UNWANTED = "what nobody wants the gradient of is let go, whether it is computed 
 REFUSED = "it only decides whether a visibility that hides a query from all keys is refused"
 SUM = "a sum gives the same gradient to both of its terms"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
+IS_TARGET = "is_target = np.arange(V, like={}) == targets[..., None]"
 AT_TARGET = ("ids", "ids", "np.where(counted, ids, 0)")
 ANYWHERE = ("ids", "np.where(counted, ids, 1)")
 PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
@@ -202,6 +203,12 @@ EQUAL = (
         COUNTED.format("dlogits"),
         (COUNTED.format("dy"),),
         "dy has the dtype of the logits, and 0 is 0",
+    ),
+    Equal(
+        "token_logprobs_backward",
+        IS_TARGET.format("targets"),
+        (IS_TARGET.format("top"),),
+        "both lie where the logits do",
     ),
     Equal("gate", "x = bounded(x)", ("without x = bounded(x)",), FAR),
     Equal(

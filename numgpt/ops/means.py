@@ -1,0 +1,141 @@
+"""Means under weights: which tokens count, and what they are divided by.
+
+A weight is 0 for a token that does not count, such as the prompt's or padding: whatever x holds there is not
+looked at, not even NaN. Weights are constants.
+"""
+
+import numpy as np
+
+from ..errors import InputError
+from .op import Op
+from .rounded import rounded_once
+
+
+def weighted(x, weights):
+    """(w x with 0 where w is 0, w in x's dtype)"""
+    weights = weights.real.astype(x.real.dtype, copy=False)
+    return np.where(weights != 0, x, 0) * weights, weights
+
+
+def _expect_counted(who, weights):
+    """InputError where nothing counts, of which there would be no mean."""
+    if not weights.any():
+        raise InputError(f"{who}: no weight counts, expected at least one that is not 0")
+
+
+def sums_of_rows(who, weights):
+    """Σ_t w of each row; InputError for a row without weight, which has no mean."""
+    sums = weights.sum(-1)
+    if (sums == 0).any():
+        raise InputError(f"{who}: a row has no weight, expected at least one in each that is not 0")
+    return sums
+
+
+@rounded_once
+def token_mean_forward(x, weights, *, count=None):
+    """The mean over all tokens that count: each weighs the same, however long the text that it stands in.
+
+        y = Σ_nt w_nt x_nt / N        N = Σ w
+
+    N is count where it is given: a micro-batch divides by the number of the whole batch, so that the parts
+    add up to the mean over all.
+    x (..., T), weights (..., T) → y ()
+    """
+    terms, weights = weighted(x, weights)
+    if count is None:
+        _expect_counted("token_mean", weights)
+        count = weights.sum()
+    elif count == 0:
+        raise InputError("token_mean: count is 0, expected at least one token that counts")
+    share = weights * (1 / count)
+    return terms.sum() * (1 / count), (share,)
+
+
+@rounded_once
+def token_mean_backward(dy, saved):
+    """Gradients of token_mean_forward with respect to x and weights (none: they are constants).
+
+        dx_nt = dy w_nt / N        because y is linear in x
+
+    In words: every token that counts gets its weight's share of dy.
+    """
+    (share,) = saved
+    return dy * share, None
+
+
+token_mean = Op(
+    "...T, ...T! -> ()",
+    token_mean_forward,
+    token_mean_backward,
+    weights="weights",
+    variants={"count": {"count": 7}},
+    saves="...T",
+)
+
+
+@rounded_once
+def sequence_mean_forward(x, weights, *, count=None):
+    """The mean over rows of each row's mean: every text weighs the same, however long it is.
+
+        y = Σ_n (Σ_t w_nt x_nt / Σ_t w_nt) / N        N: how many rows, or count
+
+    x (..., T), weights (..., T) → y ()
+    """
+    terms, weights = weighted(x, weights)
+    sums = sums_of_rows("sequence_mean", weights)
+    count = sums.size if count is None else count
+    if count == 0:
+        raise InputError("sequence_mean: there is no row, expected at least one")
+    share = weights / (sums[..., None] * count)
+    return (terms.sum(-1) / sums).sum() * (1 / count), (share,)
+
+
+@rounded_once
+def sequence_mean_backward(dy, saved):
+    """Gradients of sequence_mean_forward with respect to x and weights (none: they are constants).
+
+        dx_nt = dy w_nt / (N Σ_s w_ns)        because y is linear in x
+
+    In words: a row's N-th of dy, shared by its tokens: those of a short text get more each.
+    """
+    (share,) = saved
+    return dy * share, None
+
+
+sequence_mean = Op(
+    "...T, ...T! -> ()",
+    sequence_mean_forward,
+    sequence_mean_backward,
+    weights="weights",
+    variants={"count": {"count": 7}},
+    saves="...T",
+)
+
+
+@rounded_once
+def sequence_sum_forward(x, weights):
+    """The sum over each row: of log-probabilities that of the whole text, which preferences compare.
+
+        y_n = Σ_t w_nt x_nt
+
+    x (..., T), weights (..., T) → y (...)
+    """
+    terms, weights = weighted(x, weights)
+    return terms.sum(-1), (weights,)
+
+
+@rounded_once
+def sequence_sum_backward(dy, saved):
+    """Gradients of sequence_sum_forward with respect to x and weights (none: they are constants).
+
+        dx_nt = dy_n w_nt        because y is linear in x
+
+    In words: every token of a row gets the row's dy, times its weight.
+    """
+    (weights,) = saved
+    return dy[..., None] * weights, None
+
+
+sequence_sum = Op(
+    "...T, ...T! -> ...", sequence_sum_forward, sequence_sum_backward, weights="weights", saves="weights"
+)
