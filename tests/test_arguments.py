@@ -130,6 +130,8 @@ if not importlib.util.find_spec("sentencepiece"):
     CALLS = [name for name in CALLS if not name.startswith("tokenizers.Unigram")]
 if not importlib.util.find_spec("matplotlib"):
     CALLS = [name for name in CALLS if not name.startswith("plots.")]
+if not importlib.util.find_spec("jinja2"):
+    CALLS = [name for name in CALLS if "Jinja" not in name and name != "data.from_tokenizer_config"]
 
 
 # What is right.
@@ -230,6 +232,30 @@ def right(tmp_path_factory):
     values |= {"data.Message.role": "user", "messages": said, "data.Preference.prompt": said[:1]}
     values |= {"data.Preference.chosen": said[1:], "data.Preference.rejected": [*said[1:], *said]}
     values |= {f"data.read_{name}.paths": folder / "data.jsonl" for name in ("conversations", "preferences")}
+    chat = numgpt.data.Conversation(said)
+    example = numgpt.data.BARE.encode(chat, tokenizer)
+    values |= {"conversation": chat, "examples": [example, example], "data.Rows.batch.rows": [0]}
+    values |= {
+        "data.ChatTemplate": numgpt.data.BARE,
+        "data.ChatTemplate.from_state.state": numgpt.data.BARE.state(),
+    }
+    values |= {f"data.ChatTemplate.{name}": {"assistant": ""} for name in ("before", "behind")}
+    values |= {"data.chat_template.name": "bare", "data.template_from_state.state": numgpt.data.BARE.state()}
+    values |= {"data.Rows": numgpt.data.padded([example], 4), "plan": [[0, 1]], "block_size": 4}
+    values |= {"sequences": [[1], [2, 3]], "specials": ["<|end|>"], "data.ChatTemplate.specials": []}
+    if importlib.util.find_spec("jinja2"):
+        source = "{% for m in messages %}{{ m.content }}{{ end_token }}{% endfor %}"
+        jinja = numgpt.data.JinjaTemplate(source, {"end_token": "<|end|>"})
+        (folder / "chat.jinja").write_text(source)
+        values |= {
+            "source": source,
+            "data.JinjaTemplate": jinja,
+            "data.JinjaTemplate.from_state.state": jinja.state(),
+        }
+        values |= {"data.from_tokenizer_config.path": folder / "chat.jinja"}
+        ended = numgpt.tokenizers.with_specials(tokenizer, ["<|end|>"])
+        for name in ("encode", "encode_prompt", "end_for"):
+            values[f"data.JinjaTemplate.{name}.tokenizer"] = ended
     values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {

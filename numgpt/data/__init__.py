@@ -1,20 +1,41 @@
 """From text to batches: enter here to ask what a run trains on, and what it holds out."""
 
+from .chat_templates import BARE, CHATML, LLAMA, PLAIN, ChatTemplate
 from .conversations import ALPACA, JOINED, Conversation, Message, Wording, read_conversations
+from .jinja_templates import JinjaTemplate, from_tokenizer_config
+from .packing import RowBatch, Rows, packed, padded, stacked
 from .permutation import permuted_split
 from .preferences import Preference, read_preferences
+from .rendering import End, Example
 from .task_tables import Task, read_task
+from .templates import chat_template, template_from_state
 
 __all__ = [
     "ALPACA",
+    "BARE",
+    "CHATML",
     "JOINED",
+    "LLAMA",
+    "PLAIN",
+    "ChatTemplate",
     "Conversation",
+    "End",
+    "Example",
+    "JinjaTemplate",
     "Message",
     "Preference",
+    "RowBatch",
+    "Rows",
     "Task",
     "Wording",
+    "chat_template",
+    "from_tokenizer_config",
+    "packed",
+    "padded",
     "permuted_split",
     "read_conversations",
     "read_preferences",
     "read_task",
+    "stacked",
+    "template_from_state",
 ]

@@ -1,5 +1,6 @@
 """Text to integers and back: enter here to ask how a text is cut, and how a vocabulary is learned or read."""
 
+from .adding import with_specials
 from .bpe import BPE
 from .bpe_training import train
 from .bytes import Bytes
@@ -30,4 +31,5 @@ __all__ = [
     "is_closed",
     "load",
     "train",
+    "with_specials",
 ]
