@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,27 +185,38 @@ def _encoded(parts: Sequence[Part], tokenizer: Tokenizer, guard: Guard, context:
     cut there: a model that writes a response begins with a token of its own. What the parts up to one become
     never depends on those behind it.
     """
-    done: list[NDArray[np.int64]] = []  # of parts before base
-    ids = np.zeros(0, np.int64)  # of those from base on
+    done: list[NDArray[np.int64]] = []  # of what is before base
+    ids = np.zeros(0, np.int64)  # of what is from base on
     flags: list[NDArray[np.bool_]] = []
-    base = 0
-    for n, part in enumerate(parts):
-        whole = guard.ids("".join(p.text for p in parts[base : n + 1]), tokenizer)
-        if not np.array_equal(whole[: len(ids)], ids):
+    base = ""
+    for text, message in _cut_at_specials(parts, tokenizer, guard):
+        special = None if isinstance(tokenizer, Pipeline) else tokenizer.specials.get(text)
+        if special is not None:
+            whole = np.append(ids, special)
+        else:
+            whole = guard.ids(base + text, tokenizer)
+            if not np.array_equal(whole[: len(ids)], ids):
+                done.append(ids)
+                base, ids, whole = "", ids[:0], guard.ids(text, tokenizer)
+        flags.append(np.full(len(whole) - len(ids), message >= context))
+        base, ids = base + text, whole
+        if special is not None:
             done.append(ids)
-            base, ids, whole = n, ids[:0], guard.ids(part.text, tokenizer)
-        flags.append(np.full(len(whole) - len(ids), part.message >= context))
-        ids = whole
-        if _ends_in_special(part.text, tokenizer, guard):
-            done.append(ids)
-            base, ids = n + 1, ids[:0]
+            base, ids = "", ids[:0]
     return Example(np.concatenate([*done, ids]), np.concatenate([np.zeros(0, bool), *flags]))
 
 
-def _ends_in_special(text: str, tokenizer: Tokenizer, guard: Guard) -> bool:
-    """Whether what follows a part is encoded as if it stood alone: then nothing is encoded twice.
+def _cut_at_specials(parts: Iterable[Part], tokenizer: Tokenizer, guard: Guard) -> Iterator[Part]:
+    """The parts, cut around the last special token of each, so that little is encoded twice.
 
-    A Pipeline may begin a text otherwise than what stands behind a special token.
+    What is behind a special token is encoded as if it stood alone. Not so by a Pipeline, which may begin a
+    text otherwise.
     """
-    matches = [] if isinstance(tokenizer, Pipeline) else guard.found(text)
-    return bool(matches) and matches[-1].end() == len(text)
+    for part in parts:
+        found = [] if isinstance(tokenizer, Pipeline) else guard.found(part.text)
+        if found:
+            last = found[-1]
+            texts = part.text[: last.start()], last[0], part.text[last.end() :]
+            yield from (Part(text, part.message) for text in texts if text)
+        else:
+            yield part
