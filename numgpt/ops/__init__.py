@@ -34,12 +34,15 @@ from .embedding import embedding
 from .experts import combine, dispatch, expert_linear, opened, route
 from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
+from .lora import lora_linear
 from .losses import cross_entropy
 from .means import sequence_mean, sequence_sum, token_mean
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
 from .part_norms import PART_NORMS, heads_layernorm, part_layernorm, part_rmsnorm
+from .pooling import last_token, mean_pool
 from .positions import POSITIONS, positions, sinusoidal
+from .preferences import bradley_terry, clipped_value, dpo, ipo, kto
 from .rotary import rotary
 from .router_losses import balance, router_z
 from .sinks import sink_attention, sink_probs
@@ -49,7 +52,10 @@ _ATTENTION = (
     *(distance_slopes, attention_probs, weighted_values, sink_attention, sink_probs),
 )
 _EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
-_TUNING = (token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum)
+_TUNING = (
+    *(token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum),
+    *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, lora_linear),
+)
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
     op.name: op
@@ -81,10 +87,13 @@ __all__ = [
     "attention_probs",
     "attention_scores",
     "balance",
+    "bradley_terry",
+    "clipped_value",
     "combine",
     "cross_entropy",
     "dispatch",
     "distance_slopes",
+    "dpo",
     "dropout",
     "embedding",
     "expert_linear",
@@ -95,9 +104,14 @@ __all__ = [
     "gelu_bloom",
     "gelu_tanh",
     "heads_layernorm",
+    "ipo",
     "key_heads",
+    "kto",
+    "last_token",
     "layernorm",
     "linear",
+    "lora_linear",
+    "mean_pool",
     "opened",
     "part_layernorm",
     "part_rmsnorm",

@@ -15,6 +15,7 @@ Z{out}[n] = sum(v, exp(({letter}[n, v] - m{out}[n]) / temperature))
 
 
 LOGP = f"temperature = 1{softmaxed('z', 'logp')}"
+MARGIN = "D[n] = a[n] - fa[n] - (b[n] - fb[n])\n"
 BOTH = f"{LOGP}{softmaxed('f', 'logq')}"
 TUNING: Mapping[str, Row] = {
     "token_logprobs": Row(
@@ -60,4 +61,73 @@ TUNING: Mapping[str, Row] = {
         "total[n] = sum(t, w[n, t])\ncount = sum(n, w[n, 0] ** 0)\n",
     ),
     "sequence_sum": Row("x w", "y[n] = sum(t, w[n, t] * x[n, t])", "dx[n, t] = dy[n] * w[n, t]"),
+    "bradley_terry": Row(
+        "a b",
+        "y[n] = log(1 + exp(b[n] - a[n]))",
+        "da[n] = -dy[n] * sigma[n]\ndb[n] = dy[n] * sigma[n]",
+        "sigma[n] = 1 / (1 + exp(a[n] - b[n]))\n",
+    ),
+    "dpo": Row(
+        "a b fa fb",
+        "y[n] = (1 - label_noise) * log(1 + exp(-h[n])) + label_noise * log(1 + exp(h[n]))",
+        """
+        da[n] = dy[n] * beta * (label_noise - 1 / (1 + exp(h[n])))
+        db[n] = -dy[n] * beta * (label_noise - 1 / (1 + exp(h[n])))
+        """,
+        f"beta = 0.1\nlabel_noise = 0\n{MARGIN}h[n] = beta * D[n]\n",
+    ),
+    "ipo": Row(
+        "a b fa fb",
+        "y[n] = (D[n] - 1 / (2 * beta)) ** 2",
+        "da[n] = 2 * dy[n] * (D[n] - 1 / (2 * beta))\ndb[n] = -2 * dy[n] * (D[n] - 1 / (2 * beta))",
+        f"beta = 0.1\n{MARGIN}",
+    ),
+    "kto": Row(
+        "l f good z",
+        "y[n] = 1 / (1 + exp(g[n]))",
+        "dl[n] = -dy[n] * sign[n] * beta / ((1 + exp(g[n])) * (1 + exp(-g[n])))",
+        """
+        beta = 0.1
+        sign[n] = 1 if good[n] > 0 else -1
+        g[n] = sign[n] * (beta * (l[n] - f[n]) - z)
+        """,
+    ),
+    "clipped_value": Row(
+        "v o r",
+        "y[n] = (first[n] if first[n] > second[n] else second[n]) / 2",
+        "dv[n] = dy[n] * (v[n] - r[n]) if first[n] >= second[n] else 0",
+        """
+        clip = 0.2
+        kept[n] = v[n] if -clip <= v[n] - o[n] <= clip else (o[n] + clip if v[n] > o[n] else o[n] - clip)
+        first[n] = (v[n] - r[n]) ** 2
+        second[n] = (kept[n] - r[n]) ** 2
+        """,
+    ),
+    "last_token": Row(
+        "x places",
+        "y[n, c] = x[n, places[n], c]",
+        "dx[n, t, c] = dy[n, c] if t == places[n] else 0",
+    ),
+    "mean_pool": Row(
+        "x w",
+        "y[n, c] = sum(t, w[n, t] * x[n, t, c]) / total[n]",
+        "dx[n, t, c] = dy[n, c] * w[n, t] / total[n]",
+        "total[n] = sum(t, w[n, t])\n",
+    ),
+    "lora_linear": Row(
+        "x W b A B",
+        "y[n, o] = sum(i, x[n, i] * W[i, o]) + b[o] + factor * sum(r, low[n, r] * B[r, o])",
+        """
+        dx[n, i] = sum(o, dy[n, o] * W[i, o]) + factor * sum(r, dlow[n, r] * A[i, r])
+        dW[i, o] = sum(n, x[n, i] * dy[n, o])
+        db[o] = sum(n, dy[n, o])
+        dA[i, r] = factor * sum(n, x[n, i] * dlow[n, r])
+        dB[r, o] = factor * sum(n, low[n, r] * dy[n, o])
+        """,
+        """
+        factor = 1
+        low[n, r] = sum(i, x[n, i] * A[i, r])
+        dlow[n, r] = sum(o, dy[n, o] * B[r, o])
+        """,
+    ),
 }

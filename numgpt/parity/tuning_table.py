@@ -44,6 +44,62 @@ def _sequence_mean(torch: Any, x: Any, weights: Any, count: Any = None) -> Any:
     return means.mean() if count is None else means.sum() / count
 
 
+def _bradley_terry(torch: Any, chosen: Any, rejected: Any) -> Any:
+    return -torch.nn.functional.logsigmoid(chosen - rejected)
+
+
+def _margin(chosen: Any, rejected: Any, fixed_chosen: Any, fixed_rejected: Any) -> Any:
+    return (chosen - fixed_chosen) - (rejected - fixed_rejected)
+
+
+def _dpo(
+    torch: Any,
+    chosen: Any,
+    rejected: Any,
+    fixed_chosen: Any,
+    fixed_rejected: Any,
+    beta: float = 0.1,
+    label_noise: float = 0.0,
+) -> Any:
+    """As TRL has it."""
+    log_sigmoid = torch.nn.functional.logsigmoid
+    h = beta * _margin(chosen, rejected, fixed_chosen, fixed_rejected)
+    return -log_sigmoid(h) * (1 - label_noise) - log_sigmoid(-h) * label_noise
+
+
+def _ipo(
+    torch: Any, chosen: Any, rejected: Any, fixed_chosen: Any, fixed_rejected: Any, beta: float = 0.1
+) -> Any:
+    return (_margin(chosen, rejected, fixed_chosen, fixed_rejected) - 1 / (2 * beta)) ** 2
+
+
+def _kto(torch: Any, logp: Any, fixed: Any, desirable: Any, z0: Any = None, beta: float = 0.1) -> Any:
+    gain = beta * (logp - fixed) - (0.0 if z0 is None else z0)
+    return torch.where(desirable > 0, 1 - torch.sigmoid(gain), 1 - torch.sigmoid(-gain))
+
+
+def _clipped_value(torch: Any, value: Any, old: Any, returns: Any, clip: float = 0.2) -> Any:
+    """As CleanRL has it."""
+    kept = old + torch.clamp(value - old, -clip, clip)
+    return 0.5 * torch.maximum((value - returns) ** 2, (kept - returns) ** 2)
+
+
+def _last_token(torch: Any, x: Any, places: Any) -> Any:
+    at = places[..., None, None].expand(*places.shape, 1, x.shape[-1])
+    return x.gather(-2, at).squeeze(-2)
+
+
+def _mean_pool(torch: Any, x: Any, weights: Any) -> Any:
+    return (x * weights.unsqueeze(-1)).sum(-2) / weights.sum(-1, keepdim=True)
+
+
+def _lora_linear(
+    torch: Any, x: Any, weight: Any, bias: Any, lora_a: Any, lora_b: Any, factor: float = 1.0
+) -> Any:
+    """As PEFT has it."""
+    return torch.nn.functional.linear(x, weight.T, bias) + x @ lora_a @ lora_b * factor
+
+
 # The name of an op → what PyTorch calls it.
 TUNING: dict[str, Callable[..., Any]] = {
     "token_logprobs": _token_logprobs,
@@ -53,4 +109,12 @@ TUNING: dict[str, Callable[..., Any]] = {
     "token_mean": _token_mean,
     "sequence_mean": _sequence_mean,
     "sequence_sum": lambda torch, x, weights: (x * weights).sum(-1),
+    "bradley_terry": _bradley_terry,
+    "dpo": _dpo,
+    "ipo": _ipo,
+    "kto": _kto,
+    "clipped_value": _clipped_value,
+    "last_token": _last_token,
+    "mean_pool": _mean_pool,
+    "lora_linear": _lora_linear,
 }

@@ -56,6 +56,12 @@ UNWANTED = "what nobody wants the gradient of is let go, whether it is computed 
 REFUSED = "it only decides whether a visibility that hides a query from all keys is refused"
 SUM = "a sum gives the same gradient to both of its terms"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
+PAIR = "chosen, {}, fixed_rejected, beta = saved"
+DESIRABLE = "return (np.where(desirable.real {} 0, -slope, slope), None, None, None)"
+BASE = "dx, dweight, dbias = linear_backward(dy, (x, weight, has_bias), wanted[{}])"
+LORA_A = "dlora_a = rows.swapaxes(0, 1) @ dlow.reshape(-1, low.shape[-1])"
+LORA_B = "dlora_b = factor * (low.reshape(-1, low.shape[-1]).swapaxes(0, 1) @ drows)"
+LORA_WANTED = " if wanted[{}] else None"
 IS_TARGET = "is_target = np.arange(V, like={}) == targets[..., None]"
 AT_TARGET = ("ids", "ids", "np.where(counted, ids, 0)")
 ANYWHERE = ("ids", "np.where(counted, ids, 1)")
@@ -210,6 +216,27 @@ EQUAL = (
         (IS_TARGET.format("top"),),
         "both lie where the logits do",
     ),
+    Equal(
+        "ipo_backward",
+        PAIR.format("rejected, fixed_chosen"),
+        (PAIR.format("fixed_chosen, rejected"),),
+        "both are taken away from the chosen one",
+    ),
+    Equal("kto_backward", "won, lost = sigmoids(gain)", ("lost, won = sigmoids(gain)",), "a product"),
+    Equal(
+        "kto_backward",
+        DESIRABLE.format(">"),
+        (DESIRABLE.format(">="),),
+        "0 is neither good nor bad, and is not drawn",
+    ),
+    Equal(
+        "lora_linear_backward",
+        BASE.format(":2"),
+        (BASE.format(":"),),
+        "linear_backward reads the first two",
+    ),
+    Equal("lora_linear_backward", LORA_A + LORA_WANTED.format(2), (LORA_A,), UNWANTED),
+    Equal("lora_linear_backward", LORA_B + LORA_WANTED.format(3), (LORA_B,), UNWANTED),
     Equal("gate", "x = bounded(x)", ("without x = bounded(x)",), FAR),
     Equal(
         "clamped",

@@ -27,6 +27,7 @@ SOFTMAX = f"dlogits = np.exp({ROWS} - top)"
 TARGET = "dlogits[np.arange(len(ids), like=ids), np.where(counted, ids, 0)] -= counted"
 IS_TARGET = "np.arange(dlogits.shape[-1]) == ids[:, None]"
 COUNTED = "dlogits = np.where(counted[:, None], dlogits * (dy * (1 / count)), dlogits.dtype.type(0))"
+DPO = "dy * beta * (label_noise - sigmoids(h)[1])"
 
 FAULTS = (
     Fault(
@@ -168,6 +169,49 @@ FAULTS = (
         "numgpt.ops.losses",
         "cross_entropy_backward",
         (("dy * (1 / count)", "dy * (1 / len(ids))"),),
+    ),
+    Fault(
+        "the temperature of sampling left out of the gradient (lm-human-preferences has it in both)",
+        "numgpt.ops.likelihoods",
+        "token_logprobs_backward",
+        (("dy[..., None] * (1 / temperature) * (expected", "dy[..., None] * (expected"),),
+    ),
+    Fault(
+        "padding counted as text (in returns: natolambert/rlhf-book #216, areal-project/AReaL #1346)",
+        "numgpt.ops.likelihoods",
+        "token_logprobs_backward",
+        (("return np.where((targets >= 0)[..., None], dlogits, 0), None", "return dlogits, None"),),
+    ),
+    Fault(
+        "the token that ends a text masked, as where padding is the same token (huggingface/trl #1623 #3091)",
+        "numgpt.ops.likelihoods",
+        "token_logprobs_backward",
+        (("(targets >= 0)[..., None], dlogits", "(targets > 0)[..., None], dlogits"),),
+    ),
+    Fault(
+        "a micro-batch's gradient divided by its own tokens, not by those of the whole step",
+        "numgpt.ops.means",
+        "token_mean_backward",
+        (("share = weights * (1 / count)", "share = weights * (1 / weights.sum())"),),
+        swaps_forward=True,
+    ),
+    Fault(
+        "the sign of DPO's gradient turned",
+        "numgpt.ops.preferences",
+        "dpo_backward",
+        ((DPO, "dy * beta * (sigmoids(h)[1] - label_noise)"),),
+    ),
+    Fault(
+        "chosen and rejected exchanged in DPO's gradient",
+        "numgpt.ops.preferences",
+        "dpo_backward",
+        ((f"dchosen = {DPO}", f"drejected = {DPO}\n    dchosen = -drejected"),),
+    ),
+    Fault(
+        "the reward read one token before the last (huggingface/transformers #35352)",
+        "numgpt.ops.pooling",
+        "last_token_backward",
+        (("np.arange(T, like=places) == places", "np.arange(T, like=places) + 1 == places"),),
     ),
     Fault(
         "dx too large by one part in 1e9, which central differences cannot tell",
