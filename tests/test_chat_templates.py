@@ -224,6 +224,23 @@ def test_a_template_renders_what_transformers_makes_of_it(source):
         assert tokenizer.decode(ids) == theirs
 
 
+@pytest.mark.parametrize(
+    ("template", "user", "response"),
+    [(data.BARE, "\n", "\nb"), (data.CHATML, "a", "\nb"), (data.BARE, "a\n", "b"), (data.PLAIN, "a", "b")],
+)
+def test_no_token_reaches_from_the_prompt_into_a_response(template, user, response):
+    """A model that writes a response begins with a token of its own, where the text has one for both."""
+    tokens = [*(bytes([b]) for b in range(256)), b"\n\n", b"\nb", b"a\n"]
+    bpe = tokenizers.BPE(tokens, [(10, 10), (10, 98), (97, 10)], pattern=r"[\s\S]+")
+    tokenizer = with_specials(bpe, ["<|endoftext|>", *SPECIALS])
+    conversation = Conversation([Message("user", user), Message("assistant", response)])
+    example = template.encode(conversation, tokenizer)
+    prompt = template.encode_prompt(Conversation(conversation.messages[:1]), tokenizer)
+    assert example.ids[: len(prompt)].tolist() == prompt.tolist()
+    assert not example.is_response[: len(prompt)].any() and example.is_response[len(prompt)]
+    assert said(tokenizer, example) == [response + template.end_for(tokenizer).text]
+
+
 def test_the_shipped_models_take_a_chat():
     tokenizer = GPT.load("numgpt:austen").tokenizer
     conversation = Conversation([Message("user", "Who is Emma?"), Message("assistant", "A friend of mine.")])
