@@ -14,6 +14,7 @@ from numgpt import GPT, Config, engine
 from numgpt.architecture.fields import setting
 from numgpt.engine import cuda
 from numgpt.layers.known import ANY, beyond
+from numgpt.layers.visibility import Visibility
 from numgpt.model.generate import logits_stream
 
 cupy = cupy_stand_in.cupy  # a fixture
@@ -112,9 +113,9 @@ def model_of(config):
     return model
 
 
-def trained(config, step=0):
+def trained(config, step=0, seen=None):
     """(loss, gradients) of a step on the engine in use, in the host's memory."""
-    loss, grads = model_of(config).loss_and_grads(TOKENS, TARGETS, step=step)
+    loss, grads = model_of(config).loss_and_grads(TOKENS, TARGETS, step=step, visibility=seen)
     return np.array(engine.home(loss)), engine.home(grads.flat)
 
 
@@ -132,11 +133,11 @@ def assert_agree(found, expected):
         np.testing.assert_allclose(engine.home(f), e, rtol=0, atol=1e-12 * abs(e).max())
 
 
-def on_reference(function, *args):
+def on_reference(function, *args, **options):
     before = engine.current()
     engine.use("reference")
     try:
-        return function(*args)
+        return function(*args, **options)
     finally:
         engine.use(before)
 
@@ -184,6 +185,23 @@ def test_a_fused_block_agrees_with_the_reference_or_declines(launched, name, val
     is_fused = is_taken(BLOCK_TAKES, name, value) and not drops
     kernels = ["block_forward"] * config.n_layer + ["block_backward"] * config.n_layer
     assert launched == (kernels if is_fused else [])
+
+
+SEEN = {
+    "packed": Visibility.packed([[5, 4, 3], [1, 11]]),
+    "padded": Visibility.padded([12, 7], T),
+    "a prefix": Visibility.prefix([4, 9], T),
+    "positions alone": Visibility(positions=np.arange(T)[::-1]),
+}
+
+
+@with_numba
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("form", [{}, {"positions": "rotary"}, {"positions": "rotary", "window": 4}], ids=str)
+def test_a_fused_block_sees_what_the_batch_says(launched, form, seen):
+    config = Config(**BASE | form)
+    assert_agree(trained(config, seen=SEEN[seen]), on_reference(trained, config, seen=SEEN[seen]))
+    assert launched == ["block_forward", "block_backward"]
 
 
 @with_numba

@@ -159,11 +159,19 @@ def flag(holds):
 
 
 def angles(r, x):
-    """cos and sin (T, R/2) by which queries and keys turn at the positions of x, None and None for none."""
+    """cos and sin (T, R/2) by which queries and keys turn at the positions of x, None and None for none.
+
+    (BT, R/2), of each token, where the batch says where its tokens stand.
+    """
     c = r.config
     if c.positions != "rotary":
         return None, None
-    return rotations(x, c.rotary_size, c.rotary_base, c.rotary_scaling, r.start, None)
+    positions = None if r.visibility is None else r.visibility.positions
+    turns = rotations(x, c.rotary_size, c.rotary_base, c.rotary_scaling, r.start, positions)
+    tables = tuple(turn.reshape(-1, turn.shape[-1]) for turn in turns)
+    for table in tables:  # always, since Numba would compile the block again for one that may be written to
+        table.flags.writeable = False
+    return tables
 
 
 def inner_width(config):

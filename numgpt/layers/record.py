@@ -282,7 +282,7 @@ class Record:
         """Whether what is under a name may run as one piece: nothing in it is kept, edited or dropped."""
         drops = self.step is not None and self.config.dropout > 0
         looked_at = (bool(self.kept) and self.kept.below(name)) or self._is_frozen(name)
-        return not (looked_at or drops or self.visibility is not None or self._is_changed(name))
+        return not (looked_at or drops or self._is_changed(name))
 
     def _is_frozen(self, name: str) -> bool:
         """Whether nobody wants the gradient of some parameter under a name, which then costs no product."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
-from ..ops.attention_numba import attend_head, attend_head_gradients
+from ..ops.attention_numba import attend_head, attend_head_gradients, bounds
 from ..ops.linear_numba import rows, set_rows
 from ..ops.norms_numba import gradient_rows, normalise_rows
 from ..ops.rotary_numba import turn_rows
@@ -135,6 +135,14 @@ def of_batch(b, B, x):
 
 
 @kernel
+def seen_by(b, bounds):
+    """The bounds (T) of a sequence's queries, of those of all (B, T); None is None."""
+    if bounds is None:
+        return None
+    return bounds[b]
+
+
+@kernel
 def head(n, x, D):
     """The columns of head n."""
     return x[:, n * D : (n + 1) * D]
@@ -173,15 +181,17 @@ def block_forward(
 ):
     """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters.
 
-    H to second: a Form. cos and sin (T, R/2): of the angles by which queries and keys turn, None if they do
-    not. first and last (T): the keys that each query sees, None where they are those before it and its own.
+    H to second: a Form. cos and sin (T or BT, R/2): of the angles by which queries and keys turn, None if
+    they do not. first and last (B, T): the keys that each query sees, None where they are those before it and
+    its own.
     """
     p, s = Parameters(*parameters), Saved(*saved)
     if phase == ATTENTION:
         b, h = task // H, task % H
         qkv, y = of_batch(b, B, s.qkv), head(h, of_batch(b, B, s.heads), D)
         k, v = keys_and_values(h // (H // K), qkv, H, K, D)
-        attend_head(head(h, qkv, D), k, v, scale, first, last, y, s.top[task], s.total[task])
+        seen = seen_by(b, first), seen_by(b, last)
+        attend_head(head(h, qkv, D), k, v, scale, *seen, y, s.top[task], s.total[task])
         return
     N, C = x.shape
     n0, n1 = span(task, N)
@@ -271,7 +281,8 @@ def block_backward(
             q, dq, top, total = head(h, values, D), head(h, grads, D), s.top[b * H + h], s.total[b * H + h]
             more = h > kv * G
             dyh = head(h, dheads, D)
-            attend_head_gradients(dyh, q, k, v, top, total, scale, first, last, more, dq, dk, dv)
+            seen = seen_by(b, first), seen_by(b, last)
+            attend_head_gradients(dyh, q, k, v, top, total, scale, *seen, more, dq, dk, dv)
     elif phase == BACK_TO_ATTENTION or phase == BACK_TO_INPUT:
         N, C = dy.shape
         n0, n1 = span(task, N)
@@ -318,7 +329,7 @@ def block_backward(
 def suits(r, x):
     """Whether the twin is made for this block and input: many rows, or few that are decoded with a cache."""
     if r.cache is not None:
-        return decoding().suits(r, x)
+        return r.visibility is None and decoding().suits(r, x)
     return x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST and beyond(r.config, KNOWN) is None
 
 
@@ -341,9 +352,12 @@ def new_saved(B, T, config, dtype):
 
 
 def keys_seen(r, x):
-    """The first and the last key (T) that each query sees; None and None where it is all up to its own."""
+    """The first and the last key (B, T) that each query sees; None and None where it is all up to its own."""
     seen = visible_keys(r, x)
-    return (seen["first"], np.arange(x.shape[-2])) if seen else (None, None)
+    if not seen:
+        return None, None
+    T = x.shape[-2]
+    return tuple(each.reshape(-1, T) for each in bounds(seen.get("first"), seen.get("last"), x.shape[:-1], T))
 
 
 def pre_norm_block_forward(r, x):

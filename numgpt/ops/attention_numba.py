@@ -25,7 +25,10 @@ from .attention import (
 )
 from .elementary_numba import exp, row_max, tanh
 
-QUERIES = 64  # a block of queries
+# Scores are made tile by tile, so that they stay in a processor's cache. Where queries see many keys a block
+# has more of them: each block reads all keys that it sees, and adds to all their gradients.
+QUERIES, MORE_QUERIES, KEYS = 64, 256, 512
+MANY = 1024  # keys that queries see on average from which on a block has MORE_QUERIES
 
 
 @kernel(fastmath=SUMS)
@@ -109,42 +112,87 @@ def add_distances(scores, slope, distance):
 
 
 @kernel
+def score_tile(q, k, s0, place, scale, first, last, cap, slope, scores, bend):
+    """scores: those of queries q (Q, D) and keys k (S, D), −∞ where a query does not see a key.
+
+    s0: the first key's place; place: the first query's. first and last (Q), or None.
+    bend: where the cap's slope goes, or None.
+    """
+    gemm(False, True, scale, q, k, 0.0, scores)
+    if cap is not None:
+        if cap > 0:
+            cap_scores(scores, cap, bend)
+        if slope != 0:
+            add_distances(scores, slope, s0 - place)
+    for t in range(len(scores)):
+        row = scores[t]
+        if first is None:
+            row[max(place + t + 1 - s0, 0) :] = -np.inf
+        else:
+            row[: max(first[t] - s0, 0)] = -np.inf
+            row[max(last[t] + 1 - s0, 0) :] = -np.inf
+
+
+@kernel
+def block_size(T, first, last):
+    """How many queries a block has."""
+    keys = T if first is None else (last - first).mean()
+    return QUERIES if keys < MANY else MORE_QUERIES
+
+
+@kernel
+def block_keys(t0, t1, before, first, last):
+    """What a block of queries sees: its first key, the one after its last, and the bounds of each query.
+
+    before: how many keys there are before the first query's own, S − T.
+    """
+    if first is None:
+        return 0, t1 + before, None, None
+    return first[t0:t1].min(), last[t0:t1].max() + 1, first[t0:t1], last[t0:t1]
+
+
+@kernel
 def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None, sink=None):
     """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T).
 
     cap, slope, sink: numbers, or all of them None.
+
+    Where a tile has a larger score than all tiles before it, what was summed up to then is scaled down to the
+    new maximum (Milakov and Gimelshein 2018).
     """
-    T, S = len(q), len(k)
-    for t0 in range(0, T, QUERIES):
-        t1 = min(T, t0 + QUERIES)
-        if first is None:
-            begin, end = 0, t1 + S - T
-        else:
-            begin, end = first[t0:t1].min(), last[t0:t1].max() + 1
-        scores = np.empty((t1 - t0, end - begin), y.dtype)
-        gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, scores)
-        if cap is not None:
-            if cap > 0:
-                cap_scores(scores, cap, None)
-            if slope != 0:
-                add_distances(scores, slope, begin - (t0 + S - T))
-        for t in range(t1 - t0):
-            row = scores[t]
-            if first is None:
-                row[end - (t1 - t0) + t + 1 :] = -np.inf
-            else:
-                row[: first[t0 + t] - begin] = -np.inf
-                row[last[t0 + t] + 1 - begin :] = -np.inf
-            m = row_max(row)
-            if sink is not None:
-                m = max(m, sink)
-            top[t0 + t] = m
-            total[t0 + t] = exponentials(row, m)
-            if sink is not None:
-                total[t0 + t] += exp(sink - m)
-        gemm(False, False, 1.0, scores, v[begin:end], 0.0, y[t0:t1])
+    T, before, none = len(q), len(k) - len(q), y.dtype.type(0)
+    queries = block_size(T, first, last)
+    for t0 in range(0, T, queries):
+        t1 = min(T, t0 + queries)
+        begin, end, firsts, lasts = block_keys(t0, t1, before, first, last)
+        top[t0:t1] = -np.inf if sink is None else sink
+        total[t0:t1] = 0
+        for s0 in range(begin, end, KEYS):
+            s1 = min(end, s0 + KEYS)
+            scores = np.empty((t1 - t0, s1 - s0), y.dtype)
+            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, cap, slope, scores, None)
+            for t in range(t0, t1):
+                row = scores[t - t0]
+                m = row_max(row)
+                if s0 > begin and m > top[t]:
+                    less = exp(top[t] - m)
+                    multiply(contiguous(y[t]), less)
+                    total[t] *= less
+                m = max(m, top[t])
+                top[t] = m
+                # A query may see no key of this tile, only of others.
+                total[t] += exponentials(row, m if m != -np.inf else none)
+            gemm(False, False, 1.0, scores, v[s0:s1], 0.0 if s0 == begin else 1.0, y[t0:t1])
         for t in range(t0, t1):
+            if sink is not None:
+                total[t] += exp(sink - top[t])
             multiply(contiguous(y[t]), y.dtype.type(1.0 / total[t]))
+
+
+@kernel
+def tile(block, first, begin, end, count):
+    """The tile of keys begin … end − 1 of a block (count · S) of queries, whose first key is first."""
+    return block[count * (begin - first) : count * (end - first)].reshape(count, end - begin)
 
 
 @kernel
@@ -154,54 +202,56 @@ def attend_head_gradients(
     """The gradients of a head; more: dk and dv are added to, as the heads of a group do after its first.
 
     Returns the gradient of its sink, 0 where there is none.
+
+    Of a block of queries P and dP are held whole, for Δ is a sum over all of their keys.
     """
     T, S = len(q), len(k)
-    dsink = 0.0
+    before, dsink, kind = S - T, 0.0, dy.dtype
+    queries = block_size(T, first, last)
     if first is not None and not more:
         dk[:] = 0
         dv[:] = 0
-    for t0 in range(0, T, QUERIES):
-        t1 = min(T, t0 + QUERIES)
-        if first is None:
-            begin, end = 0, t1 + S - T
-        else:
-            begin, end = first[t0:t1].min(), last[t0:t1].max() + 1
-        p, ds = np.empty((t1 - t0, end - begin), dy.dtype), np.empty((t1 - t0, end - begin), dy.dtype)
-        deltas = np.empty(t1 - t0, dy.dtype)
-        beta = 0.0 if t0 == 0 and first is None and not more else 1.0
-        gemm(False, True, scale, q[t0:t1], k[begin:end], 0.0, p)
-        if cap is not None:
-            bend = np.ones_like(p)
-            if cap > 0:
-                cap_scores(p, cap, bend)
-            if slope != 0:
-                add_distances(p, slope, begin - (t0 + S - T))
-        gemm(False, True, 1.0, dy[t0:t1], v[begin:end], 0.0, ds)
-        for t in range(t1 - t0):
-            row = p[t]
-            if first is None:
-                row[end - (t1 - t0) + t + 1 :] = -np.inf
-            else:
-                row[: first[t0 + t] - begin] = -np.inf
-                row[last[t0 + t] + 1 - begin :] = -np.inf
-            probabilities(row, top[t0 + t], row.dtype.type(1.0 / total[t0 + t]))
-            deltas[t] = dot(row, ds[t])
+    for t0 in range(0, T, queries):
+        t1 = min(T, t0 + queries)
+        Q = t1 - t0
+        begin, end, firsts, lasts = block_keys(t0, t1, before, first, last)
+        size = Q * (end - begin)
+        ps, dss, deltas = np.empty(size, kind), np.empty(size, kind), np.empty(Q, kind)
+        bends = ps if cap is None else np.ones_like(ps)
+        sums = np.zeros(Q)
+        for s0 in range(begin, end, KEYS):
+            s1 = min(end, s0 + KEYS)
+            p, ds = tile(ps, begin, s0, s1, Q), tile(dss, begin, s0, s1, Q)
+            bend = None if cap is None else tile(bends, begin, s0, s1, Q)
+            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, cap, slope, p, bend)
+            gemm(False, True, 1.0, dy[t0:t1], v[s0:s1], 0.0, ds)
+            for t in range(Q):
+                probabilities(p[t], top[t0 + t], kind.type(1.0 / total[t0 + t]))
+                sums[t] += dot(p[t], ds[t])
+        for t in range(Q):
+            deltas[t] = sums[t]
             if sink is not None:  # a key without a value, whose dP is 0
                 dsink -= exp(sink - top[t0 + t]) / total[t0 + t] * deltas[t]
-        for t in range(t1 - t0):
-            for s in range(end - begin):
-                d = p[t, s] * (ds[t, s] - deltas[t])
-                if cap is None:
-                    ds[t, s] = d
-                else:
-                    ds[t, s] = d * bend[t, s]
         # The first block sees the fewest keys; the later ones add to what is there, so it must be 0.
+        beta = 1.0
         if first is None and t0 == 0 and not more:
+            beta = 0.0
             dk[end:] = 0
             dv[end:] = 0
-        gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[begin:end])
-        gemm(False, False, scale, ds, k[begin:end], 0.0, dq[t0:t1])
-        gemm(True, False, scale, ds, q[t0:t1], beta, dk[begin:end])
+        for s0 in range(begin, end, KEYS):
+            s1 = min(end, s0 + KEYS)
+            p, ds = tile(ps, begin, s0, s1, Q), tile(dss, begin, s0, s1, Q)
+            bend = None if cap is None else tile(bends, begin, s0, s1, Q)
+            for t in range(Q):
+                for s in range(s1 - s0):
+                    d = p[t, s] * (ds[t, s] - deltas[t])
+                    if bend is None:
+                        ds[t, s] = d
+                    else:
+                        ds[t, s] = d * bend[t, s]
+            gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[s0:s1])
+            gemm(False, False, scale, ds, k[s0:s1], 0.0 if s0 == begin else 1.0, dq[t0:t1])
+            gemm(True, False, scale, ds, q[t0:t1], beta, dk[s0:s1])
     return dsink
 
 
@@ -272,17 +322,16 @@ def is_compiled(form, keep):
     return keep is None and form.mask is None
 
 
-def bounds(form, q, S, heads):
-    """The first and the last key of each query, each (B, H, T).
+def bounds(first, last, shape, S):
+    """The first and the last of S keys that each query (..., T) sees; first or last None: 0, or its own.
 
     Copies, since Numba compiles a kernel again for an array that may not be written to, as what is broadcast.
     """
-    T = q.shape[-2]
-    first = 0 if form.first is None else form.first
-    last = np.arange(S - T, S) if form.last is None else form.last
-    shape = q.shape[:-1]
+    T = shape[-1]
+    first = 0 if first is None else first
+    last = np.arange(S - T, S) if last is None else last
     first, last = (
-        np.array(np.broadcast_to(a, shape), np.int64, order="C").reshape(_batched(q, heads)[:-1])
+        np.array(np.broadcast_to(a, shape), np.int64, order="C")
         for a in (np.maximum(first, 0), np.minimum(last, S - 1))
     )
     if (first > last).any():
@@ -292,9 +341,13 @@ def bounds(form, q, S, heads):
 
 def settings(form, q, S, heads, sinks):
     """What the kernels take of a Form, and the sinks: scale, first, last, cap, slopes, sinks."""
-    if form.cap is None and form.slopes is None and sinks is None:
-        is_causal = form.first is None and form.last is None
-        return form.scale, *((None, None) if is_causal else bounds(form, q, S, heads)), None, None, None
+    is_plain = form.cap is None and form.slopes is None and sinks is None
+    if is_plain and form.first is None and form.last is None:
+        return form.scale, None, None, None, None, None
+    seen = bounds(form.first, form.last, q.shape[:-1], S)
+    seen = tuple(each.reshape(_batched(q, heads)[:-1]) for each in seen)
+    if is_plain:
+        return form.scale, *seen, None, None, None
 
     def each_head(numbers, absent, dtype):
         """Numbers that broadcast to q's heads, one a head (B, H); a copy as in bounds."""
@@ -303,7 +356,7 @@ def settings(form, q, S, heads, sinks):
 
     cap = 0.0 if form.cap is None else float(form.cap)
     slopes, sinks = each_head(form.slopes, 0.0, np.float64), each_head(sinks, -np.inf, q.dtype)
-    return form.scale, *bounds(form, q, S, heads), cap, slopes, sinks
+    return form.scale, *seen, cap, slopes, sinks
 
 
 def attend_into(q, k, v, form, y, H=None, K=None, sinks=None):
