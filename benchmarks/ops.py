@@ -19,6 +19,7 @@ import numpy as np
 # B, T, C, heads and V of the training shapes a, b and c of train_step.py.
 SIZES = {"a": (12, 64, 128, 4, 65), "b": (16, 256, 384, 6, 65), "c": (4, 64, 768, 12, 50257)}
 EXPERTS, ACTIVE = 8, 2
+RANK = 8
 KINDS = ("numba", "reference", "torch")
 TABLE = """\
 ms a call; a ratio below 1: the twin is faster
@@ -44,6 +45,7 @@ def cases(size):
     return {
         "embedding": ((tokens, normal(V, C)), {}),
         "linear": ((x, normal(C, 4 * C), normal(4 * C)), {}),
+        "lora_linear": ((x, normal(C, 4 * C), normal(4 * C), normal(C, RANK), normal(RANK, 4 * C)), {}),
         "unembedding": ((x, normal(V, C)), {}),
         "layernorm": ((x, normal(C), normal(C)), {"eps": 1e-5}),
         "gelu": ((wide,), {}),
@@ -122,6 +124,7 @@ def torch_functions(size):
     return {
         "embedding": F.embedding,
         "linear": F.linear,
+        "lora_linear": lambda x, w, b, low, high: F.linear(x, w.T, b) + x @ low @ high,
         "unembedding": F.linear,
         "layernorm": lambda x, w, b: F.layer_norm(x, (C,), w, b),
         "gelu": F.gelu,
