@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from .. import engine
 from .._version import __version__
+from ..architecture import additions
 from ..architecture.config import LONGEST, Config
 from ..architecture.fields import from_dict, to_dict
-from ..architecture.parameters import Flat, shapes
+from ..architecture.parameters import Flat
 from ..errors import InputError
 from ..storage import temporary
 from ..storage.atomic import StrPath, explained, named, write_json
@@ -65,6 +66,8 @@ class Model(Protocol):
     seed: int
     tokenizer: Tokenizer | None
     params: Flat
+    additions: tuple[Any, ...]
+    template: Mapping[str, Any] | None
 
 
 class Optimizer(Protocol):
@@ -102,6 +105,10 @@ def save(
     moments = {} if optimizer is None else _moments("save", optimizer, UNWRITTEN)
     _expect_finite("save", moments, UNWRITTEN)
     config = {"numgpt": __version__, "dtype": dtype, "seed": model.seed, "config": to_dict(model.config)}
+    if model.additions:
+        config["additions"] = additions.as_json(model.additions)
+    if model.template is not None:
+        config["template"] = dict(model.template)
 
     def expect(place: Path) -> None:
         if not _may_replace(place):
@@ -197,20 +204,30 @@ def _load(folder: Path) -> dict[str, Any]:
         )
     try:
         config = from_dict(Config, stored["config"])
+        added = additions.from_json(stored.get("additions", []))
+        expected = additions.all_shapes(config, added)
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-    params = _load_parameters(folder / MODEL, config, stored["dtype"])
+    params = _load_parameters(folder / MODEL, expected, stored["dtype"])
     return {
         "config": config,
         "seed": stored["seed"],
         "dtype": params.dtype,
         "tokenizer": _load_tokenizer(folder / TOKENIZER, config),
         "params": params,
+        "additions": added,
+        "template": _template(folder / CONFIG, stored.get("template")),
     }
 
 
-def _load_parameters(path: Path, config: Config, dtype: str) -> Flat:
-    expected = shapes(config)
+def _template(path: Path, stored: Any) -> dict[str, Any] | None:
+    """The state of a chat template, as far as it can be seen without reading it."""
+    if stored is None or isinstance(stored, dict):
+        return stored
+    raise InputError(f"{path}: template is {type(stored).__name__}, expected a mapping")
+
+
+def _load_parameters(path: Path, expected: Mapping[str, tuple[int, ...]], dtype: str) -> Flat:
     arrays = read_tensors(path, expected, dtype)  # before memory is taken for what the config claims
     params = Flat(expected, "float32" if dtype == "float16" else dtype)
     for name, array in arrays.items():

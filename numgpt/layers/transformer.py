@@ -229,8 +229,8 @@ BLOCKS = {
 }
 
 
-def gpt_forward(r, tokens):
-    """From tokens to the logits of each next token.  tokens (..., T) → logits (..., T, V)"""
+def trunk_forward(r, tokens):
+    """From tokens to what a head reads, the stream after the last norm.  tokens (..., T) → (..., T, C)"""
     x = r("wte", embedding, tokens)
     x = factor(r, "embed_scale", x, r.config.embed_scale)
     x = added(r, "wpe", x)
@@ -238,19 +238,11 @@ def gpt_forward(r, tokens):
     x = r("drop", dropout, x)
     for i in range(r.config.n_layer):
         x = r(f"h.{i}", BLOCKS[r.config.norm_position], x)
-    x = last_norm(r, "ln_f", x)
-    logits = r("lm_head", unembedding, x, shares="wte" if r.config.tied else None)
-    logits = head_bias(r, "head_bias", logits)
-    logits = factor(r, "logit_scale", logits, r.config.logit_scale)
-    return cap(r, "softcap", logits, r.config.final_softcap)
+    return last_norm(r, "ln_f", x)
 
 
-def gpt_backward(r, dlogits):
-    """Send gradients to all parameters; tokens have none."""
-    dlogits = r.back("softcap", dlogits)
-    dlogits = r.back("logit_scale", dlogits)
-    dlogits = r.back("head_bias", dlogits)
-    dx = r.back("lm_head", dlogits)
+def trunk_backward(r, dx):
+    """Send gradients to the parameters of trunk_forward; tokens have none."""
     dx = r.back("ln_f", dx)
     for i in reversed(range(r.config.n_layer)):
         dx = r.back(f"h.{i}", dx)
@@ -259,6 +251,32 @@ def gpt_backward(r, dlogits):
     dx = r.back("wpe", dx)
     dx = r.back("embed_scale", dx)
     r.back("wte", dx)
+
+
+def unembedded_forward(r, x):
+    """From the stream after the last norm to the logits of each next token.  x (..., T, C) → (..., T, V)"""
+    logits = r("lm_head", unembedding, x, shares="wte" if r.config.tied else None)
+    logits = head_bias(r, "head_bias", logits)
+    logits = factor(r, "logit_scale", logits, r.config.logit_scale)
+    return cap(r, "softcap", logits, r.config.final_softcap)
+
+
+def unembedded_backward(r, dlogits):
+    """Gradient of unembedded_forward with respect to x."""
+    dlogits = r.back("softcap", dlogits)
+    dlogits = r.back("logit_scale", dlogits)
+    dlogits = r.back("head_bias", dlogits)
+    return r.back("lm_head", dlogits)
+
+
+def gpt_forward(r, tokens):
+    """From tokens to the logits of each next token.  tokens (..., T) → logits (..., T, V)"""
+    return unembedded_forward(r, trunk_forward(r, tokens))
+
+
+def gpt_backward(r, dlogits):
+    """Send gradients to all parameters."""
+    trunk_backward(r, unembedded_backward(r, dlogits))
 
 
 gpt = Layer(gpt_forward, gpt_backward)

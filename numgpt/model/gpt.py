@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..architecture.additions import Head, LoRA, all_shapes, extended
 from ..architecture.config import Config
-from ..architecture.parameters import Flat, initialise, shapes
+from ..architecture.parameters import Flat, initialise
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llama2c, llmc
+from ..layers import adapters
 from ..layers.layer import Layer
 from ..layers.transformer import gpt
 from ..layers.transformer import loss as loss_of_gpt
@@ -53,7 +55,11 @@ class GPT(Derivatives, HeldAttributes):
         Parameters to use as they are, instead of drawing them. What is served may have some of its own under
         its name: "h.0.attn.c_attn.lora_a".
     served : mapping of name or pattern -> Op or Layer, optional
-        What runs there in the place of the model's own: an adapter, a mask on weights, a planted fault.
+        What runs there in the place of the model's own: a mask on weights, a planted fault.
+    additions : sequence of numgpt.LoRA and numgpt.Head, optional
+        What it has besides its own parameters; saved and loaded with the model.
+    template : mapping, optional
+        The state of the chat template that it was tuned with; saved and loaded with the model.
 
     Attributes
     ----------
@@ -89,6 +95,8 @@ class GPT(Derivatives, HeldAttributes):
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
         served: Mapping[str, Op | Layer] | None = None,
+        additions: Sequence[LoRA | Head] = (),
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         given = np.dtype("float32") if params is None else params.dtype
         dtype = given if dtype is None else dtype
@@ -96,15 +104,22 @@ class GPT(Derivatives, HeldAttributes):
         self.config = config
         self.seed = seed
         self.tokenizer = tokenizer
-        self.served: Mapping[str, Any] = dict(served or {})
+        self.additions = tuple(additions)
+        self.template = template
+        self.replaced: Mapping[str, Op | Layer] = dict(served or {})
+        self.served: Mapping[str, Any] = self.replaced | adapters.served(self.additions, config)
+        expected = all_shapes(config, self.additions)
         if params is not None:
-            checks.expect_like("GPT: params", params, checks.with_served(shapes(config), params, self.served))
+            checks.expect_like("GPT: params", params, checks.with_served(expected, params, self.replaced))
             if np.dtype(dtype) != given:
                 raise InputError(
                     f"GPT: params are {given}, expected {np.dtype(dtype)} as dtype says: leave dtype out, or"
                     " give params.astype(dtype)"
                 )
-        self.params: Flat = _here(initialise(config, seed, dtype)) if params is None else params
+        if params is None:
+            params = initialise(config, seed, dtype)
+            params = _here(extended(params, config, self.additions, seed) if self.additions else params)
+        self.params: Flat = params
 
     @checked
     def __call__(self, tokens: Ids, *, visibility: Visibility | None = None) -> NDArray[Any]:
@@ -236,10 +251,16 @@ class GPT(Derivatives, HeldAttributes):
         """
         if layout not in LAYOUTS:
             raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
-        if self.served:
+        if self.replaced:
             raise InputError(
-                f"save: other ops are served at {', '.join(self.served)}, which no file holds, expected none:"
+                f"save: other ops are served at {', '.join(self.replaced)}, which no file holds, expected none:"
                 " save GPT(model.config, params=...) of the model's own parameters"
+            )
+        if self.additions and layout != "numgpt":
+            kinds = ", ".join(type(addition).__name__ for addition in self.additions)
+            raise InputError(
+                f"save: the layout {layout!r} has no place for {kinds}, expected a model without additions:"
+                " merge the adapter by model.merged(), or save in the layout 'numgpt'"
             )
         checkpoint.expect_no_run(folder)
         LAYOUTS[layout](folder, self, dtype=dtype)
@@ -317,6 +338,57 @@ class GPT(Derivatives, HeldAttributes):
         checks.expect_known(dtype)
         return self._with(self.params.astype(dtype))
 
+    @checked
+    def extended(self, *additions: LoRA | Head) -> GPT:
+        """The same model with adapters or a head besides, and parameters of its own.
+
+        Parameters
+        ----------
+        *additions : LoRA or Head
+            Their first values are drawn by the model's seed.
+
+        Returns
+        -------
+        GPT
+            It computes what this one does, to the bit, until it is trained.
+
+        Raises
+        ------
+        InputError
+            Where the model has such a parameter already, or a pattern fits none of its matrices.
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+        >>> adapted = model.extended(numgpt.LoRA(rank=2))
+        >>> adapted.n_params - model.n_params
+        152
+        >>> bool((adapted([0, 1]) == model([0, 1])).all())
+        True
+        """
+        all_of_them = (*self.additions, *additions)
+        params = extended(self.params, self.config, all_of_them, self.seed)
+        given = self.tokenizer, params, self.replaced, all_of_them, self.template
+        return type(self)(self.config, self.seed, params.dtype, *given)
+
+    def merged(self) -> GPT:
+        """The same function without adapters: each is multiplied out and added to its matrix, W + s A B.
+
+        Returns
+        -------
+        GPT
+            Parameters of its own; what it computes differs from before by rounding.
+        """
+        rest = tuple(a for a in self.additions if not isinstance(a, LoRA))
+        params = extended(self.params, self.config, rest, self.seed)
+        for addition in self.additions:
+            if isinstance(addition, LoRA):
+                for name, change in adapters.products(addition, self.config, self.params):
+                    params[f"{name}.weight"] += change
+        given = self.tokenizer, params, self.replaced, rest, self.template
+        return type(self)(self.config, self.seed, params.dtype, *given)
+
     @property
     def n_params(self) -> int:
         """The number of parameters."""
@@ -341,7 +413,8 @@ class GPT(Derivatives, HeldAttributes):
         return checks.beside(self.config, self.params, ids, negative)
 
     def _with(self, params: Flat) -> GPT:
-        return type(self)(self.config, self.seed, params.dtype, self.tokenizer, params, self.served)
+        given = self.tokenizer, params, self.replaced, self.additions, self.template
+        return type(self)(self.config, self.seed, params.dtype, *given)
 
     def __repr__(self) -> str:
         return f"<GPT {self.n_params:,} parameters, {self.params.dtype}: {self.config}>"

@@ -46,7 +46,8 @@ def identity(objective: Any, corpus: Corpus | None) -> dict[str, Any]:
                 f"{type(objective).__name__}: {name} is {type(text).__name__}, expected a string: it tells"
                 " the data of one run from those of another"
             )
-    return {"source": source, "recipe": corpus.recipe if corpus else {}, "digest": digest}
+    recipe = getattr(objective, "recipe", corpus.recipe if corpus else {})
+    return {"source": source, "recipe": recipe, "digest": digest}
 
 
 def unusual(objective: Any, optimizer: Any) -> dict[str, str]:

@@ -1,0 +1,215 @@
+"""What a model may have besides its own parameters: adapters on its matrices, and a head in place of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..ops.activations import ACTIVATIONS
+from ..random import generator
+from .config import Config
+from .fields import check_fields, documented, expect, from_dict, setting, to_dict
+from .parameters import STD, Flat, parts, shapes
+from .patterns import matching
+
+Shapes = dict[str, tuple[int, ...]]
+LARGEST_RANK = 2**16
+
+
+class Addition(Protocol):
+    """What adds parameters to a model; it knows their shapes and their first values."""
+
+    def shapes(self, config: Config) -> Shapes:
+        """Name -> shape of every parameter that it adds."""
+
+    def first_value(self, name: str, shape: tuple[int, ...], seed: int) -> NDArray[Any]:
+        """Where a parameter starts, in float64."""
+
+
+@documented
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters: beside a matrix W stands a product of two narrow ones, which alone are trained.
+
+        y = x W + b + s (x A) B        A (I, R), B (R, O), s = alpha / R
+
+    A starts at random and B at 0, so a model starts as what it was.  Source: Hu et al. 2021; rsLoRA's
+    s = alpha / √R is of Kalajdzievski 2023.
+
+    A matrix may hold several maps side by side, as queries, keys and values. With by_part each of them has an
+    A of its own, so that A is (I, PR) for P of them; that is what adapters of models are that store them
+    apart.
+
+    Examples
+    --------
+    >>> from numgpt import Config
+    >>> config = Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    >>> LoRA(rank=2, targets=("h.*.attn.c_attn",)).shapes(config)
+    {'h.0.attn.c_attn.lora_a': (4, 2), 'h.0.attn.c_attn.lora_b': (2, 12)}
+    """
+
+    rank: int = setting(8, "R, the width between the two matrices")
+    alpha: float = setting(16.0, "the adapter's weight, which is divided by R")
+    targets: tuple[str, ...] = setting(
+        ("h.*.attn.*", "h.*.mlp.*"), "patterns of the matrices that are adapted"
+    )
+    rslora: bool = setting(False, "divide alpha by √R instead of R")
+    by_part: bool = setting(False, "an A for each of the maps that a matrix holds side by side")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        expect(self, "rank", 1 <= self.rank <= LARGEST_RANK, f"1 to {LARGEST_RANK:,}")
+        expect(self, "targets", len(self.targets) > 0, "at least one pattern, such as 'h.*.attn.c_attn'")
+
+    @property
+    def scaling(self) -> float:
+        """s, by which what the adapter gives is multiplied."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def adapted(self, config: Config) -> dict[str, tuple[int, int]]:
+        """Name -> shape of the matrices that have an adapter."""
+        matrices = {
+            part.name: part.shape
+            for part in parts(config)
+            if part.kind in ("attention", "feed-forward", "routers") and len(part.shape) == 2
+        }
+        names = matching("LoRA: targets", self.targets, matrices)
+        return {name: (matrices[name][0], matrices[name][1]) for name in names}
+
+    def widths(self, config: Config, name: str) -> tuple[int, ...]:
+        """The widths of the maps in a matrix that have an A each: q, k and v; gate and value; or all of it."""
+        width = self.adapted(config)[name][1]
+        if not self.by_part:
+            return (width,)
+        scope, _, own = name.rpartition(".")
+        kind = config.scopes().get(f"{'.'.join(name.split('.')[:2])}.", config)
+        if own == "c_attn":
+            of_keys = kind.kv_heads * kind.head_size
+            return kind.n_head * kind.head_size, of_keys, of_keys
+        if own == "c_fc" and ACTIVATIONS[kind.activation].gated:
+            return width // 2, width // 2
+        return (width,)
+
+    def shapes(self, config: Config) -> Shapes:
+        """Name -> shape of A and B beside each matrix."""
+        named: Shapes = {}
+        for name, (i, o) in self.adapted(config).items():
+            named[f"{name}.lora_a"] = (i, self.rank * len(self.widths(config, name)))
+            named[f"{name}.lora_b"] = (self.rank, o)
+        return named
+
+    def first_value(self, name: str, shape: tuple[int, ...], seed: int) -> NDArray[Any]:
+        """A uniform in ±1/√I, as PEFT draws it, and B zero: the two as zeros would have no gradient ever."""
+        if name.endswith("lora_b"):
+            return np.zeros(shape)
+        bound = 1 / math.sqrt(shape[0])
+        return generator(seed, "init", name).uniform(-bound, bound, shape)
+
+
+POOLS = ("last", "mean", "none")
+TASKS = ("classes", "numbers", "reward", "value")
+
+
+@documented
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A head for a task: scores from what the last norm gives, in the place of the logits.
+
+        scores = h W + b        h of the last token, or the mean over all; or every token's
+
+    Source: Radford et al. 2018 (classes); Ziegler et al. 2019 (reward and value).
+
+    Examples
+    --------
+    >>> from numgpt import Config
+    >>> Head(labels=("good", "bad")).shapes(Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
+    {'score.weight': (4, 2), 'score.bias': (2,)}
+    """
+
+    task: str = setting("classes", "what the scores are", TASKS)
+    labels: tuple[str, ...] = setting((), "the names of the classes, or of the numbers")
+    pool: str = setting("last", "of which tokens: the last, the mean of all, or none: each has its own", POOLS)
+    bias: bool = setting(True, "whether there is a b")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        least = {"classes": 2, "numbers": 1}.get(self.task, 0)
+        expect(self, "labels", len(self.labels) >= least, f"at least {least} for {self.task}")
+        expect(self, "labels", len(set(self.labels)) == len(self.labels), "names that differ")
+        if self.task in ("reward", "value"):
+            expect(self, "labels", not self.labels, f"none for a {self.task}, which is one number")
+        expect(self, "pool", (self.pool == "none") == (self.task == "value"), "none for a value, and only there")
+
+    @property
+    def width(self) -> int:
+        """How many scores there are."""
+        return max(1, len(self.labels))
+
+    def shapes(self, config: Config) -> Shapes:
+        """Name -> shape of the head's weight and bias."""
+        named: Shapes = {"score.weight": (config.n_embd, self.width)}
+        return named | ({"score.bias": (self.width,)} if self.bias else {})
+
+    def first_value(self, name: str, shape: tuple[int, ...], seed: int) -> NDArray[Any]:
+        """Weights of a reward with variance 1/(C + 1), of a value 0 (Ziegler et al. 2019); else GPT-2's."""
+        if name.endswith("bias") or self.task == "value":
+            return np.zeros(shape)
+        std = 1 / math.sqrt(shape[0] + 1) if self.task == "reward" else STD
+        return generator(seed, "init", name).standard_normal(shape) * std
+
+
+KINDS: Mapping[str, Any] = {"lora": LoRA, "head": Head}
+
+
+def all_shapes(config: Config, additions: Sequence[Addition]) -> Shapes:
+    """Name -> shape of a model's own parameters and those of its additions; InputError where two have one."""
+    named = shapes(config)
+    for addition in additions:
+        own = addition.shapes(config)
+        twice = sorted({*own} & {*named})
+        if twice:
+            raise InputError(
+                f"{type(addition).__name__}: there is a {twice[0]} already, expected one of each: merge the"
+                " adapter, or leave out what is there"
+            )
+        named |= own
+    return named
+
+
+def extended(params: Flat, config: Config, additions: Sequence[Addition], seed: int) -> Flat:
+    """Parameters with those of additions, which start at their first values; what params has is copied."""
+    flat = Flat(all_shapes(config, additions), params.dtype, like=params.flat)
+    for addition in additions:
+        for name, shape in addition.shapes(config).items():
+            if name not in params:
+                flat[name] = addition.first_value(name, shape, seed).astype(params.dtype)
+    for name in params:
+        if name in flat:
+            flat[name] = params[name]
+    return flat
+
+
+def as_json(additions: Sequence[Any]) -> list[dict[str, Any]]:
+    """What a file holds of additions; from_json reads it."""
+    names = {cls: name for name, cls in KINDS.items()}
+    return [{"kind": names[type(a)], **to_dict(a)} for a in additions]
+
+
+def from_json(stored: Any) -> tuple[Any, ...]:
+    """Additions from what a file holds; InputError for what is none."""
+    if not isinstance(stored, list):
+        raise InputError(f"additions: is {type(stored).__name__}, expected a list")
+    return tuple(map(_from_json, stored))
+
+
+def _from_json(stored: Any) -> Any:
+    kind = stored.get("kind") if isinstance(stored, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"additions: kind is {str(kind)[:40]!r}, expected one of {', '.join(KINDS)}")
+    return from_dict(KINDS[kind], {name: value for name, value in stored.items() if name != "kind"})

@@ -1,0 +1,45 @@
+"""What is trained and what is not: the parameters that tuning moves, and the model that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..architecture.additions import Head, LoRA
+from ..architecture.config import Config
+from ..architecture.parameters import Flat
+
+
+class Fixed(NamedTuple):
+    """A model that stays as it is, for its log-probabilities."""
+
+    config: Config
+    params: Flat
+    served: Mapping[str, Any]
+    seed: int
+
+
+def frozen(model: Any) -> Fixed:
+    """A model as it is now, whatever becomes of it.
+
+    Where an adapter is trained, the model's own parameters stay: they are shared, and the adapter is left
+    out. Else they are copied.
+    """
+    if any(isinstance(addition, LoRA) for addition in model.additions):
+        return Fixed(model.config, model.params, model.replaced, model.seed)
+    return Fixed(model.config, model.params.astype(model.params.dtype), model.served, model.seed)
+
+
+def trained_names(model: Any, reads_text: bool = True) -> list[str] | None:
+    """The names of the parameters that tuning moves; None for all.
+
+    Of a model with adapters those alone, and its head. reads_text: whether the loss reads the logits, without
+    which an unembedding of its own has no gradient.
+    """
+    names = list(model.params)
+    has_head = any(isinstance(addition, Head) for addition in model.additions)
+    if any(isinstance(addition, LoRA) for addition in model.additions):
+        return [n for n in names if n.endswith((".lora_a", ".lora_b")) or (has_head and n.startswith("score."))]
+    if reads_text or model.config.tied:
+        return None
+    return [n for n in names if not n.startswith("lm_head.")]
