@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import calculus, data, gradcheck, learn, ops, pages, parity, plots, tokenizers
+    from . import calculus, data, gradcheck, learn, ops, pages, parity, plots, tokenizers, tuning
+    from .architecture.additions import Head, LoRA
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
     from .data.corpus import prepare
@@ -28,8 +29,10 @@ __all__ = [
     "GPT",
     "AdamW",
     "Config",
+    "Head",
     "InputError",
     "Layer",
+    "LoRA",
     "Record",
     "Trace",
     "Trainer",
@@ -52,6 +55,7 @@ __all__ = [
     "set_threads",
     "tokenizers",
     "torch_random",
+    "tuning",
     "use",
 ]
 
@@ -61,8 +65,10 @@ _LATE = {
     "AdamW": ("training.optim", "AdamW"),
     "Config": ("architecture.config", "Config"),
     "GPT": ("model.gpt", "GPT"),
+    "Head": ("architecture.additions", "Head"),
     "InputError": ("errors", "InputError"),
     "Layer": ("layers.layer", "Layer"),
+    "LoRA": ("architecture.additions", "LoRA"),
     "Record": ("layers.record", "Record"),
     "Trace": ("traces.trace", "Trace"),
     "Trainer": ("training.trainer", "Trainer"),
@@ -84,6 +90,7 @@ _LATE = {
     "set_threads": ("engine", "set_threads"),
     "tokenizers": ("tokenizers", None),
     "torch_random": ("interchange.torch_random", None),
+    "tuning": ("tuning", None),
     "use": ("engine", "use"),
 }
 

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..ops.activations import ACTIVATIONS
 from ..random import generator
 from .config import Config
 from .fields import check_fields, documented, expect, from_dict, setting, to_dict
@@ -42,10 +41,6 @@ class LoRA:
     A starts at random and B at 0, so a model starts as what it was.  Source: Hu et al. 2021; rsLoRA's
     s = alpha / √R is of Kalajdzievski 2023.
 
-    A matrix may hold several maps side by side, as queries, keys and values. With by_part each of them has an
-    A of its own, so that A is (I, PR) for P of them; that is what adapters of models are that store them
-    apart.
-
     Examples
     --------
     >>> from numgpt import Config
@@ -60,7 +55,6 @@ class LoRA:
         ("h.*.attn.*", "h.*.mlp.*"), "patterns of the matrices that are adapted"
     )
     rslora: bool = setting(False, "divide alpha by √R instead of R")
-    by_part: bool = setting(False, "an A for each of the maps that a matrix holds side by side")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -82,25 +76,11 @@ class LoRA:
         names = matching("LoRA: targets", self.targets, matrices)
         return {name: (matrices[name][0], matrices[name][1]) for name in names}
 
-    def widths(self, config: Config, name: str) -> tuple[int, ...]:
-        """The widths of the maps in a matrix that have an A each: q, k and v; gate and value; or all of it."""
-        width = self.adapted(config)[name][1]
-        if not self.by_part:
-            return (width,)
-        scope, _, own = name.rpartition(".")
-        kind = config.scopes().get(f"{'.'.join(name.split('.')[:2])}.", config)
-        if own == "c_attn":
-            of_keys = kind.kv_heads * kind.head_size
-            return kind.n_head * kind.head_size, of_keys, of_keys
-        if own == "c_fc" and ACTIVATIONS[kind.activation].gated:
-            return width // 2, width // 2
-        return (width,)
-
     def shapes(self, config: Config) -> Shapes:
         """Name -> shape of A and B beside each matrix."""
         named: Shapes = {}
         for name, (i, o) in self.adapted(config).items():
-            named[f"{name}.lora_a"] = (i, self.rank * len(self.widths(config, name)))
+            named[f"{name}.lora_a"] = (i, self.rank)
             named[f"{name}.lora_b"] = (self.rank, o)
         return named
 
@@ -134,7 +114,9 @@ class Head:
 
     task: str = setting("classes", "what the scores are", TASKS)
     labels: tuple[str, ...] = setting((), "the names of the classes, or of the numbers")
-    pool: str = setting("last", "of which tokens: the last, the mean of all, or none: each has its own", POOLS)
+    pool: str = setting(
+        "last", "of which tokens: the last, the mean of all, or none: each has its own", POOLS
+    )
     bias: bool = setting(True, "whether there is a b")
 
     def __post_init__(self) -> None:
@@ -144,7 +126,9 @@ class Head:
         expect(self, "labels", len(set(self.labels)) == len(self.labels), "names that differ")
         if self.task in ("reward", "value"):
             expect(self, "labels", not self.labels, f"none for a {self.task}, which is one number")
-        expect(self, "pool", (self.pool == "none") == (self.task == "value"), "none for a value, and only there")
+        expect(
+            self, "pool", (self.pool == "none") == (self.task == "value"), "none for a value, and only there"
+        )
 
     @property
     def width(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture.additions import LoRA
@@ -14,12 +13,12 @@ from ..ops.lora import lora_linear
 from .layer import Layer
 
 
-def adapted(name: str, scaling: float, widths: tuple[int, ...]) -> Layer:
+def adapted(name: str, scaling: float) -> Layer:
     """The layer that runs at a name: its matrix with the adapter beside it, as one op."""
 
     def forward(r: Any, x: Any) -> Any:
         """What the matrix gives, and s times what the adapter does.  x (..., I) → (..., O)"""
-        return r("adapted", lora_linear, x, shares=name, scaling=scaling, widths=widths)
+        return r("adapted", lora_linear, x, shares=name, factor=scaling)
 
     def backward(r: Any, dy: Any) -> Any:
         """Gradient of forward with respect to x."""
@@ -31,7 +30,7 @@ def adapted(name: str, scaling: float, widths: tuple[int, ...]) -> Layer:
 def served(additions: Sequence[Any], config: Config) -> dict[str, Layer]:
     """Name -> what runs there, for the adapters among additions."""
     return {
-        name: adapted(name, addition.scaling, addition.widths(config, name))
+        name: adapted(name, addition.scaling)
         for addition in additions
         if isinstance(addition, LoRA)
         for name in addition.adapted(config)
@@ -43,9 +42,4 @@ def products(
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """(name, s A B) of each matrix that has an adapter: what it adds to the matrix."""
     for name in addition.adapted(config):
-        a, b = params[f"{name}.lora_a"], params[f"{name}.lora_b"]
-        R, end, parts = addition.rank, 0, []
-        for n, width in enumerate(addition.widths(config, name)):
-            begin, end = end, end + width
-            parts.append(a[:, n * R : (n + 1) * R] @ b[:, begin:end])
-        yield name, np.concatenate(parts, axis=1) * addition.scaling
+        yield name, params[f"{name}.lora_a"] @ params[f"{name}.lora_b"] * addition.scaling

@@ -35,7 +35,7 @@ from .experts import combine, dispatch, expert_linear, opened, route
 from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
 from .lora import lora_linear
-from .losses import cross_entropy
+from .losses import cross_entropy, squared_error
 from .means import sequence_mean, sequence_sum, token_mean
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
@@ -134,6 +134,7 @@ __all__ = [
     "sink_probs",
     "sinusoidal",
     "softcap",
+    "squared_error",
     "standardise",
     "swiglu",
     "swiglu_clamped",

@@ -52,3 +52,30 @@ cross_entropy = Op(
     variants={"count": {"count": 7}},
     saves="logits targets ... ...",
 )
+
+
+def squared_error_forward(x, targets):
+    """The mean squared error of numbers that a head gives.
+
+        loss = Σ_i (x_i − t_i)² / N        N how many numbers there are
+
+    targets are constants.  x (..., C), targets (..., C) → loss ()
+    """
+    error = x - targets
+    if not error.size:
+        raise InputError(f"squared_error: x has shape {x.shape}, expected at least one number")
+    return (error * error).sum() * (1 / error.size), (error,)
+
+
+def squared_error_backward(dy, saved):
+    """Gradients of squared_error_forward with respect to x and targets (none: they are constants).
+
+        dx = dy 2 (x − t) / N        because the slope of a square is twice its root
+
+    In words: each number is pulled towards its target by twice its distance.
+    """
+    (error,) = saved
+    return dy * (2 / error.size) * error, None
+
+
+squared_error = Op("...C, ...C! -> ()", squared_error_forward, squared_error_backward, saves="...C")

@@ -33,9 +33,9 @@ def head_of(model: Any, known: Sequence[str]) -> Head:
 
 
 def readings(head: Head, ids: NDArray[Any], lengths: NDArray[Any]) -> Any:
-    """What a head reads of texts in rows (B, T): their lengths, or which places are theirs."""
+    """What a head reads of texts in rows (B, T): the places of their last tokens, or which are theirs."""
     if head.pool == "last":
-        return lengths
+        return lengths - 1
     return (np.arange(ids.shape[1]) < lengths[:, None]).astype(float)
 
 

@@ -1,4 +1,4 @@
-"""Preferences without a reward model: DPO and its kin, which compare a pair's responses with a fixed model."""
+"""Preferences without a reward model: DPO and its kin compare a pair of responses with a fixed model."""
 
 from __future__ import annotations
 

@@ -40,11 +40,15 @@ def objective(kind: str, model: Any, training: Training, recipe: Recipe, fixed: 
     a preference, the model that training began with.
     """
     if model.tokenizer is None:
-        raise InputError("tune: the model has no tokenizer, expected one to read the texts: train one with it")
+        raise InputError(
+            "tune: the model has no tokenizer, expected one to read the texts: train one with it"
+        )
     try:
         made = KINDS[kind].build(model, training, recipe, fixed)
     except TypeError as error:
-        raise InputError(f"the run's recipe cannot be followed ({error}), expected it as numgpt wrote it") from error
+        raise InputError(
+            f"the run's recipe cannot be followed ({error}), expected it as numgpt wrote it"
+        ) from error
     made.recipe = dict(recipe)
     return made
 
@@ -108,7 +112,9 @@ def _text(model: Any, text: str, place: str) -> Any:
     if begin is not None:
         ids = np.concatenate([[tokenizer.specials[begin]], ids])
     if not 0 < len(ids) <= size:
-        raise InputError(f"{place}: the text has {len(ids):,} tokens, expected 1 to block_size {size:,}: cut it")
+        raise InputError(
+            f"{place}: the text has {len(ids):,} tokens, expected 1 to block_size {size:,}: cut it"
+        )
     return ids
 
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..layers.task_heads import rewards
 from ..training.objective import Batch
 from . import order
-from .classify import head_of
+from .classify import head_of, readings
 
 
 class Rewards:
@@ -74,7 +74,6 @@ class Rewards:
 
     def _batch(self, pairs: Sequence[tuple[NDArray[Any], ...]], items: Any) -> Batch:
         ids, lengths = stacked([side for item in items for side in pairs[item]])
-        read = lengths.reshape(-1, 2)
-        if self.head.pool == "mean":
-            read = (np.arange(ids.shape[1]) < lengths[:, None]).astype(float).reshape(-1, 2, ids.shape[1])
-        return Batch((ids.reshape(-1, 2, ids.shape[1]), read), self.layer, float(len(items)))
+        read = readings(self.head, ids, lengths)
+        inputs = tuple(a.reshape(-1, 2, *a.shape[1:]) for a in (ids, read))
+        return Batch(inputs, self.layer, float(len(items)))

@@ -1,4 +1,4 @@
-"""What is trained and what is not: the parameters that tuning moves, and the model that it is compared with."""
+"""What is trained and what is not: the parameters that tuning moves, and the model it is compared with."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def trained_names(model: Any, reads_text: bool = True) -> list[str] | None:
     names = list(model.params)
     has_head = any(isinstance(addition, Head) for addition in model.additions)
     if any(isinstance(addition, LoRA) for addition in model.additions):
-        return [n for n in names if n.endswith((".lora_a", ".lora_b")) or (has_head and n.startswith("score."))]
+        return [
+            n for n in names if n.endswith((".lora_a", ".lora_b")) or (has_head and n.startswith("score."))
+        ]
     if reads_text or model.config.tied:
         return None
     return [n for n in names if not n.startswith("lm_head.")]
