@@ -1,4 +1,4 @@
-"""What a model may have besides its own parameters: adapters on its matrices, and a head in place of its own."""
+"""What a model may have besides its own parameters: adapters on its matrices, and a head for a task."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ POOLS = {"last": last_token, "mean": mean_pool, "none": None}
 def pooled_forward(r, x, read, pool):
     """Scores of what a head reads of the stream x (..., T, C): (..., n), or of each token (..., T, n).
 
-    read: for "last" the place of each text's last token (...), for "mean" weights (..., T), which may be None else.
+    read: for "last" the place of each text's last token (...), for "mean" weights (..., T), else None.
     """
     h = r("pool", None, x) if POOLS[pool] is None else r("pool", POOLS[pool], x, read)
     return r("score", linear, h)

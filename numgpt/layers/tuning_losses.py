@@ -97,7 +97,9 @@ def distilled(temperature, share):
     def backward(r, dloss):
         """Gradients of forward."""
         dapart, dtext = r.back("loss", dloss)
-        dlogits = r.back("logp", r.back("mean", r.back("text_part", dtext)))
-        gpt_backward(r, dlogits + r.back("apart", r.back("kl", r.back("kl_part", dapart))))
+        dlogits = r.back("apart", r.back("kl", r.back("kl_part", dapart)))
+        # Last, for its gradient may be written over the logits, which both read.
+        dlogits = dlogits + r.back("logp", r.back("mean", r.back("text_part", dtext)))
+        gpt_backward(r, dlogits)
 
     return Layer(forward, backward)

@@ -253,7 +253,7 @@ class GPT(Derivatives, HeldAttributes):
             raise InputError(f"save: layout {layout!r} is unknown, expected {' or '.join(LAYOUTS)}")
         if self.replaced:
             raise InputError(
-                f"save: other ops are served at {', '.join(self.replaced)}, which no file holds, expected none:"
+                f"save: other ops are served at {', '.join(self.replaced)}, which no file has, expected none:"
                 " save GPT(model.config, params=...) of the model's own parameters"
             )
         if self.additions and layout != "numgpt":

@@ -2,10 +2,11 @@
 
 from .classify import Tasks, predictions
 from .distill import Distillation
+from .order import drawn
 from .prefer import Preferences, margins
 from .rewards import Rewards
 from .sft import Responses
-from .trained import frozen, trained_names
+from .trained import frozen, optimizer_of, trained_names
 
 __all__ = [
     "Distillation",
@@ -13,8 +14,10 @@ __all__ = [
     "Responses",
     "Rewards",
     "Tasks",
+    "drawn",
     "frozen",
     "margins",
+    "optimizer_of",
     "predictions",
     "trained_names",
 ]

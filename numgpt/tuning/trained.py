@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..architecture.additions import Head, LoRA
-from ..architecture.config import Config
+from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
+from ..training.optim import AdamW
 
 
 class Fixed(NamedTuple):
@@ -45,3 +46,9 @@ def trained_names(model: Any, reads_text: bool = True) -> list[str] | None:
     if reads_text or model.config.tied:
         return None
     return [n for n in names if not n.startswith("lm_head.")]
+
+
+def optimizer_of(model: Any, training: Training, names: list[str] | None) -> AdamW:
+    """AdamW with the settings of training, for the parameters of these names."""
+    t = training
+    return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip, names)
