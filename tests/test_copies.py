@@ -128,6 +128,9 @@ THINGS = {
     "parameters": lambda folder: GPT(TINY).params,
     "gradients": lambda folder: GPT(TINY).loss_and_grads(X, Y)[1],
     "model": lambda folder: GPT(TINY, seed=3, dtype="float64", tokenizer=tokenizers.Characters("abcde")),
+    "adapted model": lambda folder: GPT(TINY, seed=3).extended(
+        numgpt.LoRA(rank=2), numgpt.Head(task="reward")
+    ),
     "optimizer": lambda folder: model_and_optimizer()[1],
     "model and optimizer": lambda folder: model_and_optimizer(),
     "optimizer and model": lambda folder: dict(zip("ab", model_and_optimizer()[::-1])),

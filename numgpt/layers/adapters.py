@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..ops.lora import lora_linear
 from .layer import Layer
 
 
+@functools.cache  # so that a copy of a model runs the same layer
 def adapted(name: str, scaling: float) -> Layer:
     """The layer that runs at a name: its matrix with the adapter beside it, as one op."""
 

@@ -107,7 +107,6 @@ class GPT(Derivatives, HeldAttributes):
         self.additions = tuple(additions)
         self.template = template
         self.replaced: Mapping[str, Op | Layer] = dict(served or {})
-        self.served: Mapping[str, Any] = self.replaced | adapters.served(self.additions, config)
         expected = all_shapes(config, self.additions)
         if params is not None:
             checks.expect_like("GPT: params", params, checks.with_served(expected, params, self.replaced))
@@ -120,6 +119,7 @@ class GPT(Derivatives, HeldAttributes):
             params = initialise(config, seed, dtype)
             params = _here(extended(params, config, self.additions, seed) if self.additions else params)
         self.params: Flat = params
+        self.served: Mapping[str, Any] = self._serves()
 
     @checked
     def __call__(self, tokens: Ids, *, visibility: Visibility | None = None) -> NDArray[Any]:
@@ -363,7 +363,7 @@ class GPT(Derivatives, HeldAttributes):
         >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4))
         >>> adapted = model.extended(numgpt.LoRA(rank=2))
         >>> adapted.n_params - model.n_params
-        152
+        128
         >>> bool((adapted([0, 1]) == model([0, 1])).all())
         True
         """
@@ -411,6 +411,18 @@ class GPT(Derivatives, HeldAttributes):
     def beside(self, ids: NDArray[Any], negative: bool = False) -> NDArray[Any]:
         """Checked ids where the parameters lie: tokens, or with negative also targets."""
         return checks.beside(self.config, self.params, ids, negative)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: the layers of adapters are none of its own."""
+        return {name: value for name, value in vars(self).items() if name != "served"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        vars(self)["served"] = self._serves()
+
+    def _serves(self) -> dict[str, Op | Layer]:
+        """Name -> what runs there: what was given, and the adapters."""
+        return {**self.replaced, **adapters.served(self.additions, self.config)}
 
     def _with(self, params: Flat) -> GPT:
         given = self.tokenizer, params, self.replaced, self.additions, self.template

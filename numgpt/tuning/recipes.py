@@ -129,7 +129,13 @@ def _source(recipe: Recipe) -> str:
     return ", ".join(str(path) for path in recipe["paths"])
 
 
-_COMMON = {"warmup": 20, "schedule": "linear", "min_lr": 0.0, "eval_interval": 50, "save_interval": 100}
+_COMMON: dict[str, Any] = {
+    "warmup": 20,
+    "schedule": "linear",
+    "min_lr": 0.0,
+    "eval_interval": 50,
+    "save_interval": 100,
+}
 KINDS = {
     "sft": Kind(Training(lr=5e-4, batch_size=16, weight_decay=0.01, **_COMMON), 3.0, _responses),
     "classify": Kind(Training(lr=2e-4, batch_size=16, weight_decay=0.01, **_COMMON), 3.0, _tasks),
