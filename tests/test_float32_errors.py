@@ -17,7 +17,7 @@ OPS = (
     *("relu2", "silu", "swiglu", "geglu", "geglu_tanh", "reglu", "swiglu_clamped", "softcap"),
     *("attention_probs", "sink_probs", "route", "opened", "balance", "router_z"),
     *("token_logprobs", "token_entropy", "reverse_kl", "forward_kl"),
-    *("token_mean", "sequence_mean", "sequence_sum", "mean_pool"),
+    *("token_mean", "sequence_mean", "sequence_sum", "mean_pool", "squared_error"),
     *("bradley_terry", "dpo", "ipo", "kto", "clipped_value"),
 )
 

@@ -54,7 +54,7 @@ _ATTENTION = (
 _EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
 _TUNING = (
     *(token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum),
-    *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, lora_linear),
+    *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, squared_error, lora_linear),
 )
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..errors import InputError
 from .op import Op
+from .rounded import rounded_once
 
 
 def cross_entropy_forward(logits, targets, *, count=None):
@@ -54,6 +55,7 @@ cross_entropy = Op(
 )
 
 
+@rounded_once
 def squared_error_forward(x, targets):
     """The mean squared error of numbers that a head gives.
 
@@ -67,6 +69,7 @@ def squared_error_forward(x, targets):
     return (error * error).sum() * (1 / error.size), (error,)
 
 
+@rounded_once
 def squared_error_backward(dy, saved):
     """Gradients of squared_error_forward with respect to x and targets (none: they are constants).
 

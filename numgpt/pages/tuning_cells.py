@@ -48,6 +48,12 @@ TUNING: Mapping[str, Row] = {
         "dz[n, v] = dy[n] * (exp(logp[n, v]) - exp(logq[n, v])) / temperature",
         BOTH,
     ),
+    "squared_error": Row(
+        "x t",
+        "y = mean(n, mean(c, (x[n, c] - t[n, c]) * (x[n, c] - t[n, c])))",
+        "dx[n, c] = 2 * dy * (x[n, c] - t[n, c]) / count",
+        "count = sum(n, sum(c, x[n, c] - x[n, c] + 1))\n",
+    ),
     "token_mean": Row(
         "x w",
         "y = sum(n, sum(t, w[n, t] * x[n, t])) / count",

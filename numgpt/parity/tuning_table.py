@@ -116,5 +116,6 @@ TUNING: dict[str, Callable[..., Any]] = {
     "clipped_value": _clipped_value,
     "last_token": _last_token,
     "mean_pool": _mean_pool,
+    "squared_error": lambda torch, x, targets: torch.nn.functional.mse_loss(x, targets),
     "lora_linear": _lora_linear,
 }
