@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import sys
 import typing
@@ -21,6 +22,8 @@ Flags = argparse.ArgumentParser | argparse._ArgumentGroup  # what a flag is adde
 # How an error of the package names an argument of a function, as "generate: top_k is 0".
 OF_ARGUMENT = re.compile(r"[\w.]+(?: [\w.]+)?: (?P<name>\w+) (?=is |are )")
 MAY_BE_EMPTY = ("text",)  # the text that tokenizer encode and show are given: it has no tokens then
+DURATION = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>[smh]?)")
+SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 DTYPES = ("float32", "float64")
 LONGEST_CHOICES = 72  # characters of choices that stand beside a flag
 NUMBERS: dict[Any, str] = {int: "an integer", float: "a number"}
@@ -286,6 +289,18 @@ def length(args: argparse.Namespace, config: Config) -> int:
     return T
 
 
+def add_time_limit(parser: Flags) -> None:
+    """Add the time after which a run stops."""
+    add(
+        parser,
+        "--time-limit",
+        type=duration,
+        metavar="TIME",
+        help="stop after the step in which this time passes, such as 90s, 10m or 1.5h; --resume goes on",
+        shown="none",
+    )
+
+
 def shape(text: str) -> tuple[int, ...]:
     """A shape such as 3x5, for argparse."""
     sizes = text.replace(",", "x").split("x")
@@ -323,6 +338,15 @@ def count(text: str) -> int:
 def positive(text: str) -> int:
     """An integer of 1 or more, for argparse."""
     return _at_least(1, text)
+
+
+def duration(text: str) -> float:
+    """A time in seconds, for argparse: 90, 90s, 10m, 1.5h."""
+    match = DURATION.fullmatch(text)
+    seconds = float(match["number"]) * SECONDS[match["unit"]] if match else 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time, expected one such as 90s, 10m or 1.5h")
+    return seconds
 
 
 def _at_least(smallest: int, text: str) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +29,6 @@ EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --
 TOKENIZER = "bpe:512"
 # Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
 FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
-MAY_BE_THERE = (
-    "best",
-    "log.jsonl",
-    "tokens",
-)  # in a run's folder before its first checkpoint: what one leaves that was killed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +61,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="how many tokens of text to write at the end",
         default=TOKENS,
     )
+    flags.add_time_limit(parser)
     _add_text_flags(parser)
     config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
     flags.add_fields(parser, config, presets.DEFAULT, vocab_size="the tokenizer's")
@@ -124,81 +118,17 @@ def _add_text_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
-    with hold_folder(args) as out:
-        begun = is_begun(out, args)
+    with runs.hold_folder(args) as out:
+        begun = runs.is_begun(out, args)
         if args.resume and not begun:
             say(f"numgpt: {out} holds no run to resume: a new one begins")
         trainer = resume(args, out) if begun else begin(args, out)
         if begun and trainer.updates >= trainer.training.steps:
             return report_complete(trainer, out)
         announce(trainer, out, begun)
-        return train(trainer, out, args.sample_tokens)
-
-
-def train(trainer: Trainer, out: Path, sample_tokens: int) -> int:
-    """Train to the end, and report it."""
-    from ..training.progress import Progress
-    from ..training.trainer import NotFinite
-
-    with Progress(trainer.training.steps, trainer.updates) as progress:
-        try:
-            trainer.run(progress)
-        except NotFinite as error:
-            progress.close()
-            say(f"numgpt: {error}; the run's last checkpoint is {out / 'last'}")
+        if not runs.trained(trainer, out, args.time_limit):
             return 1
-    return report(trainer, out, sample_tokens)
-
-
-@contextlib.contextmanager
-def hold_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """The run's folder, which from here on belongs to this process."""
-    from ..storage import locks
-
-    with contextlib.ExitStack() as stack:
-        while True:
-            numbered = runs.newest() if args.resume else runs.new()
-            out = Path(args.out) if args.out else numbered
-            if out is None:
-                raise InputError(
-                    "train: there is no run to resume under runs/, expected one: name it by --out"
-                )
-            try:
-                stack.enter_context(locks.held(out))
-                break
-            except locks.InUse:
-                if args.out or args.resume:
-                    raise  # else another process has taken this number at the same moment: take the next
-        yield out
-
-
-def is_begun(out: Path, args: argparse.Namespace) -> bool:
-    """Whether there is a run in a folder that goes on; InputError if what is there cannot be used."""
-    from ..interchange.checkpoint import PLACES, is_checkpoint
-    from ..storage import folders
-
-    if args.resume:
-        folders.settle(out / "last")
-    begun = is_checkpoint(out / "last")
-    if begun and not args.resume:
-        raise InputError(
-            f"{out}: holds another run, expected a new folder: continue that run with --resume, or choose"
-            " another --out"
-        )
-    if args.resume and not begun and not args.data:  # with --data it is said what to begin on
-        is_part = out.name in PLACES and is_checkpoint(out)
-        advice = f"give its run's folder, {out.parent}" if is_part else "check the name"
-        raise InputError(
-            f"{out}: holds no run to resume, expected a run's folder with a checkpoint in it: {advice}, or"
-            " leave out --resume to begin a run"
-        )
-    if not begun and not all(_may_be_there(path) for path in out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no run, expected a new folder: choose another --out")
-    return begun
-
-
-def _may_be_there(path: Path) -> bool:
-    return path.name in MAY_BE_THERE or path.name.startswith(".")
+        return report(trainer, out, args.sample_tokens)
 
 
 def begin(args: argparse.Namespace, out: Path) -> Trainer:
@@ -208,7 +138,7 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
     from ..training.trainer import Trainer
 
     names = [args.tokenizer] if args.tokenizer else []
-    expect_apart([*(args.data or ()), *names], [out / name for name in MAY_BE_THERE])
+    expect_apart([*(args.data or ()), *names], [out / name for name in runs.MAY_BE_THERE])
     preset = args.preset or presets.DEFAULT
     training = presets.preset_training(preset, **flags.fields(args, Training))
     tokenizer = TOKENIZER if args.tokenizer is None else args.tokenizer
@@ -334,7 +264,7 @@ def report_complete(trainer: Trainer, out: Path) -> int:
     """Say that a run which was to go on had come to its end."""
     longer = command_line("train", "--resume", "--out", out, "--steps", 2 * max(trainer.updates, 1))
     say(
-        f"{out}: was complete: step {trainer.updates} of {trainer.training.steps}, {_held_out(trainer)}\n"
+        f"{out}: was complete: step {trainer.updates} of {trainer.training.steps}, {runs.held_out(trainer)}\n"
         f"train on with: {longer}; text with: {command_line('sample', out)}"
     )
     return 0
@@ -344,23 +274,23 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
     """Say how the run ended and how to go on, and write some text with the model."""
     from ..model.gpt import GPT
 
-    training = trainer.training
-    if trainer.stopped and trainer.updates < training.steps:
-        say(
-            f"stopped at step {trainer.updates} of {training.steps}, saved; go on with:"
-            f" {command_line('train', '--resume', '--out', out)}"
-        )
-        return 130
+    status = runs.say_stopped(trainer, command_line("train", "--resume", "--out", out))
+    if status is not None:
+        return status
     if sample_tokens:
         say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}, top-p {TOP_P}:")
         model = GPT.load(out)
         prompt = default_prompt(model.tokenizer)
         try:
-            sampling: dict[str, Any] = {"temperature": TEMPERATURE, "top_p": TOP_P, "seed": training.seed}
+            sampling: dict[str, Any] = {
+                "temperature": TEMPERATURE,
+                "top_p": TOP_P,
+                "seed": trainer.training.seed,
+            }
             print_texts(model, prompt, sample_tokens, **sampling)
         except BrokenPipeError:  # nobody reads the sample, and the run is saved
             send_nowhere(sys.stdout)
-    say(f"\n{_held_out(trainer)}")
+    say(f"\n{runs.held_out(trainer)}")
     _say_load(trainer)
     again = command_line("sample", out)
     say(f"checkpoint: {out / 'last'} (and {out / 'best'}); more text with: {again}")
@@ -377,10 +307,3 @@ def _say_load(trainer: Trainer) -> None:
     loads = experts.expert_load(trainer.model, text[: rows * T].reshape(rows, T))
     if loads:
         say("share of the held-out tokens by expert:\n" + "\n".join(experts.table(loads)))
-
-
-def _held_out(trainer: Trainer) -> str:
-    """The held-out loss, as far as it was measured."""
-    if trainer.held_out is None or trainer.best is None:
-        return "held-out loss not measured"
-    return f"held-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best"

@@ -231,6 +231,20 @@ def texts(
             " break"
         )
     end = None if ignore_eos else tokenizer.end_of_text
+    yield from texts_behind(model, prompt_ids, max_new_tokens, samples, stop, end, **sampling)
+
+
+def texts_behind(
+    model: Model,
+    prompt_ids: Array,
+    max_new_tokens: int,
+    samples: int = 1,
+    stop: str | Sequence[str] = (),
+    end: int | None = None,
+    **sampling: Any,
+) -> Iterator[list[str]]:
+    """As texts, behind a prompt in tokens; end: the id by which a text ends."""
+    tokenizer = _tokenizer(model)
     stop = (stop,) if isinstance(stop, str) else stop
     tails = [_Tail(tokenizer, prompt_ids, stop, end) for _ in range(samples)]
     tokens = np.tile(prompt_ids, (samples, 1))

@@ -17,7 +17,7 @@ from . import log
 
 NAME = re.compile(r"\w([\w.-]{0,98}\w)?", re.ASCII)  # of a checkpoint beside last and best
 USUAL = {"objective": "Pretraining", "optimizer": "AdamW"}  # of runs whose state does not say it
-TAKEN = (*checkpoint.PLACES, log.NAME, "tokens")  # names in a run's folder that mean something to it
+TAKEN = (*checkpoint.PLACES, log.NAME, "tokens", "start")  # names in a run's folder that mean something to it
 
 
 def expect_one_tokenizer(model: GPT, corpus: Corpus) -> None:

@@ -38,19 +38,20 @@ class Progress:
         """Show an entry of the log."""
         if "held_out_loss" in entry:
             best = "" if entry["held_out_loss"] > entry["best"] else "  (best so far)"
-            line = f"step {entry['step']:>6}  held-out loss {entry['held_out_loss']:.4f}{best}"
-            self.bar.write(line, file=self.messages)
+            self.write(f"step {entry['step']:>6}  held-out loss {entry['held_out_loss']:.4f}{best}")
             if "overfitting_since" in entry:
                 kept = "" if trainer.out is None else f"; best is kept in {trainer.out / 'best'}"
-                self.bar.write(
-                    f"overfitting since step {entry['overfitting_since']}{kept}", file=self.messages
-                )
+                self.write(f"overfitting since step {entry['overfitting_since']}{kept}")
             return
         self.bar.update()
         numbers = f"loss {entry['loss']:.4f}, lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
         self.bar.set_postfix_str(numbers, refresh=False)
         if self.bar.disable:
             self._tell(entry)
+
+    def write(self, line: str) -> None:
+        """Print a line above the bar, where it stays."""
+        self.bar.write(line, file=self.messages)
 
     def _tell(self, entry: Entry) -> None:
         """Print a line, unless the last one is not 30 seconds old."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import engine
 from ..architecture.config import Training
-from ..arguments import checked
+from ..arguments import Positive, checked
 from ..data.corpus import Corpus
 from ..errors import InputError
 from ..interchange import checkpoint
@@ -81,8 +81,8 @@ class Trainer:
         The held-out loss when it was last measured, and the least so far.
     objective, optimizer
         Those given, or those of pre-training.
-    stopped : bool
-        Whether a signal has asked the last run() to stop.
+    stopped, out_of_time : bool
+        Whether a signal has asked the last run() to stop, and whether its time was over.
 
     Raises
     ------
@@ -141,12 +141,12 @@ class Trainer:
         self.best: float | None = None
         self.held_out: float | None = None
         self.saved: int | None = None  # the step of the last checkpoint
-        self.stopped = False
+        self.stopped = self.out_of_time = False
         self.torn = False  # whether an update was interrupted: the parameters are of no step then
         self.history = History()
 
     @checked
-    def run(self, progress: Listener | None = None) -> None:
+    def run(self, progress: Listener | None = None, time_limit: Positive | None = None) -> None:
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
 
         SIGHUP, which a terminal sends when it closes, asks to stop, too, unless nohup has it ignored.
@@ -155,6 +155,9 @@ class Trainer:
         ----------
         progress : object with update(trainer, entry), optional
             It is told each log entry, a dict; numgpt.training.progress.Progress shows them as a bar.
+        time_limit : float, optional
+            Seconds from now, after which the run stops: the step is finished, the held-out loss measured, and
+            the run saved.
 
         Raises
         ------
@@ -164,7 +167,8 @@ class Trainer:
             Where another process trains in the folder, or it holds another run.
         """
         t = self.training
-        self.stopped = False
+        self.stopped = self.out_of_time = False
+        deadline = None if time_limit is None else time.monotonic() + time_limit
         with self._folder(), self._log() as file, on_signal(self._stop):
             note = functools.partial(self._note, file, progress)
             measures = hasattr(self.objective, "held_out")
@@ -172,8 +176,9 @@ class Trainer:
                 note(*([self.evaluate()] if measures else []))
                 self.save("last")
             unseen: list[Entry] = []
-            while self.updates < t.steps and not self.stopped:
+            while self.updates < t.steps and not (self.stopped or self.out_of_time):
                 unseen.append(self.step())
+                self.out_of_time = deadline is not None and time.monotonic() >= deadline
                 evaluates = measures and self._is_due(t.eval_interval)
                 saves = self._is_due(t.save_interval)
                 if evaluates or saves or len(unseen) == (PATIENCE if self._on_gpu() else 1):
@@ -356,7 +361,8 @@ class Trainer:
         return engine.on_gpu(self.model.params.flat)
 
     def _is_due(self, interval: int) -> bool:
-        return self.updates % interval == 0 or self.updates == self.training.steps
+        is_last = self.updates == self.training.steps or self.out_of_time
+        return is_last or self.updates % interval == 0
 
     def _batches(self, step: int) -> Iterator[Batch]:
         """The batches of a step, each drawn when it is asked for: there may be millions."""

@@ -10,6 +10,8 @@ from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..training.optim import AdamW
 
+VOCABULARY = ("wte.", "lm_head.")  # what holds a row for each token
+
 
 class Fixed(NamedTuple):
     """A model that stays as it is, for its log-probabilities."""
@@ -26,23 +28,28 @@ def frozen(model: Any) -> Fixed:
     Where an adapter is trained, the model's own parameters stay: they are shared, and the adapter is left
     out. Else they are copied.
     """
-    if any(isinstance(addition, LoRA) for addition in model.additions):
+    if has_adapter(model):
         return Fixed(model.config, model.params, model.replaced, model.seed)
     return Fixed(model.config, model.params.astype(model.params.dtype), model.served, model.seed)
 
 
-def trained_names(model: Any, reads_text: bool = True) -> list[str] | None:
+def has_adapter(model: Any) -> bool:
+    """Whether a model has an adapter, which is trained then instead of its own parameters."""
+    return any(isinstance(addition, LoRA) for addition in model.additions)
+
+
+def trained_names(model: Any, reads_text: bool = True, vocabulary: bool = False) -> list[str] | None:
     """The names of the parameters that tuning moves; None for all.
 
     Of a model with adapters those alone, and its head. reads_text: whether the loss reads the logits, without
-    which an unembedding of its own has no gradient.
+    which an unembedding of its own has no gradient. vocabulary: whether the embedding moves beside an
+    adapter, since it has rows for new tokens, which mean nothing yet.
     """
     names = list(model.params)
     has_head = any(isinstance(addition, Head) for addition in model.additions)
-    if any(isinstance(addition, LoRA) for addition in model.additions):
-        return [
-            n for n in names if n.endswith((".lora_a", ".lora_b")) or (has_head and n.startswith("score."))
-        ]
+    if has_adapter(model):
+        begins = (*(["score."] if has_head else []), *(VOCABULARY if vocabulary else []))
+        return [n for n in names if n.endswith((".lora_a", ".lora_b")) or n.startswith(begins)]
     if reads_text or model.config.tied:
         return None
     return [n for n in names if not n.startswith("lm_head.")]

@@ -1,0 +1,48 @@
+"""A vocabulary that grows: a model gets rows for tokens that its tokenizer has and it has not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ..arguments import checked
+from ..model.gpt import GPT
+from ..tokenizers import Tokenizer
+
+
+@checked
+def grown(model: GPT, tokenizer: Tokenizer) -> GPT:
+    """A model that knows every token of a tokenizer, which is its own with more tokens behind.
+
+    New rows of the embedding, and of an unembedding of its own, are drawn as at the beginning, by the model's
+    seed. A model whose vocabulary is padded has rows to spare: those are used before it grows.
+
+    Parameters
+    ----------
+    model : GPT
+    tokenizer : Tokenizer
+        As a template's with_specials gives it.
+
+    Returns
+    -------
+    GPT
+        With this tokenizer and parameters of its own. Of the tokens that the model knew before, the logits
+        are the same.
+
+    Examples
+    --------
+    >>> import numgpt
+    >>> from numgpt.data import CHATML
+    >>> tokenizer = numgpt.tokenizers.Bytes()
+    >>> config = numgpt.Config(vocab_size=256, block_size=4, n_layer=1, n_head=1, n_embd=4)
+    >>> model = numgpt.GPT(config, tokenizer=tokenizer)
+    >>> grown(model, CHATML.with_specials(tokenizer)).config.vocab_size
+    258
+    """
+    V = max(model.config.vocab_size, tokenizer.vocab_size)
+    config = dataclasses.replace(model.config, vocab_size=V)
+    kept: tuple[Any, ...] = model.replaced, model.additions, model.template
+    larger = GPT(config, model.seed, model.params.dtype, tokenizer, None, *kept)
+    for name, old in model.params.items():
+        larger.params[name][tuple(map(slice, old.shape))] = old
+    return larger
