@@ -313,7 +313,7 @@ def test_bad_input_gets_one_line_and_status_2(here, capfd, prepare, args, messag
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("args", [[], ["tokenizer"]])
+@pytest.mark.parametrize("args", [[], ["tokenizer"], ["tune"]])
 def test_a_command_alone_prints_its_help(capsys, args):
     assert main(args) == 0
     out = capsys.readouterr().out

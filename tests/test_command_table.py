@@ -18,12 +18,14 @@ from numgpt.commands.flags import MAY_BE_EMPTY
 from numgpt.commands.learn import ACTIONS as LESSONS
 from numgpt.commands.table import COMMANDS, parser
 from numgpt.commands.tokenizer import ACTIONS
+from numgpt.commands.tune import ACTIONS as TUNINGS
 from numgpt.errors import InputError
 
 FOLDER = Path(commands.__file__).parent
 PARTS = {"HELP": str, "EXAMPLE": str, "add_flags": callable, "run": callable}
 PAGES = [[], *([name] for name in COMMANDS), *(["tokenizer", name] for name in ACTIONS)]
 PAGES += [["learn", name] for name in LESSONS]
+PAGES += [["tune", name] for name in TUNINGS]
 
 
 def files():
@@ -96,6 +98,12 @@ def test_an_actions_example_is_parsed(name):
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lessons_example_is_parsed(name):
     args = parser().parse_args(["learn", name, *shlex.split(LESSONS[name].example)])
+    assert args.action == name
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_a_tunings_example_is_parsed(name):
+    args = parser().parse_args(["tune", name, *shlex.split(TUNINGS[name].example)])
     assert args.action == name
 
 

@@ -191,18 +191,25 @@ def add_engine(parser: argparse.ArgumentParser, tf32: bool = True) -> None:
 
 
 def add_fields(
-    parser: argparse.ArgumentParser, defaults: Config | Training, preset: str, **shown: str
+    parser: argparse.ArgumentParser,
+    defaults: Config | Training,
+    preset: str | None,
+    without: Sequence[str] = (),
+    **shown: str,
 ) -> None:
     """Add a flag for every field of Config or Training; the result has only those that were given.
 
-    defaults: the fields of the preset that the help speaks of. shown: other texts for a field's default.
+    defaults: the fields of the preset that the help speaks of, or of no preset. without: fields that are no
+    flags. shown: other texts for a field's default.
     """
     kind = "model" if isinstance(defaults, Config) else "training"
-    group = parser.add_argument_group(
-        kind,
-        f"each changes a field of the preset; the defaults are {preset}'s, numgpt info NAME shows another's",
+    of_preset = (
+        f"each changes a field of the preset; the defaults are {preset}'s, numgpt info NAME shows another's"
     )
+    group = parser.add_argument_group(kind, of_preset if preset else None)
     for field in dataclasses.fields(defaults):
+        if field.name in without:
+            continue
         types = typing.get_args(field.type) or (field.type,)
         choices = field.metadata["choices"]
         if choices is not None and len(choices) == 1:

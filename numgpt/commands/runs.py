@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .printing import say
+from .printing import command_line, say
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
@@ -55,6 +55,9 @@ def corpus(recipe: dict[str, Any], model: GPT) -> Corpus:
     """A run's corpus, made again by the recipe in its state."""
     from ..data.corpus import prepare
 
+    if "tune" in recipe:
+        raise InputError("the run was tuned on examples, expected a text: name one by --data")
+    recipe = {name: value for name, value in recipe.items() if name != "teacher"}
     if recipe.get("paths", ()) is None:  # of runs on the default text, when that was Python's
         recipe = recipe | {"paths": ["numgpt:python"]}
     try:
@@ -114,6 +117,20 @@ def is_begun(out: Path, args: argparse.Namespace) -> bool:
 
 def _may_be_there(path: Path) -> bool:
     return path.name in MAY_BE_THERE or path.name.startswith(".")
+
+
+def goes_on(out: Path) -> bool:
+    """Whether a folder holds a run's last checkpoint."""
+    from ..interchange.checkpoint import is_checkpoint
+
+    return is_checkpoint(out / "last")
+
+
+def resuming(out: Path, recipe: Mapping[str, Any]) -> str:
+    """The command by which the run in a folder goes on."""
+    tune = recipe.get("tune")
+    words = ["train"] if tune is None else ["tune", tune]
+    return command_line(*words, "--resume", "--out", out)
 
 
 def trained(

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from .._version import __version__
 from . import (
+    chat,
     check,
     convert,
     curvature,
@@ -23,6 +24,7 @@ from . import (
     sample,
     tokenizer,
     train,
+    tune,
     verify,
 )
 from .flags import HelpFormatter, Parser, describe
@@ -31,6 +33,8 @@ from .flags import HelpFormatter, Parser, describe
 # order of numgpt --help. What is heavy these modules import inside run: whoever asks for help waits for none.
 COMMANDS: dict[str, ModuleType] = {
     "train": train,
+    "tune": tune,
+    "chat": chat,
     "sample": sample,
     "eval": evaluate,
     "check": check,

@@ -162,6 +162,9 @@ def resume(args: argparse.Namespace, out: Path) -> Trainer:
 
     model = GPT.load(out / "last")
     state = read_state(out / "last")
+    if "tune" in state["recipe"]:
+        command = runs.resuming(out, state["recipe"])
+        raise InputError(f"{out}: was tuned on examples, expected a run of numgpt train: go on by {command}")
     if "objective" in state:
         raise InputError(
             f"{out}: trains by the objective {state['objective']}, expected a run of pre-training: go on with"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import engine
 from ..architecture.additions import Head
 from ..architecture.config import Training
 from ..arguments import AtLeastZero, Ids, checked
@@ -131,5 +132,5 @@ def predictions(model: Any, texts: Sequence[Ids], batch_size: int = 32) -> NDArr
     for begin in range(0, len(texts), batch_size):
         ids, lengths = stacked(texts[begin : begin + batch_size])
         inputs = ids, readings(head, ids, lengths)
-        found.append(np.asarray(differentiable.value(model, scores(head.pool), inputs), np.float64))
+        found.append(engine.home(differentiable.value(model, scores(head.pool), inputs)).astype(np.float64))
     return np.concatenate(found)

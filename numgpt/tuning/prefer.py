@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import engine
 from ..architecture.config import Training
 from ..arguments import AtLeastZero, BelowOne, Positive, Size, checked
 from ..data import Example, padded
@@ -111,17 +112,20 @@ def margins(model: Any, objective: Preferences) -> dict[str, float]:
     """What tells of a preference model on the held-out pairs, beside its loss.
 
     accuracy: the share of pairs whose better response gained more than the worse one, against the fixed
-    model. margin: by how much, in nats. chosen: the better ones' log-probability, a response.
+    model, where a tie counts half. margin: by how much, in nats. chosen: the better ones' log-probability, a
+    response; chosen_fixed: the same under the fixed model. tokens: of a better response.
     """
-    gains, chosen = [], []
+    own, fixed, tokens = [], [], []
     for batch in objective._held_out():
-        own = np.asarray(differentiable.value(model, log_likelihoods, batch.inputs[:3]))
-        gain = own - np.asarray(batch.inputs[3])
-        gains.append(gain[:, 0] - gain[:, 1])
-        chosen.append(own[:, 0])
-    gained = np.concatenate(gains)
+        own.append(engine.home(differentiable.value(model, log_likelihoods, batch.inputs[:3])))
+        fixed.append(engine.home(batch.inputs[3]))
+        tokens.append(batch.inputs[2][:, 0].sum(-1))
+    logp, before = np.concatenate(own), np.concatenate(fixed)
+    gained = (logp - before)[:, 0] - (logp - before)[:, 1]
     return {
-        "accuracy": float((gained > 0).mean()),
+        "accuracy": float((gained > 0).mean() + (gained == 0).mean() / 2),
         "margin": float(gained.mean()),
-        "chosen": float(np.concatenate(chosen).mean()),
+        "chosen": float(logp[:, 0].mean()),
+        "chosen_fixed": float(before[:, 0].mean()),
+        "tokens": float(np.concatenate(tokens).mean()),
     }

@@ -1,15 +1,20 @@
-"""Recipes: from files to an objective, the same again when a run goes on."""
+"""Recipes: from a model and files to what is trained and by what, the same again when a run goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..architecture.additions import Head, LoRA
 from ..architecture.config import Training
+from ..architecture.tunings import TUNINGS
 from ..data import (
+    Conversation,
     Example,
+    Preference,
     permuted_split,
     read_conversations,
     read_preferences,
@@ -17,77 +22,207 @@ from ..data import (
     template_from_state,
 )
 from ..errors import InputError
+from ..model.gpt import GPT
 from .classify import Tasks, head_of
 from .prefer import Preferences
 from .rewards import Rewards
 from .sft import Responses
+from .trained import has_adapter, trained_names
+from .vocabulary import grown
 
 Recipe = Mapping[str, Any]
+PROMPTS = 64  # that are kept, to be answered as samples
 
 
-class Kind(NamedTuple):
-    """A way to tune: its settings' defaults, and the function that makes its objective."""
+class Prompt(NamedTuple):
+    """What is said before a response, and the response."""
 
-    training: Training
-    epochs: float
-    build: Callable[[Any, Training, Recipe, Any], Any]
+    conversation: Conversation
+    response: str
 
 
-def objective(kind: str, model: Any, training: Training, recipe: Recipe, fixed: Any = None) -> Any:
-    """The objective of a recipe.
+class Made(NamedTuple):
+    """What a recipe makes: an objective, and prompts of what is held out, or else of what is trained on."""
 
-    recipe: paths, template (a state), held_out (a share), and the options of the objective's class. fixed: of
-    a preference, the model that training began with.
+    objective: Any
+    prompts: list[Prompt]
+
+
+def begun(kind: str, model: GPT, recipe: dict[str, Any], seed: int) -> GPT:
+    """The model that is trained, made of the one that tuning begins with; the recipe notes new tokens.
+
+    An adapter that it has is multiplied out. It gets the template's special tokens, and rows for them; a
+    head; a new adapter. What is drawn of these depends on the seed alone.
     """
-    if model.tokenizer is None:
+    own = model.tokenizer
+    if own is None:
         raise InputError(
-            "tune: the model has no tokenizer, expected one to read the texts: train one with it"
+            f"tune {kind}: the model has no tokenizer, expected one to read the texts: train one with it"
         )
+    if has_adapter(model):
+        model = model.merged()
+    config = model.config
+    if kind in ("reward", "dpo"):  # else a text's score would be noise, and the first step no beginning
+        config = dataclasses.replace(config, dropout=0.0)
+    kept: tuple[Any, ...] = model.params, model.replaced, model.additions, model.template
+    model = GPT(config, seed, model.params.dtype, own, *kept)
+    added: list[LoRA | Head] = []
+    if TUNINGS[kind].reads_text:
+        _expect_no_head(kind, model)
+    elif not any(isinstance(addition, Head) for addition in model.additions):
+        added.append(_head(kind, recipe))
+    if recipe["template"] is not None:
+        template = template_from_state(recipe["template"])
+        tokenizer = template.with_specials(own)
+        if tokenizer is not own:
+            recipe["vocabulary"] = recipe["lora"] is not None
+            model = grown(model, tokenizer)
+        model.template = template.state()
+    if recipe["lora"] is not None:
+        added.append(_adapter(recipe))
+    return model.extended(*added) if added else model
+
+
+def _adapter(recipe: Recipe) -> LoRA:
+    rank, alpha = recipe["lora"], recipe["lora_alpha"]
+    return LoRA(
+        rank=rank,
+        alpha=2.0 * rank if alpha is None else alpha,
+        targets=tuple(recipe["lora_targets"]),
+        rslora=recipe["rslora"],
+    )
+
+
+def _head(kind: str, recipe: Recipe) -> Head:
+    """The head that a task asks for: of its classes, as they are found in the files, or of a number."""
+    if kind == "reward":
+        return Head(task="reward", pool=recipe["pool"])
+    if recipe["numbers"]:
+        return Head(task="numbers", labels=(recipe["label"],), pool=recipe["pool"])
+    task = read_task(recipe["paths"], text=recipe["text"], label=recipe["label"])
+    assert task.classes is not None, "labels are no numbers"
+    return Head(labels=task.classes, pool=recipe["pool"])
+
+
+def _expect_no_head(kind: str, model: GPT) -> None:
+    head = next((a for a in model.additions if isinstance(a, Head)), None)
+    if head is not None:
+        raise InputError(
+            f"tune {kind}: the model has a head for {head.task}, expected one that writes: give the model"
+            " that the head was added to"
+        )
+
+
+def moved(kind: str, model: GPT, recipe: Recipe) -> list[str] | None:
+    """The names of the parameters that a recipe trains; None for all."""
+    reads_text = TUNINGS[kind].reads_text or recipe.get("text_weight", 0.0) > 0
+    return trained_names(model, reads_text, recipe["vocabulary"])
+
+
+def made(kind: str, model: GPT, training: Training, recipe: Recipe, fixed: Any = None) -> Made:
+    """The objective of a recipe, and prompts for samples.
+
+    fixed: of preferences, the model that they are compared with.
+    """
+    unknown = sorted({*recipe} ^ {*TUNINGS[kind].recipe, "tune"})
+    if unknown:
+        what = "missing" if unknown[0] not in recipe else "not expected"
+        raise InputError(f"the run's recipe: {unknown[0]} is {what}, expected it as numgpt wrote it")
     try:
-        made = KINDS[kind].build(model, training, recipe, fixed)
-    except TypeError as error:
+        result = BUILDERS[kind](model, training, recipe, fixed)
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"the run's recipe cannot be followed ({error}), expected it as numgpt wrote it"
         ) from error
-    made.recipe = dict(recipe)
-    return made
+    result.objective.recipe = dict(recipe)
+    return result
 
 
-def _responses(model: Any, training: Training, recipe: Recipe, fixed: Any) -> Responses:
-    template = template_from_state(recipe["template"])
+def _options(kind: str, recipe: Recipe) -> dict[str, Any]:
+    source = ", ".join(str(path) for path in recipe["paths"])
+    return {name: recipe[name] for name in TUNINGS[kind].options} | {"source": source}
+
+
+def _responses(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
+    template, tokenizer = template_from_state(recipe["template"]), model.tokenizer
+    assert tokenizer is not None, "begun() refuses it"
     conversations = read_conversations(recipe["paths"])
-    examples = [template.encode(c, model.tokenizer) for c in conversations]
-    train, held_out = _split(examples, recipe, training.seed)
-    size = model.config.block_size
-    return Responses(train, training, size, held_out, source=_source(recipe), **recipe["options"])
+    examples = [template.encode(c, tokenizer) for c in conversations]
+    train, held_out = permuted_split(len(examples), recipe["held_out"], training.seed)
+    objective = Responses(
+        [examples[i] for i in train],
+        training,
+        model.config.block_size,
+        [examples[i] for i in held_out],
+        **_options("sft", recipe),
+    )
+    shown = held_out if len(held_out) else train
+    return Made(objective, _prompts(conversations[i] for i in shown))
 
 
-def _pairs(model: Any, recipe: Recipe, seed: int) -> tuple[list[Any], list[Any]]:
-    template = template_from_state(recipe["template"])
+def _prompts(conversations: Any) -> list[Prompt]:
+    """The last responses of conversations, each with what was said before."""
+    prompts = []
+    for conversation in conversations:
+        messages = conversation.messages
+        n = max(n for n, message in enumerate(messages) if message.role == "assistant")
+        if n:
+            prompts.append(Prompt(Conversation(messages[:n], conversation.place), messages[n].text))
+        if len(prompts) == PROMPTS:
+            break
+    return prompts
+
+
+class _Pairs(NamedTuple):
+    """Preferences as examples: those to train on and those held out, and prompts."""
+
+    train: list[tuple[Example, Example]]
+    held_out: list[tuple[Example, Example]]
+    prompts: list[Prompt]
+
+
+def _pairs(model: GPT, recipe: Recipe, seed: int) -> _Pairs:
+    template, tokenizer = template_from_state(recipe["template"]), model.tokenizer
+    assert tokenizer is not None, "begun() refuses it"
     read = read_preferences(recipe["paths"])
 
-    def side(conversation: Any, context: int) -> Example:
-        return template.encode(conversation, model.tokenizer, context=context)
+    def sides(pair: Preference) -> tuple[Example, Example]:
+        n = len(pair.prompt)
+        chosen, rejected = (template.encode(side, tokenizer, context=n) for side in pair.sides)
+        return chosen, rejected
 
-    pairs = [tuple(side(s, len(p.prompt)) for s in p.sides) for p in read]
+    pairs = [sides(pair) for pair in read]
     # Pairs of one prompt stay on one side, else what is held out would have been half seen.
     groups = [p.prompt if p.prompt else n for n, p in enumerate(read)]
-    return _split(pairs, recipe, seed, groups)
+    train, held_out = permuted_split(len(pairs), recipe["held_out"], seed, groups=groups)
+    shown = held_out if len(held_out) else train
+    return _Pairs(
+        [pairs[i] for i in train], [pairs[i] for i in held_out], _prompts(read[i].sides[0] for i in shown)
+    )
 
 
-def _preferences(model: Any, training: Training, recipe: Recipe, fixed: Any) -> Preferences:
-    train, held_out = _pairs(model, recipe, training.seed)
-    size = model.config.block_size
-    return Preferences(train, training, size, fixed, held_out, source=_source(recipe), **recipe["options"])
+def _preferences(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
+    pairs = _pairs(model, recipe, training.seed)
+    size, options = model.config.block_size, _options("dpo", recipe)
+    objective = Preferences(pairs.train, training, size, fixed, pairs.held_out, **options)
+    return Made(objective, pairs.prompts)
 
 
-def _rewards(model: Any, training: Training, recipe: Recipe, fixed: Any) -> Rewards:
-    parts = _pairs(model, recipe, training.seed)
-    train, held_out = ([tuple(side.ids for side in pair) for pair in part] for part in parts)
-    return Rewards(model, train, training, held_out, source=_source(recipe), **recipe["options"])
+def _rewards(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
+    pairs, size = _pairs(model, recipe, training.seed), model.config.block_size
+    parts = [
+        [(chosen.ids, rejected.ids) for chosen, rejected in part] for part in (pairs.train, pairs.held_out)
+    ]
+    longest = max(len(ids) for part in parts for pair in part for ids in pair)
+    if longest > size:
+        raise InputError(
+            f"preferences: the longest text has {longest:,} tokens, expected at most block_size {size:,}:"
+            " leave long ones out"
+        )
+    return Made(Rewards(model, parts[0], training, parts[1], **_options("reward", recipe)), [])
 
 
-def _tasks(model: Any, training: Training, recipe: Recipe, fixed: Any) -> Tasks:
+def _tasks(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
     head = head_of(model, ("classes", "numbers"))
     names = {"text": recipe["text"], "label": recipe["label"]}
     if head.task == "numbers":
@@ -101,13 +236,16 @@ def _tasks(model: Any, training: Training, recipe: Recipe, fixed: Any) -> Tasks:
         return [texts[i] for i in items], task.labels[items]
 
     rest = part(held_out) if len(held_out) else None
-    return Tasks(model, *part(train), training, rest, source=_source(recipe), **recipe["options"])
+    return Made(Tasks(model, *part(train), training, rest, **_options("classify", recipe)), [])
 
 
 def _text(model: Any, text: str, place: str) -> Any:
     """The ids of a task's text, with the tokenizer's beginning where it has one."""
     tokenizer, size = model.tokenizer, model.config.block_size
-    ids = tokenizer.encode(text, special="text")
+    try:
+        ids = tokenizer.encode(text, special="text")
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
     begin = tokenizer.begin_of_text
     if begin is not None:
         ids = np.concatenate([[tokenizer.specials[begin]], ids])
@@ -118,27 +256,9 @@ def _text(model: Any, text: str, place: str) -> Any:
     return ids
 
 
-def _split(
-    items: Sequence[Any], recipe: Recipe, seed: int, groups: Sequence[Any] | None = None
-) -> tuple[list[Any], list[Any]]:
-    train, held_out = permuted_split(len(items), recipe["held_out"], seed, groups=groups)
-    return [items[i] for i in train], [items[i] for i in held_out]
-
-
-def _source(recipe: Recipe) -> str:
-    return ", ".join(str(path) for path in recipe["paths"])
-
-
-_COMMON: dict[str, Any] = {
-    "warmup": 20,
-    "schedule": "linear",
-    "min_lr": 0.0,
-    "eval_interval": 50,
-    "save_interval": 100,
-}
-KINDS = {
-    "sft": Kind(Training(lr=5e-4, batch_size=16, weight_decay=0.01, **_COMMON), 3.0, _responses),
-    "classify": Kind(Training(lr=2e-4, batch_size=16, weight_decay=0.01, **_COMMON), 3.0, _tasks),
-    "reward": Kind(Training(lr=2e-4, batch_size=16, weight_decay=0.01, **_COMMON), 1.0, _rewards),
-    "dpo": Kind(Training(lr=1e-4, batch_size=16, weight_decay=0.0, **_COMMON), 1.0, _preferences),
+BUILDERS: dict[str, Callable[[GPT, Training, Recipe, Any], Made]] = {
+    "sft": _responses,
+    "classify": _tasks,
+    "reward": _rewards,
+    "dpo": _preferences,
 }

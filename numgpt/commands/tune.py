@@ -1,0 +1,296 @@
+"""numgpt tune: make a model answer, sort texts, judge answers, or prefer the better ones."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..architecture.tunings import COMMON, TUNINGS
+from ..data.chat_templates import TEMPLATES
+from . import flags, runs, tuning_runs
+from .printing import say
+
+HELP = "Tune a model: on conversations, on texts with labels, or on preferences."
+EXAMPLE = "numgpt tune sft runs/1 --data chats.jsonl --template plain --out tuned"
+
+CONVERSATIONS = (
+    "JSON, an object a line: messages (OpenAI's), conversations (ShareGPT's), prompt and completion, or"
+    " instruction, input and output (Alpaca's)"
+)
+PREFERENCES = "JSON, an object a line: prompt, chosen and rejected, or prompt and ranked, the best first"
+TABLES = "tables with a header (CSV, or TSV by its ending), or JSON, an object a line"
+SAMPLE_TOKENS = 64
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The actions of numgpt tune, each with its own flags."""
+    parser.set_defaults(print_help=parser.print_help, engine=None, threads=None, tf32=False)
+    parsers = parser.add_subparsers(
+        title="actions",
+        dest="action",
+        metavar="ACTION",
+        help="numgpt tune ACTION --help lists its flags, with an example",
+    )
+    for name, action in ACTIONS.items():
+        command = parsers.add_parser(name, help=action.help)
+        command.set_defaults(parser=command)
+        _add_run(command, action.files)
+        action.add_flags(command)
+        _add_adapter(command)
+        _add_training(command, name)
+        flags.add_engine(command)
+        flags.describe(command, action.help, f"numgpt tune {name} {action.example}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
+    if args.action is None:
+        args.print_help()
+        return 0
+    with runs.hold_folder(args) as out:
+        is_begun = runs.is_begun(out, args)
+        if args.resume and not is_begun:
+            say(f"numgpt: {out} holds no run to resume: a new one begins")
+        tuning = tuning_runs.resumed(args, out) if is_begun else tuning_runs.begun(args, out)
+        return tuning_runs.tuned(tuning, args, is_begun)
+
+
+def _add_run(parser: argparse.ArgumentParser, files: str) -> None:
+    """What is tuned, on what, and where to."""
+    flags.add(
+        parser, "model", nargs="?", metavar="MODEL", help=flags.MODEL, shown="with --resume the run's own"
+    )
+    flags.add(parser, "--data", nargs="+", metavar="FILE", help=files, shown="with --resume the run's own")
+    flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
+    flags.add(
+        parser,
+        "--resume",
+        action="store_true",
+        help=(
+            "continue the run in --out, or the newest run under runs/; it keeps its settings. With MODEL,"
+            " --data and --out a run begins where there is none"
+        ),
+    )
+    flags.add(
+        parser,
+        "--held-out",
+        type=float,
+        metavar="SHARE",
+        help="share of the examples to hold out, drawn at random; 0 measures nothing",
+        shown=COMMON["held_out"],
+    )
+    flags.add(
+        parser,
+        "--dtype",
+        choices=flags.DTYPES,
+        help="precision of parameters and computation",
+        shown="the model's",
+    )
+    flags.add_time_limit(parser)
+
+
+def _add_template(parser: argparse.ArgumentParser) -> None:
+    flags.add(
+        parser,
+        "--template",
+        metavar="NAME",
+        help=(
+            f"what stands around each message: {', '.join(TEMPLATES)}; or the path of a"
+            " tokenizer_config.json, its folder or a .jinja file. Special tokens that it needs are added to"
+            " the vocabulary"
+        ),
+        shown="the model's own, else plain",
+    )
+
+
+def _add_samples(parser: argparse.ArgumentParser) -> None:
+    flags.add(
+        parser,
+        "--sample-every",
+        type=flags.positive,
+        metavar="N",
+        help="answer some held-out prompts every N steps",
+        shown="at the end alone",
+    )
+    flags.add(
+        parser,
+        "--sample-tokens",
+        type=flags.count,
+        metavar="N",
+        help="how many tokens an answer may have; 0 writes none",
+        default=SAMPLE_TOKENS,
+    )
+
+
+def _add_adapter(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("adapter")
+    flags.add(
+        group,
+        "--lora",
+        type=flags.positive,
+        metavar="R",
+        help="train adapters of rank R beside the matrices, which stay (LoRA)",
+        shown="train the whole model",
+    )
+    flags.add(
+        group,
+        "--lora-alpha",
+        type=float,
+        metavar="X",
+        help="the adapters' weight, which is divided by R",
+        shown="2 R",
+    )
+    flags.add(
+        group,
+        "--lora-targets",
+        nargs="+",
+        metavar="PATTERN",
+        help="patterns of the matrices that have one, in quotes",
+        shown=" ".join(f"'{pattern}'" for pattern in COMMON["lora_targets"]),
+    )
+    _add_switch(group, "--rslora", "rslora", True, "divide alpha by the square root of R")
+
+
+def _add_switch(parser: flags.Flags, flag: str, dest: str, value: bool, help: str) -> None:
+    """A flag without a value; None where it is not given, so that a resumed run keeps its own."""
+    flags.add(parser, flag, dest=dest, action="store_const", const=value, help=help)
+
+
+def _add_training(parser: argparse.ArgumentParser, kind: str) -> None:
+    """The fields of Training, and how long it lasts."""
+    epochs = TUNINGS[kind].epochs
+    flags.add(
+        parser,
+        "--epochs",
+        type=float,
+        metavar="X",
+        help="how often each example is met, in the place of --steps",
+        shown=epochs,
+    )
+    shown = {"steps": f"as many as make {epochs:g} epochs", "warmup": "20, or a tenth of few steps"}
+    # Of a mixture's routers: their losses are of pre-training.
+    flags.add_fields(parser, TUNINGS[kind].training, None, ("balance_loss", "router_z_loss"), **shown)
+
+
+def _add_sft(parser: argparse.ArgumentParser) -> None:
+    _add_template(parser)
+    _add_samples(parser)
+    options = TUNINGS["sft"].options
+    _add_switch(parser, "--no-pack", "pack", False, "one example a row, with padding behind it")
+    _add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
+    flags.add(
+        parser,
+        "--reduction",
+        choices=("token", "sequence"),
+        help="what weighs the same: each token, or each response",
+        shown=options["reduction"],
+    )
+    flags.add(
+        parser,
+        "--smoothing",
+        type=float,
+        metavar="SHARE",
+        help="the share of each target that all tokens get alike",
+        shown=options["smoothing"],
+    )
+
+
+def _add_pool(parser: argparse.ArgumentParser) -> None:
+    flags.add(
+        parser,
+        "--pool",
+        choices=("last", "mean"),
+        help="what the head reads of a text: its last token, or the mean of all",
+        shown="last",
+    )
+
+
+def _add_classify(parser: argparse.ArgumentParser) -> None:
+    more = TUNINGS["classify"].more
+    for name, what in (("text", "texts"), ("label", "labels")):
+        flags.add(
+            parser,
+            f"--{name}",
+            dest=f"{name}_column",
+            metavar="NAME",
+            help=f"the column, or field, of the {what}",
+            shown=more[name],
+        )
+    _add_switch(parser, "--numbers", "numbers", True, "labels are numbers, to be fitted, not classes")
+    _add_pool(parser)
+    flags.add(
+        parser,
+        "--text-weight",
+        type=float,
+        metavar="X",
+        help="weight of the surprise at the text itself, which is added (GPT-1's second objective)",
+        shown=TUNINGS["classify"].options["text_weight"],
+    )
+
+
+def _add_reward(parser: argparse.ArgumentParser) -> None:
+    _add_template(parser)
+    _add_pool(parser)
+
+
+def _add_dpo(parser: argparse.ArgumentParser) -> None:
+    _add_template(parser)
+    _add_samples(parser)
+    options = TUNINGS["dpo"].options
+    flags.add(
+        parser,
+        "--loss",
+        choices=("dpo", "ipo"),
+        help="dpo: a surprise at which one is better; ipo: a squared distance from a margin",
+        shown=options["loss"],
+    )
+    for name, metavar, help in (
+        ("beta", "X", "how far the model may move from where it began: less for larger ones"),
+        ("label_noise", "SHARE", "the share of pairs that are the wrong way round, of dpo alone"),
+        (
+            "chosen_nll",
+            "X",
+            "weight of the better responses' surprise, a token, which is added: without it both responses may"
+            " become less likely, and samples break",
+        ),
+    ):
+        flag = f"--{name.replace('_', '-')}"
+        flags.add(parser, flag, type=float, metavar=metavar, help=help, shown=options[name])
+
+
+class Action(NamedTuple):
+    """One action of numgpt tune."""
+
+    help: str
+    example: str  # what follows numgpt tune NAME
+    files: str  # what --data takes
+    add_flags: Callable[[argparse.ArgumentParser], None]
+
+
+ACTIONS = {
+    "sft": Action(
+        "Learn to write the responses of conversations.",
+        "runs/1 --data chats.jsonl --template plain --epochs 2 --out tuned",
+        CONVERSATIONS,
+        _add_sft,
+    ),
+    "classify": Action(
+        "Learn the classes of texts, or numbers.",
+        "runs/1 --data reviews.csv --text review --label verdict --out classifier",
+        TABLES,
+        _add_classify,
+    ),
+    "reward": Action(
+        "Learn a number for a text that is larger for the better one of two.",
+        "tuned --data pairs.jsonl --out reward",
+        PREFERENCES,
+        _add_reward,
+    ),
+    "dpo": Action(
+        "Learn from preferences alone, without a reward model.",
+        "tuned --data pairs.jsonl --beta 0.1 --chosen-nll 1 --out preferred",
+        PREFERENCES,
+        _add_dpo,
+    ),
+}

@@ -1,0 +1,226 @@
+"""Runs of numgpt tune: how one begins, goes on and ends."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..architecture.config import Training
+from ..architecture.fields import from_dict
+from ..architecture.tunings import TUNINGS
+from ..errors import InputError
+from . import flags, runs, tuning_reports
+from .places import expect_apart
+from .printing import plural, say
+
+if TYPE_CHECKING:
+    from ..model.gpt import GPT
+    from ..training.trainer import Trainer
+    from ..tuning.recipes import Prompt
+
+START = "start"  # in a run's folder: the model that preferences are compared with, where that is not in last
+UNITS = {"sft": "row", "classify": "text", "reward": "pair", "dpo": "pair"}  # what batch_size counts
+# Flags whose dest is not the name in the recipe.
+DESTS = {"text": "text_column", "label": "label_column"}
+
+
+class TuningRun(NamedTuple):
+    """A run that is ready to go on."""
+
+    kind: str
+    trainer: Trainer
+    prompts: list[Prompt]
+    out: Path
+
+
+def begun(args: argparse.Namespace, out: Path) -> TuningRun:
+    """A new run; nothing is written yet."""
+    from ..data import chat_template
+    from ..model.gpt import GPT
+    from ..tuning import frozen, recipes
+
+    kind = args.action
+    for what, given in (("MODEL", args.model), ("--data", args.data)):
+        if not given:
+            raise InputError(
+                f"tune {kind}: there is no {what}, expected the model to begin with and --data with files:"
+                f" numgpt tune {kind} MODEL --data FILE"
+            )
+    expect_apart([*args.data, args.model], [out / name for name in (*runs.MAY_BE_THERE, "last")])
+    model = GPT.load(args.model, args.dtype)
+    recipe = TUNINGS[kind].recipe | _given(args) | {"tune": kind, "model": _place(args.model)}
+    recipe["paths"] = [_place(path) for path in args.data]
+    if kind != "classify":
+        own = model.template or chat_template("plain").state()
+        recipe["template"] = own if args.template is None else chat_template(args.template).state()
+    training = dataclasses.replace(TUNINGS[kind].training, **flags.fields(args, Training))
+    _say_if_merged(model, args.model)
+    model = recipes.begun(kind, model, recipe, training.seed)
+    fixed = frozen(model) if kind == "dpo" else None
+    return _run(args, out, model, training, recipe, fixed)
+
+
+def resumed(args: argparse.Namespace, out: Path) -> TuningRun:
+    """The run in a folder, at its last checkpoint; flags may change its training, not what is trained."""
+    from ..interchange.checkpoint import read_state
+    from ..model.gpt import GPT
+
+    state = read_state(out / "last")
+    recipe = dict(state["recipe"])
+    _expect_same(args, out, state)
+    model = GPT.load(out / "last")
+    if args.dtype and args.dtype != model.params.dtype.name:
+        raise InputError(
+            f"{out}: the run's model is {model.params.dtype}, expected {args.dtype} by --dtype: leave it out,"
+            " or choose another --out"
+        )
+    if args.data:
+        recipe["paths"] = [_place(path) for path in args.data]
+    training = from_dict(Training, state["training"] | flags.fields(args, Training))
+    fixed = _fixed(out, model, recipe) if args.action == "dpo" else None
+    tuning = _run(args, out, model, training, recipe, fixed)
+    tuning.trainer.resume()
+    return tuning
+
+
+def _run(
+    args: argparse.Namespace, out: Path, model: GPT, training: Training, recipe: dict[str, Any], fixed: Any
+) -> TuningRun:
+    from ..training.trainer import Trainer
+    from ..tuning import optimizer_of, recipes
+
+    kind = args.action
+    made = recipes.made(kind, model, training, recipe, fixed)
+    steps = _steps(args, made.objective.size, training, runs.goes_on(out))
+    training = dataclasses.replace(training, steps=steps)
+    if not (hasattr(args, "warmup") or runs.goes_on(out)):
+        training = dataclasses.replace(training, warmup=min(training.warmup, steps // 10))
+    made.objective.training = training
+    optimizer = optimizer_of(model, training, recipes.moved(kind, model, recipe))
+    trainer = Trainer(model, None, training, out, made.objective, optimizer)
+    return TuningRun(kind, trainer, made.prompts, out)
+
+
+def _steps(args: argparse.Namespace, size: int, training: Training, goes_on: bool) -> int:
+    """How many steps a run has: those that a flag says, or its own, or as many as make the epochs."""
+    has_steps = hasattr(args, "steps")
+    if args.epochs is not None and has_steps:
+        raise InputError(f"tune {args.action}: --epochs and --steps are given, expected one of them")
+    if args.epochs is not None and not 0 < args.epochs < math.inf:
+        raise InputError(f"tune {args.action}: --epochs is {args.epochs}, expected a number above 0")
+    if has_steps or (goes_on and args.epochs is None):
+        return training.steps
+    epochs = TUNINGS[args.action].epochs if args.epochs is None else args.epochs
+    return math.ceil(epochs * size / (training.batch_size * training.accumulate))
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The entries of the recipe that flags gave, but for those that stand in it in other words."""
+    names = [name for name in TUNINGS[args.action].recipe if name not in ("model", "template")]
+    given = {name: getattr(args, DESTS.get(name, name), None) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _place(name: str) -> str:
+    """What a recipe calls a model or a file: its path from the root, or the name of what is no file."""
+    return str(Path(name).resolve()) if os.path.exists(name) else name
+
+
+def _expect_same(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
+    """Raise InputError where a run is of another kind, or flags ask it for another recipe."""
+    from ..data import chat_template
+
+    recipe = state["recipe"]
+    command = runs.resuming(out, recipe)
+    if recipe.get("tune") != args.action:
+        raise InputError(f"{out}: is no run of numgpt tune {args.action}, expected one: go on by {command}")
+    wanted = _given(args)
+    if args.model:
+        wanted["model"] = _place(args.model)
+    if getattr(args, "template", None):
+        wanted["template"] = chat_template(args.template).state()
+    if hasattr(args, "seed"):
+        wanted["seed"] = args.seed
+    for name, value in wanted.items():
+        actual = state["training"].get("seed") if name == "seed" else recipe.get(name)
+        if actual != value:
+            own, other = (v["name"] if name == "template" else v for v in (actual, value))
+            raise InputError(
+                f"{out}: the run has {name} {own}, expected {other} by the flags: leave them out, or choose"
+                " another --out"
+            )
+
+
+def _fixed(out: Path, model: GPT, recipe: dict[str, Any]) -> Any:
+    """The model that preferences are compared with: the one that the run began with."""
+    from ..model.gpt import GPT
+    from ..tuning import frozen
+
+    return frozen(model) if _keeps_its_start(model, recipe) else GPT.load(out / START)
+
+
+def _keeps_its_start(model: GPT, recipe: dict[str, Any]) -> bool:
+    """Whether a model still has all parameters that it began with, beside an adapter."""
+    from ..tuning.trained import has_adapter
+
+    return has_adapter(model) and not recipe["vocabulary"]
+
+
+def _say_if_merged(model: GPT, name: str) -> None:
+    from ..tuning.trained import has_adapter
+
+    if has_adapter(model):
+        say(f"numgpt: the adapter of {name} is multiplied out, and its matrices are tuned from there")
+
+
+def tuned(tuning: TuningRun, args: argparse.Namespace, is_begun: bool) -> int:
+    """Train to the end, and report it; the exit status."""
+    trainer, out = tuning.trainer, tuning.out
+    again = runs.resuming(out, {"tune": tuning.kind})
+    if is_begun and trainer.updates >= trainer.training.steps:
+        say(
+            f"{out}: was complete: step {trainer.updates} of {trainer.training.steps},"
+            f" {runs.held_out(trainer)}\ntrain on with: {again} --steps {2 * max(trainer.updates, 1)}"
+        )
+        return 0
+    announce(tuning, is_begun)
+    if tuning.kind == "dpo" and trainer.updates == 0:
+        _save_start(tuning)
+    reports = tuning_reports.Reports(tuning.kind, tuning.prompts, args)
+    if not runs.trained(trainer, out, args.time_limit, reports.beside):
+        return 1
+    status = runs.say_stopped(trainer, again)
+    return reports.at_the_end(trainer, out) if status is None else status
+
+
+def _save_start(tuning: TuningRun) -> None:
+    """Keep the model that a run of preferences begins with, where last/ will not have it."""
+    from ..interchange import checkpoint
+
+    trainer: Any = tuning.trainer
+    if not _keeps_its_start(trainer.model, trainer.objective.recipe):
+        checkpoint.save(tuning.out / START, trainer.model)
+
+
+def announce(tuning: TuningRun, is_begun: bool) -> None:
+    """Say what is about to be trained, on what, and where."""
+    trainer: Any = tuning.trainer
+    model, training, objective = trainer.model, trainer.training, trainer.objective
+    size = objective.size
+    epochs = training.steps * training.batch_size * training.accumulate / size
+    say(
+        f"data    {objective.source}: {plural(size, UNITS[tuning.kind])} to train on,"
+        f" {plural(training.steps, 'step')} are {epochs:.3g} epochs"
+    )
+    moved = trainer.grads.flat.size
+    some = "" if moved == model.n_params else f", {moved:,} of them trained"
+    at = f", resumed at step {trainer.updates}" if is_begun else ""
+    template = f", template {model.template['name']}" if tuning.kind != "classify" else ""
+    say(
+        f"model   {model.n_params:,} parameters{some}, {model.params.dtype}, seed {training.seed}{template};"
+        f" run in {tuning.out}{at}"
+    )
