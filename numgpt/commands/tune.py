@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..architecture.tunings import COMMON, TUNINGS
 from ..data.chat_templates import TEMPLATES
+from ..errors import InputError
 from . import flags, runs, tuning_runs
 from .printing import say
 
@@ -52,8 +53,19 @@ def run(args: argparse.Namespace) -> int:
         is_begun = runs.is_begun(out, args)
         if args.resume and not is_begun:
             say(f"numgpt: {out} holds no run to resume: a new one begins")
-        tuning = tuning_runs.resumed(args, out) if is_begun else tuning_runs.begun(args, out)
+        try:
+            tuning = tuning_runs.resumed(args, out) if is_begun else tuning_runs.begun(args, out)
+        except InputError as error:
+            raise InputError(_by_switch(str(error), args)) from error
         return tuning_runs.tuned(tuning, args, is_begun)
+
+
+def _by_switch(message: str, args: argparse.Namespace) -> str:
+    """A message that advises an argument of a function, as whoever typed a command reads it."""
+    for advised, name in (("truncate=True", "truncate"), ("numbers=True", "numbers")):
+        if hasattr(args, name):
+            message = message.replace(advised, f"--{name}")
+    return message
 
 
 def _add_run(parser: argparse.ArgumentParser, files: str) -> None:

@@ -60,7 +60,9 @@ def begun(args: argparse.Namespace, out: Path) -> TuningRun:
     training = dataclasses.replace(TUNINGS[kind].training, **flags.fields(args, Training))
     _say_if_merged(model, args.model)
     model = recipes.begun(kind, model, recipe, training.seed)
-    fixed = frozen(model) if kind == "dpo" else None
+    fixed: Any = None
+    if kind == "dpo":
+        fixed = frozen(model) if _keeps_its_start(model, recipe) else model.astype(model.params.dtype)
     return _run(args, out, model, training, recipe, fixed)
 
 

@@ -7,6 +7,7 @@ from .prefer import Preferences, margins
 from .rewards import Rewards
 from .sft import Responses
 from .trained import frozen, optimizer_of, trained_names
+from .vocabulary import grown
 
 __all__ = [
     "Distillation",
@@ -16,6 +17,7 @@ __all__ = [
     "Tasks",
     "drawn",
     "frozen",
+    "grown",
     "margins",
     "optimizer_of",
     "predictions",

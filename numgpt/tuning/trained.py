@@ -10,8 +10,6 @@ from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..training.optim import AdamW
 
-VOCABULARY = ("wte.", "lm_head.")  # what holds a row for each token
-
 
 class Fixed(NamedTuple):
     """A model that stays as it is, for its log-probabilities."""
@@ -45,14 +43,13 @@ def trained_names(model: Any, reads_text: bool = True, vocabulary: bool = False)
     which an unembedding of its own has no gradient. vocabulary: whether the embedding moves beside an
     adapter, since it has rows for new tokens, which mean nothing yet.
     """
-    names = list(model.params)
     has_head = any(isinstance(addition, Head) for addition in model.additions)
+    unread = () if reads_text or model.config.tied else ("lm_head.",)
+    names = [name for name in model.params if not name.startswith(unread)]
     if has_adapter(model):
-        begins = (*(["score."] if has_head else []), *(VOCABULARY if vocabulary else []))
+        begins = (*(["score."] if has_head else []), *(["wte.", "lm_head."] if vocabulary else []))
         return [n for n in names if n.endswith((".lora_a", ".lora_b")) or n.startswith(begins)]
-    if reads_text or model.config.tied:
-        return None
-    return [n for n in names if not n.startswith("lm_head.")]
+    return names if unread else None
 
 
 def optimizer_of(model: Any, training: Training, names: list[str] | None) -> AdamW:
