@@ -311,7 +311,7 @@ def test_a_step_of_preferences_moves_the_better_response_up():
         ),
         (
             lambda: tuning.Preferences(PAIRS, training(), 16, None, loss="ppo"),
-            "loss: is 'ppo', expected one of",
+            "loss is 'ppo', expected one of",
         ),
         (
             lambda: tuning.Preferences(PAIRS, training(), 16, None, loss="ipo", label_noise=0.1),

@@ -68,7 +68,9 @@ class Preferences:
         if loss not in PAIRS:
             raise InputError(f"Preferences: loss is {loss!r}, expected one of {', '.join(PAIRS)}")
         if label_noise and loss != "dpo":
-            raise InputError(f"Preferences: label_noise is {label_noise}, which {loss} does not know, expected 0")
+            raise InputError(
+                f"Preferences: label_noise is {label_noise}, which {loss} does not know, expected 0"
+            )
         self.training = training
         self.fixed = fixed
         noise = {"label_noise": label_noise} if label_noise else {}

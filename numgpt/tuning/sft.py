@@ -66,7 +66,9 @@ class Responses:
         source: str = "conversations",
     ) -> None:
         if reduction not in REDUCTIONS:
-            raise InputError(f"Responses: reduction is {reduction!r}, expected one of {', '.join(REDUCTIONS)}")
+            raise InputError(
+                f"Responses: reduction is {reduction!r}, expected one of {', '.join(REDUCTIONS)}"
+            )
         self.training = training
         self.reduction = reduction
         self.layer, self.held_out_layer = responses(smoothing), responses()
