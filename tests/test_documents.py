@@ -175,7 +175,10 @@ SHORTER = {"llama_beside_gpt": ["--steps", "16", "--seeds", "2"]}
 
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if p.stem != "picture")  # which they import
 # Each takes half a minute and more.
-LONG = ("characters_or_byte_pairs", "gradient_flow_depth", "layernorm_three_terms")
+LONG = (
+    *("characters_or_byte_pairs", "gradient_flow_depth", "layernorm_three_terms"),
+    *("teach_addition", "reward_of_known_truth", "preferences_break"),
+)
 
 
 @pytest.mark.parametrize(

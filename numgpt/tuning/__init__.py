@@ -4,6 +4,7 @@ from .classify import Tasks, predictions
 from .distill import Distillation
 from .order import drawn
 from .prefer import Preferences, margins
+from .respond import responses
 from .rewards import Rewards
 from .sft import Responses
 from .trained import frozen, optimizer_of, trained_names
@@ -21,5 +22,6 @@ __all__ = [
     "margins",
     "optimizer_of",
     "predictions",
+    "responses",
     "trained_names",
 ]
