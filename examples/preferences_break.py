@@ -86,16 +86,14 @@ def main(argv=None):
         loss = numgpt.Trainer(model, None, numgpt.Training(batch_size=64), objective=plain).evaluate()
         told = tuning.margins(model, plain)
         found[name] = shares(model, asked)
-        numbers = f"{loss['held_out_loss']:5.3f}  {told['accuracy']:11.3f}  {told['chosen']:15.2f}"
-        print(f"{name:17}   {numbers}   {show(found[name])}")
+        figures = f"{loss['held_out_loss']:5.3f}  {told['accuracy']:11.3f}  {told['chosen']:15.2f}"
+        print(f"{name:17}   {figures}   {show(found[name])}")
     broken, bold, repaired = found.values()
     assert broken[2] > 3 * before[2], "with a small β many samples should break"
     assert repaired[0] >= 0.8 and repaired[2] <= 0.2
     assert bold[2] < broken[2]
-    print(
-        f"\nEvery pair is told right, and {broken[2]:.0%} of the samples are neither; with the surprise at the"
-        f" preferred\nresponse besides, {repaired[2]:.0%}. Look at samples, not at the loss."
-    )
+    print(f"\nEvery pair is told right, and {broken[2]:.0%} of the samples are neither; with the surprise at")
+    print(f"the preferred response besides, {repaired[2]:.0%}. Look at samples, not at the loss.")
 
 
 def show(row):

@@ -6,7 +6,7 @@ import pytest
 from numgpt import GPT, Config, InputError, tokenizers, tuning
 from numgpt.data import BARE, CHATML, PLAIN, Conversation, Message
 
-CHARACTERS = "\n :AabcdefghijklmnopqrstuvwxyzU"
+CHARACTERS = "".join(sorted("\n :AUabcdefghijklmnopqrstuvwxyz"))
 
 
 def model(tokenizer):
