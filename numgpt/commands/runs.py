@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..training.trainer import Listener, Trainer
 
 RUNS = Path("runs")
+OF_NO_TEXT = ("teacher", "init_from")  # in the recipe of a run, and no argument of prepare()
 # In a run's folder before its first checkpoint: what one leaves that was killed.
 MAY_BE_THERE = ("best", "log.jsonl", "tokens", "start")
 
@@ -57,7 +58,7 @@ def corpus(recipe: dict[str, Any], model: GPT) -> Corpus:
 
     if "tune" in recipe:
         raise InputError("the run was tuned on examples, expected a text: name one by --data")
-    recipe = {name: value for name, value in recipe.items() if name != "teacher"}
+    recipe = {name: value for name, value in recipe.items() if name not in OF_NO_TEXT}
     if recipe.get("paths", ()) is None:  # of runs on the default text, when that was Python's
         recipe = recipe | {"paths": ["numgpt:python"]}
     try:

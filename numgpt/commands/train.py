@@ -13,7 +13,7 @@ from ..architecture.fields import from_dict
 from ..data.split import SPLITS
 from ..errors import InputError
 from ..storage.output import send_nowhere
-from . import flags, runs
+from . import beginnings, flags, runs
 from .places import expect_apart
 from .printing import command_line, default_prompt, plural, print_texts, say
 from .sample import TEMPERATURE, TOKENS, TOP_P
@@ -27,6 +27,7 @@ HELP = "Train a GPT, and write some text with it."
 EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
 
 TOKENIZER = "bpe:512"
+INIT_LR = 3e-4  # of a model that has learned something: less than what begins one, so that it is not lost
 # Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
 FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
 
@@ -36,6 +37,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     small = ", ".join(presets.TRAINING)
     named = f"a named model: {small}; or of a published size, see numgpt info --help"
     flags.add(parser, "--preset", metavar="NAME", help=named, shown=presets.DEFAULT)
+    flags.add(
+        parser,
+        "--init-from",
+        metavar="MODEL",
+        help=(
+            f"begin with the weights, the shape and the tokenizer of a model: {flags.MODEL}; the learning"
+            f" rate is {INIT_LR:g} unless --lr gives another"
+        ),
+        shown="random weights",
+    )
     flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
     flags.add(
         parser,
@@ -63,6 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_time_limit(parser)
     _add_text_flags(parser)
+    _add_teacher(parser)
     config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
     flags.add_fields(parser, config, presets.DEFAULT, vocab_size="the tokenizer's")
     flags.add_fields(parser, training, presets.DEFAULT)
@@ -116,6 +128,34 @@ def _add_text_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_teacher(parser: argparse.ArgumentParser) -> None:
+    """The flags of distillation."""
+    group = parser.add_argument_group("teacher")
+    flags.add(
+        group,
+        "--teacher",
+        metavar="MODEL",
+        help="learn from what this model predicts, too: a larger one, whose tokenizer is used",
+        shown="none",
+    )
+    flags.add(
+        group,
+        "--teacher-share",
+        type=float,
+        metavar="X",
+        help="weight of what the teacher predicts, below 1; the rest is that of the text",
+        shown=beginnings.SHARE,
+    )
+    flags.add(
+        group,
+        "--teacher-temperature",
+        type=float,
+        metavar="X",
+        help="above 1 the teacher's less likely tokens count more",
+        shown=beginnings.TEMPERATURE,
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
     with runs.hold_folder(args) as out:
@@ -134,24 +174,25 @@ def run(args: argparse.Namespace) -> int:
 def begin(args: argparse.Namespace, out: Path) -> Trainer:
     """A new run: the corpus, the model that fits its vocabulary, and a folder."""
     from ..data.corpus import prepare
-    from ..model.gpt import GPT
     from ..training.trainer import Trainer
 
-    names = [args.tokenizer] if args.tokenizer else []
+    names = [name for name in (args.tokenizer, args.init_from, args.teacher) if name]
     expect_apart([*(args.data or ()), *names], [out / name for name in runs.MAY_BE_THERE])
+    given = flags.fields(args, Training)
     preset = args.preset or presets.DEFAULT
-    training = presets.preset_training(preset, **flags.fields(args, Training))
-    tokenizer = TOKENIZER if args.tokenizer is None else args.tokenizer
+    training = presets.preset_training(preset, **({"lr": INIT_LR} if args.init_from else {}) | given)
+    first = None if args.init_from is None else beginnings.first_model(args, training.seed)
+    teacher = beginnings.teacher(args)
+    tokenizer = beginnings.tokenizer(args, first, teacher) or args.tokenizer or TOKENIZER
     corpus = prepare(tokenizer=tokenizer, **{"folder": out / "tokens"} | _recipe(args))
-    changes = flags.fields(args, Config)
-    V = corpus.tokenizer.vocab_size
-    if changes.setdefault("vocab_size", V) != V:
-        raise InputError(
-            f"train: --vocab-size is {changes['vocab_size']}, expected {V}, the tokenizer's: leave it out"
-        )
-    model = GPT(presets.preset(preset, **changes), training.seed, args.dtype or "float32", corpus.tokenizer)
+    model = beginnings.drawn(args, training.seed, corpus.tokenizer, teacher) if first is None else first
     _keep_token_folder(corpus, args)
-    return Trainer(model, corpus, training, out)
+    if args.init_from:
+        corpus.recipe["init_from"] = beginnings.place_of(args.init_from)
+    objective = None
+    if teacher is not None:
+        objective = beginnings.distillation(teacher, corpus, training, model)
+    return Trainer(model, corpus, training, out, objective)
 
 
 def resume(args: argparse.Namespace, out: Path) -> Trainer:
@@ -165,7 +206,7 @@ def resume(args: argparse.Namespace, out: Path) -> Trainer:
     if "tune" in state["recipe"]:
         command = runs.resuming(out, state["recipe"])
         raise InputError(f"{out}: was tuned on examples, expected a run of numgpt train: go on by {command}")
-    if "objective" in state:
+    if "objective" in state and "teacher" not in state["recipe"]:
         raise InputError(
             f"{out}: trains by the objective {state['objective']}, expected a run of pre-training: go on with"
             " it from Python, by Trainer.resume()"
@@ -173,14 +214,19 @@ def resume(args: argparse.Namespace, out: Path) -> Trainer:
     begun_with = state["recipe"]
     _expect_same_model(out, model, args)
     _expect_same_tokenizer(out, model, args, begun_with.get("tokenizer"))
+    beginnings.expect_same(out, args, begun_with)
     training = from_dict(Training, state["training"] | flags.fields(args, Training))
     corpus = runs.corpus({"folder": out / "tokens"} | begun_with | _recipe(args), model)
     # This corpus was made with the model's own tokenizer; the next --resume needs the names of the beginning.
-    for name in ("tokenizer", "folder"):
+    for name in ("tokenizer", "folder", "init_from"):
         if isinstance(begun_with.get(name), str):
             corpus.recipe[name] = begun_with[name]
     _keep_token_folder(corpus, args)
-    trainer = Trainer(model, corpus, training, out)
+    objective = None
+    if "teacher" in begun_with:
+        teacher = beginnings.teacher_again(begun_with["teacher"])
+        objective = beginnings.distillation(teacher, corpus, training, model)
+    trainer = Trainer(model, corpus, training, out, objective)
     trainer.resume()
     return trainer
 
@@ -246,6 +292,10 @@ def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
         f" out{repeats}, vocabulary {corpus.tokenizer.vocab_size}"
     )
     _say_if_smaller(corpus)
+    teacher = getattr(trainer.objective, "recipe", {}).get("teacher")
+    if teacher:
+        share, temperature = teacher["share"], teacher["temperature"]
+        say(f"teacher {teacher['model']}: share {share:g} of the loss, temperature {temperature:g}")
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(
         f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {trainer.training.seed};"

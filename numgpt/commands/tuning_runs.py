@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from ..architecture.fields import from_dict
 from ..architecture.tunings import TUNINGS
 from ..errors import InputError
 from . import flags, runs, tuning_reports
+from .beginnings import place_of
 from .places import expect_apart
 from .printing import plural, say
 
@@ -52,8 +52,8 @@ def begun(args: argparse.Namespace, out: Path) -> TuningRun:
             )
     expect_apart([*args.data, args.model], [out / name for name in (*runs.MAY_BE_THERE, "last")])
     model = GPT.load(args.model, args.dtype)
-    recipe = TUNINGS[kind].recipe | _given(args) | {"tune": kind, "model": _place(args.model)}
-    recipe["paths"] = [_place(path) for path in args.data]
+    recipe = TUNINGS[kind].recipe | _given(args) | {"tune": kind, "model": place_of(args.model)}
+    recipe["paths"] = [place_of(path) for path in args.data]
     if kind != "classify":
         own = model.template or chat_template("plain").state()
         recipe["template"] = own if args.template is None else chat_template(args.template).state()
@@ -81,7 +81,7 @@ def resumed(args: argparse.Namespace, out: Path) -> TuningRun:
             " or choose another --out"
         )
     if args.data:
-        recipe["paths"] = [_place(path) for path in args.data]
+        recipe["paths"] = [place_of(path) for path in args.data]
     training = from_dict(Training, state["training"] | flags.fields(args, Training))
     fixed = _fixed(out, model, recipe) if args.action == "dpo" else None
     tuning = _run(args, out, model, training, recipe, fixed)
@@ -127,11 +127,6 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _place(name: str) -> str:
-    """What a recipe calls a model or a file: its path from the root, or the name of what is no file."""
-    return str(Path(name).resolve()) if os.path.exists(name) else name
-
-
 def _expect_same(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
     """Raise InputError where a run is of another kind, or flags ask it for another recipe."""
     from ..data import chat_template
@@ -142,7 +137,7 @@ def _expect_same(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> 
         raise InputError(f"{out}: is no run of numgpt tune {args.action}, expected one: go on by {command}")
     wanted = _given(args)
     if args.model:
-        wanted["model"] = _place(args.model)
+        wanted["model"] = place_of(args.model)
     if getattr(args, "template", None):
         wanted["template"] = chat_template(args.template).state()
     if hasattr(args, "seed"):
