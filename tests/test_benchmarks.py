@@ -59,6 +59,18 @@ def test_attention_is_compared_by_length(tmp_path, beside_torch):
     ) and "| 96 | numgpt, window |" in out
 
 
+@pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
+def test_a_step_of_tuning_is_compared(tmp_path, beside_torch):
+    pytest.importorskip("numba")
+    kinds = ["pretraining", "packed", "padded", "lora", *(["torch"] if beside_torch else [])]
+    flags = ["--shape", "0", "--rounds", "1", "--only", *kinds]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "tuning.py", *flags], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| 0 | ") == len(kinds) and "does not run" not in done.stdout
+
+
 @pytest.mark.parametrize("shape", ["0", slow("a")])
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
 def test_a_training_step_is_compared(tmp_path, beside_torch, shape):
