@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
     from ..tuning.recipes import Prompt
 
-SHOWN = 3  # prompts that are answered
 WIDTH = 60  # characters of a prompt or an answer in a line
 # Nats a token by which the better responses may become less likely before a warning: a model that prefers
 # well moves them by a few hundredths, one whose samples break by a whole nat.
@@ -33,7 +32,7 @@ class Reports:
 
     def __init__(self, kind: str, prompts: list[Prompt], args: argparse.Namespace) -> None:
         self.kind = kind
-        self.prompts = prompts[:SHOWN]
+        self.prompts = prompts
         self.every = getattr(args, "sample_every", None)
         self.tokens: int = getattr(args, "sample_tokens", 0)
         self.progress: Progress | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..architecture.additions import Head, LoRA
 from ..architecture.config import Training
@@ -31,7 +32,7 @@ from .trained import has_adapter, trained_names
 from .vocabulary import grown
 
 Recipe = Mapping[str, Any]
-PROMPTS = 64  # that are kept, to be answered as samples
+PROMPTS = 4  # that are answered as samples
 
 
 class Prompt(NamedTuple):
@@ -157,10 +158,16 @@ def _responses(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Ma
         **_options("sft", recipe),
     )
     shown = held_out if len(held_out) else train
-    return Made(objective, _prompts(conversations[i] for i in shown))
+    return Made(objective, _prompts([conversations[i] for i in _spread(shown)]))
 
 
-def _prompts(conversations: Any) -> list[Prompt]:
+def _spread(items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A few items from all over a file, whose first ones may be of one kind."""
+    places = np.linspace(0, len(items) - 1, min(len(items), PROMPTS)).round().astype(np.int64)
+    return items[places]
+
+
+def _prompts(conversations: Sequence[Conversation]) -> list[Prompt]:
     """The last responses of conversations, each with what was said before."""
     prompts = []
     for conversation in conversations:
@@ -168,8 +175,6 @@ def _prompts(conversations: Any) -> list[Prompt]:
         n = max(n for n, message in enumerate(messages) if message.role == "assistant")
         if n:
             prompts.append(Prompt(Conversation(messages[:n], conversation.place), messages[n].text))
-        if len(prompts) == PROMPTS:
-            break
     return prompts
 
 
@@ -196,9 +201,8 @@ def _pairs(model: GPT, recipe: Recipe, seed: int) -> _Pairs:
     groups = [p.prompt if p.prompt else n for n, p in enumerate(read)]
     train, held_out = permuted_split(len(pairs), recipe["held_out"], seed, groups=groups)
     shown = held_out if len(held_out) else train
-    return _Pairs(
-        [pairs[i] for i in train], [pairs[i] for i in held_out], _prompts(read[i].sides[0] for i in shown)
-    )
+    prompts = _prompts([read[i].sides[0] for i in _spread(shown)])
+    return _Pairs([pairs[i] for i in train], [pairs[i] for i in held_out], prompts)
 
 
 def _preferences(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
