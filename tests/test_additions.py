@@ -29,6 +29,7 @@ FORMS = {
     "plain": LoRA(rank=2, alpha=3.0),
     "rsLoRA": LoRA(rank=4, alpha=3.0, rslora=True),
     "queries, keys and values": LoRA(rank=1, targets=("h.*.attn.c_attn",)),
+    "by part": LoRA(rank=2, alpha=3.0, by_part=True),
 }
 RNG = np.random.default_rng(0)
 TOKENS, TARGETS = RNG.integers(0, 11, (2, 3, 9))
@@ -84,6 +85,27 @@ def test_a_merged_model_computes_the_same(adapted):
     assert merged.additions == () and list(merged.params) == list(GPT(adapted.config).params)
     expected = adapted(TOKENS)
     assert abs(expected - merged(TOKENS)).max() <= 1e-12 * abs(expected).max()
+
+
+def test_an_adapter_by_part_is_one_for_each_of_the_maps():
+    """Queries, keys and values of grouped heads, gate and value, each corrected by s A_g B_g alone."""
+    model = GPT(Config(**SMALL | CONFIGS["LLaMA"]), seed=1, dtype="float64").extended(FORMS["by part"])
+    lora = model.additions[0]
+    widths = lora.widths(model.config)
+    assert widths["h.0.attn.c_attn"] == (8, 4, 4) and widths["h.1.attn.c_proj"] == (8,)
+    assert len(widths["h.1.mlp.c_fc"]) == 2
+    for name in model.params:
+        if of_adapter(name):
+            model.params[name] = RNG.standard_normal(model.params[name].shape)
+    merged, base = model.merged().params, model.params
+    for name, parts in widths.items():
+        begin = 0
+        for g, width in enumerate(parts):
+            lora_a = base[f"{name}.lora_a"][:, 2 * g : 2 * g + 2]
+            columns = slice(begin, begin + width)
+            expected = base[f"{name}.weight"][:, columns] + 1.5 * lora_a @ base[f"{name}.lora_b"][:, columns]
+            begin += width
+            np.testing.assert_allclose(merged[f"{name}.weight"][:, columns], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_merging_takes_nothing_from_the_adapted_model(adapted):

@@ -206,7 +206,8 @@ def test_the_formulas_of_what_no_model_runs_give_it(name):
         dy = np.random.default_rng(1).standard_normal(np.shape(y))
         result = row["result"]
         known = dict(zip(row["letters"], subject.arrays)) | {result: np.asarray(y), f"d{result}": dy}
-        inputs = evaluation.Inputs(known, sizes | subject.options)
+        lists = {name: np.asarray(x) for name, x in subject.options.items() if isinstance(x, tuple)}
+        inputs = evaluation.Inputs(known | lists, sizes | subject.options)
         assert far(evaluation.evaluate(row["forward"], inputs, np.shape(y)), y) < ROUNDING, subject.name
         grads = op.backward(dy[()], saved)
         for letter, grad, array in zip(row["letters"], grads, subject.arrays):

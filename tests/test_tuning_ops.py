@@ -251,11 +251,13 @@ def test_a_frozen_base_gets_no_gradient_and_the_adapter_the_same(each_engine):
         assert np.array_equal(grad, expected)
 
 
-def test_gradients_of_an_adapter_go_where_they_are_wanted():
+@pytest.mark.parametrize("G", [1, 3])
+def test_gradients_of_an_adapter_go_where_they_are_wanted(G):
     pytest.importorskip("numba")
     from numgpt.ops import lora_numba
 
     arrays = lora_arrays(200)
+    arrays[3] = np.concatenate([arrays[3]] * G, axis=1)
     with engine.session("float64"):
         y, saved = lora_numba.lora_linear_forward(*arrays)
         expected = lora_numba.lora_linear_backward(y, saved)
@@ -264,6 +266,25 @@ def test_gradients_of_an_adapter_go_where_they_are_wanted():
         grads = lora_numba.lora_linear_backward(y, saved, into=into)
     for grad, place, alone in zip(grads[1:], places, expected[1:]):
         assert grad is place and abs(place - 1 - alone).max() <= 1e-12 * abs(alone).max()
+
+
+@pytest.mark.parametrize(("G", "widths"), [(2, None), (3, (40, 15, 15)), (3, (1, 68, 1)), (70, None)])
+def test_an_adapter_of_maps_side_by_side_is_one_of_each(G, widths, each_engine):
+    x, weight, bias, _, lora_b = lora_arrays(30)
+    lora_a = np.random.default_rng(2).standard_normal((40, 8 * G))
+    y = ops.lora_linear(x, weight, bias, lora_a, lora_b, factor=0.5, widths=widths)
+    ends = np.cumsum(widths or [(g + 1) * 70 // G - g * 70 // G for g in range(G)])
+    for g, (begin, end) in enumerate(zip([0, *ends], ends)):
+        arrays = weight[:, begin:end], bias[begin:end], lora_a[:, 8 * g : 8 * g + 8], lora_b[:, begin:end]
+        alone = ops.lora_linear(x, *arrays, factor=0.5)
+        assert abs(y[:, begin:end] - alone).max() <= 1e-12 * abs(alone).max()
+
+
+@pytest.mark.parametrize("widths", [(70,), (35, 36), (20, 20, 30)])
+def test_widths_that_are_not_those_of_the_maps_are_refused(widths):
+    x, weight, bias, _, lora_b = lora_arrays(3)
+    with pytest.raises(InputError, match=r"lora_linear: widths is .*, expected 2 of them .* 70 together"):
+        ops.lora_linear(x, weight, bias, np.zeros((40, 16)), lora_b, widths=widths)
 
 
 def test_an_adapters_products_are_counted():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..ops.activations import ACTIVATIONS
 from ..random import generator
 from .config import Config
 from .fields import check_fields, documented, expect, from_dict, setting, to_dict
@@ -19,6 +20,23 @@ from .patterns import matching
 
 Shapes = dict[str, tuple[int, ...]]
 LARGEST_RANK = 2**16
+
+
+def matrices(config: Config) -> dict[str, tuple[int, int]]:
+    """Name -> shape of the matrices that an adapter may stand beside."""
+    kinds = ("attention", "feed-forward", "routers")
+    found = [part for part in parts(config) if part.kind in kinds and len(part.shape) == 2]
+    return {part.name: (part.shape[0], part.shape[1]) for part in found}
+
+
+def part_widths(config: Config, name: str, width: int) -> tuple[int, ...]:
+    """The widths of what a matrix holds side by side: queries, keys and values, gate and value, or one."""
+    kind = config.scopes()[".".join(name.split(".")[:2]) + "."]
+    if name.endswith(".c_attn"):
+        queries, keys = kind.n_head * kind.head_size, kind.kv_heads * kind.head_size
+        return queries, keys, keys
+    is_gated = name.endswith(".c_fc") and ACTIVATIONS[kind.activation].gated
+    return (width // 2, width // 2) if is_gated else (width,)
 
 
 class Addition(Protocol):
@@ -38,8 +56,12 @@ class LoRA:
 
         y = x W + b + s (x A) B        A (I, R), B (R, O), s = alpha / R
 
-    A starts at random and B at 0, so a model starts as what it was.  Source: Hu et al. 2021; rsLoRA's
-    s = alpha / √R is of Kalajdzievski 2023.
+    A starts at random and B at 0, so a model starts as what it was. Where both are 0 neither is ever moved.
+
+    c_attn holds queries, keys and values side by side, and a gated c_fc gate and value: by_part gives each
+    its own A, as adapters of PEFT have it where these are matrices of their own.
+
+    Source: Hu et al. 2021; rsLoRA's s = alpha / √R is of Kalajdzievski 2023.
 
     Examples
     --------
@@ -55,6 +77,9 @@ class LoRA:
         ("h.*.attn.*", "h.*.mlp.*"), "patterns of the matrices that are adapted"
     )
     rslora: bool = setting(False, "divide alpha by √R instead of R")
+    by_part: bool = setting(
+        False, "whether queries, keys and values have an A each, and gate and value", late=True
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -68,19 +93,22 @@ class LoRA:
 
     def adapted(self, config: Config) -> dict[str, tuple[int, int]]:
         """Name -> shape of the matrices that have an adapter."""
-        matrices = {
-            part.name: part.shape
-            for part in parts(config)
-            if part.kind in ("attention", "feed-forward", "routers") and len(part.shape) == 2
+        found = matrices(config)
+        return {name: found[name] for name in matching("LoRA: targets", self.targets, found)}
+
+    def widths(self, config: Config) -> dict[str, tuple[int, ...]]:
+        """Name -> the widths of the maps side by side that have an A each, of each matrix with an adapter."""
+        return {
+            name: part_widths(config, name, width) if self.by_part else (width,)
+            for name, (_, width) in self.adapted(config).items()
         }
-        names = matching("LoRA: targets", self.targets, matrices)
-        return {name: (matrices[name][0], matrices[name][1]) for name in names}
 
     def shapes(self, config: Config) -> Shapes:
         """Name -> shape of A and B beside each matrix."""
         named: Shapes = {}
+        widths = self.widths(config)
         for name, (i, o) in self.adapted(config).items():
-            named[f"{name}.lora_a"] = (i, self.rank)
+            named[f"{name}.lora_a"] = (i, self.rank * len(widths[name]))
             named[f"{name}.lora_b"] = (self.rank, o)
         return named
 

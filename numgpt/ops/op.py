@@ -49,6 +49,7 @@ OPTIONS = {
     "smoothing": kind_of(BelowOne),
     "start": kind_of(Place),
     "temperature": kind_of(Positive),
+    "widths": kind_of(Sequence[Size] | None),
 }
 
 

@@ -50,6 +50,8 @@ def _given(trace: Trace, name: str) -> dict[str, Any]:
         found["capped"] = 1
     if "slopes" in options:
         found |= {"slopes": np.asarray(options["slopes"]), "sloped": 1}
+    if options.get("widths") is not None:
+        found["widths"] = np.asarray(options["widths"])
     if "drawn" in options and op.noise is not None:
         arrays = [np.broadcast_to(0.0, s) for s in shapes if s is not None]
         found["keep"] = drawn(options, op.noise(*arrays, **{n: options.get(n) for n in op.sizes}))

@@ -122,18 +122,21 @@ TUNING: Mapping[str, Row] = {
     ),
     "lora_linear": Row(
         "x W b A B",
-        "y[n, o] = sum(i, x[n, i] * W[i, o]) + b[o] + factor * sum(r, low[n, r] * B[r, o])",
+        "y[n, o] = sum(i, x[n, i] * W[i, o]) + b[o] + factor * sum(r < R, low[n, map[o] * R + r] * B[r, o])",
         """
-        dx[n, i] = sum(o, dy[n, o] * W[i, o]) + factor * sum(r, dlow[n, r] * A[i, r])
+        dx[n, i] = sum(o, dy[n, o] * W[i, o]) + factor * sum(a, dlow[n, a] * A[i, a])
         dW[i, o] = sum(n, x[n, i] * dy[n, o])
         db[o] = sum(n, dy[n, o])
-        dA[i, r] = factor * sum(n, x[n, i] * dlow[n, r])
-        dB[r, o] = factor * sum(n, low[n, r] * dy[n, o])
+        dA[i, a] = factor * sum(n, x[n, i] * dlow[n, a])
+        dB[r, o] = factor * sum(n, low[n, map[o] * R + r] * dy[n, o])
         """,
         """
         factor = 1
-        low[n, r] = sum(i, x[n, i] * A[i, r])
-        dlow[n, r] = sum(o, dy[n, o] * B[r, o])
+        widths[g] = (g + 1) * O // G - g * O // G
+        end[g] = sum(j < G, widths[j] if j <= g else 0)
+        map[o] = sum(g < G, 1 if end[g] <= o else 0)
+        low[n, a] = sum(i, x[n, i] * A[i, a])
+        dlow[n, a] = sum(o, dy[n, o] * B[a % R, o] if map[o] == a // R else 0)
         """,
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -94,10 +94,26 @@ def _mean_pool(torch: Any, x: Any, weights: Any) -> Any:
 
 
 def _lora_linear(
-    torch: Any, x: Any, weight: Any, bias: Any, lora_a: Any, lora_b: Any, factor: float = 1.0
+    torch: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    lora_a: Any,
+    lora_b: Any,
+    factor: float = 1.0,
+    widths: Sequence[int] | None = None,
 ) -> Any:
-    """As PEFT has it."""
-    return torch.nn.functional.linear(x, weight.T, bias) + x @ lora_a @ lora_b * factor
+    """As PEFT has it: an adapter for each of the maps that lie side by side."""
+    maps = zip(lora_a.split(len(lora_b), 1), _split(lora_b, lora_a.shape[1] // len(lora_b), widths))
+    added = torch.cat([x @ a @ b for a, b in maps], -1) * factor
+    return torch.nn.functional.linear(x, weight.T, bias) + added
+
+
+def _split(lora_b: Any, G: int, widths: Sequence[int] | None) -> Any:
+    """The columns of each of G maps, as equal as they can be unless widths are given."""
+    n = lora_b.shape[1]
+    equal = [(g + 1) * n // G - g * n // G for g in range(G)]
+    return lora_b.split(equal if widths is None else [*widths], 1)
 
 
 # The name of an op → what PyTorch calls it.
