@@ -163,6 +163,7 @@ def right(tmp_path_factory):
     numgpt.llmc.save_tokenizer(folder / "tokenizer.bin", [b"a"], 0)
     tokenizer.save(folder / "tokenizer.json")
     model.save(folder / "model")
+    model.extended(numgpt.LoRA(rank=1)).save(folder / "adapter", layout="peft")
     model.record([[0, 1]], [[1, 2]]).trace().save(folder / "trace.safetensors")
     training = numgpt.Training(steps=1, eval_iters=1, batch_size=1)
     arrays = {"q": (2, 3), "k": (2, 3), "v": (2, 3), "qkv": (2, 6), "logits": (2, 3, 5), "x": (2, 3)}
@@ -182,6 +183,7 @@ def right(tmp_path_factory):
         "pieces": [b"a"], "seed": 0, "function": square_forward, "arrays": [np.ones(2)],
         "directions": [np.ones(2)], "options": {}, "module": None, "a": model, "b": model,
         "GPT.beside.ids": np.array([0]), "GPT.to.name": "reference", "GPT.load.folder": folder / "model",
+        "GPT.adapted.folder": folder / "adapter", "GPT.adapted.kind": "gpt2",
         "preset.name": "gpt-nano", "preset_training.name": "gpt-nano", "use.name": "reference",
         "learn.check.exercise": "softmax",
         "Trainer.save.name": "last", "calculus.softmax_curvature.direction": np.ones((2, 3, 5)),

@@ -21,6 +21,7 @@ EXAMPLE = "numgpt convert runs/1 exported --to hf"
 WRITTEN = {  # --to → what is written
     "numgpt": "a checkpoint of numgpt",
     "hf": "as transformers reads them",
+    "peft": "of which the adapters are written as PEFT reads them",
     "llama2.c": "as run.c of llama2.c reads them",
     "llama2.c-v1": "a file of llama2.c, version 1",
     "llama2.c-v2": "as runq.c of llama2.c reads them",
@@ -40,9 +41,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--to",
         choices=tuple(WRITTEN),
-        help="numgpt's checkpoint; a folder for transformers, of the class that computes the model; or a file"
-        " of llama2.c: the one that run.c reads, version 1, or version 2 in 8 bits, which runq.c reads",
+        help="numgpt's checkpoint; a folder for transformers, of the class that computes the model; its"
+        " adapters for PEFT; or a file of llama2.c: the one that run.c reads, version 1, or version 2 in 8"
+        " bits, which runq.c reads",
         default="numgpt",
+    )
+    flags.add(parser, "--adapter", metavar="FOLDER", help=flags.ADAPTER)
+    flags.add(
+        parser, "--merge", action="store_true", help="add the adapters to the matrices that they correct"
     )
     flags.add(
         parser,
@@ -59,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
     from ..interchange import huggingface, llama2c
     from ..model.gpt import GPT
 
-    expect_apart([args.source], [args.destination], "place")
+    expect_apart([args.source, *filter(None, [args.adapter])], [args.destination], "place")
     model = GPT.load(args.source)
+    model = model.adapted(args.adapter) if args.adapter else model
+    model = model.merged() if args.merge else model
     model.save(args.destination, args.to, args.dtype)
     stored = STORED.get(args.to) or args.dtype or model.params.dtype
     print(f"{args.destination}: {model.n_params:,} parameters, {stored}, {WRITTEN[args.to]}")

@@ -28,6 +28,7 @@ DTYPES = ("float32", "float64")
 LONGEST_CHOICES = 72  # characters of choices that stand beside a flag
 NUMBERS: dict[Any, str] = {int: "an integer", float: "a number"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "WORDS"}
+ADAPTER = "a folder with an adapter that PEFT saved for this model"
 MODEL = (
     "a checkpoint, a run, a folder of transformers, a file of llama2.c, numgpt:austen or numgpt:tiny, which"
     " ship, or hf:NAME for a model on the Hugging Face hub"

@@ -37,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown="an empty line, behind which a paragraph begins",
     )
     flags.add_special(parser, "the prompt")
+    flags.add(parser, "--adapter", metavar="FOLDER", help=flags.ADAPTER)
     flags.add(
         parser,
         "--max-new-tokens",
@@ -144,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
     if prompt is None:
         prompt = standard_input(wait=False)
     model = GPT.load(_place(args))
+    model = model.adapted(args.adapter) if args.adapter else model
     begin = None if model.tokenizer is None else model.tokenizer.begin_of_text
     print_texts(
         model,

@@ -425,8 +425,8 @@ def _is_config(stored: Any) -> bool:
     )
 
 
-def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as a safetensors file beside a folder's config.json."""
+def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], config: str = CONFIG) -> None:
+    """Write arrays as a safetensors file beside the file of a folder's config, which is there already."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -434,6 +434,6 @@ def write_tensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         save_file(dict(arrays), path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: could not be written ({error})") from error
-    shutil.copymode(path.with_name(CONFIG), path)  # safetensors makes it private, whatever the umask
+    shutil.copymode(path.with_name(config), path)  # safetensors makes it private, whatever the umask
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -17,7 +17,7 @@ from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
-from ..interchange import checkpoint, huggingface, llama2c, llmc
+from ..interchange import checkpoint, huggingface, llama2c, llmc, peft
 from ..layers import adapters
 from ..layers.layer import Layer
 from ..layers.transformer import gpt
@@ -32,6 +32,7 @@ from .derivatives import Derivatives
 LAYOUTS: Mapping[str, Callable[..., None]] = {
     "numgpt": checkpoint.save,
     "hf": huggingface.save,
+    "peft": peft.save,
     "llama2.c": llama2c.save,
     "llama2.c-v1": partial(llama2c.save, version=1),
     "llama2.c-v2": partial(llama2c.save, version=2),
@@ -233,8 +234,9 @@ class GPT(Derivatives, HeldAttributes):
         ----------
         folder : path
             A new folder, or one that holds a checkpoint to replace; not one of a run. For llama2.c a file.
-        layout : "numgpt", "hf", "llama2.c", "llama2.c-v1" or "llama2.c-v2"
+        layout : "numgpt", "hf", "peft", "llama2.c", "llama2.c-v1" or "llama2.c-v2"
             "hf" writes what transformers reads, for the first of its classes that computes the model.
+            "peft" writes the adapters alone, for that class, as PEFT reads them: `adapted` is its inverse.
             "llama2.c" writes the file that run.c reads, v1 the same numbers with another header, v2 the one
             of runq.c, in 8 bits; beside it the tokenizer, where that is llama2.c's own.
         dtype : "float16", "float32" or "float64", optional
@@ -256,11 +258,12 @@ class GPT(Derivatives, HeldAttributes):
                 f"save: other ops are served at {', '.join(self.replaced)}, which no file has, expected none:"
                 " save GPT(model.config, params=...) of the model's own parameters"
             )
-        if self.additions and layout != "numgpt":
+        if self.additions and layout not in ("numgpt", "peft"):
             kinds = ", ".join(type(addition).__name__ for addition in self.additions)
             raise InputError(
                 f"save: the layout {layout!r} has no place for {kinds}, expected a model without additions:"
-                " merge the adapter by model.merged(), or save in the layout 'numgpt'"
+                " merge the adapter by model.merged(), or save in the layout 'numgpt', or an adapter alone as"
+                " 'peft'"
             )
         checkpoint.expect_no_run(folder)
         LAYOUTS[layout](folder, self, dtype=dtype)
@@ -303,6 +306,11 @@ class GPT(Derivatives, HeldAttributes):
             arguments = (llama2c if llama2c.is_model(folder) else llmc).load(folder)
         else:
             theirs = huggingface.find(folder)
+            if theirs is None and peft.is_adapter(folder):
+                raise InputError(
+                    f"{folder}: is an adapter of PEFT, expected a model: load the one that it was made for,"
+                    " then model.adapted(folder), on the command line --adapter"
+                )
             arguments = checkpoint.load(folder) if theirs is None else huggingface.load(theirs)
         params: Flat = arguments["params"]
         if dtype is not None and params.dtype != dtype:
@@ -371,6 +379,43 @@ class GPT(Derivatives, HeldAttributes):
         params = extended(self.params, self.config, all_of_them, self.seed)
         given = self.tokenizer, params, self.replaced, all_of_them, self.template
         return type(self)(self.config, self.seed, params.dtype, *given)
+
+    @checked
+    def adapted(self, folder: str | PathLike[str], kind: str | None = None) -> GPT:
+        """The same model with the adapter that PEFT saved in a folder, and parameters of its own.
+
+        Parameters
+        ----------
+        folder : path
+            It has adapter_config.json and adapter_model.safetensors. Its ranks, alphas and rsLoRA become
+            those of LoRA, and a score layer that was trained with it becomes a Head.
+        kind : str, optional
+            The model_type of the model that it was made for, where several classes of transformers compute
+            it with the same names and other orders of columns, such as "llama" and "helium"; what the file
+            says unless given, else the first of them.
+
+        Returns
+        -------
+        GPT
+            It computes what the model does in PEFT; save(folder, layout="peft") writes the adapter again.
+
+        Raises
+        ------
+        InputError
+            For an adapter of another model, for what numgpt does not compute, such as DoRA, and where the
+            model has such an adapter already.
+
+        Examples
+        --------
+        >>> import numgpt, tempfile
+        >>> config = numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4)
+        >>> model = numgpt.GPT(config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.extended(numgpt.LoRA(rank=2)).save(folder, layout="peft")
+        ...     model.adapted(folder).additions[0].rank
+        2
+        """
+        return cast(GPT, peft.load(folder, self, kind))
 
     def merged(self) -> GPT:
         """The same function without adapters: each is multiplied out and added to its matrix, W + s A B.
