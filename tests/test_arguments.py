@@ -36,7 +36,8 @@ CALLED_BY_LAYERS = {
     "Op",
     "Layer",
 }  # whose methods run thousands of times a step, on checked arguments
-INNER = {"tokenizers.BPE.encode_pretoken"}  # likewise, of a text
+# Likewise, of a text; and with the shapes that an addition itself gives.
+INNER = {"tokenizers.BPE.encode_pretoken", "LoRA.first_value", "Head.first_value"}
 RESULTS = {"gradcheck.Finding"}  # classes with a constructor whose instances only functions return
 MET = 3  # elements that are taken of an iterator
 SCALARS = {int, float, bool, str, type(None)}

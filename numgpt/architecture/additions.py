@@ -1,7 +1,5 @@
 """What a model may have besides its own parameters: adapters on its matrices, and a head for a task."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import checked
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 from ..random import generator
@@ -91,11 +90,13 @@ class LoRA:
         """s, by which what the adapter gives is multiplied."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    @checked
     def adapted(self, config: Config) -> dict[str, tuple[int, int]]:
         """Name -> shape of the matrices that have an adapter."""
         found = matrices(config)
         return {name: found[name] for name in matching("LoRA: targets", self.targets, found)}
 
+    @checked
     def widths(self, config: Config) -> dict[str, tuple[int, ...]]:
         """Name -> the widths of the maps side by side that have an A each, of each matrix with an adapter."""
         return {
@@ -103,6 +104,7 @@ class LoRA:
             for name, (_, width) in self.adapted(config).items()
         }
 
+    @checked
     def shapes(self, config: Config) -> Shapes:
         """Name -> shape of A and B beside each matrix."""
         named: Shapes = {}
@@ -163,6 +165,7 @@ class Head:
         """How many scores there are."""
         return max(1, len(self.labels))
 
+    @checked
     def shapes(self, config: Config) -> Shapes:
         """Name -> shape of the head's weight and bias."""
         named: Shapes = {"score.weight": (config.n_embd, self.width)}

@@ -31,6 +31,10 @@ def setting(
 def documented(cls: type[Settings]) -> type[Settings]:
     """Write a class's Parameters into its docstring, before the Examples, from its fields' sentences."""
     lines = ["Parameters", "----------"]
+    spelled = [f.name for f in dataclasses.fields(cls) if isinstance(f.type, str)]  # type: ignore[arg-type]
+    assert not spelled, (
+        f"{cls.__name__}: types are texts, which nothing is held to: no annotations of __future__"
+    )
     for f in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind = f.type.__name__ if isinstance(f.type, type) else str(f.type)
         for room in ("collections.abc.", "typing."):
