@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -406,3 +408,18 @@ def test_a_run_that_is_not_there_begins_where_all_is_said(here, capsys):
         assert tune("sft", "--resume", "--out", "run", *steps) == 0
         assert line in capsys.readouterr().err
     assert Training().steps == 2000
+
+
+def test_info_counts_what_an_adapter_adds(here, capsys):
+    assert tune("sft base --data chats.jsonl --lora 2", "--out", "run", "--steps", "0") == 0
+    capsys.readouterr()
+    assert main(["info", "run"]) == 0
+    assert re.search(r"^  LoRA +[1-9][\d,]*$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_an_adapter_learns_six_times_as_fast_unless_told(here):
+    rates = {}
+    for name, more in (("all", ""), ("lora", " --lora 2"), ("told", " --lora 2 --lr 0.001")):
+        assert tune(f"sft base --data chats.jsonl{more}", "--out", name, "--steps", "0") == 0
+        rates[name] = json.loads(Path(name, "last/state.json").read_text())["training"]["lr"]
+    assert rates["lora"] == pytest.approx(6 * rates["all"]) and rates["told"] == 0.001

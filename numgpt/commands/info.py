@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from ..architecture import presets
@@ -71,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
     if args.model in presets.MODELS:
         training = presets.preset_training(args.model)
         print(f"trained with: {_listed(training)}")
+    added = _added(args.model)
     print("\nparameters")
-    for name, n in (groups | {"total": sum(groups.values())}).items():
+    for name, n in (groups | added | {"total": sum((groups | added).values())}).items():
         print(_row(name, n))
     if "experts" in groups:
         print(_row("active for a token", accounting.active_parameters(config)))
@@ -100,12 +102,28 @@ def _print_names(kind: str) -> int:
     return 0
 
 
+def _is_stored(name: str) -> bool:
+    """Whether a name is a checkpoint's, not a preset's."""
+    return name not in presets.MODELS and Path(located(name)).exists()
+
+
+def _added(name: str) -> dict[str, int]:
+    """How many parameters a checkpoint's adapters and head have, by their kind."""
+    from ..model.gpt import GPT
+
+    if not _is_stored(name):
+        return {}
+    model = GPT.load(name)
+    sizes = ((type(a).__name__, a.shapes(model.config).values()) for a in model.additions)
+    return {kind: sum(map(math.prod, shapes)) for kind, shapes in sizes}
+
+
 def _config(args: argparse.Namespace) -> Config:
     """The config of a preset or a checkpoint, with what flags change in it."""
     from ..model.gpt import GPT
 
     changes = flags.fields(args, Config)
-    if args.model in presets.MODELS or not Path(located(args.model)).exists():
+    if not _is_stored(args.model):
         return presets.preset(args.model, **changes)
     return dataclasses.replace(GPT.load(args.model).config, **changes)
 

@@ -142,7 +142,10 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
         "--lora",
         type=flags.positive,
         metavar="R",
-        help="train adapters of rank R beside the matrices, which stay (LoRA)",
+        help=(
+            "train adapters of rank R beside the matrices, which stay (LoRA); the learning rate is 6 times as"
+            " large unless --lr is given"
+        ),
         shown="train the whole model",
     )
     flags.add(
