@@ -260,6 +260,7 @@ def right(tmp_path_factory):
         for name in ("encode", "encode_prompt", "end_for"):
             values[f"data.JinjaTemplate.{name}.tokenizer"] = ended
     values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
+    values |= of_tuning(of_bytes, example, chat, training)
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),
@@ -292,6 +293,30 @@ def right(tmp_path_factory):
 
     value.instances = values
     return value
+
+
+def of_tuning(model, example, chat, training):
+    """What is right for numgpt.tuning, and for what a model may have besides its own parameters."""
+    tuning, pairs, texts = numgpt.tuning, [(example, example)], [[1, 2], [3]]
+    scored = model.extended(numgpt.Head(labels=("a", "b")))
+    rewarded = model.extended(numgpt.Head(task="reward"))
+    asked = numgpt.data.Conversation(chat.messages[:1])
+    fixed = tuning.frozen(model)
+    preferences = tuning.Preferences(pairs, training, 4, fixed, pairs)
+    return {
+        "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(), "shape": (4, 2),
+        "LoRA.first_value.name": "h.0.attn.c_attn.lora_a", "Head.first_value.name": "score.weight",
+        "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,
+        "tuning.Preferences.pairs": pairs, "tuning.Preferences": preferences,
+        "tuning.Rewards.model": rewarded, "tuning.Rewards.pairs": [([1, 2], [3])],
+        "tuning.Rewards": tuning.Rewards(rewarded, [([1, 2], [3])], training),
+        "tuning.Tasks.model": scored, "tuning.Tasks.texts": texts, "labels": np.array([0, 1]),
+        "tuning.Tasks": tuning.Tasks(scored, texts, np.array([0, 1]), training),
+        "tuning.predictions.model": scored, "tuning.predictions.texts": texts, "teacher": model,
+        "tuning.margins.model": model, "objective": preferences, "tuning.responses.model": model,
+        "conversations": [asked], "template": numgpt.data.BARE, "tuning.optimizer_of.names": None, "batch": 0,
+        "tuning.frozen.model": model, "tuning.trained_names.model": model, "tuning.optimizer_of.model": model,
+    }  # fmt: skip
 
 
 def _has_names_of_its_own(op, values):
