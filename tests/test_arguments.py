@@ -260,7 +260,7 @@ def right(tmp_path_factory):
         for name in ("encode", "encode_prompt", "end_for"):
             values[f"data.JinjaTemplate.{name}.tokenizer"] = ended
     values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
-    values |= of_tuning(of_bytes, example, chat, training)
+    values |= of_tuning(of_bytes, corpus, example, chat, training)
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),
@@ -295,7 +295,7 @@ def right(tmp_path_factory):
     return value
 
 
-def of_tuning(model, example, chat, training):
+def of_tuning(model, corpus, example, chat, training):
     """What is right for numgpt.tuning, and for what a model may have besides its own parameters."""
     tuning, pairs, texts = numgpt.tuning, [(example, example)], [[1, 2], [3]]
     scored = model.extended(numgpt.Head(labels=("a", "b")))
@@ -304,8 +304,8 @@ def of_tuning(model, example, chat, training):
     fixed = tuning.frozen(model)
     preferences = tuning.Preferences(pairs, training, 4, fixed, pairs)
     return {
-        "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(), "shape": (4, 2),
-        "LoRA.first_value.name": "h.0.attn.c_attn.lora_a", "Head.first_value.name": "score.weight",
+        "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
+        "tuning.Distillation": tuning.Distillation(model, corpus, training, 4),
         "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,
         "tuning.Preferences.pairs": pairs, "tuning.Preferences": preferences,
         "tuning.Rewards.model": rewarded, "tuning.Rewards.pairs": [([1, 2], [3])],

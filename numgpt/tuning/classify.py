@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .. import engine
 from ..architecture.additions import Head
 from ..architecture.config import Training
-from ..arguments import AtLeastZero, Ids, checked
+from ..argument_kinds import as_array
+from ..arguments import AtLeastZero, Count, Ids, Size, checked
 from ..data import stacked
 from ..errors import InputError
 from ..layers.task_heads import scores, tasks
 from ..model import differentiable
+from ..model.gpt import GPT
 from ..training.objective import Batch
 from . import order
 
@@ -60,11 +62,11 @@ class Tasks:
     @checked
     def __init__(
         self,
-        model: Any,
+        model: GPT,
         texts: Sequence[Ids],
-        labels: NDArray[Any],
+        labels: ArrayLike,
         training: Training,
-        held_out: tuple[Sequence[Ids], NDArray[Any]] | None = None,
+        held_out: tuple[Sequence[Ids], ArrayLike] | None = None,
         *,
         text_weight: AtLeastZero = 0.0,
         source: str = "a task",
@@ -84,25 +86,38 @@ class Tasks:
         words = self.head, text_weight
         self.digest = order.digest(words, (a for texts, labels in parts for a in (*texts, labels)))
 
-    def _checked(self, texts: Sequence[Ids], labels: NDArray[Any]) -> tuple[list[NDArray[Any]], NDArray[Any]]:
+    def _checked(self, texts: Sequence[Ids], given: ArrayLike) -> tuple[list[NDArray[Any]], NDArray[Any]]:
         rows = [np.asarray(text) for text in texts]
-        n = self.head.width
-        if len(rows) != len(labels) or not rows:
-            raise InputError(f"Tasks: {len(rows):,} texts have {len(labels):,} labels, expected one each")
+        n, labels = self.head.width, as_array("Tasks: labels", given, "one for each text")
+        if labels.ndim == 0 or len(rows) != len(labels) or not rows:
+            raise InputError(
+                f"Tasks: {len(rows):,} texts have labels {labels.shape}, expected one for each text"
+            )
         if self.head.task == "numbers":
-            return rows, np.asarray(labels, float).reshape(len(rows), n)
-        bad = next((label for label in labels if not 0 <= label < n), None)
-        if bad is not None or np.asarray(labels).dtype.kind not in "iu":
-            what = f"a label is {bad}" if bad is not None else f"labels are {np.asarray(labels).dtype}"
-            raise InputError(f"Tasks: {what}, expected integers from 0 to {n - 1}, the head's labels")
-        return rows, np.asarray(labels)
+            if labels.dtype.kind not in "biuf" or labels.size != len(rows) * n:
+                raise InputError(
+                    f"Tasks: labels are {labels.dtype} of shape {labels.shape}, expected numbers"
+                    f" ({len(rows)}, {n})"
+                )
+            return rows, labels.astype(float).reshape(len(rows), n)
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise InputError(
+                f"Tasks: labels are {labels.dtype} of shape {labels.shape}, expected integers ({len(rows)},)"
+            )
+        bad = next((label for label in labels.tolist() if not 0 <= label < n), None)
+        if bad is not None:
+            raise InputError(
+                f"Tasks: a label is {bad}, expected integers from 0 to {n - 1}, the head's labels"
+            )
+        return rows, labels
 
     @property
     def size(self) -> int:
         """How many items an epoch has: what batch_size counts."""
         return len(self.data[0])
 
-    def batch(self, step: int, n: int) -> Batch:
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
         """The next texts in the order of their epoch."""
         items = order.drawn(len(self.data[0]), self.training, step, n)
         return self._batch(self.data, items, self.layer, self.text_weight > 0)
@@ -125,7 +140,7 @@ class Tasks:
 
 
 @checked
-def predictions(model: Any, texts: Sequence[Ids], batch_size: int = 32) -> NDArray[Any]:
+def predictions(model: GPT, texts: Sequence[Ids], batch_size: Size = 32) -> NDArray[Any]:
     """The scores that a model's head gives texts in tokens, (N, n), in float64."""
     head = head_of(model, ("classes", "numbers", "reward"))
     found = []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from ..architecture.config import Training
-from ..arguments import BelowOne, Positive, Size, checked
+from ..arguments import BelowOne, Count, Positive, Size, checked
 from ..data.corpus import Corpus
 from ..errors import InputError
 from ..layers.transformer import gpt
 from ..layers.tuning_losses import distilled
 from ..model import differentiable
+from ..model.gpt import GPT
 from ..training.objective import Batch, Pretraining
 
 
@@ -38,7 +38,7 @@ class Distillation:
     @checked
     def __init__(
         self,
-        teacher: Any,
+        teacher: GPT,
         corpus: Corpus,
         training: Training,
         block_size: Size,
@@ -63,7 +63,8 @@ class Distillation:
         self.source, self.recipe = corpus.source, corpus.recipe
         self.digest = corpus.digest
 
-    def batch(self, step: int, n: int) -> Batch:
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
         """Pre-training's batch, with what the teacher predicts there."""
         batch = self.text.batch(step, n)
         tokens, targets, whole = batch.inputs

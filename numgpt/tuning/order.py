@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture.config import Training
+from ..arguments import Count, Size, checked
 from ..random import generator
 
 
-def drawn(n: int, training: Training, step: int, batch: int) -> NDArray[np.int64]:
+@checked
+def drawn(n: Size, training: Training, step: Count, batch: Count) -> NDArray[np.int64]:
     """Which of n items are in a batch of a step: the next ones in the order of their epoch.
 
     It depends on the seed, step and batch alone, so that a run that goes on draws what it would have drawn.

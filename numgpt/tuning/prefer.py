@@ -9,11 +9,12 @@ import numpy as np
 
 from .. import engine
 from ..architecture.config import Training
-from ..arguments import AtLeastZero, BelowOne, Positive, Size, checked
+from ..arguments import AtLeastZero, BelowOne, Count, Positive, Size, checked
 from ..data import Example, padded
 from ..errors import InputError
 from ..layers.tuning_losses import PAIRS, log_likelihoods, preferences
 from ..model import differentiable
+from ..model.gpt import GPT
 from ..training.objective import Batch
 from . import order
 
@@ -91,7 +92,8 @@ class Preferences:
         """How many items an epoch has: what batch_size counts."""
         return len(self.rows) // 2
 
-    def batch(self, step: int, n: int) -> Batch:
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
         """The next pairs in the order of their epoch."""
         pairs = order.drawn(len(self.rows) // 2, self.training, step, n)
         return self._batch(self.rows, pairs)
@@ -110,7 +112,8 @@ class Preferences:
         return Batch((*inputs, of_fixed), self.layer, float(len(pairs)))
 
 
-def margins(model: Any, objective: Preferences) -> dict[str, float]:
+@checked
+def margins(model: GPT, objective: Preferences) -> dict[str, float]:
     """What tells of a preference model on the held-out pairs, beside its loss.
 
     accuracy: the share of pairs whose better response gained more than the worse one, against the fixed

@@ -11,11 +11,12 @@ from ..arguments import Count, Size, checked
 from ..data import ChatTemplate, Conversation, JinjaTemplate
 from ..errors import InputError
 from ..model.generate import stream
+from ..model.gpt import GPT
 
 
 @checked
 def responses(
-    model: Any,
+    model: GPT,
     conversations: Sequence[Conversation],
     template: ChatTemplate | JinjaTemplate,
     *,

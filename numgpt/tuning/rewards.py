@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..architecture.config import Training
-from ..arguments import Ids, checked
+from ..arguments import Count, Ids, checked
 from ..data import stacked
 from ..errors import InputError
 from ..layers.task_heads import rewards
+from ..model.gpt import GPT
 from ..training.objective import Batch
 from . import order
 from .classify import head_of, readings
@@ -37,7 +38,7 @@ class Rewards:
     @checked
     def __init__(
         self,
-        model: Any,
+        model: GPT,
         pairs: Sequence[tuple[Ids, Ids]],
         training: Training,
         held_out: Sequence[tuple[Ids, Ids]] = (),
@@ -63,7 +64,8 @@ class Rewards:
         """How many items an epoch has: what batch_size counts."""
         return len(self.pairs)
 
-    def batch(self, step: int, n: int) -> Batch:
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
         """The next pairs in the order of their epoch."""
         return self._batch(self.pairs, order.drawn(len(self.pairs), self.training, step, n))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..architecture.config import Training
-from ..arguments import BelowOne, Size, checked
+from ..arguments import BelowOne, Count, Size, checked
 from ..data import Example, RowBatch, Rows, packed, padded
 from ..errors import InputError
 from ..layers.tuning_losses import responses
@@ -86,7 +86,8 @@ class Responses:
         """How many items an epoch has: what batch_size counts."""
         return len(self.rows)
 
-    def batch(self, step: int, n: int) -> Batch:
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
         """The next rows in the order of their epoch."""
         return self._batch(self.rows, order.drawn(len(self.rows), self.training, step, n), self.layer)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..architecture.additions import Head, LoRA
 from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
+from ..arguments import checked
+from ..model.gpt import GPT
 from ..training.optim import AdamW
 
 
@@ -20,7 +22,8 @@ class Fixed(NamedTuple):
     seed: int
 
 
-def frozen(model: Any) -> Fixed:
+@checked
+def frozen(model: GPT) -> Fixed:
     """A model as it is now, whatever becomes of it.
 
     Where an adapter is trained, the model's own parameters stay: they are shared, and the adapter is left
@@ -36,7 +39,8 @@ def has_adapter(model: Any) -> bool:
     return any(isinstance(addition, LoRA) for addition in model.additions)
 
 
-def trained_names(model: Any, reads_text: bool = True, vocabulary: bool = False) -> list[str] | None:
+@checked
+def trained_names(model: GPT, reads_text: bool = True, vocabulary: bool = False) -> list[str] | None:
     """The names of the parameters that tuning moves; None for all.
 
     Of a model with adapters those alone, and its head. reads_text: whether the loss reads the logits, without
@@ -52,7 +56,8 @@ def trained_names(model: Any, reads_text: bool = True, vocabulary: bool = False)
     return names if unread else None
 
 
-def optimizer_of(model: Any, training: Training, names: list[str] | None) -> AdamW:
+@checked
+def optimizer_of(model: GPT, training: Training, names: Sequence[str] | None) -> AdamW:
     """AdamW with the settings of training, for the parameters of these names."""
     t = training
     return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip, names)
