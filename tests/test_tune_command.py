@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -287,10 +288,11 @@ PAIR = {"prompt": "1?", "chosen": "2", "rejected": "3"}
         ),
         (write("x.jsonl", ONE), "sft base --data x.jsonl", "there are 1 items, expected two or more"),
         (nothing, "sft base --data chats.jsonl --template chatl", "template: 'chatl' is unknown"),
-        (
+        pytest.param(
             lambda home: (home / "t.jinja").write_text("{% for"),
             "sft base --data chats.jsonl --template t.jinja",
             "does not parse",
+            marks=pytest.mark.skipif(find_spec("jinja2") is None, reason="jinja2 is not installed"),
         ),
         (nothing, "sft base --data chats.jsonl --lora 2 --lora-targets h.*.atn", "no name fits 'h.*.atn'"),
         (nothing, "sft base --data chats.jsonl --smoothing 1", "--smoothing is 1.0"),

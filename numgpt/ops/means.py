@@ -11,10 +11,10 @@ from .op import Op
 from .rounded import rounded_once
 
 
-def weighted(x, weights):
-    """(w x with 0 where w is 0, w in x's dtype)"""
+def masked(x, weights):
+    """(x with 0 where w is 0, w in x's dtype)"""
     weights = weights.real.astype(x.real.dtype, copy=False)
-    return np.where(weights != 0, x, 0) * weights, weights
+    return np.where(weights != 0, x, 0), weights
 
 
 def _expect_counted(who, weights):
@@ -41,14 +41,15 @@ def token_mean_forward(x, weights, *, count=None):
     add up to the mean over all.
     x (..., T), weights (..., T) → y ()
     """
-    terms, weights = weighted(x, weights)
+    seen, weights = masked(x, weights)
     if count is None:
         _expect_counted("token_mean", weights)
         count = weights.sum()
     elif count == 0:
         raise InputError("token_mean: count is 0, expected at least one token that counts")
-    share = weights * (1 / count)
-    return terms.sum() * (1 / count), (share,)
+    share = weights / count  # of weights however small: their sum may have no reciprocal
+    mean = (seen * share).sum()
+    return mean, (share,)
 
 
 @rounded_once
@@ -81,13 +82,13 @@ def sequence_mean_forward(x, weights, *, count=None):
 
     x (..., T), weights (..., T) → y ()
     """
-    terms, weights = weighted(x, weights)
+    seen, weights = masked(x, weights)
     sums = sums_of_rows("sequence_mean", weights)
     count = sums.size if count is None else count
     if count == 0:
         raise InputError("sequence_mean: there is no row, expected at least one")
-    share = weights / (sums[..., None] * count)
-    return (terms.sum(-1) / sums).sum() * (1 / count), (share,)
+    share = weights / sums[..., None] / count
+    return (seen * share).sum(), (share,)
 
 
 @rounded_once
@@ -120,8 +121,8 @@ def sequence_sum_forward(x, weights):
 
     x (..., T), weights (..., T) → y (...)
     """
-    terms, weights = weighted(x, weights)
-    return terms.sum(-1), (weights,)
+    seen, weights = masked(x, weights)
+    return (seen * weights).sum(-1), (weights,)
 
 
 @rounded_once

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .means import sums_of_rows, weighted
+from .means import masked, sums_of_rows
 from .op import Op
 from .rounded import rounded_once
 
@@ -44,9 +44,9 @@ def mean_pool_forward(x, weights):
     weights are constants, 0 for padding: whatever x holds there is not looked at.
     x (..., T, C), weights (..., T) → y (..., C)
     """
-    terms, weights = weighted(x, weights[..., None])
-    sums = sums_of_rows("mean_pool", weights[..., 0])
-    return terms.sum(-2) / sums[..., None], (weights[..., 0] / sums[..., None],)
+    seen, weights = masked(x, weights[..., None])
+    share = weights[..., 0] / sums_of_rows("mean_pool", weights[..., 0])[..., None]
+    return (seen * share[..., None]).sum(-2), (share,)
 
 
 @rounded_once

@@ -179,7 +179,7 @@ EQUAL = (
     Equal("Record._offers", TAKES_WANTED, ("if False:",), UNWANTED),
     Equal("Record._offers", ARE_WANTED, (f"without {ARE_WANTED}",), UNWANTED),
     *(Equal(layer, SCALED, (SCALED,), COMMUTES) for layer in PARTS),
-    Equal("gpt_backward", OF_LOGITS, (OF_LOGITS,), COMMUTES),
+    Equal("unembedded_backward", OF_LOGITS, (OF_LOGITS,), COMMUTES),
     Equal("attention_backward", OF_QUERIES, (OF_QUERIES,), APART),
     *(
         Equal(f"{block}_block_backward", before, tuple(after), SUM)

@@ -192,7 +192,7 @@ FAULTS = (
         "a micro-batch's gradient divided by its own tokens, not by those of the whole step",
         "numgpt.ops.means",
         "token_mean_backward",
-        (("share = weights * (1 / count)", "share = weights * (1 / weights.sum())"),),
+        (("return mean, (share,)", "return mean, (weights / weights.sum(),)"),),
         swaps_forward=True,
     ),
     Fault(
