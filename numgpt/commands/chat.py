@@ -12,6 +12,7 @@ from ..data.chat_templates import TEMPLATES
 from ..errors import InputError
 from . import flags, runs
 from .printing import say
+from .sample import add_choice
 from .wrapping import for_stdout
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 HELP = "Talk to a model: it answers line by line, in a terminal or in a pipe."
 EXAMPLE = "numgpt chat tuned --system 'Answer in one word.' --temperature 0"
 
-TEMPERATURE = 0.7
-TOP_P = 0.9
 TOKENS = 200
 SHARE = 4  # of the context, one part in so many is kept free for an answer, where --max-new-tokens is more
 LONGEST = 2**20  # bytes of a line
@@ -58,25 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="how many tokens an answer may have",
         default=TOKENS,
     )
-    flags.add(
-        parser,
-        "--temperature",
-        type=float,
-        metavar="X",
-        help="below 1 sharpens, above 1 flattens the distribution; 0 is greedy",
-        default=TEMPERATURE,
-    )
-    flags.add(
-        parser, "--top-k", type=int, metavar="K", help="sample from the K most probable tokens", shown="all"
-    )
-    flags.add(
-        parser,
-        "--top-p",
-        type=float,
-        metavar="P",
-        help="sample from the fewest tokens whose probabilities sum to P; 1 is all",
-        default=TOP_P,
-    )
+    add_choice(parser)
     flags.add(parser, "--seed", type=int, metavar="N", help="seed of the draws", default=0)
     flags.add_engine(parser)
 

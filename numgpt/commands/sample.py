@@ -50,8 +50,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_engine(parser)
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    """The flags of how each token is chosen."""
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The flags of how a token is chosen, which whatever writes has."""
     flags.add(
         parser,
         "--temperature",
@@ -71,6 +71,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         help="sample from the fewest tokens whose probabilities sum to P; 1 is all",
         default=TOP_P,
     )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The flags of how each token is chosen."""
+    add_choice(parser)
     flags.add(
         parser,
         "--min-p",

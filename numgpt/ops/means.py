@@ -12,7 +12,7 @@ from .rounded import rounded_once
 
 
 def masked(x, weights):
-    """(x with 0 where w is 0, w in x's dtype)"""
+    """x with 0 where w is 0, whatever stood there, and w in x's real dtype."""
     weights = weights.real.astype(x.real.dtype, copy=False)
     return np.where(weights != 0, x, 0), weights
 
