@@ -35,7 +35,7 @@ def taught(model, objective_of, steps, lr):
 def shares(model, asked, seed=0):
     """The shares of samples that are reversed, copied, and neither."""
     prompts = [Conversation([Message("user", f"{digits}>")]) for digits in asked]
-    found = tuning.responses(model, prompts, BARE, max_new_tokens=8, temperature=1.0, seed=seed)
+    found = tuning.respond(model, prompts, BARE, max_new_tokens=8, temperature=1.0, seed=seed)
     reversed_ = np.mean([text == digits[::-1] for text, digits in zip(found, asked)])
     copied = np.mean([text == digits for text, digits in zip(found, asked)])
     return reversed_, copied, 1 - reversed_ - copied, found[0]

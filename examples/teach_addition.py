@@ -32,7 +32,7 @@ def sums(turned):
 def right(model, conversations, **sampling):
     """The share of conversations whose response is right."""
     asked = [Conversation(c.messages[:1]) for c in conversations]
-    found = tuning.responses(model, asked, BARE, max_new_tokens=5, batch_size=1024, **sampling)
+    found = tuning.respond(model, asked, BARE, max_new_tokens=5, batch_size=1024, **sampling)
     return np.mean([text == c.messages[1].text for text, c in zip(found, conversations)])
 
 
@@ -74,7 +74,7 @@ def main(argv=None):
     print(f"right greedily {greedy:.3f}, sampled {sampled:.3f}")
     for conversation in held_out[:3]:
         asked = Conversation(conversation.messages[:1])
-        print(f"  {asked.messages[0].text}{tuning.responses(model, [asked], BARE, max_new_tokens=5)[0]}")
+        print(f"  {asked.messages[0].text}{tuning.respond(model, [asked], BARE, max_new_tokens=5)[0]}")
     assert greedy > (0.99 if args.steps >= 2500 else 0.9), greedy
     if not args.more:
         print("It adds: none of these sums was shown.")

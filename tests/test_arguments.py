@@ -313,7 +313,7 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.Tasks.model": scored, "tuning.Tasks.texts": texts, "labels": np.array([0, 1]),
         "tuning.Tasks": tuning.Tasks(scored, texts, np.array([0, 1]), training),
         "tuning.predictions.model": scored, "tuning.predictions.texts": texts, "teacher": model,
-        "tuning.margins.model": model, "objective": preferences, "tuning.responses.model": model,
+        "tuning.margins.model": model, "objective": preferences, "tuning.respond.model": model,
         "conversations": [asked], "template": numgpt.data.BARE, "tuning.optimizer_of.names": None, "batch": 0,
         "tuning.frozen.model": model, "tuning.trained_names.model": model, "tuning.optimizer_of.model": model,
     }  # fmt: skip

@@ -4,7 +4,7 @@ from .classify import Tasks, predictions
 from .distill import Distillation
 from .order import drawn
 from .prefer import Preferences, margins
-from .respond import responses
+from .respond import respond
 from .rewards import Rewards
 from .sft import Responses
 from .trained import frozen, optimizer_of, trained_names
@@ -22,6 +22,6 @@ __all__ = [
     "margins",
     "optimizer_of",
     "predictions",
-    "responses",
+    "respond",
     "trained_names",
 ]

@@ -15,7 +15,7 @@ from ..model.gpt import GPT
 
 
 @checked
-def responses(
+def respond(
     model: GPT,
     conversations: Sequence[Conversation],
     template: ChatTemplate | JinjaTemplate,
@@ -46,7 +46,7 @@ def responses(
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
-        raise InputError("responses: the model has no tokenizer, expected one: set model.tokenizer")
+        raise InputError("respond: the model has no tokenizer, expected one: set model.tokenizer")
     end = template.end_for(tokenizer)
     sampling = {"temperature": 0.0, "among": tokenizer.vocab_size} | sampling
     found = []

@@ -28,7 +28,7 @@ SETTINGS = [
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_each_response_is_that_of_its_prompt_alone(tokenizer, template, batch_size):
     own = model(tokenizer)
-    found = tuning.responses(own, ASKED, template, max_new_tokens=12, batch_size=batch_size)
+    found = tuning.respond(own, ASKED, template, max_new_tokens=12, batch_size=batch_size)
     end = template.end_for(tokenizer)
     for conversation, text in zip(ASKED, found, strict=True):
         prompt = template.encode_prompt(conversation, tokenizer)
@@ -39,7 +39,7 @@ def test_each_response_is_that_of_its_prompt_alone(tokenizer, template, batch_si
 
 def test_a_seed_draws_the_same_responses_again():
     own = model(SETTINGS[0][0])
-    drawn = [tuning.responses(own, ASKED, BARE, max_new_tokens=8, temperature=1.0, seed=s) for s in (0, 0, 1)]
+    drawn = [tuning.respond(own, ASKED, BARE, max_new_tokens=8, temperature=1.0, seed=s) for s in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -47,4 +47,4 @@ def test_a_model_without_a_tokenizer_answers_nothing():
     own = model(SETTINGS[0][0])
     own.tokenizer = None
     with pytest.raises(InputError, match="the model has no tokenizer, expected one"):
-        tuning.responses(own, ASKED, BARE)
+        tuning.respond(own, ASKED, BARE)
