@@ -234,7 +234,11 @@ def right(tmp_path_factory):
     said = [numgpt.data.Message("user", "a"), numgpt.data.Message("assistant", "b")]
     values |= {"data.Message.role": "user", "messages": said, "data.Preference.prompt": said[:1]}
     values |= {"data.Preference.chosen": said[1:], "data.Preference.rejected": [*said[1:], *said]}
-    values |= {f"data.read_{name}.paths": folder / "data.jsonl" for name in ("conversations", "preferences")}
+    values |= {
+        f"data.read_{name}.paths": folder / "data.jsonl"
+        for name in ("conversations", "preferences", "prompts")
+    }
+    values |= {"data.Prompt.conversation": numgpt.data.Conversation(said[:1])}
     chat = numgpt.data.Conversation(said)
     example = numgpt.data.BARE.encode(chat, tokenizer)
     values |= {"conversation": chat, "examples": [example, example], "data.Rows.batch.rows": [0]}

@@ -6,6 +6,7 @@ from .jinja_templates import JinjaTemplate, from_tokenizer_config
 from .packing import RowBatch, Rows, packed, padded, stacked
 from .permutation import permuted_split
 from .preferences import Preference, read_preferences
+from .prompts import Prompt, read_prompts
 from .rendering import End, Example
 from .task_tables import Task, read_task
 from .templates import chat_template, template_from_state
@@ -24,6 +25,7 @@ __all__ = [
     "JinjaTemplate",
     "Message",
     "Preference",
+    "Prompt",
     "RowBatch",
     "Rows",
     "Task",
@@ -35,6 +37,7 @@ __all__ = [
     "permuted_split",
     "read_conversations",
     "read_preferences",
+    "read_prompts",
     "read_task",
     "stacked",
     "template_from_state",

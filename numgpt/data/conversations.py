@@ -172,7 +172,7 @@ def _conversation(row: Row, wording: Wording) -> Conversation:
             break
     else:
         forms = ", ".join(" with ".join(names) for names in FORMS)
-        raise InputError(f"{place}: has {_names(fields)}, expected {forms}")
+        raise InputError(f"{place}: has {names_in(fields)}, expected {forms}")
     return responded(place, messages)
 
 
@@ -195,7 +195,8 @@ def responded(place: str, messages: Sequence[Message]) -> Conversation:
     return conversation
 
 
-def _names(fields: Mapping[str, Any]) -> str:
+def names_in(fields: Mapping[str, Any]) -> str:
+    """The first names of a row's fields, for errors."""
     return ", ".join(map(repr, list(fields)[:8])) or "no names"
 
 
@@ -203,7 +204,7 @@ def text_of(place: str, fields: Mapping[str, Any], name: str) -> str:
     """A field that is a text."""
     if name not in fields:
         raise InputError(
-            f"{place}: has {_names(fields)}, expected {name!r}, a text{did_you_mean(name, fields)}"
+            f"{place}: has {names_in(fields)}, expected {name!r}, a text{did_you_mean(name, fields)}"
         )
     value = fields[name]
     if not isinstance(value, str):
@@ -215,10 +216,10 @@ def messages_of(place: str, name: str, value: Any, role: str) -> list[Message]:
     """Messages that a field holds: OpenAI's list, or a text, which somebody says in a role."""
     if isinstance(value, str):
         return [Message(role, value)]
-    return _listed(place, name, value, "role", "content")
+    return listed(place, name, value, "role", "content")
 
 
-def _listed(place: str, name: str, value: Any, role_name: str, text_name: str) -> list[Message]:
+def listed(place: str, name: str, value: Any, role_name: str, text_name: str) -> list[Message]:
     """The messages of a list of objects."""
     form = f'{{"{role_name}": "user", "{text_name}": "…"}}'
     if not isinstance(value, list):
@@ -266,11 +267,11 @@ def _expect_no_more(who: str, message: Mapping[str, Any]) -> None:
 
 
 def _openai(row: Row, wording: Wording) -> list[Message]:
-    return _listed(row.place, "messages", row.fields["messages"], "role", "content")
+    return listed(row.place, "messages", row.fields["messages"], "role", "content")
 
 
 def _sharegpt(row: Row, wording: Wording) -> list[Message]:
-    return _listed(row.place, "conversations", row.fields["conversations"], "from", "value")
+    return listed(row.place, "conversations", row.fields["conversations"], "from", "value")
 
 
 def _completed(row: Row, wording: Wording) -> list[Message]:
@@ -281,9 +282,14 @@ def _completed(row: Row, wording: Wording) -> list[Message]:
 
 def _alpaca(row: Row, wording: Wording) -> list[Message]:
     place, fields = row
+    return [instruction_of(row, wording), Message("assistant", text_of(place, fields, "output"))]
+
+
+def instruction_of(row: Row, wording: Wording) -> Message:
+    """What the user says by Alpaca's instruction and input."""
+    place, fields = row
     given = text_of(place, fields, "input") if fields.get("input") is not None else ""
-    text = wording.text(text_of(place, fields, "instruction"), given)
-    return [Message("user", text), Message("assistant", text_of(place, fields, "output"))]
+    return Message("user", wording.text(text_of(place, fields, "instruction"), given))
 
 
 # The names that a form has → what reads it; the first that a row has all names of.

@@ -1,4 +1,4 @@
-"""Rows of files, each with its place: objects of JSON, one a line or in an array, and lines of a table."""
+"""Rows of files, each with its place: objects of JSON, one a line or in an array, or lines with fields."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .text import normalised
 
 LONGEST_ARRAY = 2**28  # characters of a JSON array, which is read at once
 TABLES = {".csv": ",", ".tsv": "\t"}  # the ending of a table → what divides its fields
+TEXT = ".txt"  # the ending of a file whose lines are texts
 
 
 class Row(NamedTuple):
@@ -24,10 +25,13 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
 
-def rows_of(paths: StrPath | Sequence[StrPath], expected: str, tables: bool = False) -> Iterator[Row]:
+def rows_of(
+    paths: StrPath | Sequence[StrPath], expected: str, tables: bool = False, line_name: str | None = None
+) -> Iterator[Row]:
     """The rows of files, in their order. A file is opened when its turn comes, and read a megabyte at a time.
 
-    expected: what the files hold, for errors. tables: whether a file that is no JSON is a table.
+    expected: what the files hold, for errors. tables: whether a file that is no JSON is a table. line_name:
+    the field that a line of a .txt file becomes; None where such a file is one of JSON, too.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not files:
@@ -39,6 +43,8 @@ def rows_of(paths: StrPath | Sequence[StrPath], expected: str, tables: bool = Fa
             ending = os.path.splitext(path)[1].lower()
             if tables and (ending in TABLES or begin not in "{["):
                 yield from _table(path, parts, TABLES.get(ending, ","))
+            elif line_name is not None and ending == TEXT:
+                yield from _texts(path, parts, line_name)
             elif begin == "[":
                 yield from _array(path, parts, expected)
             else:
@@ -79,6 +85,13 @@ def _objects(path: StrPath, parts: Iterable[str], expected: str) -> Iterator[Row
         if line.strip():
             place = f"{path}, line {n}"
             yield _row(place, parse_json(line.encode(), place, expected=f"{expected}, an object a line"))
+
+
+def _texts(path: StrPath, parts: Iterable[str], name: str) -> Iterator[Row]:
+    """The lines of a text that are not blank, each as a field."""
+    for n, line in _lines(path, parts):
+        if line.strip():
+            yield Row(f"{path}, line {n}", {name: line})
 
 
 def _array(path: StrPath, parts: Iterable[str], expected: str) -> Iterator[Row]:
