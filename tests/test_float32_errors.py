@@ -19,6 +19,7 @@ OPS = (
     *("token_logprobs", "token_entropy", "reverse_kl", "forward_kl"),
     *("token_mean", "sequence_mean", "sequence_sum", "mean_pool", "squared_error"),
     *("bradley_terry", "dpo", "ipo", "kto", "clipped_value"),
+    *("ppo", "k1", "k2", "k3", "whiten"),
 )
 
 

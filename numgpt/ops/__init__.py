@@ -36,10 +36,11 @@ from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
 from .lora import lora_linear
 from .losses import cross_entropy, squared_error
-from .means import sequence_mean, sequence_sum, token_mean
+from .means import sequence_mean, sequence_sum, token_mean, whiten
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
 from .part_norms import PART_NORMS, heads_layernorm, part_layernorm, part_rmsnorm
+from .policies import k1, k2, k3, ppo
 from .pooling import last_token, mean_pool
 from .positions import POSITIONS, positions, sinusoidal
 from .preferences import bradley_terry, clipped_value, dpo, ipo, kto
@@ -55,6 +56,7 @@ _EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
 _TUNING = (
     *(token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum),
     *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, squared_error, lora_linear),
+    *(ppo, k1, k2, k3, whiten),
 )
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
@@ -105,6 +107,9 @@ __all__ = [
     "gelu_tanh",
     "heads_layernorm",
     "ipo",
+    "k1",
+    "k2",
+    "k3",
     "key_heads",
     "kto",
     "last_token",
@@ -116,6 +121,7 @@ __all__ = [
     "part_layernorm",
     "part_rmsnorm",
     "positions",
+    "ppo",
     "query_heads",
     "reglu",
     "relu",
@@ -144,4 +150,5 @@ __all__ = [
     "unembedding",
     "value_heads",
     "weighted_values",
+    "whiten",
 ]

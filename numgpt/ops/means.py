@@ -1,4 +1,4 @@
-"""Means under weights: which tokens count, and what they are divided by.
+"""Means under weights, and what is shifted and scaled by them: which tokens count, and what divides them.
 
 A weight is 0 for a token that does not count, such as the prompt's or padding: whatever x holds there is not
 looked at, not even NaN. Weights are constants.
@@ -7,6 +7,7 @@ looked at, not even NaN. Weights are constants.
 import numpy as np
 
 from ..errors import InputError
+from .norms import within_range
 from .op import Op
 from .rounded import rounded_once
 
@@ -139,4 +140,61 @@ def sequence_sum_backward(dy, saved):
 
 sequence_sum = Op(
     "...T, ...T! -> ...", sequence_sum_forward, sequence_sum_backward, weights="weights", saves="weights"
+)
+
+
+@rounded_once
+def whiten_forward(x, weights, *, shift_mean=True, eps=1e-8):
+    """All that counts shifted to mean 0 and scaled to variance 1, as PPO's advantages are in each batch.
+
+        μ = ⟨x⟩      v = ⟨(x − μ)²⟩      r = (v + eps)^(−½)
+        x̂ = (x − μ) r
+        y = x̂, or x̂ + μ without shift_mean, as rewards are whitened
+
+    ⟨·⟩ is the mean over all of x under the weights, Σ w x / Σ w. Where w is 0, y is 0. v divides by n, as
+    OpenAI has it; TRL divides by n − 1, and its x̂ is √(1 − 1/n) of this one.
+    x (..., T), weights (..., T) → y (..., T).  Source: Ziegler et al. 2019.
+    """
+    seen, weights = masked(x, weights)
+    if not x.size:  # no rows have no statistics, and need none
+        return seen, (seen, weights, 1.0, 0.0)
+    _expect_counted("whiten", weights)
+    share = weights / weights.sum()
+    flat, s = within_range(seen.reshape(-1))  # as layernorm: where squares would overflow, x is divided by s
+    mean = (flat * share.reshape(-1)).sum()
+    centred = (flat - mean).reshape(x.shape)
+    rstd = ((share * centred * centred).sum() + eps / s / s) ** -0.5
+    xhat = np.where(weights != 0, centred * rstd, 0)
+    kept = 0.0 if shift_mean else 1.0
+    y = xhat if shift_mean else np.where(weights != 0, xhat + mean * s, 0)
+    return y, (xhat, share, rstd / s, kept)
+
+
+@rounded_once
+def whiten_backward(dy, saved):
+    """Gradients of whiten_forward with respect to x and weights (none: they are constants).
+
+    With g = dy where w is not 0, the rest 0, and Σ over all of it, LayerNorm's derivation under weights gives
+
+        dx = r (g − a Σ g − a x̂ Σ g x̂)        a = w / Σ w, because ∂μ/∂x = a and ∂r/∂x = −r² a x̂
+        dx = … + a Σ g                        without shift_mean, because y has μ in it again
+
+    In words: dx is g without its mean and without its part along x̂, scaled by r; a mean that is given back
+    gives its gradient back.
+    """
+    xhat, share, rstd, kept = saved
+    g = np.where(share != 0, dy, 0)
+    of_mean, along = g.sum(), (g * xhat).sum()
+    return rstd * (g - share * of_mean - xhat * share * along) + kept * share * of_mean, None
+
+
+# of two numbers hardly anything is left beside their mean and x̂; of 16 that are drawn, more than two count
+whiten = Op(
+    "...T, ...T! -> ...T",
+    whiten_forward,
+    whiten_backward,
+    weights="weights",
+    at_least={"T": 16},
+    variants={"mean kept": {"shift_mean": False}, "eps": {"eps": 0.3}},
+    saves="...T ...T ()",
 )

@@ -109,6 +109,50 @@ TUNING: Mapping[str, Row] = {
         second[n] = (kept[n] - r[n]) ** 2
         """,
     ),
+    "ppo": Row(
+        "l o a",
+        "y[n] = -seen[n] * a[n]",
+        "dl[n] = -dy[n] * ratio[n] * a[n] if seen[n] == ratio[n] else 0",
+        """
+        clip = 0.2
+        clip_high = clip
+        ratio[n] = exp(l[n] - o[n])
+        most[n] = 1 + clip_high if a[n] > 0 and ratio[n] > 1 + clip_high else ratio[n]
+        seen[n] = 1 - clip if a[n] < 0 and ratio[n] < 1 - clip else most[n]
+        """,
+    ),
+    "k1": Row("l f", "y[n] = l[n] - f[n]", "dl[n] = dy[n]"),
+    "k2": Row("l f", "y[n] = (l[n] - f[n]) ** 2 / 2", "dl[n] = dy[n] * (l[n] - f[n])"),
+    # ratio is written so that it is absent where old is, and drops out of a product
+    "k3": Row(
+        "l f o",
+        "y[n] = ratio[n] * k[n]",
+        "dl[n] = dy[n] * (ratio[n] * (1 - exp(-d[n])) + ratio[n] / (1 / k[n]))",
+        """
+        d[n] = l[n] - f[n]
+        k[n] = exp(-d[n]) - 1 + d[n]
+        ratio[n] = (exp(o[n]) / exp(l[n])) ** -1
+        """,
+    ),
+    "whiten": Row(
+        "x w",
+        "y[n, t] = (hat[n, t] if shift_mean else hat[n, t] + mu) if w[n, t] != 0 else 0",
+        """
+        dx[n, t] = r * g[n, t] - w[n, t] / total * (r * sum(m, sum(s, g[m, s])) \\
+            + r * hat[n, t] * sum(m, sum(s, g[m, s] * hat[m, s])) \\
+            - (0 if shift_mean else sum(m, sum(s, g[m, s]))))
+        """,
+        """
+        shift_mean = 1
+        eps = 1e-8
+        total = sum(n, sum(t, w[n, t]))
+        mu = sum(n, sum(t, w[n, t] * x[n, t])) / total
+        v = sum(n, sum(t, w[n, t] * (x[n, t] - mu) ** 2)) / total
+        r = 1 / sqrt(v + eps)
+        hat[n, t] = (x[n, t] - mu) * r if w[n, t] != 0 else 0
+        g[n, t] = dy[n, t] if w[n, t] != 0 else 0
+        """,
+    ),
     "last_token": Row(
         "x places",
         "y[n, c] = x[n, places[n], c]",

@@ -84,6 +84,29 @@ def _clipped_value(torch: Any, value: Any, old: Any, returns: Any, clip: float =
     return 0.5 * torch.maximum((value - returns) ** 2, (kept - returns) ** 2)
 
 
+def _ppo(
+    torch: Any, logp: Any, old: Any, advantages: Any, clip: float = 0.2, clip_high: float | None = None
+) -> Any:
+    """As TRL has it."""
+    ratio = torch.exp(logp - old)
+    kept = torch.clamp(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
+    return -torch.min(ratio * advantages, kept * advantages)
+
+
+def _k3(torch: Any, logp: Any, fixed: Any, old: Any = None) -> Any:
+    """As TRL has it, and its importance sampling of the divergence."""
+    k3 = torch.exp(fixed - logp) - (fixed - logp) - 1
+    return k3 if old is None else torch.exp(logp - old) * k3
+
+
+def _whiten(torch: Any, x: Any, weights: Any, shift_mean: bool = True, eps: float = 1e-8) -> Any:
+    """OpenAI's, of those that count; their variance divides by n."""
+    mean = (x * weights).sum() / weights.sum()
+    variance = ((x - mean) ** 2 * weights).sum() / weights.sum()
+    whitened = (x - mean) * torch.rsqrt(variance + eps)
+    return torch.where(weights != 0, whitened if shift_mean else whitened + mean, torch.zeros_like(x))
+
+
 def _last_token(torch: Any, x: Any, places: Any) -> Any:
     at = places[..., None, None].expand(*places.shape, 1, x.shape[-1])
     return x.gather(-2, at).squeeze(-2)
@@ -130,6 +153,11 @@ TUNING: dict[str, Callable[..., Any]] = {
     "ipo": _ipo,
     "kto": _kto,
     "clipped_value": _clipped_value,
+    "ppo": _ppo,
+    "k1": lambda torch, logp, fixed: logp - fixed,
+    "k2": lambda torch, logp, fixed: 0.5 * (logp - fixed) ** 2,
+    "k3": _k3,
+    "whiten": _whiten,
     "last_token": _last_token,
     "mean_pool": _mean_pool,
     "squared_error": lambda torch, x, targets: torch.nn.functional.mse_loss(x, targets),

@@ -208,6 +208,42 @@ FAULTS = (
         ((f"dchosen = {DPO}", f"drejected = {DPO}\n    dchosen = -drejected"),),
     ),
     Fault(
+        "a ratio that PPO has clipped pushes on",
+        "numgpt.ops.policies",
+        "ppo_backward",
+        (("np.where(held, 0, dy * y)", "dy * y"),),
+    ),
+    Fault(
+        "PPO's surrogate climbed down: the sign of the advantage turned",
+        "numgpt.ops.policies",
+        "ppo_backward",
+        (("np.where(held, 0, dy * y)", "np.where(held, 0, -dy * y)"),),
+    ),
+    Fault(
+        "the sign of the divergence turned, which drives the policy away from the fixed model",
+        "numgpt.ops.policies",
+        "k2_backward",
+        (("dy * (logp - fixed)", "dy * (fixed - logp)"),),
+    ),
+    Fault(
+        "the ratio that weighs a divergence taken for a constant, which gives the gradient of another one",
+        "numgpt.ops.policies",
+        "k3_backward",
+        (("np.exp(logp - old) * d", "np.exp(logp - old) * -np.expm1(-d)"),),
+    ),
+    Fault(
+        "padding counted in the statistics of whitening",
+        "numgpt.ops.means",
+        "whiten_backward",
+        (("np.where(share != 0, dy, 0)", "dy"),),
+    ),
+    Fault(
+        "the statistics of whitening taken for constants",
+        "numgpt.ops.means",
+        "whiten_backward",
+        (("g - share * of_mean - xhat * share * along", "g"),),
+    ),
+    Fault(
         "the reward read one token before the last (huggingface/transformers #35352)",
         "numgpt.ops.pooling",
         "last_token_backward",
