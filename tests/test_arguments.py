@@ -307,7 +307,12 @@ def of_tuning(model, corpus, example, chat, training):
     asked = numgpt.data.Conversation(chat.messages[:1])
     fixed = tuning.frozen(model)
     preferences = tuning.Preferences(pairs, training, 4, fixed, pairs)
-    return {
+    of_groups = ("rloo", "grpo", "dr_grpo", "reinforce_pp")
+    groups = {f"tuning.{name}.rewards": [[1, 0], [1, 1]] for name in of_groups}
+    critic = {f"tuning.gae.{name}": np.ones((2, 3)) for name in ("rewards", "values", "weights")}
+    return groups | critic | {
+        "tuning.gae.ended": [True, False], "kl": 5.0, "target": 6.0, "horizon": 100.0,
+        "tuning.adaptive_beta.beta": 0.1,
         "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
         "tuning.Distillation": tuning.Distillation(model, corpus, training, 4),
         "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,

@@ -1,5 +1,6 @@
 """From a model that writes to one that answers: enter here to ask how one is tuned."""
 
+from .advantages import adaptive_beta, dr_grpo, gae, grpo, reinforce_pp, rloo
 from .classify import Tasks, predictions
 from .distill import Distillation
 from .order import drawn
@@ -16,12 +17,18 @@ __all__ = [
     "Responses",
     "Rewards",
     "Tasks",
+    "adaptive_beta",
+    "dr_grpo",
     "drawn",
     "frozen",
+    "gae",
     "grown",
+    "grpo",
     "margins",
     "optimizer_of",
     "predictions",
+    "reinforce_pp",
     "respond",
+    "rloo",
     "trained_names",
 ]
