@@ -310,7 +310,7 @@ def of_tuning(model, corpus, example, chat, training):
     of_groups = ("rloo", "grpo", "dr_grpo", "reinforce_pp")
     groups = {f"tuning.{name}.rewards": [[1, 0], [1, 1]] for name in of_groups}
     critic = {f"tuning.gae.{name}": np.ones((2, 3)) for name in ("rewards", "values", "weights")}
-    return groups | critic | {
+    return of_reinforcement(model, asked, training) | groups | critic | {
         "tuning.gae.ended": [True, False], "kl": 5.0, "target": 6.0, "horizon": 100.0,
         "tuning.adaptive_beta.beta": 0.1,
         "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
@@ -325,6 +325,26 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.margins.model": model, "objective": preferences, "tuning.respond.model": model,
         "conversations": [asked], "template": numgpt.data.BARE, "tuning.optimizer_of.names": None, "batch": 0,
         "tuning.frozen.model": model, "tuning.trained_names.model": model, "tuning.optimizer_of.model": model,
+    }  # fmt: skip
+
+
+def of_reinforcement(model, asked, training):
+    """What is right for objectives of reinforcement, and what they are made of."""
+    tuning = numgpt.tuning
+    longer = dataclasses.replace(model.config, vocab_size=256, block_size=80)
+    policy = numgpt.GPT(longer, seed=0, tokenizer=numgpt.tokenizers.Bytes())
+    critic = policy.extended(numgpt.Head(task="value", pool="none"))
+    prompts, row = [numgpt.data.Prompt(asked)], np.array([1])
+    twice = dataclasses.replace(training, accumulate=4)
+    reinforced = prompts, lambda prompts, responses: np.zeros(len(responses)), twice, tuning.frozen(policy)
+    return {
+        "tuning.PPO.model": critic, "tuning.PPO.prompts": prompts, "tuning.PolicyGradient.prompts": prompts,
+        "tuning.PPO": tuning.PPO(critic, *reinforced, template=numgpt.data.BARE),
+        "tuning.PolicyGradient": tuning.PolicyGradient(policy, *reinforced, template=numgpt.data.BARE),
+        "tuning.PolicyGradient.model": policy, "tuning.sample.model": policy, "reward": reinforced[1],
+        "tuning.score.model": policy, "tuning.PPO.load_state.entries": {"beta": 0.5},
+        "tuning.sample.prompts": [row], "end": numgpt.data.End("!", None),
+        "rollout": tuning.Rollout(np.array([[1, 2]]), row, row, row > 0, np.zeros(1)),
     }  # fmt: skip
 
 

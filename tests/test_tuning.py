@@ -5,7 +5,7 @@ import pytest
 
 from numgpt import GPT, Config, Head, InputError, LoRA, Trainer, Training, engine, ops, tuning
 from numgpt.data import BARE, Conversation, Example, Message
-from numgpt.layers import task_heads, tuning_losses
+from numgpt.layers import policy_losses, task_heads, tuning_losses
 from numgpt.layers.transformer import gpt
 from numgpt.model import differentiable
 from numgpt.tokenizers import Bytes
@@ -87,7 +87,25 @@ def layers():
     yield "rewards, mean", task_heads.rewards("mean"), (pairs[0], mask.reshape(2, 2, 6)), (reward,)
 
 
-LAYERS = {name: rest for name, *rest in layers()}
+def policy_layers():
+    """The layers of reinforcement, as layers() gives those of tuning."""
+    tokens, targets = RNG.integers(0, 13, (2, 4, 6))
+    targets[0, 4:] = -1
+    weights = np.where(targets >= 0, 1.0, 0.0)
+    near = differentiable.value(model_of(), policy_losses.policy_logprobs(0.8), (tokens, targets))
+    old, fixed = near + 0.1 * RNG.standard_normal((2, 4, 6))
+    advantages, values, returns = RNG.standard_normal((3, 4, 6))
+    given = tokens, targets, weights, old, advantages
+    yield "policy", policy_losses.policy(0.8), given, ()
+    for name in policy_losses.DISTANCES:
+        layer = policy_losses.policy(0.8, 0.1, 0.3, beta=0.5, distance=name)
+        yield f"policy and {name}", layer, (*given, fixed, 7), ()
+    value = Head(task="value", pool="none")
+    layer = policy_losses.policy_and_values(0.8, 0.1, 0.5, value_weight=0.4)
+    yield "policy and values", layer, (*given, values, returns), (value,)
+
+
+LAYERS = {name: rest for name, *rest in (*layers(), *policy_layers())}
 
 
 def slope(model, layer, inputs, v):

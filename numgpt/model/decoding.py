@@ -113,6 +113,11 @@ class KeyValueCache:
             self._constants[key] = make(*args)
         return self._constants[key]
 
+    def take(self, rows: Array) -> None:
+        """Go on with some rows, by their numbers, each as often as it is named."""
+        self._store = {name: store[:, rows] for name, store in self._store.items()}
+        self.padding = None if self.padding is None else self.padding[rows]
+
     def clear(self, padding: Array | None = None) -> None:
         """Forget all positions, keep the memory."""
         self.length = 0

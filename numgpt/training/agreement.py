@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,34 @@ def identity(objective: Any, corpus: Corpus | None) -> dict[str, Any]:
             )
     recipe = getattr(objective, "recipe", corpus.recipe if corpus else {})
     return {"source": source, "recipe": recipe, "digest": digest}
+
+
+def steps_of_iteration(objective: Any, training: Training) -> int:
+    """After how many steps a run with an objective may be saved, and stop."""
+    steps = getattr(objective, "per_iteration", 1)
+    if not isinstance(steps, numbers.Integral) or steps < 1 or training.steps % steps:
+        raise InputError(
+            f"Trainer: an iteration of {type(objective).__name__} has {steps} steps and the run"
+            f" {training.steps}, expected whole iterations: choose steps that {steps} divides"
+        )
+    return int(steps)
+
+
+def moving(objective: Any) -> dict[str, Any]:
+    """What of an objective changes in a run, as its state holds it."""
+    return {"moving": dict(objective.state())} if hasattr(objective, "state") else {}
+
+
+def take_over(objective: Any, stored: Mapping[str, Any]) -> None:
+    """Give an objective what it had changed when a run was saved."""
+    if not hasattr(objective, "state"):
+        return
+    if not isinstance(stored.get("moving"), dict):
+        raise InputError(
+            f"the run's state: moving is {stored.get('moving')!r}, expected it as numgpt wrote it: use"
+            " another checkpoint"
+        )
+    objective.load_state(stored["moving"])
 
 
 def unusual(objective: Any, optimizer: Any) -> dict[str, str]:

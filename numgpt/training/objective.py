@@ -57,6 +57,9 @@ class Objective(Protocol):
     held_out()   the batches of the held-out loss, the same ones each time; without it nothing is measured
     source       what it trains on, to be printed; the name of the class unless given
     digest       a text that differs where its data do, so that a run goes on with its own; "" unless given
+    per_iteration   how many steps belong together, 1 unless given: a run stops and is saved after whole ones
+    told()       more entries for the log, of the step that was just made
+    state(), load_state(entries)   what of it changes in a run besides the model, as JSON holds it
     """
 
     def batch(self, step: int, n: int) -> Any:

@@ -129,6 +129,7 @@ class Trainer:
         self.corpus = corpus
         self.training = training
         self.objective = objective
+        self.per_iteration = agreement.steps_of_iteration(objective, training)
         self.identity = agreement.identity(objective, corpus)
         self.out = None if out is None else named(out).absolute()
         if not engine.on_gpu(model.params.flat):
@@ -176,7 +177,7 @@ class Trainer:
                 note(*([self.evaluate()] if measures else []))
                 self.save("last")
             unseen: list[Entry] = []
-            while self.updates < t.steps and not (self.stopped or self.out_of_time):
+            while self.updates < t.steps and not (self._is_between() and (self.stopped or self.out_of_time)):
                 unseen.append(self.step())
                 self.out_of_time = deadline is not None and time.monotonic() >= deadline
                 evaluates = measures and self._is_due(t.eval_interval)
@@ -211,6 +212,8 @@ class Trainer:
                 expect_finite(self.model, self._batches(step), step, loss, norm)
             self._update(lr, *([norm] if takes_norm else []))
         entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens": round(count)}
+        if hasattr(self.objective, "told"):
+            entry |= self.objective.told()
         if self._on_gpu():
             return entry | {"begun": start}
         return entry | {"tokens_per_s": round(count / (time.perf_counter() - start))}
@@ -280,6 +283,11 @@ class Trainer:
         """
         agreement.expect_name(name)
         self._expect_whole()
+        if name != "best" and not self._is_between():
+            raise InputError(
+                f"Trainer.save: update {self.updates} lies within an iteration of {self.per_iteration}, from"
+                " which no run can go on, expected its end: save after further steps"
+            )
         if self.out is None:
             return
         bad = bad_parameter(self.model.params)
@@ -317,6 +325,7 @@ class Trainer:
             "held_out": self.held_out,
             **self.identity,
             "training": dataclasses.asdict(self.training),
+            **agreement.moving(self.objective),
         } | agreement.unusual(self.objective, self.optimizer)
 
     def resume(self) -> None:
@@ -340,6 +349,7 @@ class Trainer:
         with locks.held(self.out):
             state = checkpoint.read_state(last)
             agreement.expect_same_run(self.out, state, self.state())
+            agreement.take_over(self.objective, state)
             checkpoint.load_state(last, self.optimizer, self.model)
         self.best = state["best"]
         self.held_out = state["held_out"]
@@ -360,9 +370,16 @@ class Trainer:
     def _on_gpu(self) -> bool:
         return engine.on_gpu(self.model.params.flat)
 
+    def _is_between(self) -> bool:
+        """Whether an iteration of the objective is over, and the next one has not begun."""
+        return self.updates % self.per_iteration == 0
+
     def _is_due(self, interval: int) -> bool:
+        """Whether a step of the last iteration was to be followed by what comes every so many steps."""
+        if not self._is_between():
+            return False
         is_last = self.updates == self.training.steps or self.out_of_time
-        return is_last or self.updates % interval == 0
+        return is_last or self.updates // interval > (self.updates - self.per_iteration) // interval
 
     def _batches(self, step: int) -> Iterator[Batch]:
         """The batches of a step, each drawn when it is asked for: there may be millions."""

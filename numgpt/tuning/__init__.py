@@ -4,18 +4,24 @@ from .advantages import adaptive_beta, dr_grpo, gae, grpo, reinforce_pp, rloo
 from .classify import Tasks, predictions
 from .distill import Distillation
 from .order import drawn
+from .ppo import PPO
 from .prefer import Preferences, margins
+from .reinforce import PolicyGradient
 from .respond import respond
 from .rewards import Rewards
+from .rollouts import Rollout, sample, score
 from .sft import Responses
 from .trained import frozen, optimizer_of, trained_names
 from .vocabulary import grown
 
 __all__ = [
+    "PPO",
     "Distillation",
+    "PolicyGradient",
     "Preferences",
     "Responses",
     "Rewards",
+    "Rollout",
     "Tasks",
     "adaptive_beta",
     "dr_grpo",
@@ -30,5 +36,7 @@ __all__ = [
     "reinforce_pp",
     "respond",
     "rloo",
+    "sample",
+    "score",
     "trained_names",
 ]

@@ -1,0 +1,436 @@
+"""Reinforcement: a policy answers prompts, its answers are rewarded, and the better ones become likelier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import engine
+from ..architecture.config import Training
+from ..arguments import AtLeastZero, Count, Positive, Size, checked
+from ..errors import InputError
+from ..layers.policy_losses import DISTANCES, policy, policy_logprobs
+from ..model import differentiable
+from ..model.gpt import GPT
+from ..training.objective import Batch
+from . import advantages as estimates
+from . import order
+from .ends import Ending
+from .rollouts import Rollout, Scored, rows_of, sample
+
+Floats = NDArray[Any]
+Rewards = Callable[[Sequence[Any], Sequence[str]], Any]
+
+
+class Part(NamedTuple):
+    """The rows of a rollout in one micro-batch, arrays (N, T) as the update reads them.
+
+    old, fixed: the log-probabilities of the targets under the policy that sampled them, and under the fixed
+    model. values: what a critic expected at each place, or None.
+    """
+
+    rows: slice
+    scored: Scored
+    old: Floats
+    fixed: Floats
+    values: Floats | None = None
+
+    @property
+    def log_ratio(self) -> NDArray[np.float64]:
+        """k1 of each token: how much likelier it is to the policy than to the fixed model."""
+        return self.old.astype(np.float64) - self.fixed
+
+
+class Iteration(NamedTuple):
+    """What one iteration trains on: a rollout, its micro-batches, and the advantage of each token."""
+
+    number: int
+    prompts: NDArray[np.int64]
+    responses: list[str]
+    rollout: Rollout
+    parts: list[Part]
+    batches: list[Batch]
+
+
+class Answer(NamedTuple):
+    """A sampled answer, for people to read."""
+
+    prompt: Any
+    response: str
+    reward: float
+
+
+class Reinforcement:
+    """What all objectives of reinforcement share: iterations of sampling, scoring and some updates.
+
+    An iteration begins with the policy as it is: prompts are drawn, each is answered group times, the answers
+    are rewarded and scored in the very micro-batches of the update. Then come epochs · batches steps of the
+    Trainer. All of it depends on the seed and the iteration alone, so that a run goes on from the last one.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        prompts: Sequence[Any],
+        reward: Rewards,
+        training: Training,
+        fixed: Any,
+        *,
+        template: Any,
+        group: int,
+        max_new_tokens: int,
+        temperature: float,
+        beta: float,
+        epochs: int,
+        batches: int,
+        missing_end: float | None,
+        source: str,
+        words: tuple[Any, ...],
+    ) -> None:
+        who = type(self).__name__
+        tokenizer = model.tokenizer
+        if tokenizer is None:
+            raise InputError(f"{who}: the model has no tokenizer, expected one: set model.tokenizer")
+        if model.config.dropout:
+            raise InputError(
+                f"{who}: the model has dropout {model.config.dropout}, expected 0: else scoring and update"
+                " would see two policies"
+            )
+        if not prompts:
+            raise InputError(f"{who}: there is no prompt, expected some")
+        self.model, self.prompts, self.reward, self.training = model, list(prompts), reward, training
+        self.fixed, self.temperature, self.group = fixed, temperature, group
+        self.max_new_tokens, self.missing_end = max_new_tokens, missing_end
+        self.beta, self.epochs, self.batches = beta, epochs, batches
+        self.end = template.end_for(tokenizer)
+        self.ids = [self._ids(template, prompt) for prompt in self.prompts]
+        self.source = source
+        self.recipe: dict[str, Any] = {}
+        words = who, group, max_new_tokens, temperature, beta, epochs, batches, missing_end, *words
+        self.digest = order.digest(words, self.ids)
+        self.iteration: Iteration | None = None
+        self.clipped: list[tuple[float, float]] = []  # (how many tokens were clipped, of how many), a batch
+        self.at = 0  # the step whose batch was drawn last
+
+    def _ids(self, template: Any, prompt: Any) -> NDArray[np.int64]:
+        """A prompt in tokens; InputError where a response would not fit behind it."""
+        ids: NDArray[np.int64] = np.asarray(template.encode_prompt(prompt.conversation, self.model.tokenizer))
+        room = self.model.config.block_size + 1 - self.max_new_tokens
+        if not 0 < len(ids) <= room:
+            raise InputError(
+                f"{prompt.place}: the prompt has {len(ids):,} tokens, expected 1 to {room:,}, so that a"
+                f" response of {self.max_new_tokens:,} fits into block_size"
+                f" {self.model.config.block_size:,}: cut it, or lower max_new_tokens"
+            )
+        return ids
+
+    @property
+    def size(self) -> int:
+        """How many items an epoch has: what batch_size counts."""
+        return len(self.prompts)
+
+    @property
+    def per_iteration(self) -> int:
+        """The steps of an iteration."""
+        return self.epochs * self.batches
+
+    @checked
+    def batch(self, step: Count, n: Count) -> Batch:
+        """A micro-batch of a step; the first of an iteration samples, rewards and scores them all."""
+        number, place = divmod(step, self.per_iteration)
+        if n >= self.training.accumulate:
+            raise InputError(
+                f"{type(self).__name__}: batch {n} is not there, expected less than accumulate,"
+                f" {self.training.accumulate}"
+            )
+        if self.iteration is None or self.iteration.number != number:
+            if place:
+                raise InputError(
+                    f"{type(self).__name__}: step {step} lies within iteration {number}, whose responses were"
+                    f" sampled before it, expected its first step, {step - place}"
+                )
+            self.iteration = self._begun(number)
+        if n == 0:
+            self.clipped, self.at = [], step
+        return self.iteration.batches[place % self.batches * self.training.accumulate + n]
+
+    def _begun(self, number: int) -> Iteration:
+        """Sample, reward and score."""
+        t = self.training
+        places = [(number * self.batches + b, n) for b in range(self.batches) for n in range(t.accumulate)]
+        items = np.concatenate([order.drawn(len(self.prompts), t, *place) for place in places])
+        rollout = sample(
+            self.model,
+            [self.ids[item] for item in items],
+            self.end,
+            group=self.group,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=t.seed,
+            iteration=number,
+        )
+        assert self.model.tokenizer is not None, "refused at first"
+        ending = Ending(self.model.tokenizer, self.end)
+        responses = [ending.text(ids) for ids in rollout.responses()]
+        asked = [self.prompts[item] for item in np.repeat(items, self.group)]
+        rollout = rollout._replace(reward=self._rewards(asked, responses, rollout.ended))
+        rows = t.batch_size * self.group
+        parts = [self._scored(rollout, slice(b, b + rows)) for b in range(0, len(rollout.first), rows)]
+        begun = Iteration(number, items, responses, rollout, parts, [])
+        of_tokens = self._advantages(begun)
+        self._measure(begun)
+        batches = [self._batch(*given) for given in zip(parts, of_tokens)]
+        return begun._replace(batches=batches)
+
+    def _rewards(self, asked: Sequence[Any], responses: Sequence[str], ended: Any) -> NDArray[np.float64]:
+        """The reward of each response, checked; of one without its end, what is said of those."""
+        given = np.asarray(self.reward(asked, responses), dtype=np.float64)
+        if given.shape != (len(responses),):
+            raise InputError(
+                f"reward: gave an array of shape {given.shape} for {len(responses)} responses, expected a"
+                " number for each"
+            )
+        if not np.isfinite(given).all():
+            n = int(np.flatnonzero(~np.isfinite(given))[0])
+            raise InputError(
+                f"reward: is {given[n]} for the response {responses[n][:60]!r} to {asked[n].place}, expected"
+                " a finite number"
+            )
+        return given if self.missing_end is None else np.where(ended, given, self.missing_end)
+
+    def _scored(self, rollout: Rollout, rows: slice) -> Part:
+        """A micro-batch with log-probabilities, computed in its own shape."""
+        scored = rows_of(rollout, rows)
+        old, values = self._of_policy(scored)
+        fixed = self._logp(self.fixed, scored)
+        return Part(rows, scored, old, fixed, values)
+
+    def _of_policy(self, scored: Scored) -> tuple[Floats, Floats | None]:
+        """The policy's log-probabilities, and what a critic expects, if there is one."""
+        return self._logp(self.model, scored), None
+
+    def _logp(self, model: Any, scored: Scored) -> Floats:
+        layer = policy_logprobs(self.temperature)
+        logp = differentiable.value(model, layer, (scored.inputs, scored.targets))
+        return np.array(engine.home(logp))
+
+    def _advantages(self, begun: Iteration) -> list[Any]:
+        """What the update has to know of each micro-batch's tokens, as _batch takes it."""
+        raise NotImplementedError
+
+    def _batch(self, part: Part, given: Any) -> Batch:
+        """A micro-batch as the Trainer takes it."""
+        raise NotImplementedError
+
+    def _tell(self, part: Part, clip: float, clip_high: float) -> Callable[..., None]:
+        """A function that is told the log-probabilities of an update's forward.
+
+        Before the first step of an iteration they must be those of scoring to the bit, which shows that one
+        policy sampled, scored and is updated.
+        """
+
+        def told(logp: Any, *_: Any) -> None:
+            now = engine.home(logp).real
+            number, place = divmod(self.at, self.per_iteration)
+            if place == 0 and not np.array_equal(now, part.old):
+                raise ArithmeticError(
+                    f"iteration {number}: the update's forward differs from scoring by"
+                    f" {abs(now - part.old).max():.1e} nats before the first step, expected 0: a layer draws"
+                    " at random, or depends on more than its batch"
+                )
+            counts = part.scored.targets >= 0
+            ratio = np.exp((now - part.old)[counts], dtype=np.float64)
+            out = (ratio > 1 + clip_high) | (ratio < 1 - clip)
+            self.clipped.append((float(out.sum()), float(counts.sum())))
+
+        return told
+
+    def _measure(self, begun: Iteration) -> None:
+        """Numbers of an iteration for the log."""
+        rollout = begun.rollout
+        reward, weights = rollout.reward, [part.scored.weights for part in begun.parts]
+        apart = [float((part.log_ratio * w).sum()) for part, w in zip(begun.parts, weights)]
+        surprise = [-float((part.old * w).sum(dtype=np.float64)) for part, w in zip(begun.parts, weights)]
+        by_prompt = reward.reshape(-1, self.group)
+        self.measures = {
+            "reward": float(reward.mean()),
+            "reward_std": float(reward.std()),
+            "kl": sum(apart) / len(reward),
+            "entropy": sum(surprise) / float(rollout.length.sum()),
+            "length": float(rollout.length.mean()),
+            "ended": float(rollout.ended.mean()),
+            "distinct": len(set(begun.responses)) / len(begun.responses),
+        }
+        if self.group > 1:
+            self.measures["no_signal"] = float((by_prompt == by_prompt[:, :1]).all(1).mean())
+
+    def told(self) -> dict[str, float]:
+        """More for the log: of an iteration at its first step, of the update at each."""
+        over, of = (sum(column) for column in zip(*self.clipped))
+        first = self.at % self.per_iteration == 0
+        return (self.measures if first else {}) | {"clip_fraction": over / of}
+
+    @checked
+    def answers(self, most: Count = 4) -> list[Answer]:
+        """Some sampled answers of the last iteration, each to another prompt."""
+        if self.iteration is None:
+            return []
+        rows = range(0, len(self.iteration.responses), self.group)
+        return [self._answer(self.iteration, row) for row in rows[:most]]
+
+    def _answer(self, begun: Iteration, row: int) -> Answer:
+        prompt = self.prompts[begun.prompts[row // self.group]]
+        return Answer(prompt, begun.responses[row], float(begun.rollout.reward[row]))
+
+
+# How the advantage of a response follows from the rewards of its group (prompts, G), or of all.
+GROUPS: dict[str, Callable[..., Any]] = {
+    "grpo": estimates.grpo,
+    "dr_grpo": estimates.dr_grpo,
+    "rloo": estimates.rloo,
+    "reinforce++": lambda reward: estimates.reinforce_pp(reward, baseline=True),
+}
+REDUCTIONS = ("token", "sequence", "constant")
+KLS = ("reward", *DISTANCES)
+
+
+class PolicyGradient(Reinforcement):
+    """Reinforcement without a critic: the advantage of a response is its reward beside those of its group.
+
+        A = (r − mean) / (std + 1e-4)      grpo (Shao et al. 2024)
+            r − mean                       dr_grpo (Liu et al. 2025)
+            r − mean of the others         rloo (Kool et al. 2019; Ahmadian et al. 2024)
+            r − mean, whitened over all    reinforce++ (Hu et al. 2025)
+
+        loss = Σ w (−min(ρ A, clip(ρ, 1 ± ε) A) + β D)        ρ = how much likelier a token has become
+
+    All tokens of a response have its advantage. A group whose rewards are all alike has none, and gives no
+    gradient but that of D.
+
+    Parameters
+    ----------
+    model : GPT
+        The policy, with a tokenizer.
+    prompts : sequence of data.Prompt
+    reward : function (prompts, responses) -> numbers (N,)
+        Of each response to its prompt; the text of a response is without its end.
+    training : Training
+        Its batch_size counts prompts in a micro-batch, each of which is answered `group` times.
+    fixed : model
+        The one that is not to be left, as numgpt.tuning.frozen gives it: D is the divergence from it.
+    template : data.ChatTemplate or data.JinjaTemplate
+    advantage : "grpo", "dr_grpo", "rloo" or "reinforce++"
+    group : int
+        Responses to a prompt, 2 or more.
+    max_new_tokens : int
+    temperature : float
+        τ of sampling and of the loss.
+    clip, clip_high : float
+        ε below and above; clip_high is clip unless given. Nothing is clipped in an iteration of one step.
+    beta : float
+        β, the weight of the divergence; 0 lets the policy go where it will.
+    kl : "k3", "k2", "rho_k3" or "reward"
+        How the divergence counts: as a loss of each token, ρ-weighted for rho_k3; or as k1 of the whole
+        response, taken from its reward, of which alone the gradient is that of the divergence of whole
+        responses.
+    reduction : "token", "sequence" or "constant", optional
+        What the sum over tokens is divided by: their number; each response's own length, then their number;
+        or max_new_tokens times their number, which favours no length. "sequence" for grpo, else "constant".
+    epochs, batches : int
+        An iteration goes `epochs` times through its responses, in `batches` steps each time.
+    missing_end : float, optional
+        The reward of a response that was cut before its end; that of its text unless given.
+
+    Raises
+    ------
+    InputError
+        For an option that is not known, a group of one, a prompt that is too long, a model with dropout, and
+        later for a reward that is no finite number.
+    """
+
+    @checked
+    def __init__(
+        self,
+        model: GPT,
+        prompts: Sequence[Any],
+        reward: Any,
+        training: Training,
+        fixed: Any,
+        *,
+        template: Any,
+        advantage: str = "grpo",
+        group: Size = 8,
+        max_new_tokens: Size = 64,
+        temperature: Positive = 1.0,
+        clip: Positive = 0.2,
+        clip_high: Positive | None = None,
+        beta: AtLeastZero = 0.01,
+        kl: str = "k3",
+        reduction: str | None = None,
+        epochs: Size = 1,
+        batches: Size = 1,
+        missing_end: float | None = None,
+        source: str = "prompts",
+    ) -> None:
+        reduction = reduction or ("sequence" if advantage == "grpo" else "constant")
+        for name, value, known in (
+            ("advantage", advantage, GROUPS),
+            ("kl", kl, KLS),
+            ("reduction", reduction, REDUCTIONS),
+        ):
+            if value not in known:
+                raise InputError(f"PolicyGradient: {name} is {value!r}, expected one of {', '.join(known)}")
+        if group == 1:
+            raise InputError(
+                "PolicyGradient: group is 1, expected 2 or more: a response is compared with others to its"
+                " prompt; one alone needs the critic of PPO"
+            )
+        self.advantage, self.kl, self.reduction = advantage, kl, reduction
+        self.clip, self.clip_high = clip, clip if clip_high is None else clip_high
+        super().__init__(
+            model,
+            prompts,
+            reward,
+            training,
+            fixed,
+            template=template,
+            group=group,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            beta=beta,
+            epochs=epochs,
+            batches=batches,
+            missing_end=missing_end,
+            source=source,
+            words=(advantage, kl, reduction, self.clip, self.clip_high),
+        )
+
+    def _advantages(self, begun: Iteration) -> list[Any]:
+        """The advantage of each token of each micro-batch: that of its response."""
+        reward = begun.rollout.reward
+        if self.kl == "reward" and self.beta:
+            apart = [(part.log_ratio * part.scored.weights).sum(-1) for part in begun.parts]
+            reward = reward - self.beta * np.concatenate(apart)
+        found = GROUPS[self.advantage](reward.reshape(-1, self.group)).reshape(-1)
+        return [found[part.rows, None] * part.scored.weights for part in begun.parts]
+
+    def _batch(self, part: Part, given: Any) -> Batch:
+        weights, count = part.scored.weights, float(part.scored.weights.sum())
+        N = len(weights)
+        if self.reduction == "sequence":
+            weights, count = weights / weights.sum(-1, keepdims=True), float(N)
+        elif self.reduction == "constant":
+            count = float(N * self.max_new_tokens)
+        layer = policy(
+            self.temperature,
+            self.clip,
+            self.clip_high,
+            0.0 if self.kl == "reward" else self.beta,
+            "k3" if self.kl == "reward" else self.kl,
+            self._tell(part, self.clip, self.clip_high),
+        )
+        inputs = part.scored.inputs, part.scored.targets, weights, part.old, given, part.fixed, count
+        return Batch(inputs, layer, count)
