@@ -310,7 +310,7 @@ def of_tuning(model, corpus, example, chat, training):
     of_groups = ("rloo", "grpo", "dr_grpo", "reinforce_pp")
     groups = {f"tuning.{name}.rewards": [[1, 0], [1, 1]] for name in of_groups}
     critic = {f"tuning.gae.{name}": np.ones((2, 3)) for name in ("rewards", "values", "weights")}
-    return of_reinforcement(model, asked, training) | groups | critic | {
+    return of_rewards(rewarded, asked) | of_reinforcement(model, asked, training) | groups | critic | {
         "tuning.gae.ended": [True, False], "kl": 5.0, "target": 6.0, "horizon": 100.0,
         "tuning.adaptive_beta.beta": 0.1,
         "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
@@ -325,6 +325,25 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.margins.model": model, "objective": preferences, "tuning.respond.model": model,
         "conversations": [asked], "template": numgpt.data.BARE, "tuning.optimizer_of.names": None, "batch": 0,
         "tuning.frozen.model": model, "tuning.trained_names.model": model, "tuning.optimizer_of.model": model,
+    }  # fmt: skip
+
+
+def of_rewards(rewarded, asked):
+    """What is right for what gives rewards."""
+    rewarded.template = numgpt.data.BARE.state()
+    prompts = [numgpt.data.Prompt(asked)]
+
+    def reward(prompts, responses):
+        return [1.0] * len(responses)
+
+    tuning = numgpt.tuning
+    return {
+        "tuning.ModelReward.model": rewarded, "tuning.FunctionReward.function": lambda p, r, f: 1.0,
+        "tuning.FunctionReward": tuning.FunctionReward(lambda p, r, f: 1.0),
+        "tuning.ModelReward": tuning.ModelReward(rewarded), "tuning.rewarded.reward": reward,
+        "prompts": prompts, "responses": ["b"],
+        "tuning.ModelReward.normalised.prompts": 2 * prompts,
+        "tuning.ModelReward.normalised.responses": ["b", "c"], "tuning.reward_of.place": "operator:setitem",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from .ppo import PPO
 from .prefer import Preferences, margins
 from .reinforce import PolicyGradient
 from .respond import respond
+from .reward_functions import FunctionReward, ModelReward, Reward, reward_of, rewarded
 from .rewards import Rewards
 from .rollouts import Rollout, sample, score
 from .sft import Responses
@@ -17,9 +18,12 @@ from .vocabulary import grown
 __all__ = [
     "PPO",
     "Distillation",
+    "FunctionReward",
+    "ModelReward",
     "PolicyGradient",
     "Preferences",
     "Responses",
+    "Reward",
     "Rewards",
     "Rollout",
     "Tasks",
@@ -35,6 +39,8 @@ __all__ = [
     "predictions",
     "reinforce_pp",
     "respond",
+    "reward_of",
+    "rewarded",
     "rloo",
     "sample",
     "score",

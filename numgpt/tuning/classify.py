@@ -143,7 +143,7 @@ class Tasks:
 def predictions(model: GPT, texts: Sequence[Ids], batch_size: Size = 32) -> NDArray[Any]:
     """The scores that a model's head gives texts in tokens, (N, n), in float64."""
     head = head_of(model, ("classes", "numbers", "reward"))
-    found = []
+    found = [np.zeros((0, head.width))]
     for begin in range(0, len(texts), batch_size):
         ids, lengths = stacked(texts[begin : begin + batch_size])
         inputs = ids, readings(head, ids, lengths)
