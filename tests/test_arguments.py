@@ -269,6 +269,7 @@ def right(tmp_path_factory):
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),
         "entries": [{"step": 1, "loss": 2.0}],
+        "plots.rewards.runs": numgpt.plots.Run("r", [{"step": 1, "reward": 2.0, "kl": 0.1}]),
     }
     values |= {"trace": values["Trace"], "Trace.explore.path": "new.html", "pages.explore.path": "new.html"}
     values |= {"pages.Page": numgpt.pages.explore(values["Trace"]), "pages.Page.save.path": "new.html"}

@@ -14,6 +14,7 @@ from .printing import say
 
 if TYPE_CHECKING:
     from ..model.gpt import GPT
+    from ..plots.runs import Run
     from ..plots.table import Table
     from ..traces import Trace
 
@@ -24,6 +25,7 @@ EXAMPLE = "numgpt plot runs/1 runs/2 -o loss.svg"
 LINES = ("x", "smooth", "log_x", "log_y")
 PICTURES = {
     "loss": LINES,
+    "rewards": LINES,
     "curves": LINES,
     "gradients": ("prompt", "of"),
     "attention": ("prompt", "layers", "heads"),
@@ -56,12 +58,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         help="where to draw: a name that ends in .png, .svg, .pdf or .html, a page that needs no other file",
-        shown="loss.png, curves.png, …",
+        shown="loss.png, rewards.png, …",
     )
     flags.add(parser, "--dpi", type=int, metavar="N", help="dots per inch of a .png", default=150)
     which = parser.add_argument_group(
-        "pictures", "one of them; the losses of all runs without"
+        "pictures", "one of them; the losses of all runs without, or their rewards where all have some"
     ).add_mutually_exclusive_group()
+    flags.add(
+        which,
+        "--rewards",
+        action="store_true",
+        help="of runs that learn from rewards: reward, divergence, entropy, length and more, a panel each",
+    )
     flags.add(
         which,
         "--curves",
@@ -128,12 +136,12 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, write the file, print the table."""
-    from ..plots import files, style
+    from ..plots import files, read, style
 
     kind = next((name for name in PICTURES if getattr(args, name, False)), next(iter(PICTURES)))
     _expect_flags_of(kind, args)
-    out = Path(args.out or f"{kind}.png")
-    files.suffix_of(out)
+    if args.out:
+        files.suffix_of(Path(args.out))
     matplotlib = style.matplotlib()
     matplotlib.use("Agg")
     places = args.runs or [runs.newest()]
@@ -141,8 +149,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "plot: there is no run under runs/, expected one: make it with numgpt train, or name its folder"
         )
+    of_runs: list[Run] = []
+    if PICTURES[kind] == LINES:
+        expect_apart(places, [args.out] if args.out else [])
+        of_runs = [read(place) for place in places]
+    if kind == "loss" and of_runs and all(run.has_rewards for run in of_runs):
+        kind = "rewards"  # the loss of such a run means nothing
+    out = Path(args.out or f"{kind}.png")
     expect_apart(places, [out])
-    figure, table = _lines(kind, places, args) if PICTURES[kind] == LINES else _maps(kind, places, args)
+    figure, table = _lines(kind, of_runs, args) if of_runs else _maps(kind, places, args)
     title = f"{kind} of {', '.join(map(str, places))}"
     try:
         files.save(figure, out, dpi=args.dpi, table=table, title=title)
@@ -167,14 +182,13 @@ def _expect_flags_of(kind: str, args: argparse.Namespace) -> None:
         raise InputError(f"plot: --{name} needs {' or '.join(pictures)}")
 
 
-def _lines(kind: str, places: Sequence[Any], args: argparse.Namespace) -> Picture:
-    """The losses of runs, or four panels."""
+def _lines(kind: str, several: Sequence[Run], args: argparse.Namespace) -> Picture:
+    """The losses of runs, or panels."""
     from .. import plots
 
-    several = [plots.read(place) for place in places]
-    draw = plots.curves if kind == "curves" else plots.loss
+    draw = {"loss": plots.loss, "curves": plots.curves, "rewards": plots.rewards}[kind]
     drawn = draw(several, x=args.x or "step", smooth=args.smooth or 1)
-    for ax in drawn.axes if kind == "curves" else [drawn]:
+    for ax in [drawn] if kind == "loss" else drawn.axes:
         if args.log_x:
             ax.set_xscale("log")
         if args.log_y:

@@ -7,6 +7,7 @@ from .attention_maps import attention
 from .files import save, save_or_show
 from .gradient_map import gradients
 from .lines import curves, gradient_norm, learning_rate, loss, tokens_per_second
+from .rewards import rewards
 from .runs import Run, read
 from .style import styled
 from .table import table
@@ -20,6 +21,7 @@ __all__ = [
     "learning_rate",
     "loss",
     "read",
+    "rewards",
     "save",
     "save_or_show",
     "styled",

@@ -52,10 +52,10 @@ def loss(runs: Any, ax: Any = None, *, x: Over = "step", smooth: Size = 1) -> An
             mean = f", mean of {smooth} steps" if smooth > 1 else ""
             ax.plot([], [], color=style.GREY, linewidth=1.8, label="held-out loss")
             ax.plot([], [], color=style.GREY, linewidth=0.9, alpha=0.6, label=f"training loss{mean}")
-        for n, (run, label) in enumerate(zip(several, _labels(several))):
-            _losses(ax, n, run, label if len(several) > 1 else "", _Axis(x, smooth))
+        for n, (run, label) in enumerate(zip(several, labelled(several))):
+            _losses(ax, n, run, label if len(several) > 1 else "", Axis(x, smooth))
         title = "loss" if len(several) > 1 else f"loss of {style.literal(several[0].name)}"
-        _finish(ax, title, "loss (nats per token)", x)
+        finish(ax, title, "loss (nats per token)", x)
         ax.legend(loc="upper right")
     return ax
 
@@ -73,7 +73,7 @@ def gradient_norm(runs: Any, ax: Any = None, *, x: Over = "step", smooth: Size =
     -------
     matplotlib axes
     """
-    return _one("gradient_norm", runs, ax, "norm", _Axis(x, smooth))
+    return _one("gradient_norm", runs, ax, "norm", Axis(x, smooth))
 
 
 @checked
@@ -89,7 +89,7 @@ def learning_rate(runs: Any, ax: Any = None, *, x: Over = "step") -> Any:
     -------
     matplotlib axes
     """
-    return _one("learning_rate", runs, ax, "lr", _Axis(x, 1))
+    return _one("learning_rate", runs, ax, "lr", Axis(x, 1))
 
 
 @checked
@@ -105,7 +105,7 @@ def tokens_per_second(runs: Any, ax: Any = None, *, x: Over = "step", smooth: Si
     -------
     matplotlib axes
     """
-    return _one("tokens_per_second", runs, ax, "tokens_per_s", _Axis(x, smooth))
+    return _one("tokens_per_second", runs, ax, "tokens_per_s", Axis(x, smooth))
 
 
 @checked
@@ -137,7 +137,7 @@ def curves(runs: Any, figure: Any = None, *, x: Over = "step", smooth: Size = 1)
     return figure
 
 
-class _Axis:
+class Axis:
     """What is drawn over, and over how many steps the mean is taken."""
 
     def __init__(self, x: str, smooth: int) -> None:
@@ -177,7 +177,7 @@ class _Axis:
             return (sums[1:] - sums[first]) / (counts[1:] - counts[first])
 
 
-def _losses(ax: Any, n: int, run: Run, label: str, axis: _Axis) -> None:
+def _losses(ax: Any, n: int, run: Run, label: str, axis: Axis) -> None:
     """Draw the losses of run number n; without a label the lines are called by what they are."""
     colour, marker, dash = style.look(n)
     training, held_out = run.training["loss"], run.held_out["held_out_loss"]
@@ -234,13 +234,13 @@ ONE = {
 }
 
 
-def _one(who: str, runs: Any, ax: Any, column: str, axis: _Axis) -> Any:
+def _one(who: str, runs: Any, ax: Any, column: str, axis: Axis) -> Any:
     """Draw a column of the logs of runs."""
     several = opened(who, runs)
     title, unit = ONE[column]
     with style.styled():
         ax = style.axes_of(who, ax)
-        for n, (run, label) in enumerate(zip(several, _labels(several))):
+        for n, (run, label) in enumerate(zip(several, labelled(several))):
             colour, _, dash = style.look(n)
             ax.plot(
                 axis.places(run),
@@ -251,13 +251,13 @@ def _one(who: str, runs: Any, ax: Any, column: str, axis: _Axis) -> Any:
                 label=label,
                 gid=f"{column} {n}",
             )
-        _finish(ax, title, unit, axis.x)
+        finish(ax, title, unit, axis.x)
         if len(several) > 1:
             ax.legend(loc="best" if _length(several) < 10_000 else "upper right")
     return ax
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def labelled(runs: Sequence[Run]) -> list[str]:
     """The label of each run, in lines that leave room for what is drawn."""
     return [style.literal(textwrap.fill(label, 56)) for label in labels(runs)]
 
@@ -266,7 +266,7 @@ def _length(runs: Sequence[Run]) -> int:
     return sum(len(run.training["step"]) for run in runs)
 
 
-def _finish(ax: Any, title: str, unit: str, x: str) -> None:
+def finish(ax: Any, title: str, unit: str, x: str) -> None:
     """Title, units and limits."""
     ax.set(title=title, xlabel=OVER[x], ylabel=unit)
     ax.spines[["top", "right"]].set_visible(False)

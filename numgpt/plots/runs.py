@@ -25,7 +25,23 @@ from ..training import log
 StrPath = str | os.PathLike[str]
 Columns = dict[str, NDArray[np.float64]]
 
-TRAINING = ("step", "loss", "norm", "lr", "tokens", "tokens_per_s")  # of an entry after a step
+# Of an entry after a step; the last one where responses are rewarded.
+TRAINING = ("step", "loss", "norm", "lr", "tokens", "tokens_per_s", "clip_fraction")
+# Of an entry after the first step of an iteration that samples and rewards responses.
+REWARDS = (
+    "step",
+    "reward",
+    "reward_std",
+    "kl",
+    "entropy",
+    "length",
+    "ended",
+    "distinct",
+    "no_signal",
+    "explained_variance",
+    "value_loss",
+    "beta",
+)
 HELD_OUT = ("step", "held_out_loss")  # of an entry after a measurement
 NUMBERS = re.compile(rb"(?<![\w\"])(?:NaN|-?Infinity)\b")  # which JSON has no word for
 NO_SETTINGS = ("paths", "folder")  # of a recipe: where things lie; the data's name says what is read
@@ -55,6 +71,8 @@ class Run:
         A number for each step, NaN where there is none.
     held_out : dict of name -> array
         ``step`` and ``held_out_loss`` of each measurement.
+    rewards : dict of name -> array
+        ``step``, ``reward``, ``kl`` and more of each iteration, where a run learns from rewards.
     left_out : int
         How many entries have no step.
 
@@ -79,6 +97,7 @@ class Run:
         self.left_out = 0
         training: dict[str, list[float]] = {column: [] for column in TRAINING}
         held_out: dict[str, list[float]] = {column: [] for column in HELD_OUT}
+        rewards: dict[str, list[float]] = {column: [] for column in REWARDS}
         for entry in entries:
             step = _number(entry.get("step"))
             if math.isnan(step):
@@ -87,8 +106,17 @@ class Run:
                 _add(held_out, step, entry)
             else:
                 _add(training, step, entry)
+                _forget(rewards, step)
+                if "reward" in entry:
+                    _add(rewards, step, entry)
         self.training: Columns = {column: np.array(values) for column, values in training.items()}
         self.held_out: Columns = {column: np.array(values) for column, values in held_out.items()}
+        self.rewards: Columns = {column: np.array(values) for column, values in rewards.items()}
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether it learns from rewards."""
+        return bool(np.isfinite(self.rewards["reward"]).any())
 
     @property
     def best(self) -> tuple[int, float] | None:
@@ -119,13 +147,18 @@ def _number(value: Any) -> float:
 
 
 def _add(columns: dict[str, list[float]], step: float, entry: Mapping[str, Any]) -> None:
-    """Add an entry to columns; those of its own step and later ones were of a run that was killed."""
+    """Add an entry to columns."""
+    _forget(columns, step)
+    for column, values in columns.items():
+        values.append(_number(entry.get(column)))
+
+
+def _forget(columns: dict[str, list[float]], step: float) -> None:
+    """Leave out entries of a step and of later ones, which were of a run that was killed."""
     steps = columns["step"]
     while steps and steps[-1] >= step:
         for values in columns.values():
             values.pop()
-    for column, values in columns.items():
-        values.append(_number(entry.get(column)))
 
 
 # From files.
@@ -261,7 +294,8 @@ def _no_runs(who: str, given: Any) -> InputError:
 def _named(name: str, run: Run) -> Run:
     """A run under a name of the caller's."""
     new = Run(name, (), run.settings, run.data)
-    new.training, new.held_out, new.left_out = run.training, run.held_out, run.left_out
+    new.training, new.held_out, new.rewards = run.training, run.held_out, run.rewards
+    new.left_out = run.left_out
     return new
 
 

@@ -29,6 +29,8 @@ class Table(NamedTuple):
 def table(runs: Any) -> Table:
     """A row for each run: the settings that differ, its steps, its best and its last losses, its speed.
 
+    Of runs that all learn from rewards, the first and the last reward and the last divergence stand there.
+
     Parameters
     ----------
     runs : Run, path, sequence of them, or mapping of names to them
@@ -50,11 +52,17 @@ def table(runs: Any) -> Table:
     """
     several = opened("table", runs)
     different = differing(several)
-    results = ("steps", "best held-out", "at step", "last training", "tokens/s")
+    rewarded = all(run.has_rewards for run in several)
+    results = (
+        ("steps", "first reward", "last reward", "last KL", "tokens/s")
+        if rewarded
+        else ("steps", "best held-out", "at step", "last training", "tokens/s")
+    )
+    results_of = _rewards if rewarded else _results
     rows = []
     for n, run in enumerate(several):
         settings = (value_text(values[n]) for values in different.values())
-        rows.append((run.name, *settings, *_results(run)))
+        rows.append((run.name, *settings, *results_of(run)))
     return Table(("run", *different, *results), tuple(rows))
 
 
@@ -62,10 +70,22 @@ def _results(run: Run) -> Cells:
     """What came of a run."""
     loss, at = ("–", "–") if run.best is None else (f"{run.best[1]:.4f}", f"{run.best[0]:,}")
     training = run.training["loss"][np.isfinite(run.training["loss"])]
-    speed = run.training["tokens_per_s"][np.isfinite(run.training["tokens_per_s"])]
     last = f"{training[-1]:.4f}" if training.size else "–"
-    median = f"{np.median(speed):,.0f}" if speed.size else "–"
-    return f"{run.steps:,}", loss, at, last, median
+    return f"{run.steps:,}", loss, at, last, _speed(run)
+
+
+def _rewards(run: Run) -> Cells:
+    """What came of a run that learns from rewards."""
+    known = {name: column[np.isfinite(column)] for name, column in run.rewards.items()}
+    reward, kl = known["reward"], known["kl"]
+    last = f"{kl[-1]:.4f}" if kl.size else "–"
+    return f"{run.steps:,}", f"{reward[0]:.4f}", f"{reward[-1]:.4f}", last, _speed(run)
+
+
+def _speed(run: Run) -> str:
+    """The median of tokens per second."""
+    speed = run.training["tokens_per_s"][np.isfinite(run.training["tokens_per_s"])]
+    return f"{np.median(speed):,.0f}" if speed.size else "–"
 
 
 def _is_number(cell: str) -> bool:
