@@ -169,7 +169,12 @@ def say_stopped(trainer: Trainer, command: str) -> int | None:
 
 
 def held_out(trainer: Trainer) -> str:
-    """The held-out loss, as far as it was measured."""
+    """The held-out loss, as far as it was measured; of a run that samples, what its responses are worth."""
+    measures = getattr(trainer.objective, "measures", None)
+    if measures is not None:
+        return f"reward {measures['reward']:.4f} at a KL of {measures['kl']:.4f} nats a response"
+    if hasattr(trainer.objective, "answers"):
+        return "what its responses are worth stands in its log"
     if trainer.held_out is None or trainer.best is None:
         return "held-out loss not measured"
     return f"held-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best"

@@ -1,18 +1,20 @@
-"""numgpt tune: make a model answer, sort texts, judge answers, or prefer the better ones."""
+"""numgpt tune: make a model answer, sort texts, judge answers, or give better ones."""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ..architecture.tunings import COMMON, TUNINGS
 from ..data.chat_templates import TEMPLATES
 from ..errors import InputError
-from . import flags, runs, tuning_runs
+from . import flags, reinforcement_flags, runs, tuning_runs
 from .printing import say
 
-HELP = "Tune a model: on conversations, on texts with labels, or on preferences."
+HELP = "Tune a model: on conversations, texts with labels, preferences, or rewards of its own answers."
 EXAMPLE = "numgpt tune sft runs/1 --data chats.jsonl --template plain --out tuned"
 
 CONVERSATIONS = (
@@ -22,6 +24,12 @@ CONVERSATIONS = (
 PREFERENCES = "JSON, an object a line: prompt, chosen and rejected, or prompt and ranked, the best first"
 TABLES = "tables with a header (CSV, or TSV by its ending), or JSON, an object a line"
 SAMPLE_TOKENS = 64
+# What a message advises → the name of the flag that does it, and what is to be typed.
+ADVISED = {
+    "truncate=True": ("truncate", "--truncate"),
+    "numbers=True": ("numbers", "--numbers"),
+    "lower max_new_tokens": ("max_new_tokens", "lower --max-new-tokens"),
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for name, action in ACTIONS.items():
         command = parsers.add_parser(name, help=action.help)
         command.set_defaults(parser=command)
-        _add_run(command, action.files)
+        _add_run(command, action.files, action.flag)
         action.add_flags(command)
         _add_adapter(command)
         _add_training(command, name)
@@ -62,18 +70,29 @@ def run(args: argparse.Namespace) -> int:
 
 def _by_switch(message: str, args: argparse.Namespace) -> str:
     """A message that advises an argument of a function, as whoever typed a command reads it."""
-    for advised, name in (("truncate=True", "truncate"), ("numbers=True", "numbers")):
+    for advised, (name, typed) in ADVISED.items():
         if hasattr(args, name):
-            message = message.replace(advised, f"--{name}")
+            message = message.replace(advised, typed)
+    for name, dest in tuning_runs.DESTS.items():
+        if hasattr(args, dest):
+            message = re.sub(rf"^(\w+: ){name} (?=is )", rf"\1{dest} ", message)
     return message
 
 
-def _add_run(parser: argparse.ArgumentParser, files: str) -> None:
+def _add_run(parser: argparse.ArgumentParser, files: str, flag: str) -> None:
     """What is tuned, on what, and where to."""
     flags.add(
         parser, "model", nargs="?", metavar="MODEL", help=flags.MODEL, shown="with --resume the run's own"
     )
-    flags.add(parser, "--data", nargs="+", metavar="FILE", help=files, shown="with --resume the run's own")
+    flags.add(
+        parser,
+        flag,
+        dest="data",
+        nargs="+",
+        metavar="FILE",
+        help=files,
+        shown="with --resume the run's own",
+    )
     flags.add(parser, "--out", metavar="DIR", help="the run's folder", shown="runs/1, runs/2, …")
     flags.add(
         parser,
@@ -81,7 +100,7 @@ def _add_run(parser: argparse.ArgumentParser, files: str) -> None:
         action="store_true",
         help=(
             "continue the run in --out, or the newest run under runs/; it keeps its settings. With MODEL,"
-            " --data and --out a run begins where there is none"
+            f" {flag} and --out a run begins where there is none"
         ),
     )
     flags.add(
@@ -102,7 +121,7 @@ def _add_run(parser: argparse.ArgumentParser, files: str) -> None:
     flags.add_time_limit(parser)
 
 
-def _add_template(parser: argparse.ArgumentParser) -> None:
+def add_template(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--template",
@@ -164,10 +183,10 @@ def _add_adapter(parser: argparse.ArgumentParser) -> None:
         help="patterns of the matrices that have one, in quotes",
         shown=" ".join(f"'{pattern}'" for pattern in COMMON["lora_targets"]),
     )
-    _add_switch(group, "--rslora", "rslora", True, "divide alpha by the square root of R")
+    add_switch(group, "--rslora", "rslora", True, "divide alpha by the square root of R")
 
 
-def _add_switch(parser: flags.Flags, flag: str, dest: str, value: bool, help: str) -> None:
+def add_switch(parser: flags.Flags, flag: str, dest: str, value: bool, help: str) -> None:
     """A flag without a value; None where it is not given, so that a resumed run keeps its own."""
     flags.add(parser, flag, dest=dest, action="store_const", const=value, help=help)
 
@@ -175,25 +194,31 @@ def _add_switch(parser: flags.Flags, flag: str, dest: str, value: bool, help: st
 def _add_training(parser: argparse.ArgumentParser, kind: str) -> None:
     """The fields of Training, and how long it lasts."""
     epochs = TUNINGS[kind].epochs
-    flags.add(
-        parser,
-        "--epochs",
-        type=float,
-        metavar="X",
-        help="how often each example is met, in the place of --steps",
-        shown=epochs,
-    )
+    without = ["balance_loss", "router_z_loss"]  # of a mixture's routers: their losses are of pre-training
     shown = {"steps": f"as many as make {epochs:g} epochs", "warmup": "20, or a tenth of few steps"}
-    # Of a mixture's routers: their losses are of pre-training.
-    flags.add_fields(parser, TUNINGS[kind].training, None, ("balance_loss", "router_z_loss"), **shown)
+    if TUNINGS[kind].samples:
+        without += ["steps", "eval_iters"]  # which --iterations and --held-out say
+        usual = TUNINGS[kind].training
+        shown["batch_size"] = f"{usual.batch_size} prompts"
+        shown["eval_interval"] = f"{usual.eval_interval}, of the held-out reward"
+    else:
+        flags.add(
+            parser,
+            "--epochs",
+            type=float,
+            metavar="X",
+            help="how often each example is met, in the place of --steps",
+            shown=epochs,
+        )
+    flags.add_fields(parser, TUNINGS[kind].training, None, without, **shown)
 
 
 def _add_sft(parser: argparse.ArgumentParser) -> None:
-    _add_template(parser)
+    add_template(parser)
     _add_samples(parser)
     options = TUNINGS["sft"].options
-    _add_switch(parser, "--no-pack", "pack", False, "one example a row, with padding behind it")
-    _add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
+    add_switch(parser, "--no-pack", "pack", False, "one example a row, with padding behind it")
+    add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
     flags.add(
         parser,
         "--reduction",
@@ -232,7 +257,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
             help=f"the column, or field, of the {what}",
             shown=more[name],
         )
-    _add_switch(parser, "--numbers", "numbers", True, "labels are numbers, to be fitted, not classes")
+    add_switch(parser, "--numbers", "numbers", True, "labels are numbers, to be fitted, not classes")
     _add_pool(parser)
     flags.add(
         parser,
@@ -245,12 +270,12 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reward(parser: argparse.ArgumentParser) -> None:
-    _add_template(parser)
+    add_template(parser)
     _add_pool(parser)
 
 
 def _add_dpo(parser: argparse.ArgumentParser) -> None:
-    _add_template(parser)
+    add_template(parser)
     _add_samples(parser)
     options = TUNINGS["dpo"].options
     flags.add(
@@ -274,6 +299,14 @@ def _add_dpo(parser: argparse.ArgumentParser) -> None:
         flags.add(parser, flag, type=float, metavar=metavar, help=help, shown=options[name])
 
 
+def _add_rewarded(kind: str, parser: argparse.ArgumentParser) -> None:
+    add_template(parser)
+    if kind == "ppo":
+        reinforcement_flags.add_ppo(parser)
+    else:
+        reinforcement_flags.add_groups(parser, kind)
+
+
 class Action(NamedTuple):
     """One action of numgpt tune."""
 
@@ -281,6 +314,7 @@ class Action(NamedTuple):
     example: str  # what follows numgpt tune NAME
     files: str  # what --data takes
     add_flags: Callable[[argparse.ArgumentParser], None]
+    flag: str = "--data"
 
 
 ACTIONS = {
@@ -307,5 +341,26 @@ ACTIONS = {
         "tuned --data pairs.jsonl --beta 0.1 --chosen-nll 1 --out preferred",
         PREFERENCES,
         _add_dpo,
+    ),
+    "grpo": Action(
+        "Learn from rewards of sampled responses: each is compared with others to its prompt (GRPO).",
+        "tuned --prompts sums.jsonl --reward right.py:reward --group 8 --out rewarded",
+        reinforcement_flags.PROMPTS,
+        functools.partial(_add_rewarded, "grpo"),
+        "--prompts",
+    ),
+    "rloo": Action(
+        "Learn from rewards of sampled responses: each is compared with the mean of the others (RLOO).",
+        "tuned --prompts sums.jsonl --reward reward --out rewarded",
+        reinforcement_flags.PROMPTS,
+        functools.partial(_add_rewarded, "rloo"),
+        "--prompts",
+    ),
+    "ppo": Action(
+        "Learn from rewards of sampled responses: a critic tells which tokens earned them (PPO).",
+        "tuned --prompts sums.jsonl --reward reward --out rewarded",
+        reinforcement_flags.PROMPTS,
+        functools.partial(_add_rewarded, "ppo"),
+        "--prompts",
     ),
 }

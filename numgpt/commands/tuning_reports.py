@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training.log import Entry
     from ..training.progress import Progress
     from ..training.trainer import Trainer
-    from ..tuning.recipes import Prompt
+    from ..tuning.recipes import Asked
 
 WIDTH = 60  # characters of a prompt or an answer in a line
 # Nats a token by which the better responses may become less likely before a warning: a model that prefers
@@ -30,12 +30,15 @@ FALL = 0.2
 class Reports:
     """What a run tells while it trains, and in the end."""
 
-    def __init__(self, kind: str, prompts: list[Prompt], args: argparse.Namespace) -> None:
+    def __init__(self, kind: str, prompts: list[Asked], args: argparse.Namespace) -> None:
         self.kind = kind
         self.prompts = prompts
         self.every = getattr(args, "sample_every", None)
         self.tokens: int = getattr(args, "sample_tokens", 0)
         self.progress: Progress | None = None
+
+    def begin(self, trainer: Trainer) -> None:
+        """Say what there is to say before the first step."""
 
     def beside(self, progress: Progress) -> Reports:
         """What tells a bar each entry of the log, and writes more above it."""
@@ -78,7 +81,7 @@ class Reports:
         return 0
 
 
-def answers(model: GPT, prompts: list[Prompt], max_new_tokens: int) -> Iterator[str]:
+def answers(model: GPT, prompts: list[Asked], max_new_tokens: int) -> Iterator[str]:
     """A line for each prompt: its end, and the model's most likely answer, beside the file's where they
     differ.
     """
@@ -90,11 +93,12 @@ def answers(model: GPT, prompts: list[Prompt], max_new_tokens: int) -> Iterator[
     for conversation, response in prompts:
         reply = Reply(model, template, conversation, max_new_tokens, temperature=0.0)
         text = "".join(reply) + (" …" if reply.is_cut else "")
-        expected = "" if text.strip() == response.strip() else f"   (the file: {_short(response)})"
-        yield f"{_short(conversation.messages[-1].text, from_end=True)} → {_short(text)}{expected}"
+        expected = "" if text.strip() == response.strip() else f"   (the file: {shortened(response)})"
+        yield f"{shortened(conversation.messages[-1].text, from_end=True)} → {shortened(text)}{expected}"
 
 
-def _short(text: str, from_end: bool = False) -> str:
+def shortened(text: str, from_end: bool = False) -> str:
+    """A text in a line of others: its beginning, or its end."""
     text = one_line(text)
     if len(text) <= WIDTH:
         return text

@@ -16,7 +16,7 @@ WIDTH = 80  # columns of a terminal that does not say how many it has
 
 
 class Progress:
-    """A bar with loss, learning rate, tokens/s and time left; each held-out loss stays as a line above it.
+    """A bar with loss or reward, learning rate, tokens/s and time left; held-out losses stay above it.
 
     Where stderr is no terminal, a line every 30 seconds says the same; where nobody reads it any more, the
     run goes on in silence.
@@ -33,6 +33,7 @@ class Progress:
         self.bar = tqdm(total=steps, initial=done, unit="step", disable=None, file=self.messages, **width)
         self.steps, self.done = steps, done
         self.begun = self.told = time.monotonic()
+        self.rewards = ""  # of the last iteration, in runs that sample
 
     def update(self, trainer: Trainer, entry: Entry) -> None:
         """Show an entry of the log."""
@@ -44,10 +45,16 @@ class Progress:
                 self.write(f"overfitting since step {entry['overfitting_since']}{kept}")
             return
         self.bar.update()
-        numbers = f"loss {entry['loss']:.4f}, lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
-        self.bar.set_postfix_str(numbers, refresh=False)
+        numbers = f"lr {entry['lr']:.1e}, {entry['tokens_per_s']:,} tok/s"
+        self.bar.set_postfix_str(f"{self._worth(entry)}, {numbers}", refresh=False)
         if self.bar.disable:
             self._tell(entry)
+
+    def _worth(self, entry: Entry) -> str:
+        """The loss, or where responses are rewarded, their reward: the loss of such a run means nothing."""
+        if "reward" in entry:
+            self.rewards = f"reward {entry['reward']:.4f}, KL {entry['kl']:.4f}"
+        return self.rewards or f"loss {entry['loss']:.4f}"
 
     def write(self, line: str) -> None:
         """Print a line above the bar, where it stays."""
@@ -62,7 +69,7 @@ class Progress:
         step, elapsed = entry["step"], now - self.begun
         left = elapsed / max(1, step - self.done) * (self.steps - step)
         print(
-            f"step {step:>6} of {self.steps}  loss {entry['loss']:.4f}, {entry['tokens_per_s']:,} tok/s,"
+            f"step {step:>6} of {self.steps}  {self._worth(entry)}, {entry['tokens_per_s']:,} tok/s,"
             f" {self.bar.format_interval(elapsed)} elapsed, {self.bar.format_interval(left)} left",
             file=self.messages,
             flush=True,

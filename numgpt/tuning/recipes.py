@@ -9,23 +9,30 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architecture.additions import Head, LoRA
+from ..architecture.additions import Head, LoRA, extended
 from ..architecture.config import Training
 from ..architecture.tunings import TUNINGS
 from ..data import (
     Conversation,
     Example,
     Preference,
+    Prompt,
     permuted_split,
     read_conversations,
     read_preferences,
+    read_prompts,
     read_task,
     template_from_state,
 )
 from ..errors import InputError
 from ..model.gpt import GPT
+from ..random import generator
 from .classify import Tasks, head_of
+from .ppo import PPO
 from .prefer import Preferences
+from .reinforce import PolicyGradient
+from .respond import respond
+from .reward_functions import FunctionReward, ModelReward, reward_of
 from .rewards import Rewards
 from .sft import Responses
 from .trained import has_adapter, trained_names
@@ -33,9 +40,10 @@ from .vocabulary import grown
 
 Recipe = Mapping[str, Any]
 PROMPTS = 4  # that are answered as samples
+REFERENCES = 256  # responses by which a reward model's numbers are normalised
 
 
-class Prompt(NamedTuple):
+class Asked(NamedTuple):
     """What is said before a response, and the response."""
 
     conversation: Conversation
@@ -43,17 +51,21 @@ class Prompt(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a recipe makes: an objective, and prompts of what is held out, or else of what is trained on."""
+    """What a recipe makes: an objective, and prompts of what is held out, or else of what is trained on.
+
+    Where the model samples, they are data.Prompts, all that are held out.
+    """
 
     objective: Any
-    prompts: list[Prompt]
+    prompts: list[Any]
 
 
 def begun(kind: str, model: GPT, recipe: dict[str, Any], seed: int) -> GPT:
     """The model that is trained, made of the one that tuning begins with; the recipe notes new tokens.
 
-    An adapter that it has is multiplied out. It gets the template's special tokens, and rows for them; a
-    head; a new adapter. What is drawn of these depends on the seed alone.
+    An adapter that it has is multiplied out, and a critic left out that nothing asks. It gets the template's
+    special tokens, and rows for them; a head; a new adapter. What is drawn of these depends on the seed
+    alone.
     """
     own = model.tokenizer
     if own is None:
@@ -63,12 +75,17 @@ def begun(kind: str, model: GPT, recipe: dict[str, Any], seed: int) -> GPT:
     if has_adapter(model):
         model = model.merged()
     config = model.config
-    if kind in ("reward", "dpo"):  # else a text's score would be noise, and the first step no beginning
+    if kind == "reward" or TUNINGS[kind].compares:  # else scores were noise, and the first step no beginning
         config = dataclasses.replace(config, dropout=0.0)
-    kept: tuple[Any, ...] = model.params, model.replaced, model.additions, model.template
+    critics = [a for a in model.additions if isinstance(a, Head) and a.task == "value" and kind != "ppo"]
+    additions = tuple(a for a in model.additions if a not in critics)
+    params = extended(model.params, config, additions, seed) if critics else model.params
+    kept: tuple[Any, ...] = params, model.replaced, additions, model.template
     model = GPT(config, seed, model.params.dtype, own, *kept)
     added: list[LoRA | Head] = []
-    if TUNINGS[kind].reads_text:
+    if kind == "ppo":
+        added += _critic(model)
+    elif TUNINGS[kind].reads_text:
         _expect_no_head(kind, model)
     elif not any(isinstance(addition, Head) for addition in model.additions):
         added.append(_head(kind, recipe))
@@ -103,6 +120,15 @@ def _head(kind: str, recipe: Recipe) -> Head:
     task = read_task(recipe["paths"], text=recipe["text"], label=recipe["label"])
     assert task.classes is not None, "labels are no numbers"
     return Head(labels=task.classes, pool=recipe["pool"])
+
+
+def _critic(model: GPT) -> list[Head]:
+    """The head of a critic, unless a model has one."""
+    own = [addition for addition in model.additions if isinstance(addition, Head)]
+    if [head.task for head in own] == ["value"]:
+        return []
+    _expect_no_head("ppo", model)
+    return [Head(task="value", pool="none")]
 
 
 def _expect_no_head(kind: str, model: GPT) -> None:
@@ -167,14 +193,14 @@ def _spread(items: NDArray[np.int64]) -> NDArray[np.int64]:
     return items[places]
 
 
-def _prompts(conversations: Sequence[Conversation]) -> list[Prompt]:
+def _prompts(conversations: Sequence[Conversation]) -> list[Asked]:
     """The last responses of conversations, each with what was said before."""
     prompts = []
     for conversation in conversations:
         messages = conversation.messages
         n = max(n for n, message in enumerate(messages) if message.role == "assistant")
         if n:
-            prompts.append(Prompt(Conversation(messages[:n], conversation.place), messages[n].text))
+            prompts.append(Asked(Conversation(messages[:n], conversation.place), messages[n].text))
     return prompts
 
 
@@ -183,7 +209,7 @@ class _Pairs(NamedTuple):
 
     train: list[tuple[Example, Example]]
     held_out: list[tuple[Example, Example]]
-    prompts: list[Prompt]
+    prompts: list[Asked]
 
 
 def _pairs(model: GPT, recipe: Recipe, seed: int) -> _Pairs:
@@ -226,6 +252,59 @@ def _rewards(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made
     return Made(Rewards(model, parts[0], training, parts[1], **_options("reward", recipe)), [])
 
 
+def _prompts_of(recipe: Recipe, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """(those to train on, those held out); equal prompts stay on one side."""
+    prompts = read_prompts(recipe["paths"])
+    groups = [prompt.conversation for prompt in prompts]
+    train, held_out = permuted_split(len(prompts), recipe["held_out"], seed, groups=groups)
+    return [prompts[i] for i in train], [prompts[i] for i in held_out]
+
+
+def _reward(recipe: Recipe) -> FunctionReward | ModelReward:
+    """What gives rewards; of a model, with the shift and scale of its numbers."""
+    reward = reward_of(recipe["reward"])
+    shift, scale = recipe["reward_shift"], recipe["reward_scale"]
+    if isinstance(reward, ModelReward):
+        return ModelReward(reward.model, shift=shift, scale=scale)
+    if recipe["normalise_reward"]:
+        raise InputError(
+            f"{recipe['reward']}: is a function, expected a reward model to normalise: let the function do it"
+        )
+    return reward
+
+
+def normalised(model: GPT, recipe: dict[str, Any], seed: int) -> None:
+    """Note the shift and scale by which the rewards of a model's first responses have mean 0, variance 1."""
+    reward = _reward(recipe)
+    assert isinstance(reward, ModelReward), "_reward() refuses it"
+    train, _ = _prompts_of(recipe, seed)
+    some = [train[n] for n in generator(seed, "references").permutation(len(train))[:REFERENCES]]
+    template = template_from_state(recipe["template"])
+    sampling = {"temperature": recipe["temperature"], "max_new_tokens": recipe["max_new_tokens"]}
+    answers = respond(model, [prompt.conversation for prompt in some], template, seed=seed, **sampling)
+    scaled = reward.normalised(some, answers)
+    recipe["reward_shift"], recipe["reward_scale"] = scaled.shift, scaled.scale
+
+
+def _sampled(kind: str) -> Callable[[GPT, Training, Recipe, Any], Made]:
+    """What builds an objective that learns from responses of the model."""
+
+    def build(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
+        train, held_out = _prompts_of(recipe, training.seed)
+        template = template_from_state(recipe["template"])
+        cls: Any = PPO if kind == "ppo" else PolicyGradient
+        size, most = model.config.block_size, recipe["max_new_tokens"]
+        if most > size:
+            raise InputError(
+                f"{cls.__name__}: max_new_tokens is {most:,}, expected at most block_size {size:,}, less the"
+                " prompt"
+            )
+        options = _options(kind, recipe) | {"template": template}
+        return Made(cls(model, train, _reward(recipe), training, fixed, **options), held_out or train)
+
+    return build
+
+
 def _tasks(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
     head = head_of(model, ("classes", "numbers"))
     names = {"text": recipe["text"], "label": recipe["label"]}
@@ -265,4 +344,5 @@ BUILDERS: dict[str, Callable[[GPT, Training, Recipe, Any], Made]] = {
     "classify": _tasks,
     "reward": _rewards,
     "dpo": _preferences,
+    **{kind: _sampled(kind) for kind in ("ppo", "grpo", "rloo")},
 }
