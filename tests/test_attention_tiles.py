@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from numgpt import engine, ops
-from numgpt.ops.sinks import sink_attention
+from numgpt.ops.attention import by_group, merge_heads, split_heads
+from numgpt.ops.sinks import beside_sink, sink_attention
 
 if not importlib.util.find_spec("numba"):
     pytest.skip("Numba is not installed", allow_module_level=True)
@@ -83,6 +84,15 @@ def test_a_sink_counts_once_however_many_tiles_there_are(order):
     y, saved = forward(qkv, sinks, n_head=2)
     expected, spec = sink_attention.forward(qkv, sinks, n_head=2)
     near([y, *backward(dy, saved)], [expected, *sink_attention.backward(dy, spec)])
+
+
+@pytest.mark.parametrize("z", [-np.inf, -1e4, 0.0, 30.0, 1e4])
+def test_a_sink_beside_what_attention_gives_is_attention_with_a_sink(z):
+    qkv, sinks = RNG.standard_normal((2, 5, 2 * D * 3)), np.array([z, -1.0])
+    q, k, v = split_heads(qkv, 2)
+    with np.errstate(over="raise", invalid="raise"):
+        found = beside_sink(*ops.attend_groups.forward(by_group(q, 2), k, v), sinks)
+    near([merge_heads(found.reshape(q.shape))], [sink_attention.forward(qkv, sinks, n_head=2)[0]])
 
 
 @pytest.mark.parametrize("place", [0, KEYS - 1, KEYS, 2 * KEYS])

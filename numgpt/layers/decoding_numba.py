@@ -7,6 +7,8 @@ up its parts, in order. What takes less time than a wait between two phases, a n
 task does for itself.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..engine.jit import SUMS, kernel, launch, parallel
@@ -17,7 +19,7 @@ from ..ops.few_rows_numba import suits as few_rows_suit
 from ..ops.linear_numba import rows
 from ..ops.norms_numba import normalise_rows
 from ..ops.rotary_numba import turn_rows
-from .block_numba import KNOWN, activate, angles, form_of, inner_width, parameters_of
+from .block_numba import KNOWN, Form, activate, angles, form_of, inner_width, parameters_of
 from .known import beyond
 
 # The phases of a launch: each begins when all tasks of the one before are done. A task is a head of keys in
@@ -213,19 +215,45 @@ def work_arrays(M, widths, dtype):
     )
 
 
-def cached_block(r, x):
-    """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache."""
+class Plan(NamedTuple):
+    """What a block's launches have in common, for positions of one shape."""
+
+    name: str  # of the keys and values in the cache
+    shape: tuple  # of the new ones (..., K, T, D)
+    T: int
+    form: Form
+    window: int | None
+    parameters: tuple
+    work: tuple
+    tasks: tuple
+
+
+def plan_of(r, x):
+    """The Plan of a block for positions x (..., T, C)."""
     xs, T, kept = padded(rows(x)), x.shape[-2], r.cache.kept
-    parameters = kept(r.scope, parameters_of, r)
-    form = kept((r.scope, "form"), form_of, r.config)
-    widths = kept((r.scope, "widths"), widths_of, r.config)
-    work = kept((x.shape, widths), work_arrays, len(xs), widths, x.dtype)
-    shape = *x.shape[:-2], form.K, T, form.D
-    store, first, length = r.cache.memory(f"{r.scope}attn.heads", shape, x.dtype, r.config)
-    store = store.reshape(2, -1, *store.shape[-3:])
-    stream, form = np.empty_like(xs), form._replace(scale=x.dtype.type(form.scale))
+    form, widths = form_of(r.config), widths_of(r.config)
     between = 0 if form.parallel else PARTS  # a parallel block has done that beside attention
-    tasks = PARTS, store.shape[1] * form.K, PARTS, between, between, PARTS
-    given = *form, *angles(r, x), r.config.window, parameters, store, first, length, work, stream
-    launch(block, tasks, xs, T, *given)
+    return Plan(
+        f"{r.scope}attn.heads",
+        (*x.shape[:-2], form.K, T, form.D),
+        T,
+        form._replace(scale=x.dtype.type(form.scale)),
+        r.config.window,
+        parameters_of(r),
+        kept((x.shape, widths), work_arrays, len(xs), widths, x.dtype),  # all layers' alike
+        (PARTS, x[..., 0].size // T * form.K, PARTS, between, between, PARTS),
+    )
+
+
+def cached_block(r, x):
+    """transformer.pre_norm_block_forward for positions x (..., T, C) after those in the record's cache.
+
+    All else takes some time too: after a pass over the weights, Python finds nothing of its own in the
+    processor's caches. So what is the same at each step is found once.
+    """
+    plan, xs = r.cache.kept((r.scope, x.shape), plan_of, r, x), padded(rows(x))
+    store, first, length = r.cache.memory(plan.name, plan.shape, x.dtype, r.config)
+    store, stream = store.reshape(2, -1, *store.shape[-3:]), np.empty_like(xs)
+    given = *plan.form, *angles(r, x), plan.window, plan.parameters, store, first, length, plan.work, stream
+    launch(block, plan.tasks, xs, plan.T, *given)
     return stream[: x[..., 0].size].reshape(x.shape)

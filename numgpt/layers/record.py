@@ -145,11 +145,17 @@ class Record:
             layer.whole.check((*inputs, *self._parameters(layer.whole, full)), options)
             options = {**options, **self.mask(full, layer.whole, tuple(inputs), options)}
             return layer.forward(inner, *inputs, **options), Entry(layer, ())
-        fused = engine.fused(layer, inner, inputs) if self.is_plain(full) else None
+        fused = self._fused(name, layer, inputs)
         if fused is None:
             return layer.forward(inner, *inputs, **options), Entry(layer, ())
         value, saved = fused.forward(inner, *inputs)
         return value, Entry(fused, (saved,))
+
+    def _fused(self, name: str, layer: Layer, inputs: Sequence[Any]) -> Layer | None:
+        """A layer's twin in one piece, or None where there is none or somebody looks inside."""
+        if layer.whole is not None or not self.is_plain(self.scope + name):
+            return None
+        return engine.fused(layer, self / name, inputs)
 
     def _is_opened(self, full: str, layer: Layer) -> bool:
         """Whether somebody looks at a step of a layer that has a whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +12,15 @@ from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
 from ..errors import InputError
+from ..layers.filed import Entry
+from ..layers.layer import Layer
 from ..layers.record import Record
 from ..layers.transformer import gpt_forward
 from ..layers.visibility import Visibility
 from ..ops.attention import attend_groups, attention, by_group, merge_heads, split_heads
 from ..ops.linear import unembedding
 from ..ops.scalings import depends_on_length
-from ..ops.sinks import attend_with_sink, sink_attention
+from ..ops.sinks import beside_sink, sink_attention
 from ..tokenizers import Tokenizer
 
 Array = NDArray[Any]
@@ -139,6 +141,19 @@ class CachedRecord(Record):
         self.cache = cache
         self.start = cache.length
 
+    def _run_layer(
+        self, name: str, layer: Layer, inputs: Sequence[Any], options: dict[str, Any]
+    ) -> tuple[Any, Entry]:
+        """As Record._run_layer; which twin of a layer suits its inputs is asked once, not for each token."""
+        if self.served or self.visibility is not None:
+            return super()._run_layer(name, layer, inputs, options)
+        key = "twin", self.scope + name, engine.current(), *(x.shape for x in inputs)
+        fused = self.cache.kept(key, self._fused, name, layer, inputs)
+        if fused is None:
+            return super()._run_layer(name, layer, inputs, options)
+        value, saved = fused.forward(self / name, *inputs)
+        return value, Entry(fused, (saved,))
+
     def run(
         self, full: str, op: Any, arrays: tuple[Array, ...], options: dict[str, Any]
     ) -> tuple[Array, Any]:
@@ -164,10 +179,9 @@ class CachedRecord(Record):
         keys, values, held = self.cache.append(full, k, v, self.config)
         arrays = by_group(q, k.shape[-3]), keys, values
         form = self.cache.seen(form, held)
-        if sink is None:
-            y, _ = super().run(full, attend_groups, arrays, form)
-        else:
-            y = attend_with_sink(sink, *arrays, **form)
+        y, saved = super().run(full, attend_groups, arrays, form)
+        if sink is not None:
+            y = beside_sink(y, saved, sink)
         return merge_heads(y.reshape(q.shape))
 
 

@@ -7,6 +7,7 @@ and would not use them for loops over columns.
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_name
 from numba import types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
@@ -18,11 +19,12 @@ FEW = 8  # rows up to which this is used; benchmarks/decode.py compares
 PARTS = 8  # of a matrix's rows, whatever the number of threads: their sums are added up in order
 DEPTH = 16  # the rows of a part are a multiple of it
 WIDTH = 32  # and the columns of the matrix a multiple of this
-# How far ahead memory is asked for, because the processor's own guess comes late: vectors within a row, and
-# rows of an embedding.
-AHEAD = 4
-ROWS_AHEAD = 8
 VECTOR = 64 if "+avx512f" in get_host_cpu_features() else 32  # bytes
+# Rows that are read side by side, and how many vectors ahead memory is asked for within them. Intel's guess
+# of what comes next is late. AMD's is in time for some ten rows, and asking gets in its way: on a Zen 3 these
+# products read 1.3 to 2.4 times as fast without. No bit changes: each column adds up its rows in order.
+SIDE_BY_SIDE, AHEAD = (8, 0) if get_host_cpu_name().startswith("znver") else (16, 4)
+ROWS_AHEAD = 8  # of an embedding, how far ahead memory is asked for
 
 
 def suits(rows, K, N):
@@ -38,7 +40,7 @@ def suits_logits(rows, K, V):
 def padded(x):
     """x (M, K) with rows of zeros added, up to 1, 4 or 8 rows, for which there are loops."""
     M = len(x)
-    missing = next(size for size in (1, 4, FEW) if size >= M) - M
+    missing = (1 if M == 1 else 4 if M <= 4 else FEW) - M
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
@@ -87,7 +89,7 @@ def _prefetch(builder, address):
 
 
 def _accumulate(rows):
-    """An intrinsic y[:, n : n + step] += x[:, k : k + DEPTH] w[k : k + DEPTH, n : n + step].
+    """An intrinsic y[:, n : n + step] += x[:, k : k + d] w[k : k + d, n : n + step], d = SIDE_BY_SIDE.
 
     For so many rows of x; a step is two vectors.
     """
@@ -100,10 +102,10 @@ def _accumulate(rows):
             both = n, builder.add(n, intp(vector.count))
             places = [place(2, intp(i), column) for i in range(rows) for column in both]
             sums = [load(p) for p in places]
-            for d in range(DEPTH):
+            for d in range(SIDE_BY_SIDE):
                 row = builder.add(k, intp(d))
                 entries = [load(place(1, row, column)) for column in both]
-                for column in both:
+                for column in both if AHEAD else ():
                     ahead = builder.add(column, intp(AHEAD * vector.count))
                     _prefetch(builder, place(1, row, ahead, ir.IntType(8)))
                 for i in range(rows):
@@ -172,7 +174,7 @@ def add_products(x, w, k0, k1, y):
     """y (M, N) += x[:, k0:k1] w[k0:k1] for M = 1, 4 or 8 rows."""
     M, N = y.shape
     step = 2 * VECTOR // w.itemsize
-    for k in range(k0, k1, DEPTH):
+    for k in range(k0, k1, SIDE_BY_SIDE):
         for n in range(0, N, step):
             if M == 1:
                 _one_row(x, w, y, k, n)

@@ -103,14 +103,19 @@ sink_attention = Op(
 )
 
 
-def attend_with_sink(sink, q, k, v, *, scale=None, cap=None, slopes=None, first=None, last=None):
-    """sink_attention of queries (..., K, G, T, D) to keys and values (..., K, S, D) of more positions."""
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    K, G = q.shape[-4:-2]
-    form = in_groups(Form(scale, cap, slopes, first, last), K, G)
-    return attend_in_form(
-        q, k[..., None, :, :], v[..., None, :, :], form, None, 0.0, sink.reshape(K, G, 1, 1)
-    )[0]
+def beside_sink(y, saved, sink):
+    """What heads give that may attend to nothing, from what attend_groups gave of heads that may not.
+
+        Σ_s exp(s − m) v / (Σ_s exp(s − m) + exp(z − m)) = y S / (S + exp(z − m)),  S = Σ_s exp(s − m)
+
+    because y is the same sum over S. m is the largest of the scores and the sink, as in sink_attention.
+    y (..., K, G, T, D), sink (KG) → (..., K, G, T, D)
+    """
+    top, total = saved[3:5]
+    z = sink.reshape(*y.shape[-4:-2], 1, 1)
+    largest = np.maximum(top, z)
+    own = total * np.exp(top - largest)
+    return y * (own / (own + np.exp(z - largest)))
 
 
 @rounded_once
