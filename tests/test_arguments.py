@@ -229,14 +229,17 @@ def right(tmp_path_factory):
     values["tokenizers.ScoredPairs.from_state.state"] = scored("abab").state()
     values |= {"tokenizers.Pipeline": pipeline, "tokenizers.Pipeline.file": file}
     values["tokenizers.Pipeline.from_state.state"] = pipeline.state()
-    (folder / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}\n')
+    (folder / "data.jsonl").write_text(
+        '{"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d", "label": true}\n'
+    )
     (folder / "task.csv").write_text("text,label\na,0\nb,1\n")
     said = [numgpt.data.Message("user", "a"), numgpt.data.Message("assistant", "b")]
     values |= {"data.Message.role": "user", "messages": said, "data.Preference.prompt": said[:1]}
+    values |= {"data.Verdict.prompt": said[:1], "response": said[1:], "is_good": True}
     values |= {"data.Preference.chosen": said[1:], "data.Preference.rejected": [*said[1:], *said]}
     values |= {
         f"data.read_{name}.paths": folder / "data.jsonl"
-        for name in ("conversations", "preferences", "prompts")
+        for name in ("conversations", "preferences", "prompts", "verdicts")
     }
     values |= {"data.Prompt.conversation": numgpt.data.Conversation(said[:1])}
     chat = numgpt.data.Conversation(said)
@@ -307,6 +310,9 @@ def of_tuning(model, corpus, example, chat, training):
     rewarded = model.extended(numgpt.Head(task="reward"))
     asked = numgpt.data.Conversation(chat.messages[:1])
     fixed = tuning.frozen(model)
+    judged = [(example, True), (example, False)]
+    two = dataclasses.replace(training, batch_size=2)
+    verdicts = tuning.Verdicts(model, judged, two, 4, fixed, judged)
     preferences = tuning.Preferences(pairs, training, 4, fixed, pairs)
     of_groups = ("rloo", "grpo", "dr_grpo", "reinforce_pp")
     groups = {f"tuning.{name}.rewards": [[1, 0], [1, 1]] for name in of_groups}
@@ -318,6 +324,9 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.Distillation": tuning.Distillation(model, corpus, training, 4),
         "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,
         "tuning.Preferences.pairs": pairs, "tuning.Preferences": preferences,
+        "tuning.Verdicts": verdicts, "tuning.Verdicts.model": model, "judged": judged,
+        "tuning.Verdicts.training": two,
+        "tuning.gains.model": model, "tuning.gains.objective": verdicts,
         "tuning.Rewards.model": rewarded, "tuning.Rewards.pairs": [([1, 2], [3])],
         "tuning.Rewards": tuning.Rewards(rewarded, [([1, 2], [3])], training),
         "tuning.Tasks.model": scored, "tuning.Tasks.texts": texts, "labels": np.array([0, 1]),

@@ -273,6 +273,52 @@ def test_a_wrong_preference_is_one_line_that_names_its_place(tmp_path, row, mess
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+# Verdicts.
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "completion": "hello", "label": True},
+        {"prompt": [HI], "completion": [HELLO], "label": True, "more": 1},
+    ],
+)
+def test_a_verdict_is_the_same_in_each_of_its_forms(tmp_path, row):
+    (verdict,) = data.read_verdicts(written(tmp_path, lines(row)))
+    hi, hello = data.Message("user", "hi"), data.Message("assistant", "hello")
+    assert verdict == data.Verdict([hi], [hello], True)
+    assert verdict.conversation == data.Conversation([hi, hello])
+    (verdict,) = data.read_verdicts(written(tmp_path, lines(row | {"label": False})))
+    assert verdict == data.Verdict([hi], [hello], False)
+
+
+def test_a_pair_is_a_good_response_and_a_bad_one(tmp_path):
+    verdicts = data.read_verdicts(written(tmp_path, lines(PAIR)))
+    assert [(v.response[0].text, v.is_good) for v in verdicts] == [("a", True), ("b", False)]
+
+
+VERDICT = {"prompt": "hi", "completion": "a", "label": True}
+BAD_VERDICTS = [
+    (VERDICT | {"label": 1}, "line 1: label is 1, expected true or false"),
+    (VERDICT | {"label": "true"}, "line 1: label is 'true', expected true or false"),
+    ({"prompt": "hi", "completion": "a"}, "line 1: has 'prompt', 'completion', expected prompt, comp"),
+    ({"prompt": "hi", "ranked": ["a", "b"]}, "line 1: has 'prompt', 'ranked', expected prompt, compl"),
+    (VERDICT | {"completion": " "}, "line 1: the response is empty, expected a text"),
+    (VERDICT | {"completion": [HI]}, "line 1: user speaks behind the prompt, expected the assistant"),
+    (VERDICT | {"completion": []}, "line 1: nobody speaks behind the prompt"),
+    (PAIR | {"ranked": ["a", "b"]}, "line 1: has .*, expected prompt, chosen and rejected, or prom"),
+    (PAIR | {"rejected": "a"}, "line 1: chosen and rejected are equal"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_VERDICTS, ids=range(len(BAD_VERDICTS)))
+def test_a_wrong_verdict_is_one_line_that_names_its_place(tmp_path, row, message):
+    path = written(tmp_path, lines(row))
+    with pytest.raises(InputError, match=message) as caught:
+        data.read_verdicts(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 # Tasks.
 
 FIELDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1, max_size=12)

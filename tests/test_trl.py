@@ -72,6 +72,8 @@ def steps():
         ("robust", WHOLE | {"loss_type": ["robust"], "label_smoothing": NOISE}),
     ):
         yield name, ("dpo", PAIR_ROWS, options | {"beta": BETA})
+    weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
+    yield "kto", ("kto", VERDICT_ROWS, WHOLE | weights | {"beta": BETA})
     for reduction, kl in itertools.product(REDUCTIONS, KLS):
         yield f"{reduction}, {kl}", ("grpo", ROLLOUTS, POLICY | KLS[kl] | {"loss_type": reduction})
     yield "padded before", ("grpo", FAR, POLICY | {"loss_type": "grpo"})
@@ -210,6 +212,20 @@ def test_our_label_noise_is_cdpo_which_they_have_not_for_their_robust_loss_is_an
     equal(step_of(model_of(1), preferences(label_noise=NOISE))[0], (1 - NOISE) * right + NOISE * wrong)
     equal(theirs["robust"]["loss"], ((1 - NOISE) * right - NOISE * wrong) / (1 - 2 * NOISE))
     equal(theirs["smoothed"]["loss"], right)
+
+
+def test_a_step_of_verdicts_is_theirs_with_each_prompts_divergence_by_the_response_before(theirs):
+    """Given their batch, in the order of the file: each prompt beside the response to the one before."""
+    model = model_of(1)
+    judged = [(example(p, c), is_good) for p, c, is_good in zip(PROMPTS, GOOD, LABELS)]
+    weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
+    fixed = tuning.frozen(model_of(2))
+    objective = tuning.Verdicts(model, judged, training(), 24, fixed, judged, beta=BETA, **weights)
+    (batch,) = objective.held_out()
+    assert batch.inputs[-1] > 0
+    grads = model.params.like()
+    loss = differentiable.loss_and_grads(model, batch.layer, batch.inputs, grads)
+    near(theirs["kto"], float(loss), grads)
 
 
 # Rollouts.

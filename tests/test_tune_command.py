@@ -39,6 +39,8 @@ WAYS = {
     "reward": "reward base --data pairs.jsonl --pool mean",
     "dpo": "dpo base --data pairs.jsonl --beta 0.5 --chosen-nll 0.1",
     "ipo, LoRA": "dpo base --data pairs.jsonl --loss ipo --lora 2",
+    "kto": "kto base --data verdicts.jsonl --beta 0.5 --desirable-weight 1.2",
+    "kto, LoRA": "kto base --data verdicts.jsonl --lora 2",
     "dpo, LoRA and new tokens": "dpo base --data pairs.jsonl --lora 2 --template chatml",
 }
 
@@ -51,7 +53,8 @@ def home(tmp_path_factory):
     numbers = range(24)
     chats = [{"prompt": f"{n}?", "completion": f"{n + 1}"} for n in numbers]
     pairs = [{"prompt": f"{n}?", "chosen": f"{n + 1}", "rejected": "no"} for n in numbers]
-    for name, rows in (("chats", chats), ("pairs", pairs)):
+    verdicts = [row | {"label": True} for row in chats[:12]] + pairs[12:]
+    for name, rows in (("chats", chats), ("pairs", pairs), ("verdicts", verdicts)):
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = [f"{n} things,{'many' if n > 11 else 'few'},{n}" for n in numbers]
     (home / "task.csv").write_text("\n".join(["words,kind,size", *table]))
@@ -92,10 +95,11 @@ def test_a_run_tells_what_it_trains_and_what_it_reached(here, way, capsys):
         "classify": "held-out ",
         "reward": "held-out accuracy",
         "dpo": "margin",
+        "kto": "gain in nats of good responses",
     }
     assert measure[kind] in error
-    assert ("talk to it with: numgpt chat run" in error) == (kind in ("sft", "dpo"))
-    assert (out.count("→") == 2) == (kind in ("sft", "dpo"))  # two of 24 are held out
+    assert ("talk to it with: numgpt chat run" in error) == (kind in ("sft", "dpo", "kto"))
+    assert (out.count("→") == 2) == (kind in ("sft", "dpo", "kto"))  # two of 24 are held out
     model = GPT.load("run")
     assert model.seed == 1337
     assert any(isinstance(a, LoRA) for a in model.additions) == ("--lora" in WAYS[way])
@@ -316,6 +320,14 @@ PAIR = {"prompt": "1?", "chosen": "2", "rejected": "3"}
             "--label-noise is 0.1, which ipo",
         ),
         (nothing, "dpo base --data pairs.jsonl --beta 0", "--beta is 0.0"),
+        (
+            write("x.jsonl", ONE | {"label": "good"}),
+            "kto base --data x.jsonl",
+            "line 1: label is 'good', expected true or false",
+        ),
+        (nothing, "kto base --data chats.jsonl", "expected prompt, completion and label"),
+        (nothing, "kto base --data verdicts.jsonl --batch-size 1", "--batch-size is 1, expected 2 or more"),
+        (nothing, "kto base --data verdicts.jsonl --undesirable-weight 0", "--undesirable-weight is 0.0"),
         (
             write("x.jsonl", PAIR, PAIR | {"chosen": "2" * 99, "prompt": "x"}),
             "reward base --data x.jsonl",

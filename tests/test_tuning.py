@@ -71,6 +71,9 @@ def layers():
     yield "cDPO", tuning_losses.preferences(ops.dpo, beta=0.3, label_noise=0.1), (*pairs, fixed), ()
     yield "IPO", tuning_losses.preferences(ops.ipo, beta=0.3), (*pairs, fixed), ()
     yield "DPO and surprise", tuning_losses.preferences(ops.dpo, 0.7, beta=0.3), (*pairs, fixed), ()
+    good, shares = np.array([1.0, 0.0, 0.0, 1.0]), np.array([1.0, 1.5, 1.5, 1.0])
+    kto = tokens, targets, weights, fixed.ravel(), good, shares, np.array(0.4)
+    yield "KTO", tuning_losses.verdicts(0.3), kto, ()
     yield "distillation", tuning_losses.distilled(2.0, 0.6), (tokens, targets, taught, weights), ()
     head = Head(labels=("a", "b", "c"))
     yield "classes", task_heads.tasks("classes", "last"), (tokens, last, classes), (head,)
@@ -240,6 +243,101 @@ def test_the_fixed_model_stays(lora):
     Trainer(model, None, training(), objective=objective, optimizer=optimizer).run()
     np.testing.assert_array_equal(objective.batch(0, 0).inputs[3], before)
     assert tuning.margins(model, tuning.Preferences(PAIRS, training(), 16, fixed, PAIRS))["margin"] > 0
+
+
+JUDGED = [(example, bool(n % 2)) for n, example in enumerate(EXAMPLES)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("lora", [(), (LoRA(rank=2),)], ids=["all", "LoRA"])
+def test_verdicts_begin_at_half_with_no_divergence(dtype, lora):
+    model = GPT(CONFIG, seed=1, dtype=dtype).extended(*lora)
+    objective = tuning.Verdicts(model, JUDGED, training(batch_size=4), 16, tuning.frozen(model), JUDGED)
+    told = tuning.gains(model, objective)
+    assert told["good"] == told["bad"] == 0.0 and objective.batch(0, 0).inputs[-1] == 0.0
+    assert held_out_loss(model, objective) == 0.5
+
+
+def verdicts(model, **options):
+    fixed = tuning.frozen(GPT(CONFIG, seed=2, dtype="float64"))
+    return tuning.Verdicts(model, JUDGED, training(batch_size=7), 16, fixed, JUDGED, **options), fixed
+
+
+def of_response(model, prompt, response):
+    """The log-probability of a response behind a prompt, by itself."""
+    ids = np.r_[prompt, response]
+    targets = np.r_[np.full(len(prompt) - 1, -1), response]
+    return -float(model.loss(ids[:-1], targets)) * len(response)
+
+
+def test_the_divergence_is_that_of_prompts_with_the_responses_to_others():
+    """z₀ of a batch as the paper has it, from each text alone; and the loss and its gradient with it."""
+    model = model_of()
+    objective, fixed = verdicts(model, beta=0.3, desirable_weight=1.2, undesirable_weight=0.7)
+    (batch,) = objective.held_out()
+    parts = [(ids[~mask], ids[mask]) for ids, mask in EXAMPLES]
+    at_first = GPT(fixed.config, params=fixed.params)
+
+    def gain(prompt, response):
+        return of_response(model, prompt, response) - of_response(at_first, prompt, response)
+
+    others = parts[-1:] + parts[:-1]
+    crossed = np.mean([gain(p, r) for (p, _), (_, r) in zip(parts, others)])
+    z0 = max(0.3 * crossed, 0.0)
+    np.testing.assert_allclose(batch.inputs[-1], z0, rtol=1e-12)
+    signs = np.array([1 if is_good else -1 for _, is_good in JUDGED])
+    weights = np.where(signs > 0, 1.2, 0.7)
+    u = 0.3 * np.array([gain(p, r) for p, r in parts])
+    expected = (weights / (1 + np.exp(signs * (u - z0)))).mean()
+    np.testing.assert_allclose(held_out_loss(model, objective), expected, rtol=1e-12)
+
+
+def test_a_divergence_is_never_below_0():
+    model = model_of()
+    z0 = []
+    for seed in range(8):
+        fixed = GPT(CONFIG, seed=seed, dtype="float64")
+        fixed.params.flat[...] += 0.3 * np.random.default_rng(seed).standard_normal(fixed.n_params)
+        objective = tuning.Verdicts(model, JUDGED, training(batch_size=7), 16, tuning.frozen(fixed))
+        z0.append(float(objective.batch(0, 0).inputs[-1]))
+    assert min(z0) == 0.0 < max(z0)
+
+
+def test_what_is_too_long_behind_another_prompt_is_cut_there():
+    long, short = example(14, 2), example(1, 14)
+    model = model_of()
+    objective = tuning.Verdicts(
+        model, [(long, True), (short, False)], training(batch_size=2), 16, tuning.frozen(model)
+    )
+    assert np.isfinite(float(objective.batch(0, 0).inputs[-1]))
+
+
+def test_a_step_of_verdicts_moves_good_responses_up_and_bad_ones_down():
+    model = model_of()
+    fixed = tuning.frozen(model)
+    objective = tuning.Verdicts(model, JUDGED, training(batch_size=7), 16, fixed, JUDGED)
+    _, grads, _ = loss_and_gradients(model, objective)
+    model.params.flat[...] -= 1e-2 * grads
+    told = tuning.gains(model, objective)
+    assert told["good"] > 0 > told["bad"]
+    assert told["chosen"] - told["chosen_fixed"] == pytest.approx(told["good"])
+
+
+@pytest.mark.parametrize(
+    ("judged", "batch_size", "what"),
+    [(JUDGED[:1], 4, "the number of responses"), (JUDGED, 1, "batch_size")],
+)
+def test_verdicts_need_another_response_to_compare_with(judged, batch_size, what):
+    model = GPT(CONFIG, seed=1)
+    with pytest.raises(InputError, match=f"Verdicts: {what} is 1, expected 2 or more"):
+        tuning.Verdicts(model, judged, training(batch_size=batch_size), 16, tuning.frozen(model))
+
+
+def test_a_last_batch_of_one_response_has_another_beside_it():
+    model = model_of()
+    objective, _ = verdicts(model)
+    objective.training = training(batch_size=6)
+    assert [batch.count for batch in objective.held_out()] == [6, 1]
 
 
 def test_a_table_reaches_the_policy_that_dpo_says():

@@ -116,6 +116,14 @@ TUNINGS = {
         reads_text=True,
         compares=True,
     ),
+    "kto": Tuning(
+        _training(1e-4, weight_decay=0.0),
+        1.0,
+        {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0, "truncate": False},
+        {},
+        reads_text=True,
+        compares=True,
+    ),
     "ppo": Tuning(
         # ε as in Ziegler et al. 2019, whose Adam made larger steps at first than later.
         _training(3e-4, weight_decay=0.0, batch_size=128, eps=1e-5, eval_interval=20),

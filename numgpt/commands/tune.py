@@ -22,6 +22,10 @@ CONVERSATIONS = (
     " instruction, input and output (Alpaca's)"
 )
 PREFERENCES = "JSON, an object a line: prompt, chosen and rejected, or prompt and ranked, the best first"
+VERDICTS = (
+    "JSON, an object a line: prompt, completion and label, true or false; or prompt, chosen and rejected, a"
+    " good response and a bad one"
+)
 TABLES = "tables with a header (CSV, or TSV by its ending), or JSON, an object a line"
 SAMPLE_TOKENS = 64
 # What a message advises → the name of the flag that does it, and what is to be typed.
@@ -307,6 +311,20 @@ def _add_rewarded(kind: str, parser: argparse.ArgumentParser) -> None:
         reinforcement_flags.add_groups(parser, kind)
 
 
+def _add_kto(parser: argparse.ArgumentParser) -> None:
+    add_template(parser)
+    _add_samples(parser)
+    add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
+    options = TUNINGS["kto"].options
+    for name, help in (
+        ("beta", "how far the model may move from where it began: less for larger ones"),
+        ("desirable_weight", "the weight of responses that are good"),
+        ("undesirable_weight", "the weight of responses that are bad"),
+    ):
+        flag = f"--{name.replace('_', '-')}"
+        flags.add(parser, flag, type=float, metavar="X", help=help, shown=options[name])
+
+
 class Action(NamedTuple):
     """One action of numgpt tune."""
 
@@ -362,5 +380,11 @@ ACTIONS = {
         reinforcement_flags.PROMPTS,
         functools.partial(_add_rewarded, "ppo"),
         "--prompts",
+    ),
+    "kto": Action(
+        "Learn from single responses that were called good or bad (KTO).",
+        "tuned --data verdicts.jsonl --beta 0.1 --out preferred",
+        VERDICTS,
+        _add_kto,
     ),
 }

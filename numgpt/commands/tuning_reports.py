@@ -50,7 +50,7 @@ class Reports:
         assert self.progress is not None, "beside() comes first"
         self.progress.update(trainer, entry)
         lines: list[str] = []
-        if "held_out_loss" in entry and self.kind == "dpo":
+        if "held_out_loss" in entry and self.kind in ("dpo", "kto"):
             lines += measured(self.kind, trainer.model, trainer.objective)
         elif "loss" in entry and self.every and entry["step"] % self.every == 0:
             lines += answers(trainer.model, self.prompts, self.tokens)
@@ -74,7 +74,7 @@ class Reports:
         for line in measured(self.kind, model, trainer.objective):
             say(line)
         again = ""
-        if self.kind in ("sft", "dpo"):
+        if self.kind in ("sft", "dpo", "kto"):
             again = f"; talk to it with: {command_line('chat', out)}"
         best = f" (and {out / 'best'})" if trainer.best is not None else ""
         say(f"checkpoint: {out / 'last'}{best}{again}")
@@ -146,12 +146,31 @@ def _of_preferences(model: GPT, objective: Any) -> list[str]:
         f"held-out accuracy {told['accuracy']:.4f}, margin {told['margin']:.4g} nats; log-probability of the"
         f" better responses {chosen:.4g}, {before:.4g} at first"
     ]
-    if chosen < before - FALL * told["tokens"]:
-        lines.append(
-            "numgpt: the better responses have become much less likely than at first, whatever the loss says:"
-            " the model may write neither. Look at its answers; --chosen-nll 1 or a larger --beta mends it"
+    mends = "--chosen-nll 1 or a larger --beta mends it"
+    return lines + _warning(told, "the better responses", mends)
+
+
+def _warning(told: dict[str, float], which: str, mends: str) -> list[str]:
+    """A line where what should have become likelier is much less likely than at first."""
+    if not told["chosen"] < told["chosen_fixed"] - FALL * told["tokens"]:
+        return []
+    return [
+        f"numgpt: {which} have become much less likely than at first, whatever the loss says: the model may"
+        f" write neither. Look at its answers; {mends}"
+    ]
+
+
+def _of_verdicts(model: GPT, objective: Any) -> list[str]:
+    from ..tuning import gains
+
+    told = gains(model, objective)
+    kinds = [f"{kind} responses {told[kind]:+.4g}" for kind in ("good", "bad") if np.isfinite(told[kind])]
+    line = f"held-out gain in nats of {', of '.join(kinds)}"
+    if np.isfinite(told["good"]):
+        line += (
+            f"; log-probability of the good ones {told['chosen']:.4g}, {told['chosen_fixed']:.4g} at first"
         )
-    return lines
+    return [line, *_warning(told, "the good responses", "a larger --beta or --desirable-weight mends it")]
 
 
-MEASURES = {"classify": _of_tasks, "reward": _of_rewards, "dpo": _of_preferences}
+MEASURES = {"classify": _of_tasks, "reward": _of_rewards, "dpo": _of_preferences, "kto": _of_verdicts}

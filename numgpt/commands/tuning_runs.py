@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FASTER = 6.0  # times the learning rate, for adapters
 START = "start"  # in a run's folder: the model that preferences are compared with, where that is not in last
 # What batch_size counts; prompts where it is not said.
-UNITS = {"sft": "row", "classify": "text", "reward": "pair", "dpo": "pair"}
+UNITS = {"sft": "row", "classify": "text", "reward": "pair", "dpo": "pair", "kto": "response"}
 # Flags whose dest is not the name in the recipe.
 DESTS = {
     "text": "text_column",

@@ -10,6 +10,7 @@ from .prompts import Prompt, read_prompts
 from .rendering import End, Example
 from .task_tables import Task, read_task
 from .templates import chat_template, template_from_state
+from .verdicts import Verdict, read_verdicts
 
 __all__ = [
     "ALPACA",
@@ -29,6 +30,7 @@ __all__ = [
     "RowBatch",
     "Rows",
     "Task",
+    "Verdict",
     "Wording",
     "chat_template",
     "from_tokenizer_config",
@@ -39,6 +41,7 @@ __all__ = [
     "read_preferences",
     "read_prompts",
     "read_task",
+    "read_verdicts",
     "stacked",
     "template_from_state",
 ]

@@ -109,10 +109,11 @@ def read_preferences(paths: StrPath | Sequence[StrPath]) -> list[Preference]:
     >>> [(pair.chosen[0].text, pair.rejected[0].text) for pair in pairs]
     [('hello', 'hm'), ('hello', 'no'), ('hm', 'no')]
     """
-    return [preference for row in rows_of(paths, EXPECTED) for preference in _preferences(row)]
+    return [preference for row in rows_of(paths, EXPECTED) for preference in preferences_of(row)]
 
 
-def _preferences(row: Row) -> list[Preference]:
+def preferences_of(row: Row) -> list[Preference]:
+    """The pairs that a row of a file holds: one, or all of a ranking."""
     place, fields = row
     has_pair = all(name in fields for name in SIDES)
     if has_pair == ("ranked" in fields):

@@ -1,8 +1,8 @@
-"""Losses of tuning on top of the GPT: of responses, of a teacher's predictions, and of preferences."""
+"""Losses of tuning on top of the GPT: of responses, a teacher's predictions, preferences and verdicts."""
 
 import numpy as np
 
-from ..ops import add, dpo, forward_kl, ipo, scaled, sequence_sum, token_logprobs, token_mean
+from ..ops import add, dpo, forward_kl, ipo, kto, scaled, sequence_sum, token_logprobs, token_mean
 from .layer import Layer
 from .transformer import gpt_backward, gpt_forward
 
@@ -74,6 +74,26 @@ def preferences(loss, chosen_nll=0.0, **options):
 
 
 PAIRS = {"dpo": dpo, "ipo": ipo}
+
+
+def verdicts(beta):
+    """The layer of KTO's loss: the mean over single responses, good ones and bad ones.
+
+    shares: what each response's loss is multiplied by. z0: what responses gain on average, in units of beta,
+    a constant.
+    """
+
+    def forward(r, tokens, targets, weights, fixed, desirable, shares, z0):
+        """tokens, targets and weights (B, T); fixed, desirable and shares (B); z0 () → ()"""
+        sums = log_likelihoods_forward(r, tokens, targets, weights)
+        each = r("each", kto, sums, fixed, desirable, z0, beta=beta)
+        return r("mean", token_mean, each, shares, count=float(len(tokens)))
+
+    def backward(r, dloss):
+        """Gradients of forward."""
+        log_likelihoods_backward(r, r.back("each", r.back("mean", dloss)))
+
+    return Layer(forward, backward)
 
 
 def distilled(temperature, share):

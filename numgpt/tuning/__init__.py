@@ -13,6 +13,7 @@ from .rewards import Rewards
 from .rollouts import Rollout, sample, score
 from .sft import Responses
 from .trained import frozen, optimizer_of, trained_names
+from .verdicts import Verdicts, gains
 from .vocabulary import grown
 
 __all__ = [
@@ -27,11 +28,13 @@ __all__ = [
     "Rewards",
     "Rollout",
     "Tasks",
+    "Verdicts",
     "adaptive_beta",
     "dr_grpo",
     "drawn",
     "frozen",
     "gae",
+    "gains",
     "grown",
     "grpo",
     "margins",

@@ -22,6 +22,7 @@ from ..data import (
     read_preferences,
     read_prompts,
     read_task,
+    read_verdicts,
     template_from_state,
 )
 from ..errors import InputError
@@ -36,6 +37,7 @@ from .reward_functions import FunctionReward, ModelReward, reward_of
 from .rewards import Rewards
 from .sft import Responses
 from .trained import has_adapter, trained_names
+from .verdicts import Verdicts
 from .vocabulary import grown
 
 Recipe = Mapping[str, Any]
@@ -238,6 +240,28 @@ def _preferences(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> 
     return Made(objective, pairs.prompts)
 
 
+def _verdicts(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
+    template, tokenizer = template_from_state(recipe["template"]), model.tokenizer
+    assert tokenizer is not None, "begun() refuses it"
+    read = read_verdicts(recipe["paths"])
+    judged = [(template.encode(v.conversation, tokenizer, context=len(v.prompt)), v.is_good) for v in read]
+    # As of pairs: what answers one prompt stays on one side.
+    groups = [v.prompt if v.prompt else n for n, v in enumerate(read)]
+    train, held_out = permuted_split(len(judged), recipe["held_out"], training.seed, groups=groups)
+    objective = Verdicts(
+        model,
+        [judged[i] for i in train],
+        training,
+        model.config.block_size,
+        fixed,
+        [judged[i] for i in held_out],
+        **_options("kto", recipe),
+    )
+    shown = held_out if len(held_out) else train
+    good = np.array([i for i in shown if read[i].is_good], np.int64)
+    return Made(objective, _prompts([read[i].conversation for i in _spread(good)]))
+
+
 def _rewards(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
     pairs, size = _pairs(model, recipe, training.seed), model.config.block_size
     parts = [
@@ -345,4 +369,5 @@ BUILDERS: dict[str, Callable[[GPT, Training, Recipe, Any], Made]] = {
     "reward": _rewards,
     "dpo": _preferences,
     **{kind: _sampled(kind) for kind in ("ppo", "grpo", "rloo")},
+    "kto": _verdicts,
 }
