@@ -99,6 +99,7 @@ def test_a_run_tells_what_it_trains_and_what_it_reached(here, way, capsys):
     }
     assert measure[kind] in error
     assert ("talk to it with: numgpt chat run" in error) == (kind in ("sft", "dpo", "kto"))
+    assert ("ask it with: numgpt predict run" in error) == (kind in ("classify", "reward"))
     assert (out.count("→") == 2) == (kind in ("sft", "dpo", "kto"))  # two of 24 are held out
     model = GPT.load("run")
     assert model.seed == 1337
@@ -271,6 +272,30 @@ def nothing(home):
 
 ONE = {"prompt": "1?", "completion": "2"}
 PAIR = {"prompt": "1?", "chosen": "2", "rejected": "3"}
+LONG = "2" * 99
+
+
+@pytest.mark.parametrize(
+    ("way", "row"),
+    [
+        ("sft", ONE | {"completion": LONG}),
+        ("classify", {"text": LONG, "label": "many"}),
+        ("reward", PAIR | {"chosen": LONG}),
+        ("dpo", PAIR | {"rejected": LONG}),
+        ("kto", ONE | {"completion": LONG, "label": True}),
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_what_is_longer_than_the_context_is_refused_or_cut(here, way, row, capfd):
+    short = {"text": "few", "label": "few"} if way == "classify" else row | PAIR | {"completion": "2"}
+    write("x.jsonl", row, *[short | {"prompt": f"{n}?"} for n in range(4)])(here)
+    command = f"{way} base --data x.jsonl --held-out 0"
+    assert tune(command, "--out", "run") == 2
+    assert re.search(
+        r"or --truncate, which cuts off (their ends|the ends of their responses)\n", capfd.readouterr().err
+    )
+    assert tune(command, "--truncate", "--out", "run") == 0
+    assert re.search(r": 1 of \d+ are longer than", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +356,7 @@ PAIR = {"prompt": "1?", "chosen": "2", "rejected": "3"}
         (
             write("x.jsonl", PAIR, PAIR | {"chosen": "2" * 99, "prompt": "x"}),
             "reward base --data x.jsonl",
-            "expected at most block_size 48",
+            "or --truncate, which cuts off their ends",
         ),
         (nothing, "classify base --data task.csv --text word --label kind", "expected 'word' among them"),
         (

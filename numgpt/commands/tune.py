@@ -195,6 +195,10 @@ def add_switch(parser: flags.Flags, flag: str, dest: str, value: bool, help: str
     flags.add(parser, flag, dest=dest, action="store_const", const=value, help=help)
 
 
+def _add_truncate(parser: argparse.ArgumentParser, what: str) -> None:
+    add_switch(parser, "--truncate", "truncate", True, f"cut the ends of {what} that are too long")
+
+
 def _add_training(parser: argparse.ArgumentParser, kind: str) -> None:
     """The fields of Training, and how long it lasts."""
     epochs = TUNINGS[kind].epochs
@@ -222,7 +226,7 @@ def _add_sft(parser: argparse.ArgumentParser) -> None:
     _add_samples(parser)
     options = TUNINGS["sft"].options
     add_switch(parser, "--no-pack", "pack", False, "one example a row, with padding behind it")
-    add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
+    _add_truncate(parser, "responses")
     flags.add(
         parser,
         "--reduction",
@@ -263,6 +267,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
         )
     add_switch(parser, "--numbers", "numbers", True, "labels are numbers, to be fitted, not classes")
     _add_pool(parser)
+    _add_truncate(parser, "texts")
     flags.add(
         parser,
         "--text-weight",
@@ -276,11 +281,13 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
 def _add_reward(parser: argparse.ArgumentParser) -> None:
     add_template(parser)
     _add_pool(parser)
+    _add_truncate(parser, "texts")
 
 
 def _add_dpo(parser: argparse.ArgumentParser) -> None:
     add_template(parser)
     _add_samples(parser)
+    _add_truncate(parser, "responses")
     options = TUNINGS["dpo"].options
     flags.add(
         parser,
@@ -314,7 +321,7 @@ def _add_rewarded(kind: str, parser: argparse.ArgumentParser) -> None:
 def _add_kto(parser: argparse.ArgumentParser) -> None:
     add_template(parser)
     _add_samples(parser)
-    add_switch(parser, "--truncate", "truncate", True, "cut the ends of responses that are too long")
+    _add_truncate(parser, "responses")
     options = TUNINGS["kto"].options
     for name, help in (
         ("beta", "how far the model may move from where it began: less for larger ones"),

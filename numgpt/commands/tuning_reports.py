@@ -73,9 +73,10 @@ class Reports:
         say(f"\n{runs.held_out(trainer)}")
         for line in measured(self.kind, model, trainer.objective):
             say(line)
-        again = ""
         if self.kind in ("sft", "dpo", "kto"):
             again = f"; talk to it with: {command_line('chat', out)}"
+        else:
+            again = f"; ask it with: {command_line('predict', out, '--data', 'FILE')}"
         best = f" (and {out / 'best'})" if trainer.best is not None else ""
         say(f"checkpoint: {out / 'last'}{best}{again}")
         return 0

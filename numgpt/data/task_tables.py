@@ -82,7 +82,7 @@ def read_task(
     rows = list(rows_of(paths, EXPECTED, tables=True))
     if not rows:
         raise InputError(f"{_shown_paths(paths)}: holds no rows, expected some below the header")
-    texts = tuple(_text(row, text) for row in rows)
+    texts = tuple(text_of_row(row, text) for row in rows)
     places = tuple(row.place for row in rows)
     if numbers:
         return Task(texts, np.array([_number(row, label) for row in rows]), None, places)
@@ -113,7 +113,8 @@ def _value(row: Row, name: str) -> Any:
     return row.fields[name]
 
 
-def _text(row: Row, name: str) -> str:
+def text_of_row(row: Row, name: str) -> str:
+    """A row's text, by the name of its column."""
     value = _value(row, name)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{row.place}: {name} is {shown(value)}, expected a text that is not empty")

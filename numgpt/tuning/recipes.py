@@ -36,6 +36,7 @@ from .respond import respond
 from .reward_functions import FunctionReward, ModelReward, reward_of
 from .rewards import Rewards
 from .sft import Responses
+from .texts import cut, text_ids
 from .trained import has_adapter, trained_names
 from .verdicts import Verdicts
 from .vocabulary import grown
@@ -264,16 +265,11 @@ def _verdicts(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Mad
 
 def _rewards(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
     pairs, size = _pairs(model, recipe, training.seed), model.config.block_size
-    parts = [
-        [(chosen.ids, rejected.ids) for chosen, rejected in part] for part in (pairs.train, pairs.held_out)
-    ]
-    longest = max(len(ids) for part in parts for pair in part for ids in pair)
-    if longest > size:
-        raise InputError(
-            f"preferences: the longest text has {longest:,} tokens, expected at most block_size {size:,}:"
-            " leave long ones out"
-        )
-    return Made(Rewards(model, parts[0], training, parts[1], **_options("reward", recipe)), [])
+    every = [side.ids for pair in (*pairs.train, *pairs.held_out) for side in pair]
+    sides = cut(every, size, recipe["truncate"], "preferences")
+    found = list(zip(sides[::2], sides[1::2]))
+    n = len(pairs.train)
+    return Made(Rewards(model, found[:n], training, found[n:], **_options("reward", recipe)), [])
 
 
 def _prompts_of(recipe: Recipe, seed: int) -> tuple[list[Prompt], list[Prompt]]:
@@ -336,7 +332,7 @@ def _tasks(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
         task = read_task(recipe["paths"], **names, numbers=True)
     else:
         task = read_task(recipe["paths"], **names, classes=head.labels)
-    texts = [_text(model, text, place) for text, place in zip(task.texts, task.places)]
+    texts = text_ids(model, task.texts, task.places, recipe["truncate"])
     train, held_out = permuted_split(len(texts), recipe["held_out"], training.seed)
 
     def part(items: Any) -> tuple[list[Any], Any]:
@@ -344,23 +340,6 @@ def _tasks(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Made:
 
     rest = part(held_out) if len(held_out) else None
     return Made(Tasks(model, *part(train), training, rest, **_options("classify", recipe)), [])
-
-
-def _text(model: Any, text: str, place: str) -> Any:
-    """The ids of a task's text, with the tokenizer's beginning where it has one."""
-    tokenizer, size = model.tokenizer, model.config.block_size
-    try:
-        ids = tokenizer.encode(text, special="text")
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from error
-    begin = tokenizer.begin_of_text
-    if begin is not None:
-        ids = np.concatenate([[tokenizer.specials[begin]], ids])
-    if not 0 < len(ids) <= size:
-        raise InputError(
-            f"{place}: the text has {len(ids):,} tokens, expected 1 to block_size {size:,}: cut it"
-        )
-    return ids
 
 
 BUILDERS: dict[str, Callable[[GPT, Training, Recipe, Any], Made]] = {
