@@ -241,15 +241,16 @@ def shifted(rollouts):
 
 
 def each(logp, kl):
-    """The loss of each token: PPO's clipped one, and a share of a KL."""
-    ratio = np.exp(logp - ROLLOUTS["old_per_token_logps"])
-    gains = ROLLOUTS["advantages"][:, None]
-    near = np.clip(ratio.real, 1 - CLIP, 1 + CLIP)
-    clipped = np.where(ratio.real == near, ratio, near)
-    surrogate = -np.where((ratio * gains).real <= (clipped * gains).real, ratio * gains, clipped * gains)
-    d = logp - ROLLOUTS["ref_per_token_logps"]
-    k3 = np.expm1(-d) + d
-    return surrogate + POLICY["beta"] * (ratio * k3 if kl == "rho k3" else k3)
+    """(the loss of each token, its slope): PPO's clipped one, and a share of a KL, by our ops."""
+    old, fixed = ROLLOUTS["old_per_token_logps"], ROLLOUTS["ref_per_token_logps"]
+    gains = np.broadcast_to(ROLLOUTS["advantages"][:, None], logp.shape)
+    ones = np.ones_like(logp)
+    loss, saved = ops.ppo.forward(logp, old, gains, clip=CLIP)
+    slope = ops.ppo.backward(ones, saved)[0]
+    weighed = (old,) if kl == "rho k3" else ()
+    apart, saved = ops.k3.forward(logp, fixed, *weighed)
+    beta = POLICY["beta"]
+    return loss + beta * apart, slope + beta * ops.k3.backward(ones, saved)[0]
 
 
 SHARES = {  # what each token's loss is multiplied by
@@ -267,13 +268,12 @@ def test_a_policy_loss_of_given_rollouts_is_theirs_in_every_reduction(theirs, re
     tokens, targets, weights = shifted(ROLLOUTS)
     logits = model(tokens)
     logp = ops.token_logprobs(logits, targets)[:, -4:].astype(float)
-    loss = (SHARES[reduction] * each(logp, kl)).sum()
-    dlogp = SHARES[reduction] * each(logp + 1e-30j, kl).imag / 1e-30
+    loss, dlogp = (SHARES[reduction] * part for part in each(logp, kl))
     # −Σ w ln p with w = −dlogp has the gradient of any loss whose gradient with respect to ln p is dlogp.
     weights[:, -4:] = -dlogp
     grads = model.params.like()
     differentiable.loss_and_grads(model, responses(), (tokens, targets, weights, 1.0), grads)
-    near(theirs[f"{reduction}, {kl}"], loss, grads)
+    near(theirs[f"{reduction}, {kl}"], loss.sum(), grads)
 
 
 def test_padding_before_a_prompt_moves_their_learned_positions_and_ours_has_none(theirs):
