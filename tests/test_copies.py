@@ -155,7 +155,7 @@ THINGS = {
     "layer": lambda folder: Layer(transformer.ffn_forward, transformer.ffn_backward),
     "values": lambda folder: GPT(TINY).record(X, Y).value,
     "trace": lambda folder: GPT(TINY).record(X, Y).trace(differences=1),
-    "rollout": lambda folder: numgpt.tuning.Rollout(X, X[:, 0], X[:, 0], X[:, 0] > 0, X[:, 0] / 2),
+    "rollout": lambda folder: numgpt.tuning.Rollout(*map(np.array, (X, [1], [3], [True], [0.5]))),
     "visibility": lambda folder: numgpt.Visibility.packed([[3, 2]]),
     "noise scale": lambda folder: calculus.NoiseScale(*range(len(calculus.NoiseScale._fields))),
     "divergence": lambda folder: parity.first_divergence(GPT(TINY), GPT(TINY, seed=1), X, Y),

@@ -40,7 +40,7 @@ def suits_logits(rows, K, V):
 def padded(x):
     """x (M, K) with rows of zeros added, up to 1, 4 or 8 rows, for which there are loops."""
     M = len(x)
-    missing = (1 if M == 1 else 4 if M <= 4 else FEW) - M
+    missing = next(n for n in (1, 4, FEW) if n >= M) - M
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
