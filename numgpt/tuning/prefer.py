@@ -44,8 +44,6 @@ class Preferences:
     chosen_nll : float
         The weight of the better responses' surprise, a token, which is added. Without it DPO may lower the
         likelihood of both, and the model write neither.
-    truncate : bool
-        Whether to cut what is too long; an InputError otherwise.
 
     Raises
     ------
@@ -66,7 +64,6 @@ class Preferences:
         beta: Positive = 0.1,
         label_noise: BelowOne = 0.0,
         chosen_nll: AtLeastZero = 0.0,
-        truncate: bool = False,
         source: str = "preferences",
     ) -> None:
         if loss not in PAIRS:
@@ -79,16 +76,14 @@ class Preferences:
         self.fixed = fixed
         noise = {"label_noise": label_noise} if label_noise else {}
         self.layer = preferences(PAIRS[loss], chosen_nll, beta=beta, **noise)
-        self.rows = padded([side for pair in pairs for side in pair], block_size, truncate=truncate)
+        self.rows = padded([side for pair in pairs for side in pair], block_size)
         self.held_out_rows = None
         if held_out:
-            self.held_out_rows = padded(
-                [side for pair in held_out for side in pair], block_size, truncate=truncate
-            )
+            self.held_out_rows = padded([side for pair in held_out for side in pair], block_size)
             self.held_out = self._held_out
         self.source = source
         self.recipe: dict[str, Any] = {}
-        words = block_size, loss, beta, label_noise, chosen_nll, truncate
+        words = block_size, loss, beta, label_noise, chosen_nll
         every = [part for pair in (*pairs, *held_out) for side in pair for part in side]
         self.digest = order.digest(words, every)
 

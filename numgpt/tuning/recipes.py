@@ -17,6 +17,7 @@ from ..data import (
     Example,
     Preference,
     Prompt,
+    padded,
     permuted_split,
     read_conversations,
     read_preferences,
@@ -207,6 +208,11 @@ def _prompts(conversations: Sequence[Conversation]) -> list[Asked]:
     return prompts
 
 
+def _cut(examples: list[Example], model: GPT) -> list[Example]:
+    """Examples whose responses end where the context does."""
+    return padded(examples, model.config.block_size, truncate=True).examples
+
+
 class _Pairs(NamedTuple):
     """Preferences as examples: those to train on and those held out, and prompts."""
 
@@ -226,6 +232,9 @@ def _pairs(model: GPT, recipe: Recipe, seed: int) -> _Pairs:
         return chosen, rejected
 
     pairs = [sides(pair) for pair in read]
+    if recipe["truncate"] and TUNINGS[recipe["tune"]].reads_text:
+        cut_sides = _cut([side for pair in pairs for side in pair], model)
+        pairs = list(zip(cut_sides[::2], cut_sides[1::2]))
     # Pairs of one prompt stay on one side, else what is held out would have been half seen.
     groups = [p.prompt if p.prompt else n for n, p in enumerate(read)]
     train, held_out = permuted_split(len(pairs), recipe["held_out"], seed, groups=groups)
@@ -245,7 +254,10 @@ def _verdicts(model: GPT, training: Training, recipe: Recipe, fixed: Any) -> Mad
     template, tokenizer = template_from_state(recipe["template"]), model.tokenizer
     assert tokenizer is not None, "begun() refuses it"
     read = read_verdicts(recipe["paths"])
-    judged = [(template.encode(v.conversation, tokenizer, context=len(v.prompt)), v.is_good) for v in read]
+    examples = [template.encode(v.conversation, tokenizer, context=len(v.prompt)) for v in read]
+    if recipe["truncate"]:
+        examples = _cut(examples, model)
+    judged = [(example, v.is_good) for example, v in zip(examples, read)]
     # As of pairs: what answers one prompt stays on one side.
     groups = [v.prompt if v.prompt else n for n, v in enumerate(read)]
     train, held_out = permuted_split(len(judged), recipe["held_out"], training.seed, groups=groups)
@@ -347,6 +359,6 @@ BUILDERS: dict[str, Callable[[GPT, Training, Recipe, Any], Made]] = {
     "classify": _tasks,
     "reward": _rewards,
     "dpo": _preferences,
-    **{kind: _sampled(kind) for kind in ("ppo", "grpo", "rloo")},
     "kto": _verdicts,
+    **{kind: _sampled(kind) for kind in ("ppo", "grpo", "rloo")},
 }

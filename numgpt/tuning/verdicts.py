@@ -46,8 +46,6 @@ class Verdicts:
     desirable_weight, undesirable_weight : float
         w, of good responses and of bad ones. Where one kind is rarer, the paper weighs it so that the sums of
         weights are within a third of each other.
-    truncate : bool
-        Whether to cut what is too long; an InputError otherwise.
 
     Raises
     ------
@@ -68,7 +66,6 @@ class Verdicts:
         beta: Positive = 0.1,
         desirable_weight: Positive = 1.0,
         undesirable_weight: Positive = 1.0,
-        truncate: bool = False,
         source: str = "verdicts",
     ) -> None:
         for what, n in (
@@ -84,14 +81,14 @@ class Verdicts:
         self.beta, self.block_size = beta, block_size
         self.weights = undesirable_weight, desirable_weight
         self.layer = verdicts(beta)
-        self.data = _rows(judged, block_size, truncate)
+        self.data = _rows(judged, block_size)
         self.held_out_data = None
         if held_out:
-            self.held_out_data = _rows(held_out, block_size, truncate)
+            self.held_out_data = _rows(held_out, block_size)
             self.held_out = self._held_out
         self.source = source
         self.recipe: dict[str, Any] = {}
-        words = block_size, beta, desirable_weight, undesirable_weight, truncate
+        words = block_size, beta, desirable_weight, undesirable_weight
         labels = [np.array([is_good for _, is_good in (*judged, *held_out)])]
         self.digest = order.digest(
             words, labels + [part for example, _ in (*judged, *held_out) for part in example]
@@ -138,10 +135,8 @@ class Verdicts:
         return np.asarray(np.maximum(self.beta * (own - fixed).mean(), 0.0))
 
 
-def _rows(
-    judged: Sequence[tuple[Example, bool]], block_size: int, truncate: bool
-) -> tuple[Rows, NDArray[np.bool_]]:
-    rows = padded([example for example, _ in judged], block_size, truncate=truncate)
+def _rows(judged: Sequence[tuple[Example, bool]], block_size: int) -> tuple[Rows, NDArray[np.bool_]]:
+    rows = padded([example for example, _ in judged], block_size)
     return rows, np.array([is_good for _, is_good in judged])
 
 
