@@ -71,6 +71,17 @@ def test_a_step_of_tuning_is_compared(tmp_path, beside_torch):
     assert done.stdout.count("| 0 | ") == len(kinds) and "does not run" not in done.stdout
 
 
+@with_torch
+def test_an_iteration_of_reinforcement_is_compared(tmp_path):
+    pytest.importorskip("numba")
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "reinforcement.py", "--rounds", "1"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| numgpt |" in done.stdout and "| PyTorch |" in done.stdout and "in kernels" in done.stdout
+
+
 @pytest.mark.parametrize("shape", ["0", slow("a")])
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])
 def test_a_training_step_is_compared(tmp_path, beside_torch, shape):

@@ -326,7 +326,7 @@ class Training:
     0.0001
     """
 
-    batch_size: int = setting(12, "sequences in a batch")
+    batch_size: int = setting(12, "sequences in a batch (in tuning: rows, texts, pairs or prompts)")
     accumulate: int = setting(1, "batches in a step, weighted by their counted tokens")
     steps: int = setting(2000, "updates of the parameters")
     lr: float = setting(1e-3, "peak learning rate")

@@ -126,6 +126,7 @@ def _add_run(parser: argparse.ArgumentParser, files: str, flag: str) -> None:
 
 
 def add_template(parser: argparse.ArgumentParser) -> None:
+    """What stands around each message."""
     flags.add(
         parser,
         "--template",

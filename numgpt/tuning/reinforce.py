@@ -19,6 +19,7 @@ from ..training.objective import Batch
 from . import advantages as estimates
 from . import order
 from .ends import Ending
+from .reward_functions import rewarded
 from .rollouts import Rollout, Scored, rows_of, sample
 
 Floats = NDArray[Any]
@@ -101,6 +102,11 @@ class Reinforcement:
             )
         if not prompts:
             raise InputError(f"{who}: there is no prompt, expected some")
+        if max_new_tokens > model.config.block_size:
+            raise InputError(
+                f"{who}: max_new_tokens is {max_new_tokens:,}, expected at most block_size"
+                f" {model.config.block_size:,}: a prompt stands before a response"
+            )
         self.model, self.prompts, self.reward, self.training = model, list(prompts), reward, training
         self.fixed, self.temperature, self.group = fixed, temperature, group
         self.max_new_tokens, self.missing_end = max_new_tokens, missing_end
@@ -174,7 +180,7 @@ class Reinforcement:
         )
         assert self.model.tokenizer is not None, "refused at first"
         ending = Ending(self.model.tokenizer, self.end)
-        responses = [ending.text(ids) for ids in rollout.responses()]
+        responses = _texts(ending, rollout)
         asked = [self.prompts[item] for item in np.repeat(items, self.group)]
         rollout = rollout._replace(reward=self._rewards(asked, responses, rollout.ended))
         rows = t.batch_size * self.group
@@ -187,18 +193,7 @@ class Reinforcement:
 
     def _rewards(self, asked: Sequence[Any], responses: Sequence[str], ended: Any) -> NDArray[np.float64]:
         """The reward of each response, checked; of one without its end, what is said of those."""
-        given = np.asarray(self.reward(asked, responses), dtype=np.float64)
-        if given.shape != (len(responses),):
-            raise InputError(
-                f"reward: gave an array of shape {given.shape} for {len(responses)} responses, expected a"
-                " number for each"
-            )
-        if not np.isfinite(given).all():
-            n = int(np.flatnonzero(~np.isfinite(given))[0])
-            raise InputError(
-                f"reward: is {given[n]} for the response {responses[n][:60]!r} to {asked[n].place}, expected"
-                " a finite number"
-            )
+        given = rewarded(self.reward, asked, responses)
         return given if self.missing_end is None else np.where(ended, given, self.missing_end)
 
     def _scored(self, rollout: Rollout, rows: slice) -> Part:
@@ -284,6 +279,15 @@ class Reinforcement:
     def _answer(self, begun: Iteration, row: int) -> Answer:
         prompt = self.prompts[begun.prompts[row // self.group]]
         return Answer(prompt, begun.responses[row], float(begun.rollout.reward[row]))
+
+
+def _texts(ending: Ending, rollout: Rollout) -> list[str]:
+    """The text of each response; many are alike, and are read once."""
+    known: dict[bytes, str] = {}
+    for ids in rollout.responses():
+        if ids.tobytes() not in known:
+            known[ids.tobytes()] = ending.text(ids)
+    return [known[ids.tobytes()] for ids in rollout.responses()]
 
 
 # How the advantage of a response follows from the rewards of its group (prompts, G), or of all.
