@@ -5,7 +5,7 @@ rewarded 1 for a right answer, else 0, by GRPO, RLOO, Dr. GRPO (which need sever
 PPO (which needs one, and learns a critic). What is sampled comes nearer to what was likeliest already:
 reinforcement sharpens. What it does not show: that a model learns by reward what it never samples.
 
-    python reinforce_addition.py                              GRPO with one seed, two minutes
+    python reinforce_addition.py                              Dr. GRPO with one seed, two minutes
     python reinforce_addition.py --methods all --seeds 3      the whole table, half an hour
 """
 
@@ -77,7 +77,9 @@ def reinforced(base, method, prompts, held_out, iterations, seed):
 def main(argv=None):
     """Teach, reinforce, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=["grpo"], choices=(*METHODS, "all"), metavar="METHOD")
+    parser.add_argument(
+        "--methods", nargs="+", default=["dr_grpo"], choices=(*METHODS, "all"), metavar="METHOD"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="how many (default: 1)")
     parser.add_argument("--iterations", type=int, help="of each run (default: 300, of PPO 200)")
     args = parser.parse_args(argv)
