@@ -101,7 +101,7 @@ def policy_and_values(temperature=1.0, clip=0.2, value_clip=0.2, value_weight=0.
     return Layer(forward, backward)
 
 
-def policy_and_values_of(temperature=1.0):
+def logprobs_and_values(temperature=1.0):
     """The layer of scoring with a critic."""
 
     def forward(r, tokens, targets):

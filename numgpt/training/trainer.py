@@ -151,6 +151,7 @@ class Trainer:
         """Train to the last step, or until SIGINT or SIGTERM asks to stop; a second one interrupts at once.
 
         SIGHUP, which a terminal sends when it closes, asks to stop, too, unless nohup has it ignored.
+        Steps that belong together, as those that learn from one rollout, are finished and saved as one.
 
         Parameters
         ----------

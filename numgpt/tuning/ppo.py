@@ -11,7 +11,7 @@ from .. import engine
 from ..architecture.config import Training
 from ..arguments import AtLeastZero, FromZeroToOne, Positive, Size, checked
 from ..errors import InputError
-from ..layers.policy_losses import policy_and_values, policy_and_values_of
+from ..layers.policy_losses import logprobs_and_values, policy_and_values
 from ..model import differentiable
 from ..model.gpt import GPT
 from ..ops import whiten
@@ -121,7 +121,7 @@ class PPO(Reinforcement):
         self.beta = float(beta)
 
     def _of_policy(self, scored: Scored) -> tuple[Any, Any]:
-        layer = policy_and_values_of(self.temperature)
+        layer = logprobs_and_values(self.temperature)
         found: Any = differentiable.value(self.model, layer, (scored.inputs, scored.targets))
         logp, values = map(engine.home, found)
         return np.array(logp), np.array(values, np.float64)
