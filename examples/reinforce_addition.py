@@ -34,7 +34,8 @@ def is_right(prompts, responses):
 
 def objective_of(method, model, prompts, fixed, iterations, seed):
     """The objective of a method, with its settings for this task."""
-    common = {"lr": 3e-4, "min_lr": 0.0, "schedule": "linear", "weight_decay": 0.0, "eps": 1e-5}
+    lr = 5e-4 if method == "ppo" else 3e-4
+    common = {"lr": lr, "min_lr": 0.0, "schedule": "linear", "weight_decay": 0.0, "eps": 1e-5}
     options = {"template": BARE, "max_new_tokens": 5, "epochs": 4}
     if method == "ppo":
         training = numgpt.Training(steps=8 * iterations, batch_size=128, seed=seed, warmup=10, **common)
@@ -46,8 +47,8 @@ def objective_of(method, model, prompts, fixed, iterations, seed):
     )
 
 
-class Last:
-    """The mean of what a run has told in its last iterations."""
+class Told:
+    """What a run has told, and its means."""
 
     def __init__(self):
         self.entries = []
@@ -56,22 +57,25 @@ class Last:
         """Keep an entry of the log."""
         self.entries.append(entry)
 
-    def mean(self, name, most=20):
-        """Of the last entries that have a name."""
+    def mean(self, name, most=0):
+        """Of the last entries that have a name, or of all."""
         return np.mean([entry[name] for entry in self.entries if name in entry][-most:])
 
 
 def reinforced(base, method, prompts, held_out, iterations, seed):
-    """(sampled, greedy: shares of held-out sums that are right, reward, KL, share clipped, no signal)."""
+    """(sampled, greedy: shares of held-out sums that are right, reward, KL, share clipped, no signal).
+
+    Reward, KL and groups without signal are of the last 20 iterations, what is clipped of all.
+    """
     fixed = tuning.frozen(base)
     head = (numgpt.Head(task="value", pool="none"),) if method == "ppo" else ()
-    model, last = base.extended(*head), Last()
+    model, told = base.extended(*head), Told()
     objective = objective_of(method, model, prompts, fixed, iterations, seed)
-    numgpt.Trainer(model, None, objective.training, objective=objective).run(last)
-    silent = last.mean("no_signal") if method != "ppo" else np.nan
+    numgpt.Trainer(model, None, objective.training, objective=objective).run(told)
+    silent = told.mean("no_signal", 20) if method != "ppo" else np.nan
     sampled = right(model, held_out, temperature=1.0, seed=seed)
-    told = (last.mean("reward"), last.mean("kl"), last.mean("clip_fraction", 80))
-    return sampled, right(model, held_out), *told, silent
+    means = (told.mean("reward", 20), told.mean("kl", 20), told.mean("clip_fraction"))
+    return sampled, right(model, held_out), *means, silent
 
 
 def main(argv=None):
@@ -107,7 +111,8 @@ def main(argv=None):
         )
         if iterations >= 200:
             assert sampled > begun + 0.2, method
-            assert kl < 0.6, method
+            assert kl < (0.8 if method == "ppo" else 0.5), method
+            assert method != "ppo" or reward > 0.88
     print("What it samples comes nearer to its most likely answer, which was right before.")
 
 
