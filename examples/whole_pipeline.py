@@ -1,11 +1,11 @@
 """What do the steps from a text to a model that people like each add, and how far do they lead away?
 
 A text holds digits in all orders: "7203 0372 3270". A model learns to write such lines (pre-training), then
-to answer "7203>" with one other order (fine-tuning), and gives pairs of answers. Somebody who likes ascending
-digits ranks them, with some mistakes; a reward model learns to do the same; and PPO, GRPO and DPO make models
-that are liked more. We know what is liked, so the table says what the rewards are worth: with a small weight
-β of the divergence, PPO finds what the reward model wrongly takes for good. What it does not show: what people
-like, who are neither so simple nor alike.
+to answer "7203>" with one other order (fine-tuning), and gives pairs of answers. Somebody who likes
+ascending digits ranks them, with some mistakes; a reward model learns to do the same; and PPO, GRPO and DPO
+make models that are liked more. We know what is liked, so the table says what the rewards are worth: with a
+small weight β of the divergence, PPO finds what the reward model wrongly takes for good. What it does not
+show: what people like, who are neither so simple nor alike.
 
     python whole_pipeline.py    three minutes
 """
