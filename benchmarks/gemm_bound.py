@@ -10,7 +10,7 @@ import numpy as np
 from numgpt.engine.blas import gemm, keep_memory, one_thread
 from numgpt.engine.jit import launch, parallel
 from numgpt.layers.transformer_numba import TILES, head, keys_and_values, of_batch, span
-from numgpt.ops.attention_numba import QUERIES
+from numgpt.ops.attention_tiles_numba import QUERIES
 from numgpt.ops.linear_numba import borders, grid, multiply
 
 ROWS, HEADS, ROWS_AGAIN = range(3)

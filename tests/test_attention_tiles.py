@@ -13,9 +13,9 @@ if not importlib.util.find_spec("numba"):
     pytest.skip("Numba is not installed", allow_module_level=True)
 
 from numgpt.engine import jit
-from numgpt.ops import attention_numba
+from numgpt.ops import attention_numba, attention_tiles_numba
 
-KEYS, LONG = attention_numba.KEYS, attention_numba.MANY  # LONG: from here on blocks are larger
+KEYS, LONG = attention_tiles_numba.KEYS, attention_tiles_numba.MANY  # LONG: from here on blocks are larger
 D = 4
 RNG = np.random.default_rng(0)
 

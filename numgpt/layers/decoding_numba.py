@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engine.jit import SUMS, kernel, launch, parallel
-from ..ops.attention_numba import exponentials
+from ..ops.attention_tiles_numba import exponentials
 from ..ops.elementary_numba import row_max
 from ..ops.few_rows_numba import PARTS, add_products, multiply_part, padded, part_of
 from ..ops.few_rows_numba import suits as few_rows_suit
