@@ -61,8 +61,6 @@ def columns_of(lora_a, lora_b, widths):
 
 def apart(lora_b, columns):
     """B̃: each map's columns of B in rows of its own, with zeros in the others.  (R, O) → (G R, O)"""
-    if len(columns) == 1:
-        return lora_b
     wide = np.zeros_like(lora_b, shape=(len(columns), *lora_b.shape))  # (G, R, O)
     for rows, of_map in zip(wide, columns):
         rows[:, of_map] = lora_b[:, of_map]

@@ -27,6 +27,8 @@ SHUT_TO_0 = "return np.where(shut, 0, 1 / (1 + np.exp({})))"
 BOUNDED = "return np.where(abs(x.real) {} most, np.copysign(most, x.real), x)"
 CLAMPED = "return (np.where(gate.real {} LIMIT, x.dtype.type(LIMIT), gate), bounded(value, LIMIT))"
 SOFTMAX = "return (e / total, {}[..., 0])"
+LOG_SOFTMAX = "scaled = (logits{}logits.real.max(-1, keepdims=True)) * (1 / temperature)"
+WHERE_SEEN = "return np.where(probs.real {} 0, values, {})"
 FAR = "it keeps x² and x³ from overflowing; where they do not, σ is 0 or 1 there, and σ(1 − σ) is 0"
 TAKES_INTO = "if names and engine.takes(backward, 'into'):"
 PLACES = "options['into'] = [n and (self.grads[n], n in self._summed) for n in names]"
@@ -312,6 +314,24 @@ EQUAL = (
         SOFTMAX.format("(top + np.log(total))"),
         tuple(map(SOFTMAX.format, ("top", "np.log(total)", "(top - np.log(total))"))),
         "the backward of route takes the probabilities alone",
+    ),
+    Equal(
+        "log_softmax",
+        LOG_SOFTMAX.format(" - "),
+        (LOG_SOFTMAX.format(" + "), "scaled = logits * (1 / temperature)"),
+        "a softmax stays the same where all its scores are shifted; this shift keeps exp from overflowing",
+    ),
+    Equal(
+        "where_seen",
+        WHERE_SEEN.format(">", "0"),
+        (WHERE_SEEN.format(">=", "0"), WHERE_SEEN.format(">", "1"), "return values"),
+        "what is put there is multiplied by the probability, 0; it keeps 0 · ∞ out, where a logit is −∞",
+    ),
+    Equal(
+        "apart",
+        "rows[:, of_map] = lora_b[:, of_map]",
+        ("rows[:, of_map] += lora_b[:, of_map]",),
+        "each column is of one map, and zeros are there",
     ),
     *(
         Equal("expert_linear_backward", before, (before.replace("] = ", "] += "),), ONCE)
