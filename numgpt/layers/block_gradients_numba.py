@@ -6,7 +6,7 @@ import numpy as np
 
 from ..engine.blas import gemm
 from ..engine.jit import kernel
-from ..ops.linear_numba import borders, grid, tile_sums
+from ..ops.linear_numba import TILE, borders, grid, tile_sums
 
 # The matrices in the order in which their gradients are computed.
 MATRIX_NAMES = ("mlp.c_proj", "mlp.c_fc", "attn.c_proj", "attn.c_attn")
@@ -31,7 +31,7 @@ def bias_gradient(task, d, dbias):
     """
     if dbias is None:
         return task
-    tiles = (d.shape[1] + 63) // 64
+    tiles = (d.shape[1] + TILE - 1) // TILE
     if 0 <= task < tiles:
         tile_sums(task, d, False, dbias)
     return task - tiles

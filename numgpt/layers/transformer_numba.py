@@ -14,7 +14,7 @@ import numpy as np
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients, bounds
-from ..ops.linear_numba import rows, set_rows
+from ..ops.linear_numba import TILE, rows, set_rows
 from ..ops.norms_numba import gradient_rows, normalise_rows
 from ..ops.rotary_numba import turn_rows
 from .block_gradients_numba import (
@@ -382,7 +382,7 @@ def pre_norm_block_backward(r, dy, saved):
     dx, sums = np.empty_like(dys), np.zeros((2, TILES, 2, C))
     with contextlib.ExitStack() as places:
         gradients = tuple(gradients_of(r, dy.dtype, places))
-        bias_tiles = sum(-(-len(g.bias) // 64) for g in gradients if g.bias is not None)
+        bias_tiles = sum(-(-len(g.bias) // TILE) for g in gradients if g.bias is not None)
         launch(
             block_backward,
             (TILES, B * form.K, TILES, bias_tiles, gradients[-1].end),
