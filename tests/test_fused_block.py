@@ -145,7 +145,7 @@ def on_reference(function, *args, **options):
 @pytest.fixture
 def launched(monkeypatch):
     """The names of the fused blocks' kernels that were launched, on the numba engine and however few rows."""
-    from numgpt.layers import decoding_numba, transformer_numba
+    from numgpt.layers import batch_decoding_numba, decoding_numba, transformer_numba
 
     names = []
 
@@ -163,6 +163,7 @@ def launched(monkeypatch):
     monkeypatch.setattr(transformer_numba, "SMALLEST", 0)
     watch(transformer_numba)
     watch(decoding_numba)
+    watch(batch_decoding_numba)
     yield names
     engine.use(before)
 
@@ -209,7 +210,62 @@ def test_a_fused_block_sees_what_the_batch_says(launched, form, seen):
 def test_fused_decoding_agrees_with_the_reference_or_declines(launched, name, value):
     config = changed(name, value)
     assert_agree(decoded(config), on_reference(decoded, config))
-    assert launched == (["block"] * 3 * config.n_layer if is_taken(BLOCK_TAKES, name, value) else [])
+    kernels = ["block_of_rows"] * config.n_layer + ["block"] * 3 * config.n_layer
+    assert launched == (kernels if is_taken(BLOCK_TAKES, name, value) else [])
+
+
+MANY = np.random.default_rng(1).integers(0, 19, (11, T))
+LENGTHS = np.arange(11) % 5 + 3
+
+
+@pytest.fixture
+def set_threads():
+    """jit.set_threads; afterwards there are as many as before."""
+    from numgpt.engine import jit
+
+    before = jit.threads()
+    yield jit.set_threads
+    jit.set_threads(before)
+
+
+def decoded_in_rows(config, lengths):
+    """As decoded, of many rows, of one length or of several."""
+    stream = logits_stream(model_of(config), MANY[:, : T - 3], lengths=lengths)
+    logits = [next(stream)]
+    for t in range(T - 3, T):
+        logits.append(stream.send(MANY[:, t]))
+    return logits
+
+
+@with_numba
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["alike", "padded"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"positions": "rotary", "n_kv_head": 1, "window": 4},
+        {"positions": "rotary", "norm_position": "parallel", "bias": False},
+    ],
+    ids=str,
+)
+def test_many_rows_are_decoded_in_one_piece_whatever_their_lengths(launched, set_threads, form, lengths):
+    config = Config(**BASE | {"n_embd": 36} | form)
+    found = decoded_in_rows(config, lengths)
+    assert launched == ["block_of_rows"] * 4
+    assert_agree(found, on_reference(decoded_in_rows, config, lengths))
+    set_threads(1)
+    for one, other in zip(decoded_in_rows(config, lengths), found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@with_numba
+def test_many_rows_are_left_to_the_ops_where_a_block_is_larger_than_a_cache(launched, monkeypatch):
+    from numgpt.layers import batch_decoding_numba
+
+    monkeypatch.setattr(batch_decoding_numba, "MOST_BYTES", 1 << 10)
+    config = Config(**BASE)
+    assert_agree(decoded_in_rows(config, None), on_reference(decoded_in_rows, config, None))
+    assert launched == []
 
 
 @pytest.fixture
@@ -248,7 +304,7 @@ class Wider(Config):
 @with_numba
 def test_a_fused_block_declines_a_field_that_it_does_not_know(launched):
     for config, kernels in (
-        (Wider(**BASE), ["block_forward", "block_backward", *["block"] * 3]),
+        (Wider(**BASE), ["block_forward", "block_backward", "block_of_rows", *["block"] * 3]),
         (Wider(**BASE, reach=5), []),
     ):
         launched.clear()

@@ -6,7 +6,6 @@ its input. Of SwiGLU it keeps the input, gate and value, and finds the slope aga
 """
 
 import contextlib
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -329,16 +328,20 @@ def block_backward(
 def suits(r, x):
     """Whether the twin is made for this block and input: many rows, or few that are decoded with a cache."""
     if r.cache is not None:
-        return r.visibility is None and decoding().suits(r, x)
+        return decoding(r, x) is not None
     return x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST and beyond(r.config, KNOWN) is None
 
 
-@functools.cache
-def decoding():
-    """The twin for decoding, imported when first needed: a run that only trains does not wait for it."""
-    from . import decoding_numba
+def decoding(r, x):
+    """The twin for decoding that suits, or None: of few positions, or of one position of many rows.
 
-    return decoding_numba
+    Imported when first needed: a run that only trains does not wait for it.
+    """
+    from . import batch_decoding_numba, decoding_numba
+
+    if r.visibility is None and decoding_numba.suits(r, x):
+        return decoding_numba
+    return batch_decoding_numba if batch_decoding_numba.suits(r, x) else None
 
 
 def new_saved(B, T, config, dtype):
@@ -363,7 +366,8 @@ def keys_seen(r, x):
 def pre_norm_block_forward(r, x):
     """Twin of transformer.pre_norm_block_forward; returns (y, saved)."""
     if r.cache is not None:
-        return decoding().cached_block(r, x), None
+        twin = r.cache.kept(("decodes", r.scope, x.shape, r.visibility is None), decoding, r, x)
+        return twin.cached_block(r, x), None
     xs, T = rows(x), x.shape[-2]
     B = len(xs) // T
     saved, out = new_saved(B, T, r.config, x.dtype), np.empty_like(xs)

@@ -117,7 +117,7 @@ class KeyValueCache:
 
     def take(self, rows: Array) -> None:
         """Go on with some rows, by their numbers, each as often as it is named."""
-        self._store = {name: store[:, rows] for name, store in self._store.items()}
+        self._store = {name: store.take(rows, axis=1) for name, store in self._store.items()}
         self.padding = None if self.padding is None else self.padding[rows]
 
     def clear(self, padding: Array | None = None) -> None:
@@ -145,9 +145,10 @@ class CachedRecord(Record):
         self, name: str, layer: Layer, inputs: Sequence[Any], options: dict[str, Any]
     ) -> tuple[Any, Entry]:
         """As Record._run_layer; which twin of a layer suits its inputs is asked once, not for each token."""
-        if self.served or self.visibility is not None:
+        if self.served:
             return super()._run_layer(name, layer, inputs, options)
-        key = "twin", self.scope + name, engine.current(), *(x.shape for x in inputs)
+        plain = self.visibility is None
+        key = "twin", self.scope + name, engine.current(), plain, *(x.shape for x in inputs)
         fused = self.cache.kept(key, self._fused, name, layer, inputs)
         if fused is None:
             return super()._run_layer(name, layer, inputs, options)
