@@ -200,11 +200,41 @@ def test_the_ratio_is_1_until_the_first_step_of_an_iteration(kind, lora, dtype):
 def test_log_probabilities_of_the_cache_are_refused(monkeypatch):
     """The cache computes in other shapes, hence with other last bits: the ratio would not be 1."""
     model = model_of("float32")
-    objective = objective_of("grpo", model)
+    objective = objective_of("grpo", model, epochs=2)
     exact = objective._logp
     monkeypatch.setattr(objective, "_logp", lambda m, scored: np.nextafter(exact(m, scored), -np.inf))
     with pytest.raises(ArithmeticError, match="differs from scoring"):
         Trainer(model, None, training(), objective=objective).run()
+
+
+@pytest.mark.parametrize("changes", [{}, {"kl": "k2"}, {"kl": "rho_k3", "reduction": "token"}], ids=str)
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+def test_one_step_learns_from_its_own_forward_what_scoring_would_tell_it(kind, changes, monkeypatch):
+    """To the bit: loss, gradients, and what the log has of the iteration."""
+    found, scored = [], []
+    for waits in (True, False):
+        model = model_of("float32")
+        fixed = tuning.frozen(model_of("float32", n_layer=1))
+        objective = objective_of(kind, model, training(accumulate=2), fixed, beta=0.2, **changes)
+        assert objective._waits
+        logp = objective._logp
+        with monkeypatch.context() as patch:
+            patch.setattr(type(objective), "_waits", waits)
+            patch.setattr(objective, "_logp", lambda m, s, f=logp: (scored.append(m), f(m, s))[1])
+            grads = model.params.like()
+            loss, _ = step_loss_and_grads(model, objective, 0, 2, grads)
+        assert (model in scored) == (not waits)
+        old = [part.old for part in objective.iteration.parts]
+        found.append((loss, grads.flat, *old, objective.measures | objective.told()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_equal(one, other)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 2}, {"batches": 2}, {"kl": "reward"}], ids=str)
+def test_what_is_read_before_or_after_a_step_is_scored_before_it(changes):
+    objective = objective_of("grpo", model_of(), beta=0.2, **changes)
+    objective.batch(0, 0)
+    assert all(part.old is not None for part in objective.iteration.parts)
 
 
 def test_dropout_is_refused():

@@ -13,7 +13,8 @@ from .transformer import (
 )
 
 # weights (..., T) are above 0 where a target is a token of a response, 0 elsewhere. old, fixed: the
-# log-probabilities of the targets when they were sampled, and under the model that is not to be left.
+# log-probabilities of the targets when they were sampled, and under the model that is not to be left. old
+# None: the policy is still the one that sampled, so its own log-probabilities are the old ones, as constants.
 # temperature: that of sampling, in the loss as well. count: what sums are divided by.
 # tell: is given what the forward computes of the policy; nothing of the loss depends on it.
 
@@ -52,6 +53,7 @@ def policy(temperature=1.0, clip=0.2, clip_high=None, beta=0.0, distance="k3", t
         logp = r("logp", token_logprobs, gpt_forward(r, tokens), targets, temperature=temperature)
         if tell is not None:
             tell(logp)
+        old = logp if old is None else old
         each = r("surrogate", ppo, logp, old, advantages, clip=clip, clip_high=clip_high)
         mean = r("policy", token_mean, each, weights, count=count)
         if not beta:

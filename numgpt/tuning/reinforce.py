@@ -30,19 +30,26 @@ class Part(NamedTuple):
     """The rows of a rollout in one micro-batch, arrays (N, T) as the update reads them.
 
     old, fixed: the log-probabilities of the targets under the policy that sampled them, and under the fixed
-    model. values: what a critic expected at each place, or None.
+    model. old is None until the update's own forward tells them, where that comes before any step.
+    values: what a critic expected at each place, or None.
     """
 
     rows: slice
     scored: Scored
-    old: Floats
+    old: Floats | None
     fixed: Floats
     values: Floats | None = None
 
     @property
     def log_ratio(self) -> NDArray[np.float64]:
         """k1 of each token: how much likelier it is to the policy than to the fixed model."""
-        return self.old.astype(np.float64) - self.fixed
+        return self.known.astype(np.float64) - self.fixed
+
+    @property
+    def known(self) -> Floats:
+        """The log-probabilities of the policy that sampled, once they are known."""
+        assert self.old is not None, "the update has not told them yet"
+        return self.old
 
 
 class Iteration(NamedTuple):
@@ -70,6 +77,9 @@ class Reinforcement:
     An iteration begins with the policy as it is: prompts are drawn, each is answered group times, the answers
     are rewarded and scored in the very micro-batches of the update. Then come epochs · batches steps of the
     Trainer. All of it depends on the seed and the iteration alone, so that a run goes on from the last one.
+
+    Where there is one step and nothing needs the policy's log-probabilities before it, no forward is made for
+    them: those of the update's own, which that step begins with, are the same to the bit.
     """
 
     def __init__(
@@ -118,6 +128,7 @@ class Reinforcement:
         words = who, group, max_new_tokens, temperature, beta, epochs, batches, missing_end, *words
         self.digest = order.digest(words, self.ids)
         self.iteration: Iteration | None = None
+        self.measures: dict[str, float]  # of an iteration, for the log
         self.clipped: list[tuple[float, float]] = []  # (how many tokens were clipped, of how many), a batch
         self.at = 0  # the step whose batch was drawn last
 
@@ -187,7 +198,8 @@ class Reinforcement:
         parts = [self._scored(rollout, slice(b, b + rows)) for b in range(0, len(rollout.first), rows)]
         begun = Iteration(number, items, responses, rollout, parts, [])
         of_tokens = self._advantages(begun)
-        self._measure(begun)
+        if not self._waits:
+            self._measure(begun)
         batches = [self._batch(*given) for given in zip(parts, of_tokens)]
         return begun._replace(batches=batches)
 
@@ -199,9 +211,14 @@ class Reinforcement:
     def _scored(self, rollout: Rollout, rows: slice) -> Part:
         """A micro-batch with log-probabilities, computed in its own shape."""
         scored = rows_of(rollout, rows)
-        old, values = self._of_policy(scored)
+        old, values = (None, None) if self._waits else self._of_policy(scored)
         fixed = self._logp(self.fixed, scored)
         return Part(rows, scored, old, fixed, values)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the policy's log-probabilities come with the update's own forward, before its only step."""
+        return False
 
     def _of_policy(self, scored: Scored) -> tuple[Floats, Floats | None]:
         """The policy's log-probabilities, and what a critic expects, if there is one."""
@@ -224,31 +241,42 @@ class Reinforcement:
         """A function that is told the log-probabilities of an update's forward.
 
         Before the first step of an iteration they must be those of scoring to the bit, which shows that one
-        policy sampled, scored and is updated.
+        policy sampled, scored and is updated. Where nothing was scored before, they become the old ones.
         """
 
         def told(logp: Any, *_: Any) -> None:
             now = engine.home(logp).real
+            if part.old is None:
+                self._file(part._replace(old=np.array(now)))
+            old = now if part.old is None else part.old
             number, place = divmod(self.at, self.per_iteration)
-            if place == 0 and not np.array_equal(now, part.old):
+            if place == 0 and not np.array_equal(now, old):
                 raise ArithmeticError(
                     f"iteration {number}: the update's forward differs from scoring by"
-                    f" {abs(now - part.old).max():.1e} nats before the first step, expected 0: a layer draws"
-                    " at random, or depends on more than its batch"
+                    f" {abs(now - old).max():.1e} nats before the first step, expected 0: a layer draws at"
+                    " random, or depends on more than its batch"
                 )
             counts = part.scored.targets >= 0
-            ratio = np.exp((now - part.old)[counts], dtype=np.float64)
+            ratio = np.exp((now - old)[counts], dtype=np.float64)
             out = (ratio > 1 + clip_high) | (ratio < 1 - clip)
             self.clipped.append((float(out.sum()), float(counts.sum())))
 
         return told
+
+    def _file(self, part: Part) -> None:
+        """A micro-batch whose log-probabilities are known now; with the last of them come the measures."""
+        assert self.iteration is not None, "it gave the batch"
+        parts = self.iteration.parts
+        parts[part.rows.start // (part.rows.stop - part.rows.start)] = part
+        if all(each.old is not None for each in parts):
+            self._measure(self.iteration)
 
     def _measure(self, begun: Iteration) -> None:
         """Numbers of an iteration for the log."""
         rollout = begun.rollout
         reward, weights = rollout.reward, [part.scored.weights for part in begun.parts]
         apart = [float((part.log_ratio * w).sum()) for part, w in zip(begun.parts, weights)]
-        surprise = [-float((part.old * w).sum(dtype=np.float64)) for part, w in zip(begun.parts, weights)]
+        surprise = [-float((part.known * w).sum(dtype=np.float64)) for part, w in zip(begun.parts, weights)]
         by_prompt = reward.reshape(-1, self.group)
         self.measures = {
             "reward": float(reward.mean()),
@@ -411,6 +439,10 @@ class PolicyGradient(Reinforcement):
             source=source,
             words=(advantage, kl, reduction, self.clip, self.clip_high),
         )
+
+    @property
+    def _waits(self) -> bool:
+        return self.per_iteration == 1 and not (self.kl == "reward" and self.beta)
 
     def _advantages(self, begun: Iteration) -> list[Any]:
         """The advantage of each token of each micro-batch: that of its response."""
