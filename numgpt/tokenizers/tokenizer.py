@@ -262,7 +262,12 @@ class Tokenizer:
         >>> Bytes().decode([195, 169, 255], errors="backslashreplace")
         'é\\xff'
         """
-        return _decoded(_codec(errors), self.decode_bytes(ids), True)
+        _expect_known(errors)
+        data = b"".join(map(self._shower(), _integers(ids)))
+        try:
+            return data.decode("utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise _no_text(error) from error
 
     @checked
     def decode_bytes(self, ids: Ids) -> bytes:
@@ -393,9 +398,13 @@ def _integers(ids: Ids) -> list[int]:
     return array.ravel().tolist()
 
 
-def _codec(errors: str) -> codecs.IncrementalDecoder:
+def _expect_known(errors: str) -> None:
     if errors not in ERRORS:
         raise InputError(f"decode: errors is {errors!r}, expected one of {', '.join(ERRORS)}")
+
+
+def _codec(errors: str) -> codecs.IncrementalDecoder:
+    _expect_known(errors)
     return codecs.getincrementaldecoder("utf-8")(errors)
 
 
@@ -403,8 +412,13 @@ def _decoded(codec: codecs.IncrementalDecoder, data: bytes, final: bool) -> str:
     try:
         return codec.decode(data, final)
     except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise InputError(
-            f"decode: byte 0x{byte:02x} at {error.start} is not UTF-8, expected text: choose another errors"
-            " than strict"
-        ) from error
+        raise _no_text(error) from error
+
+
+def _no_text(error: UnicodeDecodeError) -> InputError:
+    """What is said of bytes that are no text."""
+    byte = error.object[error.start]
+    return InputError(
+        f"decode: byte 0x{byte:02x} at {error.start} is not UTF-8, expected text: choose another errors than"
+        " strict"
+    )

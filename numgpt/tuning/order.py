@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,11 +27,18 @@ def drawn(n: Size, training: Training, step: Count, batch: Count) -> NDArray[np.
     done = 0
     while done < B:
         epoch, at = divmod(place + done, n)
-        order = generator(training.seed, "epoch", epoch, n).permutation(n)
-        taken = order[at : at + B - done]
+        taken = _order(training.seed, epoch, n)[at : at + B - done]
         items[done : done + len(taken)] = taken
         done += len(taken)
     return items
+
+
+@functools.lru_cache(maxsize=2)  # an epoch has many batches, and one may reach into the next epoch
+def _order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """The order of an epoch."""
+    order = generator(seed, "epoch", epoch, n).permutation(n)
+    order.flags.writeable = False  # all batches read this one
+    return order
 
 
 def in_turn(n: int, training: Training) -> Iterator[NDArray[np.int64]]:
