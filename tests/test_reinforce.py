@@ -184,17 +184,17 @@ def test_the_average_tells_a_loss_without_the_temperature(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("lora", [(), (LoRA(rank=2),)], ids=["all", "LoRA"])
+@pytest.mark.parametrize("group", [3, 4], ids=["alone", "shared"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_ratio_is_1_until_the_first_step_of_an_iteration(kind, lora, dtype):
+def test_the_ratio_is_1_until_the_first_step_of_an_iteration(kind, group, lora, dtype):
     model = model_of(dtype, *lora, *additions_of(kind))
     t = training(batch_size=2, accumulate=2, steps=4)
-    objective = objective_of(kind, model, t, epochs=2, beta=0.1)
+    objective = objective_of(kind, model, t, epochs=2, beta=0.1, group=group)
     names = tuning.trained_names(model)
     Trainer(model, None, t, objective=objective, optimizer=tuning.optimizer_of(model, t, names)).run()
-    assert not np.array_equal(
-        differentiable.value(model, policy_losses.policy_logprobs(), objective.iteration.parts[0].scored[:2]),
-        objective.iteration.parts[0].old,
-    )
+    part = objective.iteration.parts[0]
+    assert (part.scored.shared is not None) == (group == 4 and kind != "ppo")
+    assert not np.array_equal(objective._logp(model, part.scored), part.old)
 
 
 def test_log_probabilities_of_the_cache_are_refused(monkeypatch):

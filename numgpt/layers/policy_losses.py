@@ -1,11 +1,9 @@
 """Losses of reinforcement: sampled responses become likelier, or less so, by how good each token was."""
 
-from ..ops import add, clipped_value, k2, k3, ppo, scaled, token_logprobs, token_mean
+from ..ops import Op, add, clipped_value, embedding, k2, k3, ppo, scaled, token_logprobs, token_mean
 from .layer import Layer
 from .task_heads import pooled_backward, pooled_forward
 from .transformer import (
-    gpt_backward,
-    gpt_forward,
     trunk_backward,
     trunk_forward,
     unembedded_backward,
@@ -15,6 +13,7 @@ from .transformer import (
 # weights (..., T) are above 0 where a target is a token of a response, 0 elsewhere. old, fixed: the
 # log-probabilities of the targets when they were sampled, and under the model that is not to be left. old
 # None: the policy is still the one that sampled, so its own log-probabilities are the old ones, as constants.
+# places (..., T): where rows are shared, the number of the token that takes a place's part.
 # temperature: that of sampling, in the loss as well. count: what sums are divided by.
 # tell: is given what the forward computes of the policy; nothing of the loss depends on it.
 
@@ -26,16 +25,39 @@ DISTANCES = {
 }
 
 
+# Vectors by their numbers, as embedding looks up rows, but of what is no parameter.
+picked = Op("...<V, VC -> ...C", embedding.forward, embedding.backward, saves="ids")
+
+
+def logits_forward(r, tokens, places=None):
+    """The logits behind tokens (..., T), or where rows are shared behind those whose numbers are places."""
+    x = trunk_forward(r, tokens)
+    if places is not None:
+        r.tell("shared", x.shape)
+        x = r("picked", picked, places, x.reshape(-1, x.shape[-1]))
+    return unembedded_forward(r, x)
+
+
+def logits_backward(r, dlogits):
+    """Send gradients to all parameters."""
+    dx = unembedded_backward(r, dlogits)
+    if "shared" in r.told:
+        (shape,) = r.told["shared"]
+        dx = r.back("picked", dx).reshape(shape)
+    trunk_backward(r, dx)
+
+
 def policy_logprobs(temperature=1.0):
     """The layer of scoring: the log-probability of each target."""
 
-    def forward(r, tokens, targets):
+    def forward(r, tokens, targets, places=None):
         """tokens, targets (..., T) → (..., T), 0 where a target is negative"""
-        return r("logp", token_logprobs, gpt_forward(r, tokens), targets, temperature=temperature)
+        logits = logits_forward(r, tokens, places)
+        return r("logp", token_logprobs, logits, targets, temperature=temperature)
 
     def backward(r, dlogp):
         """Gradients of forward."""
-        gpt_backward(r, r.back("logp", dlogp))
+        logits_backward(r, r.back("logp", dlogp))
 
     return Layer(forward, backward)
 
@@ -48,9 +70,10 @@ def policy(temperature=1.0, clip=0.2, clip_high=None, beta=0.0, distance="k3", t
     distance: "k2", "k3" or "rho_k3", k3 times ρ: an estimate of the divergence that is differentiated.
     """
 
-    def forward(r, tokens, targets, weights, old, advantages, fixed=None, count=None):
+    def forward(r, tokens, targets, weights, old, advantages, fixed=None, count=None, places=None):
         """All (..., T) → ()"""
-        logp = r("logp", token_logprobs, gpt_forward(r, tokens), targets, temperature=temperature)
+        logits = logits_forward(r, tokens, places)
+        logp = r("logp", token_logprobs, logits, targets, temperature=temperature)
         if tell is not None:
             tell(logp)
         old = logp if old is None else old
@@ -69,7 +92,7 @@ def policy(temperature=1.0, clip=0.2, clip_high=None, beta=0.0, distance="k3", t
         if beta:
             dloss, dapart = r.back("loss", dloss)
             dlogp = r.back("apart", r.back("kl", r.back("kl_part", dapart)))
-        gpt_backward(r, r.back("logp", r.back("surrogate", r.back("policy", dloss)) + dlogp))
+        logits_backward(r, r.back("logp", r.back("surrogate", r.back("policy", dloss)) + dlogp))
 
     return Layer(forward, backward)
 

@@ -75,6 +75,7 @@ class Op:
     says nothing: of {"n_head": "KG", "n_kv_head": "K"} n_head alone gives K, and G = 1.
     at_least: axes that another bounds from below, {"S": "T"} for S ≥ T; or a number, {"C": 3}: the op takes
     smaller ones, but there is so little left of its gradients that laws would see rounding alone.
+    waived: the option that says itself what at_least is to ensure, and where it is given sets it aside.
     distinct: the name of integers that differ from each other along their last axis; so they are drawn.
     weights: the name of a constant that weighs what is added up along its last axis: it is drawn from 0 to 1,
     and 0 in places, but never in all of a row.
@@ -93,6 +94,7 @@ class Op:
     parameters: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
     at_least: Mapping[str, str | int] = field(default_factory=dict)
+    waived: str = ""
     distinct: str = ""
     weights: str = ""
     noise: Callable[..., tuple[int, ...]] | None = None
@@ -196,7 +198,8 @@ class Op:
             )
         self._check_place(arrays)
         shapes = tuple(None if a is None else a.shape for a in arrays)
-        bound = _check_shapes(self, shapes, tuple(options.get(o) for o in self.sizes))
+        waived = options.get(self.waived) is not None
+        bound = _check_shapes(self, shapes, tuple(options.get(o) for o in self.sizes), waived)
         for argument, array in zip(self.arguments, arrays, strict=True):
             if argument.limit and array is not None:
                 who = f"{self.name}: {argument.name}"
@@ -323,13 +326,15 @@ def expect_one_each(who: str, positions: Any, x: Any) -> None:
 
 
 @functools.lru_cache(maxsize=4096)  # a training run asks the same questions at every step
-def _check_shapes(op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...]) -> dict[str, int]:
+def _check_shapes(
+    op: Op, shapes: tuple[Shape | None, ...], sizes: tuple[int | None, ...], waived: bool = False
+) -> dict[str, int]:
     """Letter -> size, or InputError where the shapes contradict the line or the axes' bounds."""
     bound = bind(op.name, op.arguments, shapes, zip(op.size_options, sizes))
     for letter, size in bound.items():
         if size == 0:
             raise InputError(f"{op.name}: {letter} is 0, expected 1 or more")
-    for larger, smaller in op.at_least.items():
+    for larger, smaller in () if waived else op.at_least.items():
         if isinstance(smaller, str) and bound[larger] < bound[smaller]:
             raise InputError(
                 f"{op.name}: {smaller} = {bound[smaller]} is more than {larger} = {bound[larger]}, expected"

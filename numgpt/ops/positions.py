@@ -56,6 +56,7 @@ positions = Op(
     positions_backward,
     parameters=("weight",),
     at_least={"P": "T"},
+    waived="positions",  # which are each looked at, of a row that may be longer
     variants={
         "from the end": lambda rng, sizes: {"start": sizes["P"] - sizes["T"]},
         "given": lambda rng, sizes: {"positions": rng.integers(0, sizes["P"], sizes["T"])},

@@ -21,6 +21,7 @@ from . import order
 from .ends import Ending
 from .reward_functions import rewarded
 from .rollouts import Rollout, Scored, rows_of, sample
+from .shared_prompts import shareable
 
 Floats = NDArray[Any]
 Rewards = Callable[[Sequence[Any], Sequence[str]], Any]
@@ -210,7 +211,7 @@ class Reinforcement:
 
     def _scored(self, rollout: Rollout, rows: slice) -> Part:
         """A micro-batch with log-probabilities, computed in its own shape."""
-        scored = rows_of(rollout, rows)
+        scored = rows_of(rollout, rows, self._shares)
         old, values = (None, None) if self._waits else self._of_policy(scored)
         fixed = self._logp(self.fixed, scored)
         return Part(rows, scored, old, fixed, values)
@@ -220,13 +221,19 @@ class Reinforcement:
         """Whether the policy's log-probabilities come with the update's own forward, before its only step."""
         return False
 
+    @property
+    def _shares(self) -> bool:
+        """Whether two responses to a prompt may share a row."""
+        return False
+
     def _of_policy(self, scored: Scored) -> tuple[Floats, Floats | None]:
         """The policy's log-probabilities, and what a critic expects, if there is one."""
         return self._logp(self.model, scored), None
 
     def _logp(self, model: Any, scored: Scored) -> Floats:
         layer = policy_logprobs(self.temperature)
-        logp = differentiable.value(model, layer, (scored.inputs, scored.targets))
+        tokens, targets, places, visibility = scored.read()
+        logp = differentiable.value(model, layer, (tokens, targets, places), visibility=visibility)
         return np.array(engine.home(logp))
 
     def _advantages(self, begun: Iteration) -> list[Any]:
@@ -312,10 +319,13 @@ class Reinforcement:
 def _texts(ending: Ending, rollout: Rollout) -> list[str]:
     """The text of each response; many are alike, and are read once."""
     known: dict[bytes, str] = {}
+    texts = []
     for ids in rollout.responses():
-        if ids.tobytes() not in known:
-            known[ids.tobytes()] = ending.text(ids)
-    return [known[ids.tobytes()] for ids in rollout.responses()]
+        data = ids.tobytes()
+        if data not in known:
+            known[data] = ending.text(ids)
+        texts.append(known[data])
+    return texts
 
 
 # How the advantage of a response follows from the rewards of its group (prompts, G), or of all.
@@ -444,6 +454,10 @@ class PolicyGradient(Reinforcement):
     def _waits(self) -> bool:
         return self.per_iteration == 1 and not (self.kl == "reward" and self.beta)
 
+    @property
+    def _shares(self) -> bool:
+        return self.group % 2 == 0 and all(shareable(m.config) for m in (self.model, self.fixed))
+
     def _advantages(self, begun: Iteration) -> list[Any]:
         """The advantage of each token of each micro-batch: that of its response."""
         reward = begun.rollout.reward
@@ -468,5 +482,6 @@ class PolicyGradient(Reinforcement):
             "k3" if self.kl == "reward" else self.kl,
             self._tell(part, self.clip, self.clip_high),
         )
-        inputs = part.scored.inputs, part.scored.targets, weights, part.old, given, part.fixed, count
-        return Batch(inputs, layer, count)
+        tokens, targets, places, visibility = part.scored.read()
+        inputs = tokens, targets, weights, part.old, given, part.fixed, count, places
+        return Batch(inputs, layer, count, visibility=visibility)

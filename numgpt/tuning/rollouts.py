@@ -17,12 +17,14 @@ from ..arguments import Count, Ids, Positive, Size, checked
 from ..data.rendering import End
 from ..errors import InputError
 from ..layers.policy_losses import policy_logprobs
+from ..layers.visibility import Visibility
 from ..model import differentiable
 from ..model.decoding import KeyValueCache, advance, longest
 from ..model.gpt import GPT
 from ..model.sampling import choose_each
 from ..random import generator
 from .ends import Ending
+from .shared_prompts import Shared, shared
 from .trained import Fixed
 
 Integers = NDArray[np.int64]
@@ -61,22 +63,34 @@ class Scored(NamedTuple):
     """Rows of a rollout as a loss reads them: arrays (N, T − 1), T the longest row's.
 
     inputs, targets: integers, a target −1 where it is no token of a response. weights: 1 where it is one,
-    else 0.
+    else 0. shared: the same inputs in rows that two responses share, if they do.
     """
 
     inputs: Integers
     targets: Integers
     weights: NDArray[np.float64]
+    shared: Shared | None = None
+
+    def read(self) -> tuple[Integers, Integers, Integers | None, Visibility | None]:
+        """(inputs, targets, places, visibility) as a layer of policy_losses takes them."""
+        if self.shared is None:
+            return self.inputs, self.targets, None, None
+        return self.shared.tokens, self.targets, self.shared.places, self.shared.visibility
 
 
-def rows_of(rollout: Rollout, rows: Any) -> Scored:
-    """Some rows of a rollout, without the places that all of them leave empty."""
+def rows_of(rollout: Rollout, rows: Any, share: bool = False) -> Scored:
+    """Some rows of a rollout, without the places that all of them leave empty.
+
+    share: whether two responses to a prompt may share a row; they stand side by side, an even number.
+    """
     first, end = rollout.first[rows], (rollout.first + rollout.length)[rows]
     T = int(end.max())
     ids = rollout.tokens[rows, :T]
     place = np.arange(1, T)
     seen = (place >= first[:, None]) & (place < end[:, None])
-    return Scored(ids[:, :-1], np.where(seen, ids[:, 1:], -1), seen.astype(np.float64))
+    targets = np.where(seen, ids[:, 1:], -1)
+    pairs = shared(ids, first, end - first, targets) if share else None
+    return Scored(ids[:, :-1], targets, seen.astype(np.float64), pairs)
 
 
 @checked
@@ -188,9 +202,11 @@ def _rollout(prompts: Sequence[Integers], group: int, parts: Sequence[Any]) -> R
     written, length, ended = (np.concatenate(arrays) for arrays in zip(*parts))
     first = np.repeat([len(prompt) for prompt in prompts], group).astype(np.int64)
     tokens = np.zeros((len(first), int((first + length).max())), np.int64)
-    for n, (row, begin, size) in enumerate(zip(tokens, first, length)):
-        row[:begin] = prompts[n // group]
-        row[begin : begin + size] = written[n, :size]
+    for row, prompt in zip(tokens[::group], prompts):
+        row[: len(prompt)] = prompt
+    tokens = tokens[::group].repeat(group, axis=0)
+    row, place = np.nonzero(np.arange(written.shape[1]) < length[:, None])
+    tokens[row, first[row] + place] = written[row, place]
     return Rollout(tokens, first, length, ended, np.zeros(len(first)))
 
 
@@ -219,7 +235,7 @@ def score(
     scorer: Any = model
     found = []
     for begin in range(0, len(rollout.first), batch_size):
-        inputs, targets, _ = rows_of(rollout, slice(begin, begin + batch_size))
+        inputs, targets, *_ = rows_of(rollout, slice(begin, begin + batch_size))
         logp = engine.home(differentiable.value(scorer, layer, (inputs, targets)))
         found.append(np.pad(logp, ((0, 0), (0, rollout.tokens.shape[1] - 1 - logp.shape[1]))))
     return np.concatenate(found)
