@@ -12,11 +12,21 @@ from ..engine.jit import kernel, launch, parallel
 from ..ops.few_rows_numba import FEW
 from ..ops.linear_numba import rows
 from ..ops.rotary_numba import turn_rows
-from .block_numba import KNOWN, activate, angles, form_of, inner_width, parameters_of
+from .block_numba import (
+    KNOWN,
+    TILES,
+    activate,
+    add_bias,
+    angles,
+    form_of,
+    inner_width,
+    multiply_rows,
+    parameters_of,
+    sum_with_bias,
+)
 from .decoding_numba import attend_position, normalised
 from .known import beyond
 from .pickers import visible_keys
-from .transformer_numba import TILES, add_bias, multiply_rows, sum_with_bias
 
 POSITIONS = 16  # of a task at least, while there are so many
 MOST_NEW = 32  # positions of a row: of more, attention is faster by blocks of queries

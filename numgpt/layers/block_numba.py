@@ -4,6 +4,7 @@ import math
 from collections import namedtuple
 from typing import NamedTuple
 
+from ..engine.blas import gemm
 from ..engine.jit import kernel
 from ..ops.activations_numba import (
     BOUND,
@@ -14,9 +15,11 @@ from ..ops.activations_numba import (
     swiglu_row,
 )
 from ..ops.elementary_numba import exp, half_erfc
+from ..ops.linear_numba import set_rows
 from ..ops.rotary import rotations
 from .known import ANY
 
+TILES = 8  # of rows, whatever the number of threads
 NAMES = [
     f"{name}.{p}"
     for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -193,3 +196,36 @@ def activate(tanh, gated, h, act):
 def parameters_of(r):
     """The parameters of a block in the order of Parameters, as the plain tuple that kernels are given."""
     return tuple(r.params.get(r.scope + name) for name in NAMES)
+
+
+# Where an argument is None Numba leaves its branch out; it does not where a field is. So each bias is handed
+# on as an argument of its own, and what a model does not need is never compiled.
+
+
+@kernel
+def multiply_rows(x, weight, bias, y):
+    """y = x weight + bias, bias None is none."""
+    if bias is None:
+        gemm(False, False, 1.0, x, weight, 0.0, y)
+    else:
+        set_rows(bias, 0, y, 0, len(y), len(bias))
+        gemm(False, False, 1.0, x, weight, 1.0, y)
+
+
+@kernel
+def sum_with_bias(x, bias, y):
+    """y = x + bias, bias None is none."""
+    N, C = x.shape
+    for n in range(N):
+        for c in range(C):
+            if bias is None:
+                y[n, c] = x[n, c]
+            else:
+                y[n, c] = x[n, c] + bias[c]
+
+
+@kernel
+def add_bias(y, bias):
+    """y += bias, bias None is none."""
+    if bias is not None:
+        sum_with_bias(y, bias, y)

@@ -13,7 +13,7 @@ import numpy as np
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients, bounds
-from ..ops.linear_numba import TILE, rows, set_rows
+from ..ops.linear_numba import TILE, rows
 from ..ops.norms_numba import gradient_rows, normalise_rows
 from ..ops.rotary_numba import turn_rows
 from .block_gradients_numba import (
@@ -26,18 +26,21 @@ from .block_gradients_numba import (
 )
 from .block_numba import (
     KNOWN,
+    TILES,
     Parameters,
     activate,
+    add_bias,
     angles,
     form_of,
     inner_width,
+    multiply_rows,
     parameters_of,
+    sum_with_bias,
     swiglu_gradient_rows,
 )
 from .known import beyond
 from .pickers import visible_keys
 
-TILES = 8  # of rows, whatever the number of threads
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
 
 # The phases of a launch, forwards and backwards: each begins when all tasks of the one before are done. A
@@ -84,32 +87,6 @@ def span(tile, N):
     return tile * N // TILES, (tile + 1) * N // TILES
 
 
-# Where an argument is None Numba leaves its branch out; it does not where a field is. So each bias is handed
-# on as an argument of its own, and what a model does not need is never compiled.
-
-
-@kernel
-def multiply_rows(x, weight, bias, y):
-    """y = x weight + bias, bias None is none."""
-    if bias is None:
-        gemm(False, False, 1.0, x, weight, 0.0, y)
-    else:
-        set_rows(bias, 0, y, 0, len(y), len(bias))
-        gemm(False, False, 1.0, x, weight, 1.0, y)
-
-
-@kernel
-def sum_with_bias(x, bias, y):
-    """y = x + bias, bias None is none."""
-    N, C = x.shape
-    for n in range(N):
-        for c in range(C):
-            if bias is None:
-                y[n, c] = x[n, c]
-            else:
-                y[n, c] = x[n, c] + bias[c]
-
-
 @kernel
 def sum_rows(y, x):
     """y += x."""
@@ -117,13 +94,6 @@ def sum_rows(y, x):
     for n in range(N):
         for c in range(C):
             y[n, c] += x[n, c]
-
-
-@kernel
-def add_bias(y, bias):
-    """y += bias, bias None is none."""
-    if bias is not None:
-        sum_with_bias(y, bias, y)
 
 
 @kernel
