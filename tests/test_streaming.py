@@ -136,7 +136,13 @@ def test_the_fused_block_decodes_in_such_a_cache(changes, dtype, monkeypatch):
     finally:
         numgpt.use("reference")
     assert len(launched) >= 2 * (40 - PROMPT)
-    assert np.allclose(found, expected, rtol=0, atol={"float32": 2e-5, "float64": 1e-12}[dtype])
+    if dtype == "float64":
+        assert np.allclose(found, expected, rtol=0, atol=1e-12)
+        return
+    wider = make(changes, "float64", n_embd=64, n_layer=2)
+    wider.params.flat[...] = model.params.flat
+    errors = [np.sqrt(np.mean((logits - streamed(wider, ids)) ** 2)) for logits in (found, expected)]
+    assert errors[0] <= 1.5 * errors[1]
 
 
 def test_a_model_writes_on_and_on():
