@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from . import calculus, data, gradcheck, learn, ops, pages, parity, plots, tokenizers, tuning
+    from . import (
+        calculus,
+        data,
+        gradcheck,
+        interpretability,
+        learn,
+        ops,
+        pages,
+        parity,
+        plots,
+        tokenizers,
+        tuning,
+    )
     from .architecture.additions import Head, LoRA
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
@@ -42,6 +54,7 @@ __all__ = [
     "calculus",
     "data",
     "gradcheck",
+    "interpretability",
     "learn",
     "learning_rate",
     "llmc",
@@ -77,6 +90,7 @@ _LATE = {
     "calculus": ("calculus", None),
     "data": ("data", None),
     "gradcheck": ("gradcheck", None),
+    "interpretability": ("interpretability", None),
     "learn": ("learn", None),
     "learning_rate": ("training.optim", "learning_rate"),
     "llmc": ("interchange.llmc", None),

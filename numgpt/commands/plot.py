@@ -236,7 +236,7 @@ def _prompt(of: GPT | Trace, args: argparse.Namespace) -> str | None:
 
 def _trace_of_batch(of: GPT | Trace, place: Any, args: argparse.Namespace) -> Trace:
     """The trace of a model's prompt, or of the first held-out batch of its run."""
-    from ..plots.attention_maps import ids_of
+    from ..model.prompts import ids_of
     from ..traces import Trace
 
     if isinstance(of, Trace):

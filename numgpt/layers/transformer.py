@@ -229,6 +229,21 @@ BLOCKS = {
 }
 
 
+def blocks_forward(r, x, first=0):
+    """From the stream that a block reads, the first unless given, to what a head reads.  x (..., T, C)"""
+    for i in range(first, r.config.n_layer):
+        x = r(f"h.{i}", BLOCKS[r.config.norm_position], x)
+    return last_norm(r, "ln_f", x)
+
+
+def blocks_backward(r, dx, first=0):
+    """Gradient of blocks_forward with respect to x."""
+    dx = r.back("ln_f", dx)
+    for i in reversed(range(first, r.config.n_layer)):
+        dx = r.back(f"h.{i}", dx)
+    return dx
+
+
 def trunk_forward(r, tokens):
     """From tokens to what a head reads, the stream after the last norm.  tokens (..., T) → (..., T, C)"""
     x = r("wte", embedding, tokens)
@@ -236,16 +251,12 @@ def trunk_forward(r, tokens):
     x = added(r, "wpe", x)
     x = embedding_norm(r, "ln_emb", x)
     x = r("drop", dropout, x)
-    for i in range(r.config.n_layer):
-        x = r(f"h.{i}", BLOCKS[r.config.norm_position], x)
-    return last_norm(r, "ln_f", x)
+    return blocks_forward(r, x)
 
 
 def trunk_backward(r, dx):
     """Send gradients to the parameters of trunk_forward; tokens have none."""
-    dx = r.back("ln_f", dx)
-    for i in reversed(range(r.config.n_layer)):
-        dx = r.back(f"h.{i}", dx)
+    dx = blocks_backward(r, dx)
     dx = r.back("drop", dx)
     dx = r.back("ln_emb", dx)
     dx = r.back("wpe", dx)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..argument_kinds import as_array
 from ..arguments import Count, Ids, checked
 from ..errors import InputError
 from ..model.gpt import GPT
+from ..model.prompts import ids_of
 from ..traces import Trace
 from . import style
 
@@ -103,25 +103,6 @@ def _trace(model: GPT, prompt: Any) -> Trace:
     if prompt is None:
         raise InputError("attention: prompt is None, expected a text or ids for the model to read")
     return model.record(ids_of("attention", model, prompt), keep=[f"h.*.{PROBS}"]).trace()
-
-
-def ids_of(who: str, model: GPT, prompt: Any) -> Array:
-    """The ids (T,) of a prompt that a model can read."""
-    if isinstance(prompt, str):
-        if model.tokenizer is None:
-            raise InputError(f"{who}: the model has no tokenizer, expected one for a text: give ids")
-        prompt = model.tokenizer.encode(prompt)
-    ids = as_array(f"{who}: prompt", prompt, "a text or the ids (T,) of one")
-    if ids.ndim != 1 or not ids.size:
-        given = "no tokens" if not ids.size else f"the shape {ids.shape}"
-        raise InputError(f"{who}: prompt has {given}, expected one text of at least a token")
-    limit = model.config.block_size
-    if model.config.positions == "learned" and len(ids) > limit:
-        raise InputError(
-            f"{who}: prompt has {len(ids):,} tokens, expected at most {limit:,}, the positions that the model"
-            " knows"
-        )
-    return ids
 
 
 def _chosen(what: str, asked: Sequence[int] | None, there: Sequence[int]) -> list[int]:
