@@ -126,6 +126,7 @@ def integrated_gradients(
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     alphas, weights = (nodes + 1) / 2, weights / 2
     whole = run(model, ids, metric.at, ["wte"])
+    value = value_of(metric, whole.logits).real.astype(np.float64)
     way = engine.home(whole.value["wte"]) - start
     total = np.zeros((N, T, way.shape[-1]))
     most = max(1, AT_ONCE // ids.size)
@@ -136,8 +137,8 @@ def integrated_gradients(
         by_node = gradient.reshape(len(part), *way.shape)
         total += np.tensordot(weights[begin : begin + most], by_node, 1)
     low = run(model, ids, metric.at, (), {"wte": lambda value: engine.beside(start, value)})
-    values = [value_of(metric, found.logits).real.astype(np.float64) for found in (whole, low)]
-    return TokenAttribution("integrated gradients", ids, (total * way.real).sum(-1), *values)
+    bottom = value_of(metric, low.logits).real.astype(np.float64)
+    return TokenAttribution("integrated gradients", ids, (total * way.real).sum(-1), value, bottom)
 
 
 def _gradients_at(model: GPT, ids: NDArray[np.int64], metric: Metric, points: Array) -> Array:

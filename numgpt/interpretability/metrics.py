@@ -225,6 +225,17 @@ def value_of(metric: Metric, logits: Array) -> Array:
     return found
 
 
+def gradient_of(metric: Metric, logits: Array) -> Array:
+    """The metric's gradient in the logits' dtype, or InputError where it is not of their shape."""
+    found = np.asarray(metric.gradient(logits))
+    if found.shape != logits.shape or found.dtype.kind not in "fc":
+        raise InputError(
+            f"metric: its gradient is {found.dtype} of shape {found.shape}, expected floats {logits.shape},"
+            " as the logits"
+        )
+    return found.astype(logits.dtype, copy=False)
+
+
 def expect_place(who: str, metric: Metric, ids: Array) -> None:
     """Raise InputError where a metric looks at a position, or at texts, that there are not."""
     T, at = ids.shape[-1], metric.at

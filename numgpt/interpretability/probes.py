@@ -143,7 +143,7 @@ def _targets(who: str, labels: Any, shape: Any) -> tuple[Array, tuple[Any, ...]]
         return array.astype(np.float64)[..., None], ()
     classes, places = np.unique(array, return_inverse=True)
     if len(classes) < 2:
-        raise InputError(f"{who}: all labels are {classes[0]!r}, expected two classes or more")
+        raise InputError(f"{who}: all labels are {classes.tolist()[0]!r}, expected two classes or more")
     return np.eye(len(classes))[places.reshape(shape)], tuple(classes.tolist())
 
 

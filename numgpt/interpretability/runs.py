@@ -22,7 +22,7 @@ from ..layers.transformer import (
 from ..model import differentiable
 from ..model.gpt import GPT
 from ..ops import last_token
-from .metrics import Metric, value_of
+from .metrics import Metric, gradient_of, value_of
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -104,7 +104,7 @@ def run_with_gradients(
     record = Record(*_of(model), keep=list(keep), edit=edit, **_options(model))
     logits = differentiable.forwards(model, record, logits_at, (ids, places_of(ids, metric.at)))
     home = engine.home(logits)
-    dlogits = engine.beside(metric.gradient(home).astype(home.dtype, copy=False), logits)
+    dlogits = engine.beside(gradient_of(metric, home), logits)
     with engine.session(model.params.dtype):
         logits_backward(record, dlogits)
     return Run(ids, home, record.value, record.grad)
