@@ -268,6 +268,7 @@ def right(tmp_path_factory):
             values[f"data.JinjaTemplate.{name}.tokenizer"] = ended
     values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
     values |= of_tuning(of_bytes, corpus, example, chat, training)
+    values |= of_interpretability(model)
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),
@@ -301,6 +302,30 @@ def right(tmp_path_factory):
 
     value.instances = values
     return value
+
+
+def of_interpretability(model):
+    """What is right for numgpt.interpretability."""
+    inside = numgpt.interpretability
+    metric, surprise = inside.logit_difference(model, 1, 2), inside.surprise(model, [1, 2, 3])
+    values = {
+        "clean": [0, 1, 2], "corrupted": [0, 3, 2], "prompt": [0, 1, 2], "metric": metric, "answer": 1,
+        "wrong": 2, "subject": (0, 1), "layer": 0, "head": 0, "pattern": np.eye(3), "offset": 1,
+        "induction_score.period": 2,
+        "prompts": [[0, 1], [1, 2], [2, 3], [3, 4]], "labels": [0, 1, 0, 1], "toward": [0, 1],
+        "away": [2, 3], "corpus": [0, 1, 2, 3, 4], "names": "wte", "rank_correlation.a": [1, 2],
+        "rank_correlation.b": [2, 1], "detect_head.kind": "induction", "ids": [0, 1, 0],
+        "steered.vector": inside.steering_vector(model, [0], [1], 0), "targets": [1, 2, 3],
+        "AnswerMetric": metric, "AnswerMetric.value.logits": np.eye(5), "Surprise": surprise,
+        "AnswerMetric.gradient.logits": np.eye(5), "Surprise.value.logits": np.ones((1, 3, 5)),
+        "Surprise.gradient.logits": np.ones((1, 3, 5)), "HeadScores": inside.head_scores(model),
+        "HeadScores.best.kind": "induction", "HookNames": inside.hook_names(model.config),
+        "HookNames.theirs.name": "hook_embed", "HookNames.ours.name": "wte", "value": np.ones((1, 3, 4)),
+        "Hook": inside.hook_names(model.config).hooks[0], "values": {"wte": np.ones((1, 3, 4))},
+    }  # fmt: skip
+    names = [name for name in PUBLIC if name.startswith("interpretability.")]
+    own = {f"{name}.{p}": values[p] for name in names for p in parameters(name) if p in values}
+    return own | {f"interpretability.{name}": value for name, value in values.items()}
 
 
 def of_tuning(model, corpus, example, chat, training):

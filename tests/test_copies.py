@@ -121,6 +121,33 @@ def a_finding():
     return gradcheck.Finding("pure", 1.0, 0.0, lambda: "said late")
 
 
+@functools.cache
+def seen_inside():
+    """What every experiment of numgpt.interpretability gives, of one small model."""
+    inside, model = numgpt.interpretability, GPT(TINY, seed=0, dtype="float64")
+    pair, metric = ([0, 1, 2], [0, 3, 2]), inside.logit_difference(model, 1, 2)
+    hooks = inside.hook_names(TINY)
+    return [
+        metric,
+        inside.surprise(model, [1, 2, 3]),
+        inside.activation_patching(model, *pair, metric),
+        inside.path_patching(model, *pair, metric),
+        inside.causal_tracing(model, pair[0], (0, 1), draws=2),
+        inside.ablation(model, pair[0], metric),
+        inside.attention_maps(model, pair[0]),
+        inside.head_scores(model),
+        inside.qk_circuit(model, 0, 1),
+        inside.logit_lens(model, pair[0]),
+        inside.direct_logit_attribution(model, pair[0], 1, 2),
+        inside.integrated_gradients(model, pair[0], metric, steps=4),
+        inside.strongest_activations(model, pair[0], 0),
+        inside.ridge_probe(model, [[0, 1], [2, 3], [1, 4]], [0, 1, 1], "wte")["wte"],
+        inside.steering_vector(model, pair[0], pair[1], 0),
+        hooks,
+        hooks.hooks[0],
+    ]
+
+
 # Name → a function of a folder that makes the thing.
 THINGS = {
     "config": lambda folder: TINY,
@@ -156,6 +183,7 @@ THINGS = {
     "values": lambda folder: GPT(TINY).record(X, Y).value,
     "trace": lambda folder: GPT(TINY).record(X, Y).trace(differences=1),
     "rollout": lambda folder: numgpt.tuning.Rollout(*map(np.array, (X, [1], [3], [True], [0.5]))),
+    **{f"looking inside: {n}": lambda folder, n=n: seen_inside()[n] for n in range(17)},
     "visibility": lambda folder: numgpt.Visibility.packed([[3, 2]]),
     "noise scale": lambda folder: calculus.NoiseScale(*range(len(calculus.NoiseScale._fields))),
     "divergence": lambda folder: parity.first_divergence(GPT(TINY), GPT(TINY, seed=1), X, Y),
@@ -331,9 +359,10 @@ def errors():
 
 def test_every_class_of_the_public_face_is_held_to_these_laws(tmp_path):
     """What is added to the face is added here; a Record is refused by a law of its own."""
-    faces = [numgpt, tokenizers, gradcheck, parity, calculus, ops]
+    faces = [numgpt, tokenizers, gradcheck, parity, calculus, ops, numgpt.interpretability]
     public = [getattr(face, name) for face in faces for name in face.__all__ if name != "Record"]
-    public = {cls for cls in public if inspect.isclass(cls)} | {row.tokenizer for row in KINDS.values()}
+    public = {cls for cls in public if inspect.isclass(cls) and not getattr(cls, "_is_protocol", False)}
+    public |= {row.tokenizer for row in KINDS.values()}
     kinds = {type(error) for error in errors()}
     for name, make in THINGS.items():
         (tmp_path / name).mkdir()

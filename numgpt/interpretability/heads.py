@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..model.gpt import GPT
 from ..random import generator
 from . import sites
-from .prompts import token_rows
+from .prompts import Few, token_rows
 from .runs import run
 
 Array = NDArray[Any]
@@ -234,7 +234,7 @@ class HeadScores:
 
 @checked
 def head_scores(
-    model: GPT, prompt: Any = None, *, period: Size | None = None, rows: Size = 4, seed: int = 0
+    model: GPT, prompt: Any = None, *, period: Size | None = None, rows: Few = 4, seed: int = 0
 ) -> HeadScores:
     """Every head's scores for the kinds that have names, on a prompt, or on random tokens that repeat.
 

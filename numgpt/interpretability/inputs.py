@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
-from ..arguments import Size, checked
+from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from .metrics import Metric, expect_place, value_of
-from .prompts import token_rows
+from .prompts import Few, token_rows
 from .runs import AT_ONCE, run, run_with_gradients
 
 Array = NDArray[np.float64]
@@ -79,7 +79,7 @@ def gradient_times_input(model: GPT, prompt: Any, metric: Metric) -> TokenAttrib
 
 @checked
 def integrated_gradients(
-    model: GPT, prompt: Any, metric: Metric, *, baseline: Any = "mean", steps: Size = 32
+    model: GPT, prompt: Any, metric: Metric, *, baseline: Any = "mean", steps: Few = 32
 ) -> TokenAttribution:
     """The gradient along the straight line from a baseline to the embeddings, times the way.
 

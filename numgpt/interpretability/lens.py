@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
-from ..arguments import Size, checked
+from ..arguments import checked
 from ..errors import InputError
 from ..layers.transformer import blocks_forward, unembedded_forward
 from ..model.gpt import GPT
-from .prompts import answer_ids, token_rows
+from .prompts import Few, answer_ids, token_rows
 from .runs import Forwards, run, streams
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ class Lens:
 
 
 @checked
-def logit_lens(model: GPT, prompt: Any, answer: Any = None, *, k: Size = 5) -> Lens:
+def logit_lens(model: GPT, prompt: Any, answer: Any = None, *, k: Few = 5) -> Lens:
     """The last norm and the unembedding, read off the residual stream after every layer.
 
         logits_l = ln_f(x_l) W_U        x_l the stream after l layers, x_L the model's own

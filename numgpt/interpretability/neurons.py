@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
-from ..arguments import Count, Size, checked
+from ..arguments import Count, checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from ..model.prompts import ids_of
 from . import sites
-from .prompts import token_rows
+from .prompts import Few, token_rows
 from .runs import Progress, run
 
 Array = NDArray[Any]
@@ -50,8 +50,8 @@ def strongest_activations(
     layer: Count,
     neurons: Sequence[Count] | None = None,
     *,
-    k: Size = 5,
-    context: Size = 12,
+    k: Few = 5,
+    context: Few = 12,
     progress: Progress | None = None,
 ) -> Neurons:
     """The k tokens of a corpus at which each neuron of a feed-forward is strongest.
@@ -128,7 +128,8 @@ def _chosen(who: str, model: GPT, layer: int, neurons: Sequence[int] | None) -> 
 def _batches(who: str, model: GPT, corpus: Any) -> tuple[Iterator[Array], int]:
     """Batches of ids (B, T), and how many rows there will be, 0 where nobody knows."""
     is_text = isinstance(corpus, str)
-    is_row = isinstance(corpus, list | tuple | np.ndarray) and np.ndim(corpus[0] if len(corpus) else 0) == 0
+    is_row = isinstance(corpus, list | tuple) and np.ndim(corpus[0] if corpus else 0) == 0
+    is_row = is_row or (isinstance(corpus, np.ndarray) and corpus.ndim < 2)
     if not (is_text or is_row):
         if not isinstance(corpus, Iterable):
             raise InputError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..argument_kinds import as_array
+from ..argument_kinds import Range, as_array
 from ..arguments import Ids, checked
 from ..errors import InputError
 from ..model.gpt import GPT
@@ -16,6 +16,7 @@ from ..model.prompts import ids_of
 from ..ops.op import check_ids
 
 Array = NDArray[Any]
+Few = Annotated[int, Range("from 1 to 1,024", lambda n: 1 <= n <= 1024)]  # of what takes time or memory each
 
 
 def token_rows(who: str, model: GPT, prompts: Any, negative: bool = False) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from ..model.gpt import GPT
 from ..random import generator
 from . import sites
 from .metrics import expect_place, probability, value_of
-from .prompts import token_rows
+from .prompts import Few, token_rows
 from .runs import Patch, Progress, Run, patched, run, streams
 
 Array = NDArray[np.float64]
@@ -54,7 +54,7 @@ def causal_tracing(
     answer: Any = None,
     *,
     sigmas: Positive = 3.0,
-    draws: Size = 10,
+    draws: Few = 10,
     window: Size = 10,
     at: str | Sequence[str] = KINDS,
     seed: int = 0,
