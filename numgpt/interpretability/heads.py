@@ -187,8 +187,9 @@ def detect_head(pattern: ArrayLike, ids: Ids, kind: str, measure: Literal["mul",
         mul = Σ P M / Σ P               M the mask of the kind, (T, T) of 0 and 1
         abs = 1 − Σ |P − M| / T         the distance of a row from the mask's, 0 to 2 where both sum to 1
 
-    All queries are in the denominator, those too that have nothing to match: on a sequence and its repetition
-    a perfect induction head has about 0.5, not 1. induction_score leaves the first copy out.
+    TransformerLens rounds abs to three digits. All queries are in the denominator, those too that have
+    nothing to match: on a sequence and its repetition a perfect induction head has about 0.5, not 1.
+    induction_score leaves the first copy out.
 
     Parameters
     ----------

@@ -165,8 +165,9 @@ def hook_names(config: Config) -> HookNames:
 
     Notes
     -----
-    Gradients turn as values do, but for what the turn leaves out. TransformerLens folds norms' weights and
-    biases into what follows, and centres what writes to the stream, unless it is loaded by
+    Gradients turn as values do, but for what the turn leaves out; TransformerLens passes the first norm's
+    hook for queries, keys and values each, and its three gradients add up to ours. It folds norms' weights
+    and biases into what follows, and centres what writes to the stream, unless it is loaded by
     from_pretrained_no_processing; only then are the arrays the same.
 
     Examples
