@@ -231,8 +231,8 @@ def test_a_hook_turns_back_what_it_turned(family):
 def test_hooks_without_a_counterpart_say_why():
     gpt2, llama = (hook_names(CONFIGS[family]) for family in FAMILIES)
     assert "hook_pos_embed" in gpt2.without and "hook_pos_embed" not in llama.without
-    assert "ln_final.hook_normalized" in llama.without
-    assert gpt2.theirs("ln_final.hook_normalized").ours == "ln_f"
+    assert "ln_final.hook_normalized" in llama.without and "ln_final.hook_normalized" in gpt2.without
+    assert gpt2.theirs("ln_final.hook_out").ours == llama.theirs("ln_final.hook_out").ours == "ln_f"
     with pytest.raises(InputError, match=r"blocks.1.attn.hook_result has no counterpart: .*z W_O"):
         gpt2.theirs("blocks.1.attn.hook_result")
     with pytest.raises(InputError, match="no hook 'blocks.9.hook_z', expected a name such as blocks"):

@@ -165,10 +165,12 @@ def hook_names(config: Config) -> HookNames:
 
     Notes
     -----
-    Gradients turn as values do, but for what the turn leaves out; TransformerLens passes the first norm's
-    hook for queries, keys and values each, and its three gradients add up to ours. It folds norms' weights
-    and biases into what follows, and centres what writes to the stream, unless it is loaded by
-    from_pretrained_no_processing; only then are the arrays the same.
+    Gradients turn as values do, but those of scores are 0 where values are −∞, and that of hook_resid_mid
+    is of the feed-forward's reading alone: ours is of the stream, which goes on beside it.
+    TransformerLens folds norms' weights and biases into what follows, and centres what writes to the
+    stream, where its compatibility mode is enabled; without that its arrays are ours, to 1e-10
+    (tests/test_transformer_lens.py). The names are those of its version 4. Before, a LayerNorm's
+    hook_normalized was what hook_out is now, and nothing was folded by from_pretrained_no_processing.
 
     Examples
     --------
@@ -200,21 +202,19 @@ def _hooks(config: Config) -> Iterator[Hook]:
     yield Hook("hook_embed", "wte" if config.embed_scale == 1 else "embed_scale")
     for layer in range(L):
         yield from _hooks_of_block(config, layer)
-    if config.norm != "rmsnorm":
-        yield Hook("ln_final.hook_normalized", "ln_f")
+    yield Hook("ln_final.hook_out", "ln_f")
 
 
 def _hooks_of_block(config: Config, layer: int) -> Iterator[Hook]:
     theirs, ours, c = f"blocks.{layer}", f"h.{layer}", config.scopes()[f"h.{layer}."]
     yield Hook(f"{theirs}.hook_resid_pre", stream(layer))
-    if config.norm != "rmsnorm":
-        yield Hook(f"{theirs}.ln1.hook_normalized", f"{ours}.ln_1")
+    yield Hook(f"{theirs}.ln1.hook_out", f"{ours}.ln_1")
     yield from _hooks_of_attention(c, f"{theirs}.attn", f"{ours}.attn")
     yield Hook(f"{theirs}.hook_attn_out", f"{ours}.attn")
     if config.norm_position == "pre":
         yield Hook(f"{theirs}.hook_resid_mid", f"{ours}.mid")
-    if config.norm != "rmsnorm" and config.norm_position != "parallel":
-        yield Hook(f"{theirs}.ln2.hook_normalized", f"{ours}.ln_2")
+    if config.norm_position != "parallel":
+        yield Hook(f"{theirs}.ln2.hook_out", f"{ours}.ln_2")
     F, fc = c.ffn_width, f"{ours}.mlp.c_fc"
     if ACTIVATIONS[c.activation].gated:
         yield Hook(f"{theirs}.mlp.hook_pre", fc, "part", end=F)
@@ -246,15 +246,14 @@ def _without(config: Config) -> Iterator[tuple[str, str]]:
     """Hooks that none of our values is."""
     if config.positions == "learned":
         yield "hook_pos_embed", "positions are added at once: it is the value 'wpe' minus the value 'wte'"
-    rms = "it is before the weight is multiplied in, our value behind it"
+    hat = "it is what weight and bias have yet to be applied to, our value and hook_out are behind them"
     scale = "the scale is no value: the norm's op keeps 1/σ for its backward"
     norms = ("ln1",) if config.norm_position == "parallel" else ("ln1", "ln2")
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         for norm in norms:
             yield f"{block}.{norm}.hook_scale", scale
-            if config.norm == "rmsnorm":
-                yield f"{block}.{norm}.hook_normalized", rms
+            yield f"{block}.{norm}.hook_normalized", hat
         yield (
             f"{block}.attn.hook_result",
             "a head's part of c_proj's output is never computed by itself: z W_O",
@@ -262,5 +261,4 @@ def _without(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("attn_in", "q_input", "k_input", "v_input", "mlp_in"):
             yield f"{block}.hook_{name}", "a copy of the stream for one reader, which we do not make"
     yield "ln_final.hook_scale", scale
-    if config.norm == "rmsnorm":
-        yield "ln_final.hook_normalized", rms
+    yield "ln_final.hook_normalized", hat
