@@ -4,9 +4,12 @@ Functions take axes or a figure of matplotlib, extra [plot], and return what the
 """
 
 from .attention_maps import attention
+from .attribution_bars import attribution, token_attribution
 from .files import save, save_or_show
 from .gradient_map import gradients
+from .layer_maps import heads, lens, patching, tracing
 from .lines import curves, gradient_norm, learning_rate, loss, tokens_per_second
+from .neuron_contexts import neurons
 from .rewards import rewards
 from .runs import Run, read
 from .style import styled
@@ -15,16 +18,23 @@ from .table import table
 __all__ = [
     "Run",
     "attention",
+    "attribution",
     "curves",
     "gradient_norm",
     "gradients",
+    "heads",
     "learning_rate",
+    "lens",
     "loss",
+    "neurons",
+    "patching",
     "read",
     "rewards",
     "save",
     "save_or_show",
     "styled",
     "table",
+    "token_attribution",
     "tokens_per_second",
+    "tracing",
 ]

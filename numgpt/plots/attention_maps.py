@@ -18,7 +18,6 @@ from . import style
 
 PROBS = "attn.heads.probs"
 NAME = re.compile(rf"h\.(\d+)\.{re.escape(PROBS)}")
-MOST_TICKS = 40  # texts at an axis that can be read
 Array = NDArray[Any]
 
 
@@ -59,8 +58,8 @@ def attention(
     if isinstance(of, Trace) and prompt is not None:
         raise InputError("attention: a Trace has its tokens, expected no prompt beside it")
     maps = attention_maps(trace)
-    rows = _chosen("layers", layers, list(maps))
-    columns = _chosen("heads", heads, range(max(len(m) for m in maps.values())))
+    rows = chosen("layers", layers, list(maps))
+    columns = chosen("heads", heads, range(max(len(m) for m in maps.values())))
     texts = _texts(trace, next(iter(maps.values())).shape[-1])
     with style.styled():
         figure = style.figure_of("attention", figure, _size(len(rows), len(columns), texts))
@@ -105,14 +104,14 @@ def _trace(model: GPT, prompt: Any) -> Trace:
     return model.record(ids_of("attention", model, prompt), keep=[f"h.*.{PROBS}"]).trace()
 
 
-def _chosen(what: str, asked: Sequence[int] | None, there: Sequence[int]) -> list[int]:
+def chosen(what: str, asked: Sequence[int] | None, there: Sequence[int]) -> list[int]:
     """Those that were asked for, or all; InputError where one is not there."""
-    chosen = list(there) if asked is None else list(asked)
-    missing = [n for n in chosen if n not in there]
-    if missing or not chosen:
+    numbers = list(there) if asked is None else list(asked)
+    missing = [n for n in numbers if n not in there]
+    if missing or not numbers:
         given = f"has {missing[0]}" if missing else "is empty"
         raise InputError(f"attention: {what} {given}, expected some of {_range(there)}")
-    return chosen
+    return numbers
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -147,7 +146,7 @@ def _draw(ax: Any, probs: Array, head: int) -> None:
 
 def _name_tokens(grid: Array, texts: Sequence[str]) -> None:
     """The texts of the tokens, at the outer axes of a grid: they are the same for all."""
-    every = max(1, -(-len(texts) // MOST_TICKS))
+    every = max(1, -(-len(texts) // style.MOST_TICKS))
     ticks, names = range(0, len(texts), every), texts[::every]
     size = 8 if len(texts) <= 24 else 6
     turned = 90 if max(map(len, texts)) > 1 else 0

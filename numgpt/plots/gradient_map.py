@@ -19,7 +19,6 @@ from .table import Table
 LAYER = re.compile(r"(?P<before>(?:[^.]+\.)*?)(?P<layer>\d+)(?:\.(?P<kind>.+))?")
 WHOLE = "whole layer"  # the value of a layer itself, h.0
 COLOURS = "viridis"
-NOTHING = "#e4e4e4"  # where a norm is 0, for which a logarithmic scale has no colour, or is not there
 Of = Literal["parameters", "values"]
 
 
@@ -177,7 +176,7 @@ def _scale(norms: Iterable[float]) -> Any:
 def _map(ax: Any, norms: NDArray[np.float64], scale: Any, rows: int) -> Any:
     """Draw norms (kinds, layers) as an image of a cell each, with room for so many rows."""
     shown = np.ma.masked_where(~(norms > 0), norms)
-    colours = style.matplotlib("pyplot").get_cmap(COLOURS).with_extremes(bad=NOTHING)
+    colours = style.matplotlib("pyplot").get_cmap(COLOURS).with_extremes(bad=style.NOTHING)
     columns = max(1, norms.shape[1])
     if norms.size == 0:
         shown, colours = np.ma.masked_all((1, 1)), COLOURS

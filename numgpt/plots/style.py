@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..tokenizers import Tokenizer
 
 # Colours that stay apart to the colour-blind and, by their lightness, in greyscale; each run has a marker and
 # a dash of its own besides.
@@ -15,6 +16,8 @@ COLOURS = ("#1f4e8c", "#d55e00", "#1a1a1a", "#62b5e5", "#8c1d40", "#2a9d6f", "#b
 MARKERS = "osD^vPX*"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (7, 1.5, 1.5, 1.5)))
 GREY = "#707070"
+NOTHING = "#e4e4e4"  # the cell of a map that has no number, or none that its scale has a colour for
+MOST_TICKS = 40  # texts at an axis that can be read
 SETTINGS = {
     "font.family": "DejaVu Sans",  # which matplotlib carries
     "font.size": 10,
@@ -97,6 +100,13 @@ def scale(figure: Any, image: Any, axes: Any, label: str) -> None:
     bar.ax.tick_params(labelsize=9)
 
 
+def diverging() -> Any:
+    """Colours around 0 as on the pages: blue below, white at it, orange above."""
+    return matplotlib("colors").LinearSegmentedColormap.from_list(
+        "blue and orange", [COLOURS[0], "#8fb4de", "#ffffff", "#f4b183", COLOURS[1]]
+    )
+
+
 def literal(text: str) -> str:
     """A text that is no formula, whatever dollar signs are in it; ? for halves of characters."""
     return text.encode("utf-8", "replace").decode().replace("$", r"\$")
@@ -107,6 +117,12 @@ def token(text: str) -> str:
     signs = {" ": "␣", "\n": "↵", "\t": "⇥"}
     known = _characters()
     return literal("".join(signs.get(c) or (c if ord(c) in known else _escaped(c)) for c in text))
+
+
+def tokens(ids: Iterable[Any], tokenizer: Tokenizer | None) -> list[str]:
+    """What tokens are called at axes and in cells: their texts, or where there is no tokenizer their ids."""
+    known = 0 if tokenizer is None else tokenizer.vocab_size
+    return [token(tokenizer.decode([int(i)])) if tokenizer and int(i) < known else str(int(i)) for i in ids]
 
 
 def _escaped(character: str) -> str:

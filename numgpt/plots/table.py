@@ -90,6 +90,7 @@ def _speed(run: Run) -> str:
 
 def _is_number(cell: str) -> bool:
     """Whether a cell stands to the right, as numbers do."""
+    cell = cell.strip().removesuffix("*").lstrip("+-")
     return cell == "–" or cell.replace(",", "").replace(".", "").replace("e-", "").isdigit()
 
 
