@@ -69,7 +69,7 @@ def attention(
         P = found.maps[n][0]
         there = [head for head in chosen_heads if head < len(P)]
         maps.append({"layer": n, "heads": there, "data": _packed(P[there])})
-    title = _title(texts, tokenizer) if title is None else packing.shortened(title)
+    title = _title(texts, tokenizer) if title is None else title
     data = {"title": title, "tokens": texts, "heads": chosen_heads, "maps": maps}
     return _written("attention", ATTENTION, data, path)
 
@@ -97,7 +97,7 @@ def patching(
     """
     texts = _texts(found.ids[0], tokenizer)
     share = found.share if found.share.ndim > 1 else found.share[:, None]
-    title = _title(texts, tokenizer) if title is None else packing.shortened(title)
+    title = _title(texts, tokenizer) if title is None else title
     data = {
         "title": title,
         "at": found.at,

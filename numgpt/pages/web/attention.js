@@ -58,6 +58,13 @@ function summary(numbers) {
   return { first: N.fixed(first, 2), previous: N.fixed(previous, 2), itself: N.fixed(itself, 2) };
 }
 
+// Pixels of a head's picture: few heads have room for large ones.
+function side() {
+  const most = Math.max(N.data.heads.length, N.data.maps.length);
+  if (most <= 4) return 84;
+  return most <= 8 ? 60 : 44;
+}
+
 const thumbs = [];
 function headsGrid() {
   const rows = N.data.maps.map(({ layer, heads }) =>
@@ -78,7 +85,8 @@ function headsGrid() {
   const top = N.el("div", { class: "heads-row heads-top", "aria-hidden": "true" }, N.el("span", { class: "heads-name" }), ...N.data.heads.map((head) => N.el("span", { text: S("head", { n: head }) })));
   const grid = N.el("div", { id: "heads", class: "heads-grid", role: "radiogroup", "aria-label": S("heads") }, top, ...rows);
   grid.addEventListener("keydown", moveHead);
-  return N.el("section", { class: "box" }, N.el("h2", { text: S("heads") }), N.el("p", { class: "quiet", text: S("heads_says") }), N.el("div", { class: "scroll-x" }, grid));
+  grid.style.setProperty("--thumb", `${side()}px`);
+  return N.el("section", { class: "box heads-box" }, N.el("h2", { text: S("heads") }), N.el("p", { class: "quiet", text: S("heads_says") }), N.el("div", { class: "scroll-x" }, grid));
 }
 
 function moveHead(event) {

@@ -34,7 +34,11 @@ const asked = N.fromAddress();
 if (rows[asked.row] && columns[asked.column]) Object.assign(state, { row: asked.row, column: asked.column });
 let pointed = null;
 
-const short = (v) => (Number.isFinite(v) ? N.fixed(v, 2).replace(/^(−?)0\./, "$1.") : "–");
+// What a cell has room for; of nearly nothing, nothing.
+function short(v) {
+  if (!Number.isFinite(v)) return "–";
+  return Math.abs(v) < 0.005 ? "" : N.fixed(v, 2).replace(/^(−?)0\./, "$1.");
+}
 const cells = rows.map((row, r) =>
   columns.map((column, c) => {
     const v = value(row, c);
@@ -99,8 +103,7 @@ N.id("room").append(
     { class: "box" },
     N.el("h2", { text: S(`title.${at}`) }),
     N.el("p", { class: "quiet", text: S("says") }),
-    table(),
-    N.el("dl", { class: "facts readings" }, ...fact("where", "where"), ...fact("share", "share"), ...fact("metric", "metric"), ...fact("clean", "clean", N.fixed(clean, 4)), ...fact("corrupted", "corrupted", N.fixed(corrupted, 4))),
+    N.el("div", { class: "found" }, table(), N.el("dl", { class: "facts readings" }, ...fact("where", "where"), ...fact("share", "share"), ...fact("metric", "metric"), ...fact("clean", "clean", N.fixed(clean, 4)), ...fact("corrupted", "corrupted", N.fixed(corrupted, 4)))),
   ),
 );
 show(null);
