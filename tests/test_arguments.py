@@ -325,7 +325,25 @@ def of_interpretability(model):
     }  # fmt: skip
     names = [name for name in PUBLIC if name.startswith("interpretability.")]
     own = {f"{name}.{p}": values[p] for name in names for p in parameters(name) if p in values}
-    return own | {f"interpretability.{name}": value for name, value in values.items()}
+    own |= {f"interpretability.{name}": value for name, value in values.items()}
+    return own | of_pictures(model, metric)
+
+
+def of_pictures(model, metric):
+    """What is right for the pictures and pages of what numgpt.interpretability finds."""
+    inside, prompt = numgpt.interpretability, [0, 1, 2]
+    patching = inside.activation_patching(model, prompt, [0, 3, 2], metric)
+    found = {
+        "plots.lens": inside.logit_lens(model, prompt), "plots.patching": patching,
+        "plots.heads": inside.head_scores(model), "pages.patching": patching,
+        "plots.tracing": inside.causal_tracing(model, prompt, (0, 1), draws=2),
+        "plots.attribution": inside.direct_logit_attribution(model, prompt, 1, 2),
+        "plots.token_attribution": inside.gradient_times_input(model, prompt, metric),
+        "plots.neurons": inside.strongest_activations(model, prompt, 0),
+        "pages.attention": inside.attention_maps(model, prompt),
+    }  # fmt: skip
+    paths = {f"pages.{name}.path": "new.html" for name in ("attention", "patching")}
+    return paths | {f"{name}.found": value for name, value in found.items()}
 
 
 def of_tuning(model, corpus, example, chat, training):

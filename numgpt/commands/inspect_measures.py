@@ -88,9 +88,10 @@ def _lens(model: GPT, args: argparse.Namespace) -> Measured:
     found = logit_lens(model, args.prompt, args.answer, k=args.top or TOP)
     texts = tables.token_texts(model, found.ids)
     top = [[tables.token_texts(model, ids) for ids in row] for row in found.top]
+    answers = tables.token_texts(model, found.answers)
     facts = {
         "tokens": texts,
-        "answers": tables.token_texts(model, found.answers),
+        "answers": answers,
         "streams": found.names,
         "kl": found.kl,
         "rank": found.rank,
@@ -99,7 +100,7 @@ def _lens(model: GPT, args: argparse.Namespace) -> Measured:
     }
     return Measured(
         f"what each layer would say after: {args.prompt}",
-        (tables.lens(found, top, facts["answers"][-1]),),
+        (tables.lens(found, top, answers[-1]),),
         facts,
         lambda: plots.lens(found, tokenizer=model.tokenizer),
     )

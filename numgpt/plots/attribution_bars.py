@@ -38,7 +38,7 @@ def attribution(found: DirectAttribution, ax: Any = None, *, most: Size = 30) ->
     total = float(values.sum())
     with style.styled():
         ax = style.axes_of("attribution", ax, (7.2, min(40.0, 1.2 + 0.24 * (len(names) + 1))))
-        rows = np.arange(len(names) + 1)
+        rows = range(len(names) + 1)
         heights = [*shown, total]
         colours = [ABOVE if value > 0 else BELOW for value in shown]
         ax.barh(rows, heights, color=[*colours, style.GREY], height=0.72)
