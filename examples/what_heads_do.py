@@ -184,9 +184,8 @@ def main(argv=None):
         "these are missed most"
     )
     offset, offset_unrelated, score, unrelated = copier_scores()
-    print(
-        f"\na model that copies from {loss_and_attention.HALF - 1} tokens back, where letters:   repeat  do not"
-    )
+    back = loss_and_attention.HALF - 1
+    print(f"\na model that copies from {back} tokens back, where letters:   repeat  do not")
     print(f"{'share at that distance':45}{offset:13.3f}{offset_unrelated:8.3f}")
     print(f"{'induction score':45}{score:13.3f}{unrelated:8.3f}")
     assert min(offset, score) > 0.5, "the measures find what is there"
