@@ -16,8 +16,10 @@ least:
 
 With S = 1 the update is the smallest in norm, and does not ask which other keys there are.
 
-What it does not show: that large models keep facts so (Hase et al. 2023: where tracing finds a fact says
-little of where it is best edited), nor what several edits do to each other.
+What it does not show: that a model has to keep facts so. With --seed 2 the last word of the sentence reads
+first and last name each by itself, and an assertion says that this is not what was expected. Nor does it show
+that large models keep them so (Hase et al. 2023: where tracing finds a fact says little of where it is best
+edited), nor what several edits do to each other.
 
     python planted_fact.py --plot picture.svg    half a minute
 """
@@ -93,12 +95,12 @@ def corpus(seed):
     return Corpus(np.maximum(text[:, :-1], 0), text[:, 1:], *map(np.array, zip(*columns)))
 
 
-def taught(data, steps):
+def taught(data, steps, seed):
     """A model that has read the sentences many times."""
     config = numgpt.Config(len(WORDS), block_size=LONGEST, n_layer=3, n_head=4, n_embd=64)
-    model = numgpt.GPT(config, seed=0)
+    model = numgpt.GPT(config, seed=seed)
     optimizer = numgpt.AdamW(model)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     training = numgpt.Training(steps=steps, lr=3e-3, warmup=50)
     for step in range(steps):
         rows = rng.integers(0, len(data.tokens), 96)
@@ -248,11 +250,12 @@ def main(argv=None):
     """Teach, trace, edit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=600, help="of teaching (default: 600)")
+    parser.add_argument("--seed", type=int, default=1, help="of facts, weights and batches (default: 1)")
     picture.add_flag(parser)
     args = parser.parse_args(argv)
     show = picture.to(args.plot, title=__doc__.partition("\n")[0])
-    data = corpus(0)
-    model = taught(data, args.steps)
+    data = corpus(args.seed)
+    model = taught(data, args.steps, args.seed)
     known = np.mean(answers(model, data).argmax(-1) == data.answer)
     print(f"{len(PEOPLE)} homes and {len(PEOPLE)} trades: {known:.1%} of {len(data.who)} answers are right")
     assert known > 0.99
@@ -273,7 +276,7 @@ def main(argv=None):
         says, reworded, trade, namesakes, others, kl = found[name]
         print(f"{name:9}{says:9.2f}{reworded:10.2f}{trade:11.2f}{namesakes:21.2f}{others:11.2f}{kl:15.4f}")
     best, late, blunt = found.values()
-    assert best[0] > 0.7 and best[1] > max(0.5, late[1]) and min(best[3:5]) > 0.85
+    assert best[0] > max(0.7, late[0]) and best[1] > 0.3 and min(best[3:5]) > 0.85
     assert blunt[5] > 3 * best[5] and blunt[3] < best[3], "without S, others move"
     show(lambda figure: draw(figure, effect, words), size=(9.6, 3.2))
     print(

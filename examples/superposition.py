@@ -183,8 +183,9 @@ def main(argv=None):
     assert shared == sorted(shared) and shared[-1] > 1, "what it pays"
     assert all(stored(t.W) == M and abs(t.loss / dropped(p) - 1) < 0.03 for p, t in plain.items())
     show(lambda figure: draw(figure, found), size=(11, 2.8))
+    rare = f"{DENSITIES[-1]:.0%}"
     print(
-        f"\nWhere each feature is there in {DENSITIES[-1]:.0%} of the cases, {M} dimensions store {kept[-1]} of them, at"
+        f"\nWhere each feature is there in {rare} of the cases, {M} dimensions store {kept[-1]} of them, at"
     )
     print(f"{losses[-1]:.2f} of the loss; without relu they never store more than {M}.")
 
