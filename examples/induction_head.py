@@ -4,7 +4,7 @@ Attention alone, without feed-forwards, learns to continue random segments that 
 looks for what followed the token the last time. It needs two steps: a head of the first layer writes into
 each place which token stood before it, and a head of the second looks for the place that says so. One layer
 has no such places to read, and does not learn it. When the first head is taken away, the second is blind,
-and it is its keys alone that miss it.
+and above all its keys miss it.
 
 What it does not show: that large models learn to continue text in this way, nor at which time.
 
@@ -38,7 +38,7 @@ ATTENTION_ONLY = {"h.*.mlp": numgpt.ops.Op("...C -> ...C", nothing_forward, noth
 
 
 def batch(rng, size, period=None):
-    """Tokens and targets (B, T): random segments that repeat; what cannot be known counts not."""
+    """Tokens and targets (B, T): random segments that repeat. What nobody could know does not count."""
     periods = rng.integers(6, 17, size) if period is None else np.full(size, period)
     segments = rng.integers(0, V, (size, 16))
     places = np.arange(T + 1) % periods[:, None]
@@ -180,7 +180,7 @@ def main(argv=None):
     print(
         f"\nInduction heads are there after {born} steps with two layers, with one never. Without the heads"
     )
-    print("that look one token back they are blind, and it is their keys that miss what those wrote.")
+    print("that look one token back they are blind, and above all their keys miss what those wrote.")
 
 
 if __name__ == "__main__":
