@@ -16,6 +16,7 @@ from . import style
 Array = NDArray[Any]
 SEQUENTIAL = "Blues"
 LINES = "#ebebeb"  # between cells, of which many are white
+FEW_HEADS = 6  # up to which all kinds of heads stand in one row
 MOST_NUMBERS = 420  # cells of a map that have their number written in them
 KIND = {
     "resid_pre": "the stream before each layer",
@@ -142,12 +143,14 @@ def heads(found: HeadScores, figure: Any = None) -> Any:
     """
     L, H = next(iter(found.scores.values())).shape
     with style.styled():
-        side = 0.45 * H + 0.35
-        size = (min(40.0, 1.6 + side * len(found.scores)), min(40.0, max(2.0, 1.1 + 0.36 * L)))
+        across = len(found.scores) if H <= FEW_HEADS else 2  # maps beside each other
+        down = -(-len(found.scores) // across)
+        width, height = 0.45 * H + 0.35, max(2.0, 0.9 + 0.36 * L)
+        size = (min(40.0, 1.6 + width * across), min(40.0, 0.2 + height * down))
         figure = style.figure_of("heads", figure, size)
-        grid = figure.subplots(1, len(found.scores), squeeze=False)[0]
+        grid = figure.subplots(down, across, squeeze=False).reshape(-1)
         for n, (ax, (kind, scores)) in enumerate(zip(grid, found.scores.items())):
-            rows = [f"layer {layer}" for layer in range(L)] if n == 0 else [""] * L
+            rows = [f"layer {layer}" for layer in range(L)] if n % across == 0 else [""] * L
             image = _draw(ax, scores, rows, [str(head) for head in range(H)], (SEQUENTIAL, 0.0, 1.0))
             _write_numbers(ax, scores, 1.0)
             ax.set_title(kind, fontsize=10)

@@ -62,7 +62,7 @@ function summary(numbers) {
 function side() {
   const most = Math.max(N.data.heads.length, N.data.maps.length);
   if (most <= 4) return 84;
-  return most <= 8 ? 60 : 44;
+  return most <= 8 ? 60 : 36;
 }
 
 const thumbs = [];
@@ -82,7 +82,7 @@ function headsGrid() {
       }),
     ),
   );
-  const top = N.el("div", { class: "heads-row heads-top", "aria-hidden": "true" }, N.el("span", { class: "heads-name" }), ...N.data.heads.map((head) => N.el("span", { text: S("head", { n: head }) })));
+  const top = N.el("div", { class: "heads-row heads-top", "aria-hidden": "true" }, N.el("span", { class: "heads-name", text: side() > 40 ? "" : S("heads_short") }), ...N.data.heads.map((head) => N.el("span", { text: side() > 40 ? S("head", { n: head }) : String(head) })));
   const grid = N.el("div", { id: "heads", class: "heads-grid", role: "radiogroup", "aria-label": S("heads") }, top, ...rows);
   grid.addEventListener("keydown", moveHead);
   grid.style.setProperty("--thumb", `${side()}px`);
@@ -223,7 +223,7 @@ N.begin(S("product"));
 directionButtons();
 const text = N.el(
   "section",
-  { class: "box" },
+  { class: "box text-box" },
   N.el("h2", { id: "head-name" }),
   N.el("p", { class: "quiet", text: S("text_says") }),
   textBox(),
