@@ -159,8 +159,10 @@ def test_numbers_with_a_sign_stand_to_the_right():
 # Pictures.
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".html"])
-@pytest.mark.parametrize("measure", EACH)
+@pytest.mark.parametrize(
+    ("measure", "suffix"),
+    [*((measure, ".html") for measure in EACH), ("lens", ".png"), ("attention", ".svg")],
+)
 def test_a_picture_or_a_page_is_written(measure, suffix, tmp_path, capsys):
     is_page = suffix == ".html" and measure in ("attention", "patch")
     if not is_page and not importlib.util.find_spec("matplotlib"):

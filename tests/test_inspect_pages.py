@@ -191,10 +191,14 @@ def test_a_cell_of_a_map_says_what_it_brings_back_by_mouse_and_keys(browser, fil
             page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowRight")
         assert page.evaluate("[N.state.row, N.state.column]") == [0, 1]
-        assert (
-            "layer 0" in page.locator("#where").inner_text()
-            and "“d” at 1" in page.locator("#where").inner_text()
-        )
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowLeft")
+        assert page.evaluate("[N.state.row, N.state.column]") == [1, 0]
+        page.keyboard.press("End")
+        assert page.evaluate("[N.state.row, N.state.column]") == [1, len(PROMPT) - 1]
+        cells.nth((len(share) - 1) * share.shape[1] + 1).click()
+        where = page.locator("#where").inner_text()
+        assert where.startswith("layer 0") and where.endswith("“d” at 1")
 
 
 @pytest.mark.parametrize("name", ["attention", "heads"])
