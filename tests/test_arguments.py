@@ -340,6 +340,9 @@ def of_pictures(model, metric):
         "plots.attribution": inside.direct_logit_attribution(model, prompt, 1, 2),
         "plots.token_attribution": inside.gradient_times_input(model, prompt, metric),
         "plots.neurons": inside.strongest_activations(model, prompt, 0),
+        "plots.ablation": inside.ablation(model, prompt, metric),
+        "plots.path_patching": inside.path_patching(model, prompt, [0, 3, 2], metric),
+        "plots.eigenvalues": inside.ov_circuit(model, 0, 0),
         "pages.attention": inside.attention_maps(model, prompt),
     }  # fmt: skip
     paths = {f"pages.{name}.path": "new.html" for name in ("attention", "patching")}

@@ -1,6 +1,7 @@
 """Pictures of what is found inside a model: their cells and bars are its numbers, their texts its tokens."""
 
 import importlib
+import inspect
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import numgpt
 from numgpt import GPT, Config, InputError, plots
 from numgpt.interpretability import (
+    ablation,
     activation_patching,
     causal_tracing,
     direct_logit_attribution,
@@ -15,6 +17,8 @@ from numgpt.interpretability import (
     integrated_gradients,
     logit_difference,
     logit_lens,
+    ov_circuit,
+    path_patching,
     strongest_activations,
 )
 from numgpt.plots import neuron_contexts, style
@@ -59,6 +63,10 @@ def found(model):
         "tracing": causal_tracing(model, CLEAN, "b ", draws=2, window=1),
         "attribution": direct_logit_attribution(model, CLEAN, "a", "b", by_head=True),
         "token_attribution": integrated_gradients(model, CLEAN, metric),
+        "ablation": ablation(model, CLEAN, metric),
+        "ablation of names": ablation(model, CLEAN, metric, "h.*.mlp.act"),
+        "path_patching": path_patching(*pair, (2, 1, "k")),
+        "eigenvalues": ov_circuit(model, 1, 0),
         "neurons": strongest_activations(model, "abcdefg abba cafe dead bead", 1, [3, 0], k=3, context=6),
     }
 
@@ -66,7 +74,7 @@ def found(model):
 def drawn(found, name, **options):
     """The picture of a name, with the texts of tokens where it has some."""
     function = getattr(plots, name.partition(" ")[0])
-    if function not in (plots.heads, plots.attribution):
+    if "tokenizer" in inspect.signature(function).parameters:
         options["tokenizer"] = LETTERS
     return function(found[name], **options)
 
@@ -212,7 +220,30 @@ def test_texts_of_neurons_end_at_the_strongest_token_the_strongest_first(found):
     assert len(darkness) == 3 and darkness[0] > darkness[-1]
 
 
+def test_ablations_and_paths_are_maps_around_zero(found):
+    for name, numbers in (
+        ("ablation", found["ablation"].effect),
+        ("ablation of names", found["ablation of names"].effect[:, None]),
+        ("path_patching", found["path_patching"].share),
+    ):
+        ax = drawn(found, name)
+        np.testing.assert_array_equal(np.ma.getdata(shown(ax)), numbers)
+        low, high = ax.images[0].get_clim()
+        assert low == -high and high == np.nanmax(abs(numbers)) and is_upward(ax)
+    assert labels(drawn(found, "ablation of names").yaxis) == [f"h.{n}.mlp.act" for n in range(3)]
+    hidden = np.ma.getmaskarray(shown(drawn(found, "path_patching")))
+    assert hidden[2].all() and not hidden[:2].any(), "heads of the receiver's layer send it nothing"
+
+
+def test_eigenvalues_are_points_of_the_plane(found):
+    circuit, ax = found["eigenvalues"], drawn(found, "eigenvalues")
+    points = ax.collections[0].get_offsets()
+    np.testing.assert_array_equal(points[:, 0] + 1j * points[:, 1], circuit.eigenvalues)
+    assert f"{circuit.positive_share:+.2f}".replace("-", "−") in ax.get_title(loc="left")
+
+
 PICTURES = ["lens", "patching", "heads", "tracing", "attribution", "token_attribution", "neurons"]
+PICTURES += ["ablation", "path_patching", "eigenvalues"]
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -111,6 +111,7 @@ def strongest_activations(
 
 def _chosen(who: str, model: GPT, layer: int, neurons: Sequence[int] | None) -> Array:
     """The numbers of neurons, of a layer that has them."""
+    sites.expect_layers(who, model.config)
     if layer >= model.config.n_layer:
         raise InputError(f"{who}: layer is {layer}, expected 0 to {model.config.n_layer - 1}")
     config = sites.layer_config(model.config, layer)

@@ -278,7 +278,8 @@ def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
         ρ = the correlation of the ranks        entries that are equal share the mean of theirs
 
     NaN in either is left out. Of attribution and patching it says whether the estimate finds the same sites
-    (Spearman 1904); that the sizes are right it does not say.
+    (Spearman 1904); that the sizes are right it does not say. Shares that are all equal have no order, which
+    is an InputError: those of queries and keys are, where heads attend by position alone.
 
     Parameters
     ----------

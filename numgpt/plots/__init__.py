@@ -10,6 +10,7 @@ from .gradient_map import gradients
 from .layer_maps import heads, lens, patching, tracing
 from .lines import curves, gradient_norm, learning_rate, loss, tokens_per_second
 from .neuron_contexts import neurons
+from .part_maps import ablation, eigenvalues, path_patching
 from .rewards import rewards
 from .runs import Run, read
 from .style import styled
@@ -17,9 +18,11 @@ from .table import table
 
 __all__ = [
     "Run",
+    "ablation",
     "attention",
     "attribution",
     "curves",
+    "eigenvalues",
     "gradient_norm",
     "gradients",
     "heads",
@@ -28,6 +31,7 @@ __all__ = [
     "loss",
     "neurons",
     "patching",
+    "path_patching",
     "read",
     "rewards",
     "save",
