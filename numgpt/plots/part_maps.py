@@ -71,7 +71,7 @@ def eigenvalues(found: Circuit, ax: Any = None) -> Any:
     Parameters
     ----------
     found : Circuit
-        Of numgpt.interpretability.ov_circuit or qk_found.
+        Of numgpt.interpretability.ov_circuit or qk_circuit.
     ax
         As in ablation.
 
