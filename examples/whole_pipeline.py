@@ -7,7 +7,7 @@ make models that are liked more. We know what is liked, so the table says what t
 small weight β of the divergence, PPO finds what the reward model wrongly takes for good. What it does not
 show: what people like, who are neither so simple nor alike.
 
-    python whole_pipeline.py    three minutes
+    python whole_pipeline.py    four minutes
 """
 
 import argparse

@@ -262,6 +262,8 @@ CALLED = (
     (" on the clean prompt and ", " on --prompt and "),
     (" on the corrupted one, ", " on --corrupted, "),
     (", or give the id of its first", ""),
+    (": k is ", ": --top is "),
+    (": answer and wrong are", ": --answer and --against are"),
     ("expected a text of one token, or an id", "expected a text of one token"),
 )
 

@@ -18,7 +18,7 @@ from ..random import generator
 from . import sites
 from .metrics import Metric, expect_place, value_of
 from .prompts import token_rows
-from .runs import Patch, Progress, patched, run, streams
+from .runs import Patch, Progress, patched, run, stream, streams
 
 Array = NDArray[Any]
 Way = Literal["zero", "mean", "resample"]
@@ -107,6 +107,7 @@ def ablation(
     patterns = [at] if kind is None else [kind.name(layer) for layer in range(model.config.n_layer)]
     base = run(model, ids, metric.at, [*patterns, *streams(model)])
     names = [name for name in base.value if name in Patterns(patterns)]
+    _expect_behind_embeddings(who, list(base.value), names)
     others, source = ids, base.value
     if references is not None:
         others = token_rows(f"{who}: references", model, references)
@@ -124,6 +125,17 @@ def ablation(
     found = (patched(model, base, rows, metric, progress).metric.real - before).mean(-1)
     axes, effect = _arranged(model, kind, names, [place for _, place, _ in places], found)
     return Ablation(at, how, axes, tuple(names), effect, float(before.mean()), ids)
+
+
+def _expect_behind_embeddings(who: str, filed: Sequence[str], names: Sequence[str]) -> None:
+    """InputError for values that the first stream is made of: runs begin there, and see no change of them."""
+    before = filed[: filed.index(stream(0))]
+    early = [name for name in names if name in before]
+    if early:
+        raise InputError(
+            f"{who}: {', '.join(early)} stands before {stream(0)}, the stream that runs begin with, expected"
+            " names from there on: leave it out, or edit a record"
+        )
 
 
 def _places(
@@ -174,4 +186,10 @@ def _replacement(name: str, value: Any, source: Any, how: Way, order: Array | No
     axes: tuple[int, ...] = (0, 1)
     if ".attn.heads." in name and not name.endswith(".mix"):
         axes = (0, 2) if name.rpartition(".")[2] in ("q", "k", "v") else (0,)
-    return np.broadcast_to(source.mean(axes, keepdims=True), value.shape)
+    mean = source.mean(axes, keepdims=True)
+    if any(n not in (1, size) for n, size in zip(mean.shape, value.shape)):
+        raise InputError(
+            f"ablation: the mean of {name} has shape {mean.shape[1:]}, the prompts' value {value.shape[1:]},"
+            " expected references of as many tokens: this value has no mean over positions"
+        )
+    return np.broadcast_to(mean, value.shape)

@@ -130,6 +130,12 @@ def _metric(who: str, model: GPT, answer: Any, wrong: Any, at: int) -> AnswerMet
 
 def _expect_a_sum(who: str, model: GPT, by_head: bool) -> None:
     config = model.config
+    served = [name for name in model.replaced if name.endswith((".out", ".mid"))]
+    if served:
+        raise InputError(
+            f"{who}: another sum is served at {served[0]}, as in a steered model, expected the model's own:"
+            " what it adds is no part of the model"
+        )
     if config.norm_position not in ADDED:
         raise InputError(
             f"{who}: the model normalises each sum of a block, norm_position {config.norm_position}, expected"

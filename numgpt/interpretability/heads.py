@@ -279,6 +279,10 @@ def head_scores(
     if not repeats and period is not None:
         raise InputError("head_scores: a prompt and a period are both given, expected one of them")
     attention = attention_maps(model, prompt)
+    if attention.ids.shape[1] < 2:
+        raise InputError(
+            "head_scores: the prompt has 1 token, expected 2 or more, so that one has a previous"
+        )
     ids = attention.ids[:, None, :]
     functions = {
         "previous token": previous_token_score,

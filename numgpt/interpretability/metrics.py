@@ -162,6 +162,11 @@ def logit_difference(model: GPT, answer: Any, wrong: Any, at: int = -1) -> Answe
     array([3.])
     """
     right, other = answer_ids("logit_difference", model, answer), answer_ids("logit_difference", model, wrong)
+    if right == other:
+        raise InputError(
+            f"logit_difference: answer and wrong are the same token, {answer!r}, expected two: the difference"
+            " is 0 whatever the logits"
+        )
     if len(right) != len(other) and min(len(right), len(other)) > 1:
         raise InputError(
             f"logit_difference: {len(right)} answers and {len(other)} wrong ones, expected as many of each"
@@ -234,6 +239,18 @@ def gradient_of(metric: Metric, logits: Array) -> Array:
             " as the logits"
         )
     return found.astype(logits.dtype, copy=False)
+
+
+def shares(found: Array, clean: float, corrupted: float, logits: Array) -> Array:
+    """How much of clean − corrupted came back in each run, 0 where a run differs by rounding alone.
+
+    Rows of one batch are rounded otherwise than those of another; without this, runs in which nothing came
+    back would be ordered by their last bits. logits: of either run: size and dtype say what rounding is.
+    """
+    noise = 64 * np.finfo(logits.real.dtype).eps * max(1.0, float(abs(logits).max()))
+    step = np.where(abs(found - corrupted) <= noise, 0.0, found - corrupted)
+    share: Array = step / (clean - corrupted)
+    return share
 
 
 def expect_place(who: str, metric: Metric, ids: Array) -> None:

@@ -20,7 +20,7 @@ from .runs import Progress, run
 
 Array = NDArray[Any]
 LONGEST = 256  # tokens of a window where a model's positions know no end
-BATCH = 16  # windows of one forward
+BATCH = 4096  # tokens of one forward, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +129,8 @@ def _chosen(who: str, model: GPT, layer: int, neurons: Sequence[int] | None) -> 
 def _batches(who: str, model: GPT, corpus: Any) -> tuple[Iterator[Array], int]:
     """Batches of ids (B, T), and how many rows there will be, 0 where nobody knows."""
     is_text = isinstance(corpus, str)
+    if isinstance(corpus, list | tuple) and corpus and isinstance(corpus[0], str):
+        raise InputError(f"{who}: corpus is a list of texts, expected one text: join them")
     is_row = isinstance(corpus, list | tuple) and np.ndim(corpus[0] if corpus else 0) == 0
     is_row = is_row or (isinstance(corpus, np.ndarray) and corpus.ndim < 2)
     if not (is_text or is_row):
@@ -141,10 +143,13 @@ def _batches(who: str, model: GPT, corpus: Any) -> tuple[Iterator[Array], int]:
     if is_text and model.tokenizer is None:
         ids_of(who, model, corpus)  # which says what is missing
     ids = model.check_tokens(ids, window=False)
-    T = min(model.config.block_size, LONGEST)
+    T = model.config.block_size
+    if model.config.positions != "learned":
+        T = min(T, LONGEST)
     whole = len(ids) // T * T
     rows = ids[:whole].reshape(-1, T)
-    parts = [rows[begin : begin + BATCH] for begin in range(0, len(rows), BATCH)]
+    batch = max(1, BATCH // T)
+    parts = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
     parts += [ids[None, whole:]] if whole < len(ids) else []
     return iter(parts), len(rows) + (whole < len(ids))
 
@@ -152,12 +157,21 @@ def _batches(who: str, model: GPT, corpus: Any) -> tuple[Iterator[Array], int]:
 def _of_batch(flat: Array, ids: Array, rows: int, k: int, context: int) -> tuple[Array, ...]:
     """value, row, position (n, k) and context (n, k, w) of a batch, whose first row has the number rows."""
     n = min(k, len(flat))
-    places = np.argpartition(-flat, n - 1, axis=0)[:n].T
+    places = _strongest(flat, n)
     value = np.take_along_axis(flat.T, places, 1)
     row, position = np.divmod(places, ids.shape[1])
     padded = np.concatenate([np.full((len(ids), context - 1), -1), ids], axis=1)
     window = position[..., None] + np.arange(context)
     return value, row + rows, position, padded[row[..., None], window]
+
+
+def _strongest(flat: Array, n: int) -> Array:
+    """The places (neurons, n) of the n largest of each column in the order of reading; ties: the first."""
+    least = -np.partition(-flat, n - 1, axis=0)[n - 1]
+    above, equal = flat > least, flat == least
+    room = n - above.sum(0)
+    chosen = above | (equal & (equal.cumsum(0) <= room))
+    return np.nonzero(chosen.T)[1].reshape(-1, n)
 
 
 def _merged(best: tuple[Array, ...] | None, new: tuple[Array, ...], k: int) -> tuple[Array, ...]:

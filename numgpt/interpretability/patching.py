@@ -15,7 +15,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from . import sites
-from .metrics import Metric, expect_place, value_of
+from .metrics import Metric, expect_place, shares, value_of
 from .prompts import pairs_of
 from .runs import Patch, Progress, Run, patched, run, run_with_gradients, streams
 
@@ -173,8 +173,7 @@ def activation_patching(
         name = kind.name(layer)
         rows.append([Patch(name, index, source[name][(slice(None), *index)])])
     found = patched(model, pair.corrupted, rows, metric, progress).metric.real.mean(-1)
-    right, wrong = pair.values
-    return _result(model, at, pair, places, (found - wrong) / (right - wrong))
+    return _result(model, at, pair, places, shares(found, *pair.values, pair.corrupted.logits))
 
 
 def _places(model: GPT, kind: sites.Site, places: Array | None) -> list[tuple[int, int | None, int | None]]:

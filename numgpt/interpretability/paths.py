@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from . import sites
-from .metrics import Metric, expect_place, value_of
+from .metrics import Metric, expect_place, shares, value_of
 from .prompts import pairs_of
 from .runs import Patch, Progress, Run, patched, run, streams
 
@@ -94,7 +94,7 @@ def path_patching(
     high = run(model, right, metric.at, heads)
     low = run(model, wrong, metric.at, [*heads, *mlps, *streams(model)])
     top, bottom = (float(value_of(metric, found.logits).real.mean()) for found in (high, low))
-    if top == bottom:
+    if not abs(top - bottom) > max(abs(top), abs(bottom)) * np.finfo(model.params.dtype).eps:
         raise InputError(f"{who}: the metric is {top:.6g} on both prompts, expected a difference")
     senders = [
         (layer, head)
@@ -104,8 +104,8 @@ def path_patching(
     rows = [_first_run(model, high, low, sender, read_at[0], through_mlps) for sender in senders]
     found = _effects(model, low, rows, metric, read_at, progress)
     share = np.full((config.n_layer, sites.most_heads(config, sites.SITES["heads"])), np.nan)
-    for (layer, head), value in zip(senders, found):
-        share[layer, head] = (value - bottom) / (top - bottom)
+    for place, value in zip(senders, shares(found, top, bottom, low.logits)):
+        share[place] = value
     return PathPatching(receiver, share, top, bottom, wrong)
 
 

@@ -141,6 +141,11 @@ def _name(layer: int) -> str:
 
 
 def _expect_layer(who: str, model: GPT, layer: int) -> None:
+    if model.config.norm_position == "post":
+        raise InputError(
+            f"{who}: the model normalises the sum that ends a layer, norm_position post, expected one whose"
+            " stream is that sum"
+        )
     if layer >= model.config.n_layer:
         raise InputError(f"{who}: layer is {layer}, expected 0 to {model.config.n_layer - 1}")
 

@@ -3,13 +3,13 @@
 import numpy as np
 
 from ..engine.jit import launch, parallel
-from .linear_numba import rows
+from .linear_numba import TILE, rows
 
 
 @parallel
 def scatter_add(tile, ids, dy, dweight):
-    """dweight[ids_n] += dy_n for 64 columns."""
-    c0, c1 = tile * 64, min(dy.shape[1], tile * 64 + 64)
+    """dweight[ids_n] += dy_n for the columns of a tile."""
+    c0, c1 = tile * TILE, min(dy.shape[1], tile * TILE + TILE)
     for n in range(len(ids)):
         i = ids[n]
         for c in range(c1 - c0):
@@ -25,5 +25,5 @@ def embedding_backward(dy, saved, wanted=(True,), into=(None,)):
     if not add:
         dweight[...] = 0
     dys = rows(dy)
-    launch(scatter_add, -(-dys.shape[1] // 64), ids.reshape(-1), dys, dweight)
+    launch(scatter_add, -(-dys.shape[1] // TILE), ids.reshape(-1), dys, dweight)
     return None, dweight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from .. import engine
 from ..architecture.config import Training
 from ..arguments import AtLeastZero, FromZeroToOne, Positive, Size, checked
+from ..data import ChatTemplate, JinjaTemplate, Prompt
 from ..errors import InputError
 from ..layers.policy_losses import logprobs_and_values, policy_and_values
 from ..model import differentiable
@@ -20,6 +21,7 @@ from .advantages import adaptive_beta, gae
 from .classify import head_of
 from .reinforce import Iteration, Part, Reinforcement
 from .rollouts import Rollout, Scored
+from .trained import Fixed
 
 
 class PPO(Reinforcement):
@@ -63,12 +65,12 @@ class PPO(Reinforcement):
     def __init__(
         self,
         model: GPT,
-        prompts: Sequence[Any],
-        reward: Any,
+        prompts: Sequence[Prompt],
+        reward: Callable[..., Any],
         training: Training,
-        fixed: Any,
+        fixed: GPT | Fixed,
         *,
-        template: Any,
+        template: ChatTemplate | JinjaTemplate,
         group: Size = 1,
         max_new_tokens: Size = 64,
         temperature: Positive = 1.0,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .. import engine
 from ..architecture.config import Training
 from ..arguments import AtLeastZero, Count, Positive, Size, checked
+from ..data import ChatTemplate, JinjaTemplate, Prompt
 from ..errors import InputError
 from ..layers.policy_losses import DISTANCES, policy, policy_logprobs
 from ..model import differentiable
@@ -22,6 +23,7 @@ from .ends import Ending
 from .reward_functions import rewarded
 from .rollouts import Rollout, Scored, rows_of, sample
 from .shared_prompts import shareable
+from .trained import Fixed
 
 Floats = NDArray[Any]
 Rewards = Callable[[Sequence[Any], Sequence[str]], Any]
@@ -257,7 +259,7 @@ class Reinforcement:
                 self._file(part._replace(old=np.array(now)))
             old = now if part.old is None else part.old
             number, place = divmod(self.at, self.per_iteration)
-            if place == 0 and not np.array_equal(now, old):
+            if place == 0 and not np.array_equal(now, old, equal_nan=True):
                 raise ArithmeticError(
                     f"iteration {number}: the update's forward differs from scoring by"
                     f" {abs(now - old).max():.1e} nats before the first step, expected 0: a layer draws at"
@@ -397,12 +399,12 @@ class PolicyGradient(Reinforcement):
     def __init__(
         self,
         model: GPT,
-        prompts: Sequence[Any],
-        reward: Any,
+        prompts: Sequence[Prompt],
+        reward: Callable[..., Any],
         training: Training,
-        fixed: Any,
+        fixed: GPT | Fixed,
         *,
-        template: Any,
+        template: ChatTemplate | JinjaTemplate,
         advantage: str = "grpo",
         group: Size = 8,
         max_new_tokens: Size = 64,

@@ -223,8 +223,8 @@ def score(
     temperature : float
         That of sampling.
     batch_size : int
-        Rows at once. A policy's own must be those of its update, for which the batch's shape matters: only
-        so is the ratio of the two exactly 1 before its first step.
+        Rows at once. An update scores in the shape of its own batches, so that the ratio of the two is 1 to
+        the bit before its first step; other numbers of rows, or rows that do not share one, round otherwise.
 
     Returns
     -------
