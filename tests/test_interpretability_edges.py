@@ -20,15 +20,6 @@ def test_what_brings_nothing_back_is_0_however_rows_are_rounded(family, at, dtyp
     assert not share[:, :5].any() and share[:, 5].any()
 
 
-@pytest.mark.parametrize("name", ["wte", "wpe"])
-def test_what_the_first_stream_is_made_of_is_no_name_to_ablate(name):
-    model = a_model("gpt2")
-    metric = inside.logit_difference(model, 3, 1)
-    with pytest.raises(InputError, match=f"{name} stands before drop"):
-        inside.ablation(model, [1, 2, 3], metric, at=name)
-    assert inside.ablation(model, [1, 2, 3], metric, at="drop").effect.any()
-
-
 def test_a_mean_over_texts_of_another_length_is_refused_where_positions_have_none():
     model = a_model("gpt2")
     metric = inside.logit_difference(model, 3, 1)

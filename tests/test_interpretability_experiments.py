@@ -281,3 +281,64 @@ def test_experiments_give_the_same_on_each_engine(family):
     assert abs(integrated_gradients(model, IDS, metric, steps=256).missing).max() <= 1e-10
     small = a_model(family, dtype="float32")
     assert abs(ablation(small, IDS, metric).effect - found.effect).max() <= 1e-4
+
+
+# What a reader tries who knows none of it.
+
+
+def small(**settings):
+    return numgpt.GPT(
+        numgpt.Config(vocab_size=9, block_size=8, n_layer=2, n_head=2, n_embd=8, **settings),
+        seed=0,
+        dtype="float64",
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"embed_norm": True}, {"embed_scale": 3.0}])
+def test_ablation_of_an_embedding_is_that_of_an_edited_record(settings):
+    model, ids = small(**settings), np.array([[0, 1, 2, 3], [4, 5, 6, 1]])
+    model.params.flat[:] *= 5
+    metric = interpretability.logit_difference(model, 1, 3)
+    for name in {"wte", "wpe", *(["ln_emb"] if "embed_norm" in settings else [])}:
+        logits = model.record(ids, edit={name: lambda x: 0 * x}).value["lm_head"][:, -1]
+        found = interpretability.ablation(model, ids, metric, name)
+        assert abs(found.effect[0]) > 1e-3
+        assert found.effect[0] == pytest.approx(
+            (logits[:, 1] - logits[:, 3]).mean() - found.metric, abs=1e-12
+        )
+
+
+class NaNs:
+    at = -1
+
+    def value(self, logits):
+        return np.full(len(logits), np.nan)
+
+    def gradient(self, logits):
+        return np.zeros_like(logits)
+
+
+class AtText(NaNs):
+    at = "x"
+
+
+def test_what_cannot_be_measured_is_said():
+    model, pair = small(), ([0, 1, 2], [0, 4, 2])
+    metric = interpretability.logit_difference(model, 1, 3)
+    scores = {"how": "mean", "references": [[0, 1]]}
+    wrong = {
+        "at is 'wte.weight'": lambda: interpretability.ablation(model, pair[0], metric, "wte.weight"),
+        "metric is nan": lambda: interpretability.ablation(model, pair[0], NaNs()),
+        "nan on the clean": lambda: interpretability.path_patching(model, *pair, NaNs()),
+        "position 'x'": lambda: interpretability.ablation(model, pair[0], AtText()),
+        "the mean of h.0.attn.heads.probs": lambda: interpretability.ablation(
+            model, pair[0], metric, "h.*.attn.heads.probs", **scores
+        ),
+        "neurons has 1": lambda: interpretability.strongest_activations(model, pair[0], 0, [10**30]),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(InputError, match=message):
+            call()
+    model.params.flat[:] = np.nan
+    with pytest.raises(InputError, match="holds NaN"):
+        _ = interpretability.qk_circuit(model, 0, 0).eigenvalues

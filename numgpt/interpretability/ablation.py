@@ -18,7 +18,7 @@ from ..random import generator
 from . import sites
 from .metrics import Metric, expect_place, value_of
 from .prompts import token_rows
-from .runs import Patch, Progress, patched, run, stream, streams
+from .runs import Patch, Progress, patched, run, streams
 
 Array = NDArray[Any]
 Way = Literal["zero", "mean", "resample"]
@@ -107,7 +107,10 @@ def ablation(
     patterns = [at] if kind is None else [kind.name(layer) for layer in range(model.config.n_layer)]
     base = run(model, ids, metric.at, [*patterns, *streams(model)])
     names = [name for name in base.value if name in Patterns(patterns)]
-    _expect_behind_embeddings(who, list(base.value), names)
+    if not names:
+        raise InputError(
+            f"{who}: at is {at!r}, expected a name or a pattern of values: that is a parameter's"
+        )
     others, source = ids, base.value
     if references is not None:
         others = token_rows(f"{who}: references", model, references)
@@ -122,20 +125,13 @@ def ablation(
     places = _places(model, names, kind)
     rows = [[Patch(name, index, put[name][(slice(None), *index)])] for name, _, index in places]
     before = value_of(metric, base.logits).real
+    if not np.isfinite(before).all():
+        raise InputError(
+            f"{who}: the metric is {before.mean():.6g}, expected a finite number to compare with"
+        )
     found = (patched(model, base, rows, metric, progress).metric.real - before).mean(-1)
     axes, effect = _arranged(model, kind, names, [place for _, place, _ in places], found)
     return Ablation(at, how, axes, tuple(names), effect, float(before.mean()), ids)
-
-
-def _expect_behind_embeddings(who: str, filed: Sequence[str], names: Sequence[str]) -> None:
-    """InputError for values that the first stream is made of: runs begin there, and see no change of them."""
-    before = filed[: filed.index(stream(0))]
-    early = [name for name in names if name in before]
-    if early:
-        raise InputError(
-            f"{who}: {', '.join(early)} stands before {stream(0)}, the stream that runs begin with, expected"
-            " names from there on: leave it out, or edit a record"
-        )
 
 
 def _places(

@@ -43,7 +43,13 @@ class Circuit:
 
         Because left right v = λ v gives right left (right v) = λ (right v).
         """
-        found = np.linalg.eigvals(self.right @ self.left).astype(np.complex128)
+        small = self.right @ self.left
+        if not np.isfinite(small).all():
+            raise InputError(
+                f"eigenvalues: the {self.kind} circuit of layer {self.layer}, head {self.head} holds NaN or"
+                " infinity, expected finite numbers"
+            )
+        found = np.linalg.eigvals(small).astype(np.complex128)
         return found[np.argsort(-abs(found), kind="stable")]
 
     @property

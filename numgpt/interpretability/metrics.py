@@ -256,6 +256,8 @@ def shares(found: Array, clean: float, corrupted: float, logits: Array) -> Array
 def expect_place(who: str, metric: Metric, ids: Array) -> None:
     """Raise InputError where a metric looks at a position, or at texts, that there are not."""
     T, at = ids.shape[-1], metric.at
+    if isinstance(at, bool) or not isinstance(at, int | np.integer | None):
+        raise InputError(f"{who}: the metric looks at position {at!r}, expected an integer, or None for all")
     if at is not None and not -T <= at < T:
         raise InputError(f"{who}: the metric looks at position {at}, expected {-T} to {T - 1}")
     targets = getattr(metric, "targets", None)

@@ -119,11 +119,11 @@ def _chosen(who: str, model: GPT, layer: int, neurons: Sequence[int] | None) -> 
         raise InputError(
             f"{who}: layer {layer} has experts, of which each token asks some, expected one feed-forward"
         )
-    chosen = np.arange(config.ffn_width) if neurons is None else np.array(neurons, np.int64)
-    if not chosen.size or chosen.max() >= config.ffn_width:
-        given = f"{chosen.max()}" if chosen.size else "none"
+    chosen = list(range(config.ffn_width) if neurons is None else neurons)
+    if not chosen or max(chosen) >= config.ffn_width:
+        given = f"{max(chosen)}" if chosen else "none"
         raise InputError(f"{who}: neurons has {given}, expected some of 0 to {config.ffn_width - 1}")
-    return chosen
+    return np.array(chosen, np.int64)
 
 
 def _batches(who: str, model: GPT, corpus: Any) -> tuple[Iterator[Array], int]:

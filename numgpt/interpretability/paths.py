@@ -95,7 +95,10 @@ def path_patching(
     low = run(model, wrong, metric.at, [*heads, *mlps, *streams(model)])
     top, bottom = (float(value_of(metric, found.logits).real.mean()) for found in (high, low))
     if not abs(top - bottom) > max(abs(top), abs(bottom)) * np.finfo(model.params.dtype).eps:
-        raise InputError(f"{who}: the metric is {top:.6g} on both prompts, expected a difference")
+        raise InputError(
+            f"{who}: the metric is {top:.6g} on the clean prompt and {bottom:.6g} on the corrupted one,"
+            " expected a difference, of which a path brings back a share"
+        )
     senders = [
         (layer, head)
         for layer in range(read_at[0])

@@ -27,6 +27,7 @@ from .metrics import Metric, gradient_of, value_of
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
 AT_ONCE = 4096  # tokens of one forward of many rows
+BEHIND = ("ln_f", "lm_head", "read")  # what comes after the last block
 
 
 class Forwards(Record):
@@ -147,10 +148,10 @@ def streams(model: GPT) -> list[str]:
 
 
 def layer_of(name: str) -> int:
-    """The first layer that has to run again where a value is changed."""
+    """The first layer that has to run again where a value is changed; -1 for the embeddings, too."""
     parts = name.split(".")
     if parts[0] != "h":
-        return 0
+        return 0 if name in (stream(0), *BEHIND) else -1
     return int(parts[1]) + (len(parts) == 2)
 
 
@@ -207,20 +208,24 @@ def _run_rows(
     keep: Sequence[str],
 ) -> tuple[Record, Array]:
     """The Record and the logits of rows with patches, from a layer on."""
-    begin = stream(first)
     by_name: dict[str, list[tuple[int, Patch]]] = {}
     for n, row in enumerate(rows):
         for patch in row:
             by_name.setdefault(patch.name, []).append((n, patch))
-    N, own = len(base.ids), base.value[begin]
+    N, begin = len(base.ids), stream(max(first, 0))
+    own = base.value[begin]
+    ids = np.tile(base.ids, (len(rows), 1))
     x = np.repeat(own[None], len(rows), axis=0).reshape(-1, *own.shape[1:])
-    x = _with_patches(x, N, by_name.pop(begin, []))
+    if first >= 0:
+        x = _with_patches(x, N, by_name.pop(begin, []))
     edit = {
         name: lambda value, patches=patches: _with_patches(value, N, patches)
         for name, patches in by_name.items()
     }
     record = Forwards(*_of(model), keep=list(keep), edit=edit, **_options(model))
-    places = places_of(np.broadcast_to(base.ids[0], (len(x), base.ids.shape[1])), metric.at)
+    places = places_of(ids, metric.at)
+    if first < 0:  # what is patched comes before the first stream that is kept
+        return record, engine.home(differentiable.forwards(model, record, logits_at, (ids, places)))
     layer = Layer(lambda r, x, places: read_forward(r, blocks_forward(r, x, first), places), read_backward)
     with engine.session(model.params.dtype):
         logits = layer.forward(record, x, *differentiable.placed(model, (places,)))
