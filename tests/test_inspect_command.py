@@ -243,3 +243,18 @@ def test_a_picture_never_takes_the_place_of_what_is_read(capsys, tmp_path):
     rest = ["neurons", "--data", str(text), "--plot", str(text)]
     assert main(["inspect", "numgpt:tiny", *rest]) == 2
     assert "choose another --plot" in capsys.readouterr().err and text.read_text() == PROMPT
+
+
+def test_a_flag_that_is_0_is_a_flag(capsys):
+    assert main(words("lens", "--seed 0")) == 2
+    assert "--seed is of trace and heads, expected none beside lens" in capsys.readouterr().err
+
+
+def test_a_wrong_answer_of_trace_is_said_by_the_command(capsys):
+    assert main(words("trace", "--subject truth --answer ' he'")) == 2
+    assert capsys.readouterr().err.startswith("numgpt: inspect: the answer ' he' is 3 tokens")
+
+
+def test_an_answer_is_compared_with_another_token(capsys):
+    assert main(words("attribute", "--answer e --against e")) == 2
+    assert "--answer and --against are both 'e'" in capsys.readouterr().err

@@ -207,7 +207,8 @@ def _expect_flags_of(args: argparse.Namespace) -> None:
     """Raise InputError for a flag that does not change the measure, and for a prompt that is missing."""
     own = MEASURES[args.measure]
     for flag in dict.fromkeys(flag for each in MEASURES.values() for flag in each):
-        if getattr(args, flag) in (None, False) or flag in own:
+        given = getattr(args, flag)
+        if given is None or given is False or flag in own:
             continue
         of = [name for name, theirs in MEASURES.items() if flag in theirs]
         raise InputError(f"inspect: --{flag} is of {' and '.join(of)}, expected none beside {args.measure}")
@@ -273,6 +274,7 @@ def _in_flags(message: str) -> str:
     who, _, rest = message.partition(": ")
     if who.replace("_", "").isalpha() and "_" in who:  # the name of a function
         message = f"inspect: {rest}"
+    message = message.replace("probability: ", "inspect: ", 1) if who == "probability" else message
     for theirs, ours in CALLED:
         message = message.replace(theirs, ours, 1)
     return message

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..errors import InputError
 from . import inspect_tables as tables
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _attribute(model: GPT, args: argparse.Namespace) -> Measured:
 
     answer, wrong = _asked(model, args, args.prompt)
     names = tables.token_texts(model, [answer, wrong])
+    if answer == wrong:
+        raise InputError(f"inspect: --answer and --against are both {names[0]!r}, expected two tokens")
     facts: dict[str, Any] = {"answer": names[0], "against": names[1]}
     title = f"{names[0]!r} against {names[1]!r} after: {args.prompt}"
     if args.by == "tokens":
