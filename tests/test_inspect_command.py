@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from numgpt import GPT, Config, interpretability
+from numgpt import GPT, Config, interpretability, tokenizers
 from numgpt.__main__ import main
 from numgpt.commands.inspect import MEASURES, SITES
 from numgpt.interpretability import sites
@@ -207,10 +207,10 @@ def test_a_picture_or_a_page_is_written(measure, suffix, tmp_path, capsys):
             "trace --prompt 'She is' --subject was",
             "inspect: the prompt 'She is' has no 'was', expected a subject that stands in it",
         ),
-        ("attention --prompt ab --layers 7", "attention: layers has 7, expected some of 0 to 1"),
-        ("attention --prompt ab --heads 0,7", "attention: heads has 7, expected some of 0 to 1"),
+        ("attention --prompt ab --layers 7", "inspect: --layers has 7, expected some of 0 to 1"),
+        ("attention --prompt ab --heads 0,7", "inspect: --heads has 7, expected some of 0 to 1"),
         ("neurons --prompt ab --layer 7", "inspect: --layer is 7, expected 0 to 1"),
-        ("neurons --prompt ab --neurons 4,999", "inspect: neurons has 999, expected some of 0 to 127"),
+        ("neurons --prompt ab --neurons 4,999", "inspect: --neurons has 999, expected some of 0 to 127"),
         ("lens --prompt a --plot x.gif", "x.gif: ends with .gif, expected a name that ends with .png, .svg"),
         ("atention --prompt a", "argument MEASURE: invalid choice: 'atention' (did you mean attention?)"),
     ],
@@ -243,6 +243,33 @@ def test_a_picture_never_takes_the_place_of_what_is_read(capsys, tmp_path):
     rest = ["neurons", "--data", str(text), "--plot", str(text)]
     assert main(["inspect", "numgpt:tiny", *rest]) == 2
     assert "choose another --plot" in capsys.readouterr().err and text.read_text() == PROMPT
+
+
+@pytest.mark.parametrize(
+    ("measure", "more", "said"),
+    [
+        ("attention", "--layers 9", "inspect: --layers has 9, expected some of 0"),
+        ("attention", "--heads 9", "inspect: --heads has 9, expected some of 0"),
+        ("lens", "--top 2000", "inspect: --top is 2000"),
+        ("neurons", "--neurons 99999", "inspect: --neurons has 99999"),
+        ("neurons", "--layer 99", "inspect: --layer is 99"),
+        ("lens", "--plot nowhere/lens.png", "nowhere/lens.png: its folder does not exist"),
+    ],
+)
+def test_a_message_calls_what_was_wrong_as_it_was_typed(capsys, measure, more, said):
+    assert main(words(measure, more)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_estimate_of_shares_that_are_all_alike_has_no_correlation(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Config(vocab_size=256, block_size=8, n_layer=1, n_head=2, n_embd=8)
+    GPT(config, seed=0, tokenizer=tokenizers.Bytes()).save("model")
+    asked = "inspect model patch --prompt abc --corrupted adc --at q --estimate".split()
+    assert main(asked) == 0
+    assert "no rank correlation, for all are alike" in capsys.readouterr().out
+    assert main([*asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rank_correlation"] is None
 
 
 def test_a_flag_that_is_0_is_a_flag(capsys):

@@ -226,6 +226,8 @@ def _expect_picture(args: argparse.Namespace) -> None:
     from ..plots import files, style
 
     suffix = files.suffix_of(Path(args.plot))
+    if not Path(args.plot).parent.is_dir():
+        raise InputError(f"{args.plot}: its folder does not exist, expected one that does: make it first")
     expect_apart([args.model, *(args.data or [])], [args.plot], "--plot")
     if not (suffix == ".html" and args.measure in ("attention", "patch")):
         style.matplotlib().use("Agg")
@@ -264,6 +266,11 @@ CALLED = (
     (" on the corrupted one, ", " on --corrupted, "),
     (", or give the id of its first", ""),
     (": k is ", ": --top is "),
+    (": layers has ", ": --layers has "),
+    (": heads has ", ": --heads has "),
+    (": neurons has ", ": --neurons has "),
+    (": layer is ", ": --layer is "),
+    ("expected none for by_head: ask for whole layers", "expected none for --by heads: take --by layers"),
     (": answer and wrong are", ": --answer and --against are"),
     ("expected a text of one token, or an id", "expected a text of one token"),
 )
@@ -272,9 +279,9 @@ CALLED = (
 def _in_flags(message: str) -> str:
     """A message of the package as whoever typed the command reads it."""
     who, _, rest = message.partition(": ")
-    if who.replace("_", "").isalpha() and "_" in who:  # the name of a function
+    is_function = who.replace("_", "").isalpha() and "_" in who
+    if is_function or who in ("attention", "probability"):
         message = f"inspect: {rest}"
-    message = message.replace("probability: ", "inspect: ", 1) if who == "probability" else message
     for theirs, ours in CALLED:
         message = message.replace(theirs, ours, 1)
     return message

@@ -164,12 +164,13 @@ def _patch(model: GPT, args: argparse.Namespace) -> Measured:
     parts = [tables.patching(found, texts), tables.patching_note(found, names)]
     if args.estimate:
         estimate = attribution_patching(model, *pair, metric, at, align=args.align)[at]
-        alike = rank_correlation(estimate.share, found.share)
+        try:
+            alike = rank_correlation(estimate.share, found.share)
+        except InputError:  # all shares are the same, and have no order
+            alike = float("nan")
         facts |= {"estimate": estimate.share, "rank_correlation": alike}
-        parts += [
-            tables.patching(estimate, texts),
-            f"the estimate by one gradient; rank correlation {alike:.3f}",
-        ]
+        said = "no rank correlation, for all are alike" if alike != alike else f"rank correlation {alike:.3f}"
+        parts += [tables.patching(estimate, texts), f"the estimate by one gradient; {said}"]
     title = f"{args.prompt} | {args.corrupted}"
     return Measured(
         f"patching: {title}",
@@ -293,7 +294,8 @@ def _asked(model: GPT, args: argparse.Namespace, clean: str, corrupted: str | No
     from ..model.prompts import ids_of
 
     def order(prompt: str) -> Any:
-        return np.argsort(-model(ids_of("inspect", model, prompt)[None])[0, -1], kind="stable")
+        flag = "--prompt" if prompt == clean else "--corrupted"
+        return np.argsort(-model(ids_of(f"inspect: {flag}", model, prompt)[None])[0, -1], kind="stable")
 
     answer = order(clean)[0] if args.answer is None else answer_ids("inspect", model, args.answer)[0]
     if args.against is not None:

@@ -229,6 +229,8 @@ class HeadScores:
         """(layer, head, score) of the head that scores highest."""
         if kind not in self.scores:
             raise InputError(f"best: kind is {kind!r}, expected one of {', '.join(self.scores)}")
+        if np.isnan(self.scores[kind]).all():
+            raise InputError(f"best: no head has a score of {kind!r}, expected a prompt in which one can")
         layer, head = np.unravel_index(np.nanargmax(self.scores[kind]), self.scores[kind].shape)
         return int(layer), int(head), float(self.scores[kind][layer, head])
 
