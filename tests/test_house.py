@@ -25,7 +25,8 @@ LONG_SIGNATURES = {
     "numgpt/model/generate.py: stream": "its keywords are the command's flags",
     "numgpt/parity/divergence.py: first_divergence": "its keywords are the command's flags",
     "numgpt/tuning/ppo.py: __init__": "its keywords are the command's flags",
-    "numgpt/tuning/reinforce.py: __init__": "as PPO's, whose base and sibling it is",
+    "numgpt/tuning/policy_gradient.py: __init__": "as PPO's, whose sibling it is",
+    "numgpt/tuning/reinforce.py: __init__": "as PPO's, whose base it is",
     "numgpt/training/optim.py: adamw": "a pair's forward takes what it reads, one array or setting each",
 }
 CODE = [p for folder in ("numgpt", "benchmarks", "examples") for p in sorted((ROOT / folder).rglob("*.py"))]

@@ -241,6 +241,16 @@ def gradient_of(metric: Metric, logits: Array) -> Array:
     return found.astype(logits.dtype, copy=False)
 
 
+def expect_difference(who: str, clean: float, corrupted: float, dtype: Any) -> None:
+    """Raise InputError where the metric of two runs differs by rounding alone, or is no number."""
+    scale = max(abs(clean), abs(corrupted)) * np.finfo(dtype).eps
+    if not abs(clean - corrupted) > scale:
+        raise InputError(
+            f"{who}: the metric is {clean:.6g} on the clean prompt and {corrupted:.6g} on the corrupted one,"
+            " expected a difference, of which a patch brings back a share"
+        )
+
+
 def shares(found: Array, clean: float, corrupted: float, logits: Array) -> Array:
     """How much of clean − corrupted came back in each run, 0 where a run differs by rounding alone.
 

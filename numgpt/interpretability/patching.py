@@ -15,7 +15,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from . import sites
-from .metrics import Metric, expect_place, shares, value_of
+from .metrics import Metric, expect_difference, expect_place, shares, value_of
 from .prompts import pairs_of
 from .runs import Patch, Progress, Run, patched, run, run_with_gradients, streams
 
@@ -86,12 +86,7 @@ def _pair(
     else:
         corrupted = run(model, wrong, metric.at, [*names, *streams(model)])
     values = float(value_of(metric, clean.logits).mean()), float(value_of(metric, corrupted.logits).mean())
-    scale = max(map(abs, values)) * np.finfo(model.params.dtype).eps
-    if not abs(values[0] - values[1]) > scale:
-        raise InputError(
-            f"{who}: the metric is {values[0]:.6g} on the clean prompt and {values[1]:.6g} on the corrupted"
-            " one, expected a difference, of which a patch brings back a share"
-        )
+    expect_difference(who, *values, model.params.dtype)
     return _Pair(model, clean, corrupted, places, values)
 
 

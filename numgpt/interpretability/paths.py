@@ -12,7 +12,7 @@ from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
 from . import sites
-from .metrics import Metric, expect_place, shares, value_of
+from .metrics import Metric, expect_difference, expect_place, shares, value_of
 from .prompts import pairs_of
 from .runs import Patch, Progress, Run, patched, run, streams
 
@@ -94,11 +94,7 @@ def path_patching(
     high = run(model, right, metric.at, heads)
     low = run(model, wrong, metric.at, [*heads, *mlps, *streams(model)])
     top, bottom = (float(value_of(metric, found.logits).real.mean()) for found in (high, low))
-    if not abs(top - bottom) > max(abs(top), abs(bottom)) * np.finfo(model.params.dtype).eps:
-        raise InputError(
-            f"{who}: the metric is {top:.6g} on the clean prompt and {bottom:.6g} on the corrupted one,"
-            " expected a difference, of which a path brings back a share"
-        )
+    expect_difference(who, top, bottom, model.params.dtype)
     senders = [
         (layer, head)
         for layer in range(read_at[0])

@@ -4,9 +4,9 @@ from .advantages import adaptive_beta, dr_grpo, gae, grpo, reinforce_pp, rloo
 from .classify import Tasks, predictions
 from .distill import Distillation
 from .order import drawn
+from .policy_gradient import PolicyGradient
 from .ppo import PPO
 from .prefer import Preferences, margins
-from .reinforce import PolicyGradient
 from .respond import respond
 from .reward_functions import FunctionReward, ModelReward, Reward, reward_of, rewarded
 from .rewards import Rewards

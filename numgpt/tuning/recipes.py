@@ -30,9 +30,9 @@ from ..errors import InputError
 from ..model.gpt import GPT
 from ..random import generator
 from .classify import Tasks, head_of
+from .policy_gradient import PolicyGradient
 from .ppo import PPO
 from .prefer import Preferences
-from .reinforce import PolicyGradient
 from .respond import respond
 from .reward_functions import FunctionReward, ModelReward, reward_of
 from .rewards import Rewards
