@@ -16,7 +16,7 @@ from numgpt.commands import reinforcement_flags, reinforcement_reports
 from numgpt.commands.tune import ACTIONS
 from numgpt.data import Conversation, Message, Prompt
 from numgpt.tokenizers import Characters
-from numgpt.tuning import recipes, reinforce
+from numgpt.tuning import policy_gradient, recipes
 
 LETTERS = "\n0123456789?abcd"
 CONFIG = Config(vocab_size=16, block_size=24, n_layer=1, n_head=2, n_embd=8, dropout=0.1)
@@ -223,9 +223,9 @@ def test_a_critic_is_left_out_where_nothing_asks_it_and_kept_where_something_doe
 
 
 def test_what_the_help_says_of_a_choice_is_what_the_objectives_know():
-    assert set(reinforcement_flags.ADVANTAGES) | {"rloo"} == set(reinforce.GROUPS)
-    assert set(reinforcement_flags.DIVERGENCES) == set(reinforce.KLS)
-    assert reinforcement_flags.REDUCTIONS == reinforce.REDUCTIONS
+    assert set(reinforcement_flags.ADVANTAGES) | {"rloo"} == set(policy_gradient.GROUPS)
+    assert set(reinforcement_flags.DIVERGENCES) == set(policy_gradient.KLS)
+    assert reinforcement_flags.REDUCTIONS == policy_gradient.REDUCTIONS
     for kind in ("ppo", "grpo", "rloo"):
         parser = argparse.ArgumentParser()
         ACTIONS[kind].add_flags(parser)
