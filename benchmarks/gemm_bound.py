@@ -3,7 +3,11 @@
 A launch for a block forwards and one backwards, tiles of rows, blocks of queries against the keys that they
 see, gradients of matrices by their parts: what the step takes longer is what lies between its products. What
 these reach of the processor's peak is printed beside.
+
+The products of experts are the op's own twin, which copies the rows of each expert together.
 """
+
+import math
 
 import numpy as np
 
@@ -11,6 +15,7 @@ from numgpt.engine.blas import gemm, keep_memory, one_thread
 from numgpt.engine.jit import launch, parallel
 from numgpt.layers.transformer_numba import TILES, head, keys_and_values, of_batch, span
 from numgpt.ops.attention_tiles_numba import QUERIES
+from numgpt.ops.experts_numba import dispatch_forward, expert_linear_backward, expert_linear_forward
 from numgpt.ops.linear_numba import borders, grid, multiply
 
 ROWS, HEADS, ROWS_AGAIN = range(3)
@@ -18,11 +23,14 @@ BACK_ROWS, BACK_HEADS, BACK_TO_INPUT, MATRICES = range(4)
 
 
 @parallel
-def _forward(phase, task, B, H, K, D, given, made, weights):
-    """given and made: x, qkv, heads, inner and act (N, …), read and written. weights: of c_attn, c_proj, …"""
+def _forward(phase, task, heads_of, given, made, weights, dense):
+    """given and made: x, qkv, heads, inner and act (N, …), read and written. dense: None beside experts.
+
+    heads_of: B, H, K, D. weights: of c_attn, c_proj, and where it is dense c_fc, c_proj.
+    """
+    B, H, K, D = heads_of
     x, qkv, heads, _, act = given
     y, dqkv, dheads, inner, _ = made
-    w_qkv, w_out, w_fc, w_proj = weights
     if phase == HEADS:
         b, h = task // H, task % H
         rows, into = of_batch(b, B, qkv), head(h, of_batch(b, B, dheads), D)
@@ -35,19 +43,20 @@ def _forward(phase, task, B, H, K, D, given, made, weights):
         return
     n0, n1 = span(task, len(x))
     if phase == ROWS:
-        gemm(False, False, 1.0, x[n0:n1], w_qkv, 0.0, dqkv[n0:n1])
+        gemm(False, False, 1.0, x[n0:n1], weights[0], 0.0, dqkv[n0:n1])
     else:
-        gemm(False, False, 1.0, heads[n0:n1], w_out, 0.0, y[n0:n1])
-        gemm(False, False, 1.0, x[n0:n1], w_fc, 0.0, inner[n0:n1])
-        gemm(False, False, 1.0, act[n0:n1], w_proj, 0.0, y[n0:n1])
+        gemm(False, False, 1.0, heads[n0:n1], weights[1], 0.0, y[n0:n1])
+        if dense is not None:
+            gemm(False, False, 1.0, x[n0:n1], weights[2], 0.0, inner[n0:n1])
+            gemm(False, False, 1.0, act[n0:n1], weights[3], 0.0, y[n0:n1])
 
 
 @parallel
-def _backward(phase, task, B, H, K, D, given, made, weights, places):
+def _backward(phase, task, heads_of, given, made, weights, dense, places):
     """As _forward. places: see places_of."""
+    B, H, K, D = heads_of
     x, qkv, heads, inner, act = given
     y, dqkv, dheads, _, dact = made
-    w_qkv, w_out, w_fc, w_proj = weights
     if phase == BACK_HEADS:
         b, kv, G = task // K, task % K, H // K
         rows, grads, douts = of_batch(b, B, qkv), of_batch(b, B, dqkv), of_batch(b, B, heads)
@@ -65,9 +74,9 @@ def _backward(phase, task, B, H, K, D, given, made, weights, places):
                 gemm(True, False, 1.0, ds, q[t0:t1], 0.0, dk[:t1])
         return
     if phase == MATRICES:
-        first = 0
-        for i, (a, d) in enumerate(((act, x), (x, inner), (heads, x), (x, qkv))):
-            end, rows, columns, g = places[i]
+        first, pairs = 0, ((x, qkv), (heads, x), (x, inner), (act, x))
+        for i in range(len(places)):
+            (a, d), (end, rows, columns, g) = pairs[i], places[i]
             if first <= task < end:
                 i0, i1, j0, j1 = borders(task - first, rows, columns, g)
                 gemm(True, False, 1.0, a[:, i0:i1], d[:, j0:j1], 0.0, g[i0:i1, j0:j1])
@@ -75,11 +84,12 @@ def _backward(phase, task, B, H, K, D, given, made, weights, places):
         return
     n0, n1 = span(task, len(x))
     if phase == BACK_ROWS:
-        gemm(False, True, 1.0, x[n0:n1], w_proj, 0.0, dact[n0:n1])
-        gemm(False, True, 1.0, inner[n0:n1], w_fc, 0.0, y[n0:n1])
-        gemm(False, True, 1.0, x[n0:n1], w_out, 0.0, dheads[n0:n1])
+        if dense is not None:
+            gemm(False, True, 1.0, x[n0:n1], weights[3], 0.0, dact[n0:n1])
+            gemm(False, True, 1.0, inner[n0:n1], weights[2], 0.0, y[n0:n1])
+        gemm(False, True, 1.0, x[n0:n1], weights[1], 0.0, dheads[n0:n1])
     else:
-        gemm(False, True, 1.0, qkv[n0:n1], w_qkv, 0.0, y[n0:n1])
+        gemm(False, True, 1.0, qkv[n0:n1], weights[0], 0.0, y[n0:n1])
 
 
 def products(config, B, T):
@@ -98,24 +108,62 @@ def products(config, B, T):
     (_, W), _, (_, inner), (F, _) = sizes
     widths = [(N, width) for width in (C, W, H * D, inner, F)]
     given, made = arrays(*widths), arrays(*widths)
-    layers = [(arrays(*sizes), places_of(arrays(*reversed(sizes)))) for _ in range(config.n_layer)]
+    experts = Experts(rng, config, N) if config.n_expert else None
+    dense, own = (None, sizes[:2]) if experts else (True, sizes)
+    layers = [(arrays(*own), places_of(arrays(*own))) for _ in range(config.n_layer)]
     (head_in, head_out), (weight, gradient) = arrays((N, C), (N, V)), arrays((C, V), (C, V))
     keep_memory()
 
     def step():
         with one_thread():
-            for weights, _ in layers:
-                launch(_forward, (TILES, B * H, TILES), B, H, K, D, given, made, weights)
+            for layer, (weights, _) in enumerate(layers):
+                launch(_forward, (TILES, B * H, TILES), (B, H, K, D), given, made, weights, dense)
+                if experts:
+                    experts.forward(layer)
             multiply(False, False, head_in, weight, into=(head_out, False))
             multiply(False, True, head_out, weight, into=(head_in, False))
             multiply(True, False, head_in, head_out, into=(gradient, False))
-            for weights, places in layers:
+            for layer, (weights, places) in enumerate(layers):
+                if experts:
+                    experts.backward(layer)
                 tasks = TILES, B * K, TILES, places[-1][0]
-                launch(_backward, tasks, B, H, K, D, given, made, weights, places)
+                launch(_backward, tasks, (B, H, K, D), given, made, weights, dense, places)
             head_in[:], head_out[:] = 1, 1  # else the numbers grow from step to step
         return 0.0
 
     return step
+
+
+class Experts:
+    """The products of a mixture's layers, and their gradients: two for each expert that a row is sent to.
+
+    To which it is sent is drawn, each expert as often.
+    """
+
+    def __init__(self, rng, config, N):
+        _, _, (C, inner), (F, _) = sizes_of(config)
+        E, A, layers = config.n_expert, config.n_expert_active, range(config.n_layer)
+
+        def drawn(*shape):
+            return rng.standard_normal(shape, dtype=np.float32)
+
+        self.chosen = rng.permuted(np.tile(np.arange(E), (N, 1)), axis=1)[:, :A]
+        self.x, self.act = dispatch_forward(drawn(N, C), n_active=A)[0], drawn(N, A, F)
+        self.inner, self.out = drawn(N, A, inner), drawn(N, A, C)
+        self.weights = [(drawn(E, C, inner), drawn(E, F, C)) for _ in layers]
+        self.gradients = [(drawn(E, C, inner), drawn(E, F, C)) for _ in layers]
+        self.saved = {}
+
+    def forward(self, layer):
+        """Both products of a layer."""
+        inputs = zip((self.x, self.act), self.weights[layer])
+        self.saved[layer] = [expert_linear_forward(x, self.chosen, w)[1] for x, w in inputs]
+
+    def backward(self, layer):
+        """Their gradients."""
+        given = zip((self.inner, self.out), self.saved.pop(layer), self.gradients[layer])
+        for dy, saved, gradient in given:
+            expert_linear_backward(dy, saved, into=((gradient, False), None))
 
 
 def flops(config, B, T):
@@ -123,7 +171,11 @@ def flops(config, B, T):
     blocks = [min(T, t0 + QUERIES) - t0 for t0 in range(0, T, QUERIES)]
     seen = sum(n * end for n, end in zip(blocks, np.cumsum(blocks).tolist()))  # queries times keys
     attention = 7 * 2 * config.head_size * seen * B * config.n_head
-    matrices = config.n_layer * sum(a * b for a, b in sizes_of(config)) + config.n_embd * config.vocab_size
+    A, (qkv, out, fc, proj) = (
+        config.n_expert_active if config.n_expert else 1,
+        map(math.prod, sizes_of(config)),
+    )
+    matrices = config.n_layer * (qkv + out + A * (fc + proj)) + config.n_embd * config.vocab_size
     return 3 * 2 * B * T * matrices + config.n_layer * attention
 
 

@@ -48,7 +48,7 @@ ONLY_FOR = {
     "torch-mixtral-eager": ("m", "m0"),
     "torch-mixtral-grouped": ("m", "m0"),
 }
-NOT_FOR = dict.fromkeys(("torch", "torch-fused", "torch-compile", "gemms"), ("m", "m0"))
+NOT_FOR = dict.fromkeys(("torch", "torch-fused", "torch-compile"), ("m", "m0"))
 
 
 def is_for(kind, shape):

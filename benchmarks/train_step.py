@@ -251,6 +251,9 @@ def show(rows, say):
                 f" {reached / peak:.2f} of the {peak:.0f} that multiply-adds in registers reach;"
                 f" memory is read at {bandwidth:.0f} GB/s"
             )
+            least, best = 1e3 * flops / (0.9 * peak), r["ms"] / r["to_best"] if r["to_best"] else None
+            beside = f", {least / best:.2f} of the best PyTorch" if best else ""
+            say(f"at 0.9 of that peak they alone would take {least:.0f} ms{beside}")
 
 
 def show_gpu(rows, say):

@@ -30,10 +30,11 @@ def test_a_step_of_llama_is_compared(tmp_path):
 def test_a_step_of_a_mixture_is_compared(tmp_path):
     pytest.importorskip("numba")
     pytest.importorskip("transformers")
-    kinds = ["numgpt", "torch-mixtral-eager", "torch-mixtral-grouped"]
+    kinds = ["numgpt", "torch-mixtral-eager", "torch-mixtral-grouped", "gemms"]
     flags = ["--shape", "m0", "--only", *kinds, "--rounds", "1", "--no-start"]
     rows, out = run("train_step.py", *flags, cwd=tmp_path)
     assert len(rows) == len(kinds) and "| m0 | transformers' Mixtral, grouped experts |" in out
+    assert "at 0.9 of that peak they alone would take" in out
 
 
 def test_a_gpt2_of_equal_flops_has_as_many_entries_in_its_matrices():
@@ -46,6 +47,15 @@ def test_a_gpt2_of_equal_flops_has_as_many_entries_in_its_matrices():
     done = subprocess.run([sys.executable, "-c", with_benchmarks + code], capture_output=True, text=True)
     ours, theirs, inner = done.stdout.split()
     assert ours == theirs and inner == "1280", done.stderr
+
+
+def test_a_mixture_is_as_wide_in_what_is_active():
+    with_benchmarks = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import shapes, gemm_bound;"
+    code = "print(*(gemm_bound.flops(shapes.config_of(s), 2, 256) for s in 'lm'))"
+    pytest.importorskip("numba")
+    done = subprocess.run([sys.executable, "-c", with_benchmarks + code], capture_output=True, text=True)
+    llama, mixture = done.stdout.split()
+    assert llama == mixture, done.stderr
 
 
 @pytest.mark.parametrize("beside_torch", [False, pytest.param(True, marks=with_torch)])

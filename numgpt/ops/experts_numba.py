@@ -9,7 +9,9 @@ from ..engine.jit import SUMS, kernel, launch, parallel
 from .experts import rows_by_expert
 from .linear_numba import borders, grid, rows, set_rows, tile_sums
 
-ROWS = 128  # the most of a block of one expert's rows
+# The rows of a block of one expert's: the BLAS packs the expert's matrix anew for each block, so large ones,
+# but several blocks for each thread.
+FEWEST, MOST, BLOCKS = 128, 512, 16
 CHUNK = 8192  # entries of a task that only reads and writes
 
 
@@ -85,8 +87,9 @@ def expert_gradients(
 def blocks_of(groups):
     """Blocks (e, begin, end) of the rows of groups put one after the other, and those rows."""
     blocks, begin = [], 0
+    most = min(MOST, max(FEWEST, sum(len(group) for _, group in groups) // BLOCKS))
     for e, group in groups:
-        parts = -(-len(group) // ROWS)
+        parts = -(-len(group) // most)
         cuts = [begin + i * len(group) // parts for i in range(parts + 1)]
         blocks += [(e, *cut) for cut in itertools.pairwise(cuts)]
         begin += len(group)
