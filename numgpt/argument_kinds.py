@@ -251,7 +251,13 @@ def _instance(cls: type) -> Kind:
     names = {name for base in bases for name in (*inspect.get_annotations(base), *vars(base))}
     public = sorted(name for name in names if not name.startswith("_"))
     words = f"{words}, which has {', '.join(public)}"
-    return Kind(words, lambda value: value if all(hasattr(value, name) for name in public) else WRONG)
+
+    def convert(value: Any) -> Any:
+        """The value, unless it is a class: what that has are names of its instances."""
+        fits = not isinstance(value, type) and all(hasattr(value, name) for name in public)
+        return value if fits else WRONG
+
+    return Kind(words, convert)
 
 
 def _mapping(key: Any = Any, value: Any = Any) -> Kind:

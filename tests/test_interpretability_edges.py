@@ -77,3 +77,15 @@ def test_an_answer_is_not_compared_with_itself():
 def test_one_token_has_no_previous_one():
     with pytest.raises(InputError, match="head_scores: the prompt has 1 token, expected 2 or more"):
         inside.head_scores(a_model("gpt2"), [3])
+
+
+def test_a_pattern_of_everything_is_of_the_models_own_names():
+    model, ids = numgpt.GPT.load("numgpt:tiny"), [1, 2, 3]
+    found = inside.ablation(model, ids, inside.log_probability(model, [4]), at="*")
+    assert found.names[-1] == "lm_head" and "read" not in found.names
+
+
+def test_the_class_of_a_metric_is_none():
+    model = numgpt.GPT.load("numgpt:tiny")
+    with pytest.raises(InputError, match="metric is of type type, expected a Metric"):
+        inside.ablation(model, [1, 2, 3], inside.AnswerMetric)

@@ -184,7 +184,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def normalised(
-    path: StrPath, file: IO[bytes], update: Callable[[int], object], expected: str = "text to train on"
+    path: StrPath, file: IO[bytes], update: Callable[[int], object], expected: str = "text"
 ) -> Iterator[str]:
     """The parts of an open file's text, with \\n for \\r\\n and without a byte order mark.
 

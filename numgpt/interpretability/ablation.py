@@ -106,7 +106,8 @@ def ablation(
     kind = sites.SITES.get(at)
     patterns = [at] if kind is None else [kind.name(layer) for layer in range(model.config.n_layer)]
     base = run(model, ids, metric.at, [*patterns, *streams(model)])
-    names = [name for name in base.value if name in Patterns(patterns)]
+    parts = [name for name in base.value if name != "read"]  # which chooses positions
+    names = [name for name in parts if name in Patterns(patterns)]
     if not names:
         raise InputError(
             f"{who}: at is {at!r}, expected a name or a pattern of values: that is a parameter's"
