@@ -34,7 +34,7 @@ from .embedding import embedding
 from .experts import combine, dispatch, expert_linear, opened, route
 from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
-from .lora import lora_linear
+from .lora import lora_linear, low_rank
 from .losses import cross_entropy, squared_error
 from .means import sequence_mean, sequence_sum, token_mean, whiten
 from .norms import NORMS, layernorm, rmsnorm, standardise
@@ -44,6 +44,14 @@ from .policies import k1, k2, k3, ppo
 from .pooling import last_token, mean_pool
 from .positions import POSITIONS, positions, sinusoidal
 from .preferences import bradley_terry, clipped_value, dpo, ipo, kto
+from .quantised import (
+    expert_quantised4_linear,
+    expert_quantised_linear,
+    quantised4_linear,
+    quantised_embedding,
+    quantised_linear,
+    quantised_unembedding,
+)
 from .rotary import rotary
 from .router_losses import balance, router_z
 from .sinks import sink_attention, sink_probs
@@ -57,6 +65,10 @@ _TUNING = (
     *(token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum),
     *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, squared_error, lora_linear),
     *(ppo, k1, k2, k3, whiten),
+)
+_QUANTISED = (
+    *(quantised_linear, quantised4_linear, quantised_embedding, quantised_unembedding),
+    *(expert_quantised_linear, expert_quantised4_linear, low_rank),
 )
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
@@ -73,6 +85,7 @@ ALL = {
         unembedding,
         cross_entropy,
         *_TUNING,
+        *_QUANTISED,
         *_CHOSEN,
         *PART_NORMS.values(),
         heads_layernorm,
@@ -99,6 +112,8 @@ __all__ = [
     "dropout",
     "embedding",
     "expert_linear",
+    "expert_quantised4_linear",
+    "expert_quantised_linear",
     "forward_kl",
     "geglu",
     "geglu_tanh",
@@ -116,12 +131,17 @@ __all__ = [
     "layernorm",
     "linear",
     "lora_linear",
+    "low_rank",
     "mean_pool",
     "opened",
     "part_layernorm",
     "part_rmsnorm",
     "positions",
     "ppo",
+    "quantised4_linear",
+    "quantised_embedding",
+    "quantised_linear",
+    "quantised_unembedding",
     "query_heads",
     "reglu",
     "relu",

@@ -11,7 +11,8 @@ from .op import Op
 
 # Ops that compose several products: how many, and the letter that each sums over. Their lines do not tell.
 COMPOSED = {"attend": (2, "S"), "attend_groups": (2, "S"), "attention": (2, "T"), "sink_attention": (2, "T")}
-MATRICES = ("lora_linear",)  # whose products are those of each row with its matrices
+MATRICES = ("lora_linear", "low_rank")  # whose products are those of each row with its matrices
+INPUTS = ("quantised4_linear", "expert_quantised4_linear")  # that sum over groups and within: all they read
 SUMS = ("combine",)  # whose letter is summed over by elementwise products, one a token
 
 
@@ -49,6 +50,8 @@ def cost(op: Op, arrays: Sequence[Any], options: Mapping[str, Any], value: Any, 
     if op.name in MATRICES:
         numbers = sum(a.size for a in arrays[1:] if a is not None and a.ndim == 2)
         flops = 2 * math.prod(value.shape[:-1]) * numbers
+    if op.name in INPUTS:
+        flops = 2 * math.prod(value.shape) * arrays[0].shape[-1]
     moved = sum(a.nbytes for a in (*arrays, value) if a is not None)
     return Cost(flops, 2 * flops, moved, saved)
 
@@ -59,7 +62,7 @@ def _sums_over(op: Op) -> tuple[int, str]:
     One product, where two arrays share a letter that the value lacks: I of "...I, IO, O? -> ...O". A constant
     weighs elements.
     """
-    if op.name in (*SUMS, *MATRICES):
+    if op.name in (*SUMS, *MATRICES, *INPUTS):
         return 0, ""
     if op.name in COMPOSED:
         return COMPOSED[op.name]

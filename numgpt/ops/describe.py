@@ -18,6 +18,8 @@ LETTERS = {
     "I": "inputs",
     "K": "key/value heads",
     "L": "layers",
+    "M": "pairs of inputs in a group that shares a scale",
+    "N": "groups of inputs, each with a scale",
     "O": "outputs",
     "P": "positions that have a vector",
     "R": "rank of an adapter",
@@ -31,6 +33,8 @@ SIGNS = {
     "<": "integers from 0 to one less",
     "~": "integers below, negative for none",
     "!": "a constant: numbers that have no gradient",
+    ":int8": "integers of 8 bits, no ids: a rounded weight",
+    ":uint8": "bytes, no ids: two rounded weights of 4 bits in each",
     "?": "may be None",
     "()": "a scalar",
 }
@@ -60,11 +64,12 @@ def describe(op: Any, signature: inspect.Signature) -> str:
     letters = re.findall("[A-Z]", op.line)
     meanings = {c: LETTERS.get(c, "a size") for c in dict.fromkeys(letters)}
     meanings |= {sign: meaning for sign, meaning in SIGNS.items() if sign in op.line}
+    width = max(5, *(len(sign) + 1 for sign in meanings))
     return PAGE.format(
         name=op.name,
         signature=signature,
         line=f"{entries} -> {op.result.text}",
-        key="\n    ".join(f"{sign:5}{meaning}" for sign, meaning in meanings.items()),
+        key="\n    ".join(f"{sign:{width}}{meaning}" for sign, meaning in meanings.items()),
         arrays=", ".join(arrays),
         gradients=", ".join(f"d{name}" for name in arrays),
         forward=inspect.cleandoc(op.forward.__doc__ or "No derivation is given."),

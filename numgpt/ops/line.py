@@ -12,7 +12,7 @@ from ..errors import InputError
 
 _PRODUCT = r"\d*[A-Z]+"
 _AXIS = rf"[A-Z]|\({_PRODUCT}(?:\+{_PRODUCT})*\)"
-_KIND = r"(?P<below>[<~])(?P<limit>[A-Z])|(?P<constant>!)"
+_KIND = r"(?P<below>[<~])(?P<limit>[A-Z])|(?P<constant>!)|:(?P<stored>u?int8)"
 _ARGUMENT = re.compile(rf"(?P<lead>\.\.\.)?(?P<axes>(?:{_AXIS})*)(?:{_KIND})?(?P<optional>\?)?")
 Shape = tuple[int, ...]
 Axis = tuple[tuple[int, str], ...]
@@ -24,7 +24,7 @@ class Argument:
 
     lead: whether any axes may come first. axes: each a sum of products (factor, letters): of (KGD+2KD) it is
     ((1, "KGD"), (2, "KD")). below, limit: "<" or "~", and the letter of the size. constant: whether they are
-    numbers that have no gradient.
+    numbers that have no gradient. stored: the type of integers that are no ids, such as a rounded weight's.
     """
 
     name: str
@@ -35,11 +35,17 @@ class Argument:
     limit: str | None
     constant: bool
     optional: bool
+    stored: str | None = None
 
     @property
     def has_gradient(self) -> bool:
         """Whether the backward gives a gradient for it."""
-        return self.limit is None and not self.constant
+        return self.is_float and not self.constant
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it holds floats: neither ids nor stored integers."""
+        return self.limit is None and self.stored is None
 
     def shape(self, sizes: Mapping[str, int]) -> Shape:
         """The axes' sizes, where the letters have these."""
@@ -61,8 +67,8 @@ def read(name: str, text: str) -> Argument:
     )
     for letters in (letters for axis in axes for _, letters in axis):
         assert len(set(letters)) == len(letters), f"op line: {letters} has a letter twice in {text!r}"
-    constant, optional = bool(m["constant"]), bool(m["optional"])
-    return Argument(name, text, bool(m["lead"]), axes, m["below"], m["limit"], constant, optional)
+    flags = bool(m["constant"]), bool(m["optional"])
+    return Argument(name, text, bool(m["lead"]), axes, m["below"], m["limit"], *flags, m["stored"])
 
 
 def bind(

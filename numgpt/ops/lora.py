@@ -75,11 +75,12 @@ def together(wide, columns):
 
 def _expect_widths(arrays, options):
     """InputError unless the widths are those of the maps."""
-    lora_a, lora_b, widths = arrays[3], arrays[4], options.get("widths")
+    lora_a, lora_b, widths = arrays[-2], arrays[-1], options.get("widths")
     G, n = lora_a.shape[1] // lora_b.shape[0], lora_b.shape[1]
     if widths is not None and (len(widths), sum(widths)) != (G, n):
+        who = "low_rank" if len(arrays) == 3 else "lora_linear"
         raise InputError(
-            f"lora_linear: widths is {tuple(widths)}, expected {G} of them for lora_a {lora_a.shape} and"
+            f"{who}: widths is {tuple(widths)}, expected {G} of them for lora_a {lora_a.shape} and"
             f" lora_b {lora_b.shape}, {n} together"
         )
 
@@ -95,6 +96,48 @@ lora_linear = Op(
     lora_linear_forward,
     lora_linear_backward,
     parameters=("weight", "bias", "lora_a", "lora_b"),
+    at_least={"O": "G"},
+    variants={"factor": {"factor": 0.5}, "widths": _uneven},
+    expect=_expect_widths,
+    saves="x ...(GR)",
+)
+
+
+def low_rank_forward(x, lora_a, lora_b, *, factor=1.0, widths=None):
+    """What an adapter adds to a map that is computed elsewhere, such as one of rounded weights.
+
+        y = s (x A) B̃        s = factor, B̃ as in lora_linear
+
+    x (..., I) → y (..., O)
+    """
+    columns = columns_of(lora_a, lora_b, widths)
+    low = x @ lora_a
+    return factor * (low @ apart(lora_b, columns)), (x, lora_a, lora_b, low, factor, columns)
+
+
+def low_rank_backward(dy, saved, wanted=(True, True)):
+    """Gradients of low_rank_forward with respect to x, lora_a and lora_b; wanted: which of the last two.
+
+    With u = x A and du = s dy B̃ᵀ, as in lora_linear_backward:
+
+        dx = du Aᵀ        because u = x A
+        dA = xᵀ du
+        dB̃ = s uᵀ dy      because y = s u B̃
+    """
+    x, lora_a, lora_b, low, factor, columns = saved
+    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
+    dlow = factor * (dy @ apart(lora_b, columns).swapaxes(0, 1))
+    lows, dlows = low.reshape(-1, low.shape[-1]), dlow.reshape(-1, low.shape[-1])  # (N, GR) both
+    dlora_a = rows.swapaxes(0, 1) @ dlows if wanted[0] else None
+    dlora_b = factor * together(lows.swapaxes(0, 1) @ drows, columns) if wanted[1] else None
+    return dlow @ lora_a.swapaxes(0, 1), dlora_a, dlora_b
+
+
+low_rank = Op(
+    "...I, I(GR), RO -> ...O",
+    low_rank_forward,
+    low_rank_backward,
+    parameters=("lora_a", "lora_b"),
     at_least={"O": "G"},
     variants={"factor": {"factor": 0.5}, "widths": _uneven},
     expect=_expect_widths,

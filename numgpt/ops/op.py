@@ -67,6 +67,7 @@ class Op:
         <V      integers from 0 to V − 1
         ~V      integers below V, of which the negative ones stand for none
         !       a constant: numbers that have no gradient, such as another model's logits
+        :int8   integers of this type, or of uint8, that are no ids: a rounded weight
         ?       may be None
         ()      a scalar
 
@@ -153,6 +154,8 @@ class Op:
             return given
         array = as_array(f"{self.name}: {argument.name}", given, f"({argument.text})")
         array = np.asarray(array, order="C")
+        if argument.stored is not None:
+            return stored(f"{self.name}: {argument.name}", array, argument.stored)
         if argument.limit is None and array.dtype.kind in ("biu" if argument.constant else "iu"):
             array = array.astype(float)
         if argument.limit is None and array.dtype.kind not in "fc":
@@ -204,6 +207,10 @@ class Op:
             if argument.limit and array is not None:
                 who = f"{self.name}: {argument.name}"
                 check_ids(who, array, bound[argument.limit], negative=argument.below == "~")
+            if argument.stored and array is not None and array.dtype != argument.stored:
+                raise InputError(
+                    f"{self.name}: {argument.name} has dtype {array.dtype}, expected {argument.stored}"
+                )
 
     def bound(self, shapes: Sequence[tuple[int, ...] | None], options: Mapping[str, Any]) -> dict[str, int]:
         """Letter -> size for arrays of these shapes, None for one that is not there; lead axes have none."""
@@ -263,11 +270,16 @@ class Op:
     ) -> tuple[list[NDArray[Any]], dict[str, int]]:
         """Random arrays that fit the line, and the options that the sizes give.
 
-        sizes: letter -> size; lead: the leading axes. Floats are standard normal, but weights.
+        sizes: letter -> size; lead: the leading axes. Floats are standard normal, but weights; stored
+        integers are any of their type.
         """
         arrays: list[NDArray[Any]] = []
         for argument in self.arguments:
             shape = (*(lead if argument.lead else ()), *argument.shape(sizes))
+            if argument.stored is not None:
+                limits = np.iinfo(argument.stored)
+                arrays.append(rng.integers(limits.min, limits.max + 1, shape, dtype=argument.stored))
+                continue
             if argument.limit is None:
                 numbers = rng.standard_normal(shape)
                 if argument.name == self.weights:
@@ -295,6 +307,18 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}: {self.line}>"
+
+
+def stored(who: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Integers in the type that they are stored in; InputError for what is none, or does not fit it."""
+    if array.dtype == dtype:
+        return array
+    limits = np.iinfo(dtype)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{who} has dtype {array.dtype}, expected integers of {dtype}")
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise InputError(f"{who} goes from {array.min()} to {array.max()}, expected integers of {dtype}")
+    return array.astype(dtype)
 
 
 def check_ids(who: str, ids: Any, size: int, negative: bool = False) -> None:

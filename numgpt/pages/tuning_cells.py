@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from .quantised_cells import QUANTISED
 from .rows import Row
 
 
@@ -17,6 +18,14 @@ Z{out}[n] = sum(v, exp(({letter}[n, v] - m{out}[n]) / temperature))
 LOGP = f"temperature = 1{softmaxed('z', 'logp')}"
 MARGIN = "D[n] = a[n] - fa[n] - (b[n] - fb[n])\n"
 BOTH = f"{LOGP}{softmaxed('f', 'logq')}"
+LOW_RANK = """
+    factor = 1
+    widths[g] = (g + 1) * O // G - g * O // G
+    end[g] = sum(j < G, widths[j] if j <= g else 0)
+    map[o] = sum(g < G, 1 if end[g] <= o else 0)
+    low[n, a] = sum(i, x[n, i] * A[i, a])
+    dlow[n, a] = sum(o, dy[n, o] * B[a % R, o] if map[o] == a // R else 0)
+"""
 TUNING: Mapping[str, Row] = {
     "token_logprobs": Row(
         "z targets",
@@ -174,13 +183,17 @@ TUNING: Mapping[str, Row] = {
         dA[i, a] = factor * sum(n, x[n, i] * dlow[n, a])
         dB[r, o] = factor * sum(n, low[n, map[o] * R + r] * dy[n, o])
         """,
-        """
-        factor = 1
-        widths[g] = (g + 1) * O // G - g * O // G
-        end[g] = sum(j < G, widths[j] if j <= g else 0)
-        map[o] = sum(g < G, 1 if end[g] <= o else 0)
-        low[n, a] = sum(i, x[n, i] * A[i, a])
-        dlow[n, a] = sum(o, dy[n, o] * B[a % R, o] if map[o] == a // R else 0)
-        """,
+        LOW_RANK,
     ),
+    "low_rank": Row(
+        "x A B",
+        "y[n, o] = factor * sum(r < R, low[n, map[o] * R + r] * B[r, o])",
+        """
+        dx[n, i] = factor * sum(a, dlow[n, a] * A[i, a])
+        dA[i, a] = factor * sum(n, x[n, i] * dlow[n, a])
+        dB[r, o] = factor * sum(n, low[n, map[o] * R + r] * dy[n, o])
+        """,
+        LOW_RANK,
+    ),
+    **QUANTISED,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..ops.rotary import frequencies
 from .attention_table import ATTENTION
+from .quantised_table import QUANTISED
 from .tuning_table import TUNING
 
 
@@ -162,4 +163,5 @@ TORCH: dict[str, Callable[..., Any]] = {
     "unembedding": lambda torch, x, weight: torch.nn.functional.linear(x, weight),
     "cross_entropy": _cross_entropy,
     **TUNING,
+    **QUANTISED,
 }

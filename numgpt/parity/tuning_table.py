@@ -127,9 +127,14 @@ def _lora_linear(
     widths: Sequence[int] | None = None,
 ) -> Any:
     """As PEFT has it: an adapter for each of the maps that lie side by side."""
+    return torch.nn.functional.linear(x, weight.T, bias) + _low_rank(torch, x, lora_a, lora_b, factor, widths)
+
+
+def _low_rank(
+    torch: Any, x: Any, lora_a: Any, lora_b: Any, factor: float = 1.0, widths: Sequence[int] | None = None
+) -> Any:
     maps = zip(lora_a.split(len(lora_b), 1), _split(lora_b, lora_a.shape[1] // len(lora_b), widths))
-    added = torch.cat([x @ a @ b for a, b in maps], -1) * factor
-    return torch.nn.functional.linear(x, weight.T, bias) + added
+    return torch.cat([x @ a @ b for a, b in maps], -1) * factor
 
 
 def _split(lora_b: Any, G: int, widths: Sequence[int] | None) -> Any:
@@ -162,4 +167,5 @@ TUNING: dict[str, Callable[..., Any]] = {
     "mean_pool": _mean_pool,
     "squared_error": lambda torch, x, targets: torch.nn.functional.mse_loss(x, targets),
     "lora_linear": _lora_linear,
+    "low_rank": _low_rank,
 }

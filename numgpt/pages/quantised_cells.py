@@ -1,0 +1,73 @@
+"""The rows of products with rounded weights: q are integers of 8 bits, u of 4, two in each byte of B."""
+
+from collections.abc import Mapping
+
+from .rows import Row
+
+HALVES = """
+    z[g, o] = 8
+    u[i, o] = B[i // 2, o] // 16 ** (i % 2) % 16
+    W[i, o] = s[i // (2 * M), o] * (u[i, o] - z[i // (2 * M), o])
+    dW[i, o] = sum(n, x[n, i] * dy[n, o])
+"""
+HALVES_OF_EXPERTS = """
+    z[e, g, o] = 8
+    u[e, i, o] = B[e, i // 2, o] // 16 ** (i % 2) % 16
+    W[e, i, o] = s[e, i // (2 * M), o] * (u[e, i, o] - z[e, i // (2 * M), o])
+    dW[e, i, o] = sum(n, x[n, i] * dy[n, o], chosen[n] == e)
+"""
+QUANTISED: Mapping[str, Row] = {
+    "quantised_linear": Row(
+        "x q s b",
+        "y[n, o] = s[o] * sum(i, x[n, i] * q[i, o]) + b[o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * s[o] * q[i, o])
+        ds[o] = sum(n, dy[n, o] * sum(i, x[n, i] * q[i, o]))
+        db[o] = sum(n, dy[n, o])
+        """,
+    ),
+    "quantised4_linear": Row(
+        "x B s z b",
+        "y[n, o] = sum(i, x[n, i] * W[i, o]) + b[o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * W[i, o])
+        ds[g, o] = sum(i, dW[i, o] * (u[i, o] - z[g, o]), i // (2 * M) == g)
+        dz[g, o] = -s[g, o] * sum(i, dW[i, o], i // (2 * M) == g)
+        db[o] = sum(n, dy[n, o])
+        """,
+        HALVES,
+    ),
+    "quantised_embedding": Row(
+        "ids q s",
+        "y[n, c] = s[ids[n]] * q[ids[n], c]",
+        "ds[v] = sum(n, sum(c, dy[n, c] * q[v, c]), ids[n] == v)",
+    ),
+    "quantised_unembedding": Row(
+        "x q s",
+        "y[n, v] = s[v] * sum(c, x[n, c] * q[v, c])",
+        """
+        dx[n, c] = sum(v, dy[n, v] * s[v] * q[v, c])
+        ds[v] = sum(n, dy[n, v] * sum(c, x[n, c] * q[v, c]))
+        """,
+    ),
+    "expert_quantised_linear": Row(
+        "x chosen q s b",
+        "y[n, o] = s[chosen[n], o] * sum(i, x[n, i] * q[chosen[n], i, o]) + b[chosen[n], o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * s[chosen[n], o] * q[chosen[n], i, o])
+        ds[e, o] = sum(n, dy[n, o] * sum(i, x[n, i] * q[e, i, o]), chosen[n] == e)
+        db[e, o] = sum(n, dy[n, o], chosen[n] == e)
+        """,
+    ),
+    "expert_quantised4_linear": Row(
+        "x chosen B s z b",
+        "y[n, o] = sum(i, x[n, i] * W[chosen[n], i, o]) + b[chosen[n], o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * W[chosen[n], i, o])
+        ds[e, g, o] = sum(i, dW[e, i, o] * (u[e, i, o] - z[e, g, o]), i // (2 * M) == g)
+        dz[e, g, o] = -s[e, g, o] * sum(i, dW[e, i, o], i // (2 * M) == g)
+        db[e, o] = sum(n, dy[n, o], chosen[n] == e)
+        """,
+        HALVES_OF_EXPERTS,
+    ),
+}
