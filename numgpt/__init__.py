@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .architecture.additions import Head, LoRA
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
+    from .architecture.quantized import Quantized
     from .data.corpus import prepare
     from .engine import set_threads, use
     from .errors import InputError
@@ -45,6 +46,7 @@ __all__ = [
     "InputError",
     "Layer",
     "LoRA",
+    "Quantized",
     "Record",
     "Trace",
     "Trainer",
@@ -82,6 +84,7 @@ _LATE = {
     "InputError": ("errors", "InputError"),
     "Layer": ("layers.layer", "Layer"),
     "LoRA": ("architecture.additions", "LoRA"),
+    "Quantized": ("architecture.quantized", "Quantized"),
     "Record": ("layers.record", "Record"),
     "Trace": ("traces.trace", "Trace"),
     "Trainer": ("training.trainer", "Trainer"),

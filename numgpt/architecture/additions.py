@@ -16,6 +16,7 @@ from .config import Config
 from .fields import check_fields, documented, expect, from_dict, setting, to_dict
 from .parameters import STD, Flat, parts, shapes
 from .patterns import matching
+from .quantized import Quantized
 
 Shapes = dict[str, tuple[int, ...]]
 LARGEST_RANK = 2**16
@@ -179,14 +180,31 @@ class Head:
         return generator(seed, "init", name).standard_normal(shape) * std
 
 
-KINDS: Mapping[str, Any] = {"lora": LoRA, "head": Head}
+KINDS: Mapping[str, Any] = {"lora": LoRA, "head": Head, "quantized": Quantized}
+
+
+def quantized_by(additions: Sequence[Any]) -> Quantized | None:
+    """How a model is quantized; None where it is not."""
+    return next((addition for addition in additions if isinstance(addition, Quantized)), None)
+
+
+def integers(config: Config, additions: Sequence[Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (type, shape) of the integers that a model has beside its floats."""
+    rounded = quantized_by(additions)
+    return {} if rounded is None else rounded.integers(config)
 
 
 def all_shapes(config: Config, additions: Sequence[Addition]) -> Shapes:
-    """Name -> shape of a model's own parameters and those of its additions; InputError where two have one."""
+    """Name -> shape of a model's own parameters and those of its additions; InputError where two have one.
+
+    A quantized model has scales instead of what was rounded; its integers are no part of these.
+    """
     named = shapes(config)
     for addition in additions:
         own = addition.shapes(config)
+        if isinstance(addition, Quantized):
+            named = _in_place(named, own, addition.replaced(config))
+            continue
         twice = sorted({*own} & {*named})
         if twice:
             raise InputError(
@@ -197,14 +215,26 @@ def all_shapes(config: Config, additions: Sequence[Addition]) -> Shapes:
     return named
 
 
+def _in_place(named: Shapes, scales: Shapes, replaced: Sequence[str]) -> Shapes:
+    """Names with scales and zeros in the place of the weights that they belong to."""
+    if any(name not in named for name in replaced):
+        raise InputError("additions: Quantized is there twice, expected it once")
+    found: Shapes = {}
+    for name, shape in named.items():
+        own = [f"{name}_scale", f"{name}_zero"] if name in replaced else []
+        found |= {part: scales[part] for part in own if part in scales} if own else {name: shape}
+    return found
+
+
 def extended(params: Flat, config: Config, additions: Sequence[Addition], seed: int) -> Flat:
     """Parameters with those of additions, which start at their first values; what params has is copied."""
-    flat = Flat(all_shapes(config, additions), params.dtype, like=params.flat)
+    kept = {name: params[name].copy() for name in integers(config, additions)}
+    flat = Flat(all_shapes(config, additions), params.dtype, like=params.flat, integers=kept)
     for addition in additions:
         for name, shape in addition.shapes(config).items():
             if name not in params:
                 flat[name] = addition.first_value(name, shape, seed).astype(params.dtype)
-    for name in params:
+    for name in params.shapes:
         if name in flat:
             flat[name] = params[name]
     return flat

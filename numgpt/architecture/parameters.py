@@ -19,6 +19,7 @@ from ..ops.positions import POSITIONS
 from ..random import generator
 from .config import Config
 
+Shape = tuple[int, ...]
 STD = 0.02  # of GPT-2's first weights
 SHOWN = 10  # names that a repr shows; more are left out in the middle
 
@@ -152,11 +153,12 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is a matrix, or a stack of them: what the optimizer's decay acts on.
 
-    The biases of stacked maps are vectors, side by side, and so are the weights of norms of heads.
+    The biases of stacked maps are vectors, side by side, and so are the weights of norms of heads, and the
+    scales of rounded weights.
     """
     part, _, kind = name.rpartition(".")
     is_norm = part.rpartition(".")[2].startswith("ln_")
-    return len(shape) > 1 and kind != "bias" and not is_norm
+    return len(shape) > 1 and kind not in ("bias", "weight_scale", "weight_zero") and not is_norm
 
 
 def kinds(config: Config) -> dict[str, str]:
@@ -178,11 +180,16 @@ class Flat(Mapping[str, NDArray[Any]]):
         The buffer; zeros unless given.
     like : array, optional
         A new buffer lies where this array does, in the host's memory or on the GPU.
+    integers : mapping of name -> array, optional
+        Rounded weights, which lie beside the buffer: they have names here, and neither gradients nor moments.
 
     Attributes
     ----------
     flat : array (N,)
-        All numbers.
+        All numbers but integers.
+    shapes : dict of name -> shape
+        Of the numbers in flat.
+    integers : dict of name -> array
     decayed : array
         The part of flat that holds the matrices.
     places : dict of name -> slice
@@ -206,8 +213,10 @@ class Flat(Mapping[str, NDArray[Any]]):
         dtype: DTypeLike,
         flat: NDArray[Any] | None = None,
         like: NDArray[Any] | None = None,
+        integers: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.shapes = dict(shapes)
+        self.integers = dict(integers or {})
         size = sum(map(math.prod, self.shapes.values()))
         if flat is None and not engine.on_gpu(like):
             engine.expect_room(f"parameters: {size:,} numbers", size * np.dtype(dtype).itemsize)
@@ -235,6 +244,7 @@ class Flat(Mapping[str, NDArray[Any]]):
             self.places[name] = slice(offset, offset + math.prod(shape))
             self._views[name] = self.flat[self.places[name]].reshape(shape)
             offset += math.prod(shape)
+        self._views |= self.integers
         self.decayed = self.flat[: sum(math.prod(self.shapes[name]) for name in matrices)]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -258,24 +268,27 @@ class Flat(Mapping[str, NDArray[Any]]):
         return self._views.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        yield from self.shapes
+        yield from self.integers
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self.shapes) + len(self.integers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles rebuild the views: copied one by one, they would lose their buffer.
 
         A shallow copy, copy.copy, shows the same numbers.
         """
-        return type(self), (self.shapes, self.dtype, self.flat)
+        return type(self), (self.shapes, self.dtype, self.flat, None, self.integers)
 
     def __repr__(self) -> str:
         """A table of names and shapes, shortened in the middle."""
         place = " on the GPU" if engine.on_gpu(self.flat) else ""
-        title = f"Flat: {len(self):,} arrays, {self.flat.size:,} numbers of {self.dtype}{place}"
+        beside = f" and {sum(q.size for q in self.integers.values()):,} integers" if self.integers else ""
+        title = f"Flat: {len(self):,} arrays, {self.flat.size:,} numbers of {self.dtype}{beside}{place}"
         width = max(map(len, self), default=0)
         rows = [f"  {name:{width}}  {shape}" for name, shape in self.shapes.items()]
+        rows += [f"  {name:{width}}  {q.shape} {q.dtype}" for name, q in self.integers.items()]
         if len(rows) > SHOWN:
             half = SHOWN // 2
             rows[half:-half] = [f"  … {len(rows) - 2 * half:,} more"]
@@ -287,7 +300,7 @@ class Flat(Mapping[str, NDArray[Any]]):
         return self.flat.dtype
 
     def like(self) -> Flat:
-        """The same names and shapes over a buffer of zeros: gradients, moments."""
+        """The same names and shapes over a buffer of zeros: gradients, moments; integers have none."""
         return Flat(self.shapes, self.dtype, like=self.flat)
 
     def astype(self, dtype: DTypeLike) -> Flat:
@@ -298,19 +311,36 @@ class Flat(Mapping[str, NDArray[Any]]):
                 f" {', '.join(map(str, engine.ON_GPU))}: move them by .to('reference') first"
             )
         with np.errstate(under="ignore"):
-            return Flat(self.shapes, dtype, self.flat.astype(dtype))
+            return self._over(self.flat.astype(dtype), {name: q.copy() for name, q in self.integers.items()})
+
+    def _over(self, flat: NDArray[Any], integers: Mapping[str, NDArray[Any]]) -> Flat:
+        """The same names and shapes over another buffer."""
+        return Flat(self.shapes, flat.dtype, flat, integers=integers)
 
     def to(self, name: str) -> Flat:
         """The same where the named engine computes: itself if it lies there, else a copy."""
         flat = engine.move(self.flat, name)
-        return self if flat is self.flat else Flat(self.shapes, self.dtype, flat)
+        if flat is self.flat:
+            return self
+        return self._over(flat, {n: engine.move(q, name) for n, q in self.integers.items()})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers, integers among them."""
+        return int(self.flat.nbytes + sum(q.nbytes for q in self.integers.values()))
+
+    @property
+    def n_weights(self) -> int:
+        """How many weights there are: a byte of uint8 holds two."""
+        halves = sum(q.size for q in self.integers.values() if q.dtype == np.uint8)
+        return int(self.flat.size + sum(q.size for q in self.integers.values()) + halves)
 
     def first_not_finite(self) -> str | None:
         """The name of the first array that holds NaN or infinity, or None."""
         # On the GPU one answer to wait for, where all is well, instead of one for each name.
         if engine.on_gpu(self.flat) and np.isfinite(self.flat).all():
             return None
-        return next((name for name, view in self.items() if not np.isfinite(view).all()), None)
+        return next((name for name in self.shapes if not np.isfinite(self._views[name]).all()), None)
 
     def _no_such(self, name: object) -> str:
         names = near(str(name), self) or list(self)[:3]

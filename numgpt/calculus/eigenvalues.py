@@ -75,7 +75,7 @@ def top_eigenvalues(
         return OPERATORS[operator](model, tokens, targets, x).flat
 
     top = SOLVERS[solver](
-        product, model.n_params, k, which=which, steps=steps, tolerance=tolerance, seed=seed
+        product, model.params.flat.size, k, which=which, steps=steps, tolerance=tolerance, seed=seed
     )
     vectors = tuple(as_parameters(model, y) for y in top.vectors)
     return Eigenvalues(top.values, top.bounds, vectors, top.products)

@@ -219,7 +219,7 @@ def empirical_fisher(model: GPT, tokens: ArrayLike, targets: ArrayLike, vector: 
     dtype('float64')
     """
     v = flat_vector("empirical_fisher", model, vector)
-    total = np.zeros(model.n_params)
+    total = np.zeros(model.params.flat.size)
     examples = 0
     for g in per_example_gradients(model, tokens, targets):
         total += g.flat * (g.flat @ v)

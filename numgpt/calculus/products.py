@@ -177,7 +177,7 @@ def hessian(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> Array:
     >>> H.shape, bool(abs(H - H.T).max() < 1e-12)
     ((12, 12), True)
     """
-    P = model.n_params
+    P = model.params.flat.size
     if P > LARGEST_DENSE:
         raise InputError(
             f"hessian: the model has {P:,} parameters, expected at most {LARGEST_DENSE:,}: hvp gives its"

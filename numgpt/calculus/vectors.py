@@ -27,7 +27,7 @@ def widened(who: str, model: GPT, dtype: DTypeLike) -> GPT:
 def flat_vector(who: str, model: GPT, vector: Vector) -> NDArray[np.float64]:
     """A vector in parameter space as one float64 array, checked."""
     if not isinstance(vector, Mapping):
-        shape = (model.n_params,)
+        shape = (model.params.flat.size,)
         return _checked(f"{who}: the vector", vector, shape, ", as model.params.flat").astype(np.float64)
     flat = Flat(model.params.shapes, np.float64)
     for name in sorted(flat.keys() ^ vector.keys()):

@@ -148,6 +148,9 @@ def as_stored(arrays: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, NDArr
     """Arrays in the dtype of a file; InputError for a number that is beyond its largest."""
     stored = {}
     for name, array in arrays.items():
+        if array.dtype.kind in "iu":  # rounded already
+            stored[name] = np.ascontiguousarray(array)
+            continue
         with np.errstate(over="ignore"):
             stored[name] = np.ascontiguousarray(array, dtype)
         if not np.isfinite(stored[name]).all() and np.isfinite(array).all():
@@ -206,9 +209,10 @@ def _load(folder: Path) -> dict[str, Any]:
         config = from_dict(Config, stored["config"])
         added = additions.from_json(stored.get("additions", []))
         expected = additions.all_shapes(config, added)
+        integers = additions.integers(config, added)
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from error
-    params = _load_parameters(folder / MODEL, expected, stored["dtype"])
+    params = _load_parameters(folder / MODEL, expected, integers, stored["dtype"])
     return {
         "config": config,
         "seed": stored["seed"],
@@ -227,11 +231,20 @@ def _template(path: Path, stored: Any) -> dict[str, Any] | None:
     raise InputError(f"{path}: template is {type(stored).__name__}, expected a mapping")
 
 
-def _load_parameters(path: Path, expected: Mapping[str, tuple[int, ...]], dtype: str) -> Flat:
-    arrays = read_tensors(path, expected, dtype)  # before memory is taken for what the config claims
-    params = Flat(expected, "float32" if dtype == "float16" else dtype)
-    for name, array in arrays.items():
-        params[name] = array
+def _load_parameters(
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    integers: Mapping[str, tuple[str, tuple[int, ...]]],
+    dtype: str,
+) -> Flat:
+    """Parameters from a file: floats of the shapes that are expected, and integers of types and shapes."""
+    shapes = {**expected, **{name: shape for name, (_, shape) in integers.items()}}
+    dtypes = {**dict.fromkeys(expected, dtype), **{name: kind for name, (kind, _) in integers.items()}}
+    arrays = read_tensors(path, shapes, dtypes)  # before memory is taken for what the config claims
+    kept = {name: np.array(arrays[name]) for name in integers}
+    params = Flat(expected, "float32" if dtype == "float16" else dtype, integers=kept)
+    for name in expected:
+        params[name] = arrays[name]
     _expect_finite(path, params, EARLIER)
     return params
 
@@ -274,7 +287,8 @@ def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None
 
 def _expect_model(folder: Path, params: Flat) -> None:
     """Raise InputError unless parameters are those of a checkpoint."""
-    stored = read_tensors(folder / MODEL, params.shapes, params.dtype.name)
+    shapes = {name: array.shape for name, array in params.items()}
+    stored = read_tensors(folder / MODEL, shapes, {name: a.dtype.name for name, a in params.items()})
     different = next((name for name in params if not np.array_equal(stored[name], params[name])), None)
     if different:
         raise InputError(

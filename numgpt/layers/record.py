@@ -346,7 +346,10 @@ class Record:
         if self.kept and not self.keep:
             matching("keep", self.kept.given, [*filed, *self.params])
         if self.served:
-            matching("served", tuple(self.served), list(self.ops))
+            # a forward that ends at a head of another kind has no unembedding, rounded or not
+            asked = [name for name in self.served if name != "lm_head"]
+            if asked:
+                matching("served", asked, list(self.ops))
 
     def entry(self, name: str) -> Entry | None:
         """What is filed under a full name, None where nothing is, or the backward is done with it."""

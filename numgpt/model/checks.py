@@ -94,6 +94,19 @@ def expect_like(who: str, flat: Flat, expected: Mapping[str, tuple[int, ...]]) -
     raise InputError(f"{who}: {name} {actual}, expected {wanted.removeprefix('has ')}, as in the model")
 
 
+def expect_integers(who: str, flat: Flat, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Raise InputError unless a Flat has the integers of a model that is quantized, or none of another."""
+    given = {name: (array.dtype.name, array.shape) for name, array in flat.integers.items()}
+    if given == dict(expected):
+        return
+    name = next(n for n in (*expected, *given) if given.get(n) != expected.get(n))
+    actual, wanted = (
+        f"is {s[name][0]} {s[name][1]}" if name in s else "is missing" for s in (given, expected)
+    )
+    wanted = wanted.replace("is missing", "no such name").removeprefix("is ")
+    raise InputError(f"{who}: {name} {actual}, expected {wanted}, as in the model")
+
+
 def with_served(
     expected: Mapping[str, tuple[int, ...]], params: Flat, served: Mapping[str, Any]
 ) -> Mapping[str, tuple[int, ...]]:
@@ -136,9 +149,9 @@ def _expect_positions(config: Config, positions: Any) -> None:
 
 def gradient_places(who: str, params: Flat, grads: Sequence[str] | str | None, out: Flat | None) -> Flat:
     """Where gradients go: out, or a new Flat, of the parameters that patterns name, or all."""
-    names: Collection[str] = params
+    names: Collection[str] = params.shapes
     if grads is not None:
-        names = matching(f"{who}: grads", [grads] if isinstance(grads, str) else grads, params)
+        names = matching(f"{who}: grads", [grads] if isinstance(grads, str) else grads, params.shapes)
     if out is not None:
         expect_gradients(who, out, params, names)
         return out
@@ -147,7 +160,7 @@ def gradient_places(who: str, params: Flat, grads: Sequence[str] | str | None, o
 
 def expect_gradients(who: str, out: Flat, params: Flat, names: Collection[str] | None = None) -> None:
     """Raise InputError unless gradients with respect to params, or those of names, may be written to out."""
-    expect_like(f"{who}: out", out, {name: params.shapes[name] for name in names or params})
+    expect_like(f"{who}: out", out, {name: params.shapes[name] for name in names or params.shapes})
     if out.flat is params.flat or (
         not engine.on_gpu(out.flat)
         and not engine.on_gpu(params.flat)

@@ -19,6 +19,7 @@ from ..layers.transformer import gpt_forward
 from ..layers.visibility import Visibility
 from ..ops.attention import attend_groups, attention, by_group, merge_heads, split_heads
 from ..ops.linear import unembedding
+from ..ops.quantised import quantised_unembedding
 from ..ops.scalings import depends_on_length
 from ..ops.sinks import beside_sink, sink_attention
 from ..tokenizers import Tokenizer
@@ -159,7 +160,7 @@ class CachedRecord(Record):
         self, full: str, op: Any, arrays: tuple[Array, ...], options: dict[str, Any]
     ) -> tuple[Array, Any]:
         """As Record.run, for the tokens after those in the cache."""
-        if op is unembedding:
+        if op in (unembedding, quantised_unembedding):
             arrays = (arrays[0][..., -1:, :], *arrays[1:])
         elif op in (attention, sink_attention):
             return self._attend(full, *arrays, **options), None

@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self, cast
 
-from ..architecture.additions import Head, LoRA, extended
+import numpy as np
+
+from .. import engine
+from ..architecture.additions import Head, LoRA, extended, quantized_by
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
-from ..arguments import DType, checked_as
+from ..architecture.quantized import Quantized
+from ..arguments import DType, Ids, Size, checked_as
+from ..errors import InputError
 from ..interchange import peft
 from ..layers import adapters
+from ..quantization.calibration import hessians
+from ..quantization.rounding import CLIPS
+from ..quantization.weights import dequantized, quantized
 from ..tokenizers import Tokenizer
 from . import checks
 
@@ -23,9 +31,10 @@ class Forms:
     params: Flat
     seed: int
     tokenizer: Tokenizer | None
-    additions: tuple[LoRA | Head, ...]
+    additions: tuple[LoRA | Head | Quantized, ...]
     replaced: Mapping[str, Any]
     template: Mapping[str, Any] | None
+    served: Mapping[str, Any]
 
     @checked_as("GPT.to")
     def to(self, name: str) -> Self:
@@ -134,6 +143,11 @@ class Forms:
             Parameters of its own; what it computes differs from before by rounding.
         """
         rest = tuple(a for a in self.additions if not isinstance(a, LoRA))
+        if len(rest) < len(self.additions) and quantized_by(self.additions) is not None:
+            raise InputError(
+                "merged: the model is quantized, and an adapter is finer than its steps, expected floats:"
+                " model.dequantized().merged(), which quantize() may round again"
+            )
         params = extended(self.params, self.config, rest, self.seed)
         for addition in self.additions:
             if isinstance(addition, LoRA):
@@ -141,7 +155,94 @@ class Forms:
                     params[f"{name}.weight"] += change
         return self._with(params, rest)
 
-    def _with(self, params: Flat, additions: tuple[LoRA | Head, ...]) -> Self:
+    @checked_as("GPT.quantize")
+    def quantize(
+        self,
+        bits: Size = 8,
+        group: Size = 64,
+        clip: str = "mse",
+        asymmetric: bool = False,
+        keep_embedding: bool = False,
+        calibration: Ids | None = None,
+    ) -> Self:
+        """The same model with its matrices rounded to integers, and parameters of its own.
+
+        It reads, generates and is measured as any model; only adapters beside its matrices can be trained.
+
+        Parameters
+        ----------
+        bits : 8 or 4
+            Of each weight of attention, feed-forwards and experts. Embedding and unembedding have 8 either
+            way.
+        group : int
+            With 4 bits, how many inputs of an output share a scale; it divides those of every matrix.
+        clip : "mse" or "absmax"
+            With 4 bits, whether the largest weights of a group may be clipped where that makes its square
+            error least, or a group's scale is by its largest weight.
+        asymmetric : bool
+            With 4 bits, whether a group has a zero of its own: the range from its least to its largest
+            weight.
+        keep_embedding : bool
+            Whether embedding and unembedding stay floats.
+        calibration : integers (B, T), optional
+            A text by whose activations the 4 bits are chosen, by GPTQ: some 10,000 tokens of what it will
+            read.
+
+        Returns
+        -------
+        GPT
+
+        Raises
+        ------
+        InputError
+            For other bits, a group that does not divide, a model that is quantized already or has adapters.
+
+        Examples
+        --------
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8))
+        >>> small = model.quantize(bits=4, group=8)
+        >>> small.params["h.0.mlp.c_fc.weight_q"].dtype, small.params.nbytes < model.params.nbytes / 2
+        (dtype('uint8'), True)
+        """
+        if quantized_by(self.additions) is not None:
+            raise InputError("quantize: the model is quantized already, expected floats: model.dequantized()")
+        if any(isinstance(a, LoRA) for a in self.additions):
+            raise InputError(
+                "quantize: the model has an adapter, expected none: model.merged(), or round its base first"
+            )
+        if clip not in CLIPS:
+            raise InputError(f"quantize: clip is {clip!r}, expected one of {', '.join(CLIPS)}")
+        if calibration is not None and bits != 4:
+            raise InputError(f"quantize: calibration is given with {bits} bits, expected 4: leave it out")
+        how = Quantized(bits, group, asymmetric, keep_embedding)
+        found, here = None, self.to("reference")
+        if calibration is not None:
+            ids = np.atleast_2d(checks.tokens(self.config, calibration))
+            names = [name for name, form in how.forms(self.config).items() if form.bits == 4]
+            found = hessians(here, ids, names)
+        additions = (how, *self.additions)
+        return self._with(
+            self._beside(quantized(here.params, self.config, additions, clip, found)), additions
+        )
+
+    def dequantized(self) -> Self:
+        """The same function in floats, with the matrices that integers and scales stand for.
+
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8))
+        >>> list(model.quantize().dequantized().params) == list(model.params)
+        True
+        """
+        rest = tuple(a for a in self.additions if not isinstance(a, Quantized))
+        params = dequantized(self.params.to("reference"), self.config, self.additions)
+        return self._with(self._beside(params), rest)
+
+    def _beside(self, params: Flat) -> Flat:
+        """Parameters where this model's lie."""
+        return params.to("cupy") if engine.on_gpu(self.params.flat) else params
+
+    def _with(self, params: Flat, additions: tuple[LoRA | Head | Quantized, ...]) -> Self:
         own: Any = type(self)
         given = self.tokenizer, params, self.replaced, additions, self.template
         return cast(Self, own(self.config, self.seed, params.dtype, *given))

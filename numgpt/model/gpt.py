@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
-from ..architecture.additions import Head, LoRA, all_shapes, extended
+from ..architecture.additions import Head, LoRA, all_shapes, extended, integers
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise
+from ..architecture.quantized import Quantized
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
 from ..interchange import checkpoint, huggingface, llama2c, llmc, peft
@@ -58,8 +59,8 @@ class GPT(Derivatives, Forms, HeldAttributes):
         its name: "h.0.attn.c_attn.lora_a".
     served : mapping of name or pattern -> Op or Layer, optional
         What runs there in the place of the model's own: a mask on weights, a planted fault.
-    additions : sequence of numgpt.LoRA and numgpt.Head, optional
-        What it has besides its own parameters; saved and loaded with the model.
+    additions : sequence of numgpt.LoRA, numgpt.Head and numgpt.Quantized, optional
+        What it has besides its own parameters, or instead of some; saved and loaded with the model.
     template : mapping, optional
         The state of the chat template that it was tuned with; saved and loaded with the model.
 
@@ -97,7 +98,7 @@ class GPT(Derivatives, Forms, HeldAttributes):
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
         served: Mapping[str, Op | Layer] | None = None,
-        additions: Sequence[LoRA | Head] = (),
+        additions: Sequence[LoRA | Head | Quantized] = (),
         template: Mapping[str, Any] | None = None,
     ) -> None:
         given = np.dtype("float32") if params is None else params.dtype
@@ -112,12 +113,18 @@ class GPT(Derivatives, Forms, HeldAttributes):
         expected = all_shapes(config, self.additions)
         if params is not None:
             checks.expect_like("GPT: params", params, checks.with_served(expected, params, self.replaced))
+            checks.expect_integers("GPT: params", params, integers(config, self.additions))
             if np.dtype(dtype) != given:
                 raise InputError(
                     f"GPT: params are {given}, expected {np.dtype(dtype)} as dtype says: leave dtype out, or"
                     " give params.astype(dtype)"
                 )
         if params is None:
+            if integers(config, self.additions):
+                raise InputError(
+                    "GPT: additions has Quantized, whose integers are rounded from weights, expected params"
+                    " with them: model.quantize() makes such a model"
+                )
             params = initialise(config, seed, dtype)
             params = _here(extended(params, config, self.additions, seed) if self.additions else params)
         self.params: Flat = params
@@ -320,8 +327,8 @@ class GPT(Derivatives, Forms, HeldAttributes):
 
     @property
     def n_params(self) -> int:
-        """The number of parameters."""
-        return self.params.flat.size
+        """The number of parameters; each rounded one counts, too."""
+        return self.params.n_weights
 
     @checked
     def check_tokens(self, tokens: Ids, window: bool = True) -> NDArray[np.int64]:

@@ -103,13 +103,13 @@ def nibbles(weight_q):
     *lead, J, n = weight_q.shape
     halves = np.zeros_like(weight_q, shape=(*lead, 2 * J, n))
     halves[..., 0::2, :] = weight_q & 15
-    halves[..., 1::2, :] = weight_q >> 4
+    halves[..., 1::2, :] = weight_q // 16
     return halves
 
 
 def packed_nibbles(integers):
     """Integers from 0 to 15 as halves of bytes, which nibbles takes apart.  uint8 (…, 2J, O) → (…, J, O)"""
-    return integers[..., 0::2, :] | (integers[..., 1::2, :] << 4)
+    return integers[..., 0::2, :] | integers[..., 1::2, :] * 16
 
 
 def centred_nibbles(weight_q, weight_scale, weight_zero=None):

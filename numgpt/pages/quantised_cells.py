@@ -1,19 +1,22 @@
-"""The rows of products with rounded weights: q are integers of 8 bits, u of 4, two in each byte of B."""
+"""The rows of products with rounded weights: q are integers of 8 bits, u of 4, two in each byte of B.
+
+What is absent is left out of a sum, so 8 (1 − z⁰) + z is z where there is one, else 8.
+"""
 
 from collections.abc import Mapping
 
 from .rows import Row
 
 HALVES = """
-    z[g, o] = 8
+    zero[g, o] = 8 * (1 - z[g, o] ** 0) + z[g, o]
     u[i, o] = B[i // 2, o] // 16 ** (i % 2) % 16
-    W[i, o] = s[i // (2 * M), o] * (u[i, o] - z[i // (2 * M), o])
+    W[i, o] = s[i // (2 * M), o] * (u[i, o] - zero[i // (2 * M), o])
     dW[i, o] = sum(n, x[n, i] * dy[n, o])
 """
 HALVES_OF_EXPERTS = """
-    z[e, g, o] = 8
+    zero[e, g, o] = 8 * (1 - z[e, g, o] ** 0) + z[e, g, o]
     u[e, i, o] = B[e, i // 2, o] // 16 ** (i % 2) % 16
-    W[e, i, o] = s[e, i // (2 * M), o] * (u[e, i, o] - z[e, i // (2 * M), o])
+    W[e, i, o] = s[e, i // (2 * M), o] * (u[e, i, o] - zero[e, i // (2 * M), o])
     dW[e, i, o] = sum(n, x[n, i] * dy[n, o], chosen[n] == e)
 """
 QUANTISED: Mapping[str, Row] = {
@@ -31,7 +34,7 @@ QUANTISED: Mapping[str, Row] = {
         "y[n, o] = sum(i, x[n, i] * W[i, o]) + b[o]",
         """
         dx[n, i] = sum(o, dy[n, o] * W[i, o])
-        ds[g, o] = sum(i, dW[i, o] * (u[i, o] - z[g, o]), i // (2 * M) == g)
+        ds[g, o] = sum(i, dW[i, o] * (u[i, o] - zero[g, o]), i // (2 * M) == g)
         dz[g, o] = -s[g, o] * sum(i, dW[i, o], i // (2 * M) == g)
         db[o] = sum(n, dy[n, o])
         """,
@@ -64,7 +67,7 @@ QUANTISED: Mapping[str, Row] = {
         "y[n, o] = sum(i, x[n, i] * W[chosen[n], i, o]) + b[chosen[n], o]",
         """
         dx[n, i] = sum(o, dy[n, o] * W[chosen[n], i, o])
-        ds[e, g, o] = sum(i, dW[e, i, o] * (u[e, i, o] - z[e, g, o]), i // (2 * M) == g)
+        ds[e, g, o] = sum(i, dW[e, i, o] * (u[e, i, o] - zero[e, g, o]), i // (2 * M) == g)
         dz[e, g, o] = -s[e, g, o] * sum(i, dW[e, i, o], i // (2 * M) == g)
         db[e, o] = sum(n, dy[n, o], chosen[n] == e)
         """,

@@ -9,6 +9,7 @@ from ..architecture.additions import Head, LoRA
 from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..arguments import checked
+from ..layers.adapters import rounded
 from ..model.gpt import GPT
 from ..training.optim import AdamW
 
@@ -30,7 +31,8 @@ def frozen(model: GPT) -> Fixed:
     out. Else they are copied.
     """
     if has_adapter(model):
-        return Fixed(model.config, model.params, model.replaced, model.seed)
+        base = {**model.replaced, **rounded(model.additions, model.config)}
+        return Fixed(model.config, model.params, base, model.seed)
     return Fixed(model.config, model.params.astype(model.params.dtype), model.served, model.seed)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
+from ..architecture.additions import quantized_by
 from ..arguments import checked
+from ..errors import InputError
 from ..model.gpt import GPT
 from ..tokenizers import Tokenizer
 
@@ -39,6 +42,15 @@ def grown(model: GPT, tokenizer: Tokenizer) -> GPT:
     >>> grown(model, CHATML.with_specials(tokenizer)).config.vocab_size
     258
     """
+    if quantized_by(model.additions) is not None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise InputError(
+                f"vocabulary: the model is quantized and has {model.config.vocab_size:,} tokens, expected the"
+                f" {tokenizer.vocab_size:,} of the tokenizer: add tokens before quantize()"
+            )
+        same = copy.copy(model)
+        same.tokenizer = tokenizer
+        return same
     V = max(model.config.vocab_size, tokenizer.vocab_size)
     config = dataclasses.replace(model.config, vocab_size=V)
     kept: tuple[Any, ...] = model.replaced, model.additions, model.template
