@@ -242,6 +242,7 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.gae.ended": [True, False], "kl": 5.0, "target": 6.0, "horizon": 100.0,
         "tuning.adaptive_beta.beta": 0.1,
         "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
+        "Quantized": numgpt.Quantized(), "bits": 8, "group": 64, "clip": "absmax", "calibration": None,
         "tuning.Distillation": tuning.Distillation(model, corpus, training, 4),
         "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,
         "tuning.Preferences.pairs": pairs, "tuning.Preferences": preferences,

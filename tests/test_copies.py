@@ -158,6 +158,7 @@ THINGS = {
     "adapted model": lambda folder: GPT(TINY, seed=3).extended(
         numgpt.LoRA(rank=2), numgpt.Head(task="reward")
     ),
+    "quantized model": lambda folder: GPT(TINY, seed=3, dtype="float64").quantize(),
     "optimizer": lambda folder: model_and_optimizer()[1],
     "model and optimizer": lambda folder: model_and_optimizer(),
     "optimizer and model": lambda folder: dict(zip("ab", model_and_optimizer()[::-1])),

@@ -343,6 +343,8 @@ class Flat(Mapping[str, NDArray[Any]]):
         return next((name for name in self.shapes if not np.isfinite(self._views[name]).all()), None)
 
     def _no_such(self, name: object) -> str:
+        if f"{name}_q" in self.integers:
+            return f"there is no {name!r}, which is rounded, expected floats: model.dequantized()"
         names = near(str(name), self) or list(self)[:3]
         return f"there is no {name!r}, expected a name such as {', '.join(names)}"
 

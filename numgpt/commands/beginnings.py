@@ -47,6 +47,7 @@ def first_model(args: argparse.Namespace, seed: int) -> GPT:
     """The model of --init-from, with the run's seed; flags may change its dropout, not its shape."""
     from ..architecture.additions import Head
     from ..model.gpt import GPT
+    from ..training.agreement import expect_floats
     from ..tuning.trained import has_adapter
 
     model = GPT.load(args.init_from, args.dtype)
@@ -57,6 +58,7 @@ def first_model(args: argparse.Namespace, seed: int) -> GPT:
         raise InputError(f"{who}: the model has no tokenizer, expected one to read the text")
     if any(isinstance(addition, Head) for addition in model.additions):
         raise InputError(f"{who}: the model has a head for a task, expected one that writes")
+    expect_floats(who, model)
     if has_adapter(model):
         model = model.merged()
     changes = flags.fields(args, Config)

@@ -52,6 +52,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(
         parser,
+        "--dequantize",
+        action="store_true",
+        help="write a quantized model's matrices as the floats that they stand for",
+    )
+    flags.add(
+        parser,
         "--dtype",
         choices=("float16", *flags.DTYPES),
         help="precision in which the parameters are stored; float16 is read as float32",
@@ -68,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     expect_apart([args.source, *filter(None, [args.adapter])], [args.destination], "place")
     model = GPT.load(args.source)
     model = model.adapted(args.adapter) if args.adapter else model
+    model = model.dequantized() if args.dequantize else model
     model = model.merged() if args.merge else model
     model.save(args.destination, args.to, args.dtype)
     stored = STORED.get(args.to) or args.dtype or model.params.dtype

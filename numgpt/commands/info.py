@@ -9,8 +9,10 @@ import math
 from pathlib import Path
 
 from ..architecture import presets
+from ..architecture.additions import quantized_by
 from ..architecture.config import Config, Training
 from ..architecture.fields import to_dict
+from ..architecture.quantized import Quantized
 from ..storage.shipped import located
 from . import flags
 from .printing import human_size
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model in presets.MODELS:
         training = presets.preset_training(args.model)
         print(f"trained with: {_listed(training)}")
+    _print_rounding(args.model)
     added = _added(args.model)
     print("\nparameters")
     for name, n in (groups | added | {"total": sum((groups | added).values())}).items():
@@ -114,8 +117,26 @@ def _added(name: str) -> dict[str, int]:
     if not _is_stored(name):
         return {}
     model = GPT.load(name)
-    sizes = ((type(a).__name__, a.shapes(model.config).values()) for a in model.additions)
+    sizes = ((_title(a), a.shapes(model.config).values()) for a in model.additions)
     return {kind: sum(map(math.prod, shapes)) for kind, shapes in sizes}
+
+
+def _title(addition: object) -> str:
+    """What the parameters of an addition are called."""
+    return "scales" if isinstance(addition, Quantized) else type(addition).__name__
+
+
+def _print_rounding(name: str) -> None:
+    """Say how a checkpoint is quantized, where it is, and what its weights take."""
+    from ..model.gpt import GPT
+
+    model = GPT.load(name) if _is_stored(name) else None
+    how = None if model is None else quantized_by(model.additions)
+    if model is not None and how is not None:
+        grid = f" in groups of {how.group}" if how.bits == 4 else ""
+        embedding = "kept in floats" if how.keep_embedding else "in 8 bits"
+        size = model.params.nbytes
+        print(f"quantized: {how.bits} bits{grid}, embedding {embedding}; weights take {human_size(size)}")
 
 
 def _config(args: argparse.Namespace) -> Config:

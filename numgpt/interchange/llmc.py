@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..architecture.additions import quantized_by
 from ..architecture.config import LARGEST, Config
 from ..architecture.parameters import Flat, shapes
 from ..arguments import Size, checked
@@ -98,6 +99,8 @@ def save_model(path: StrPath, model: Model) -> None:
     """
     c = model.config
     _check(c, "save")
+    if quantized_by(getattr(model, "additions", ())) is not None:
+        raise InputError("save: the model is quantized, expected floats for llm.c: model.dequantized()")
     sizes = (c.block_size, c.vocab_size, c.n_layer, c.n_head, c.n_embd, _padded(c.vocab_size))
     params = _parameters(model.params.to("reference"), c)
     write_file(path, b"".join([_header(MODEL_MAGIC, FLOAT32, *sizes), *params]))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
-from ..architecture.additions import Head, LoRA, all_shapes, extended, integers
+from ..architecture.additions import Head, LoRA, all_shapes, extended, integers, quantized_by
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise
 from ..architecture.quantized import Quantized
@@ -265,6 +265,11 @@ class GPT(Derivatives, Forms, HeldAttributes):
             raise InputError(
                 f"save: other ops are served at {', '.join(self.replaced)}, which no file has, expected none:"
                 " save GPT(model.config, params=...) of the model's own parameters"
+            )
+        if layout not in ("numgpt", "peft") and quantized_by(self.additions) is not None:
+            raise InputError(
+                f"save: the model is quantized, which {layout!r} has no place for, expected floats:"
+                " model.dequantized(), or numgpt convert --dequantize"
             )
         if self.additions and layout not in ("numgpt", "peft"):
             kinds = ", ".join(type(addition).__name__ for addition in self.additions)

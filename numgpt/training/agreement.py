@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..architecture.additions import quantized_by
 from ..architecture.config import Training
 from ..data.corpus import Corpus
 from ..errors import InputError
@@ -34,6 +35,21 @@ def expect_one_tokenizer(model: GPT, corpus: Corpus) -> None:
             f"Trainer: the tokenizer of {corpus.source} has {tokenizer.vocab_size:,} tokens, expected at most"
             f" the model's vocab_size of {V:,}: give Config(vocab_size=corpus.tokenizer.vocab_size)"
         )
+
+
+def expect_floats(who: str, model: GPT) -> None:
+    """Raise InputError for a quantized model: a step of training is far smaller than one of its grids."""
+    if quantized_by(model.additions) is not None:
+        raise InputError(
+            f"{who}: the model is quantized, whose matrices cannot be trained, expected floats, or an adapter"
+            " beside them: tune it with --lora R, in Python model.extended(numgpt.LoRA())"
+        )
+
+
+def expect_trainable(model: GPT, optimizer: Any) -> None:
+    """Raise InputError where a run would move all that is left of a quantized model."""
+    if getattr(optimizer, "names", None) is None:
+        expect_floats("Trainer", model)
 
 
 def identity(objective: Any, corpus: Corpus | None) -> dict[str, Any]:

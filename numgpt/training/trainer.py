@@ -125,6 +125,7 @@ class Trainer:
                     " as numgpt.prepare makes it"
                 )
             objective = Pretraining(corpus, training, model.config.block_size, n_routers(model.config))
+        agreement.expect_trainable(model, optimizer)
         self.model = model
         self.corpus = corpus
         self.training = training

@@ -29,6 +29,7 @@ from ..data import (
 from ..errors import InputError
 from ..model.gpt import GPT
 from ..random import generator
+from ..training.agreement import expect_floats
 from .classify import Tasks, head_of
 from .policy_gradient import PolicyGradient
 from .ppo import PPO
@@ -76,6 +77,8 @@ def begun(kind: str, model: GPT, recipe: dict[str, Any], seed: int) -> GPT:
         raise InputError(
             f"tune {kind}: the model has no tokenizer, expected one to read the texts: train one with it"
         )
+    if recipe["lora"] is None:
+        expect_floats(f"tune {kind}", model)
     if has_adapter(model):
         model = model.merged()
     config = model.config
