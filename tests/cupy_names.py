@@ -65,6 +65,7 @@ IN_MODULES = frozenset(
     cuda.runtime.getDeviceProperties cuda.runtime.memGetInfo cuda.runtime.deviceSynchronize
     cuda.runtime.runtimeGetVersion cuda.memory.OutOfMemoryError cuda.MemoryPool cuda.nvrtc.createProgram
     cuda.nvrtc.compileProgram cuda.nvrtc.getProgramLog cuda.nvrtc.getPTX cuda.nvrtc.NVRTCError __version__
+    cuda.cublas.gemmStridedBatchedEx cuda.get_cublas_handle
 """.split()
 )
 

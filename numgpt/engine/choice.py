@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 
 from ..arguments import Size, checked
 from ..errors import InputError
-from . import blas_threads
+from . import blas_threads, precision
 from .place import ON_GPU, home, no_gpu, on_gpu, to_gpu
 
 ENGINES = ("reference", "numba", "cupy")
@@ -166,7 +166,7 @@ def fused(layer: Any, r: Any, inputs: Sequence[Any]) -> Any:
 
     Its forward returns (y, saved), and its backward takes saved.
     """
-    twin = _twins(inputs)
+    twin = _twins(inputs, fused=True)
     forward = twin(layer.forward)
     # A twin declines a config, dtype or size that it was not written for.
     if forward is None or not sys.modules[forward.__module__].suits(r, *inputs):
@@ -198,15 +198,44 @@ def is_cupy() -> bool:
     return _engine == "cupy"
 
 
-def _twins(arrays: Iterable[Any]) -> Callable[[Function], Function | None]:
-    """What looks up twins for these arrays: it finds none unless their floats share a dtype of TWINNED."""
+def computes(function: Function, name: str) -> bool:
+    """Whether the engine in use has products of its own in a format, for an op's function; else it emulates.
+
+    A twin without them would not heed the format: then the specification runs, which rounds its operands.
+    """
+    if current() != "numba":
+        return current() == "cupy"
+    twin = _twin(function)
+    return twin is not None and precision.knows(sys.modules[twin.__module__], name)
+
+
+def _twins(arrays: Iterable[Any], fused: bool = False) -> Callable[[Function], Function | None]:
+    """What looks up twins for these arrays: it finds none unless their floats share a dtype of TWINNED.
+
+    Where products are computed in a format, a twin of what has products, as each fused layer has, must know
+    the format.
+    """
     arrays = [a for a in arrays if a is not None and a.dtype.kind not in "iu"]
     dtypes = {a.dtype for a in arrays}
     if len(dtypes) != 1 or dtypes.pop() not in TWINNED or current() == "reference":
         return _no_twin
+    find: Callable[[Function], Function | None] = _no_twin
     if on_gpu(arrays[0]):
-        return _gpu_twin
-    return _twin if _engine == "numba" else _no_twin
+        find = _gpu_twin
+    elif _engine == "numba":
+        find = _twin
+    name = precision.current()
+    return find if name is None else functools.partial(_in_format, name, find, fused)
+
+
+def _in_format(
+    name: str, find: Callable[[Function], Function | None], fused: bool, function: Function
+) -> Function | None:
+    """The twin of a function, unless it multiplies and does not know a format."""
+    twin = find(function)
+    if twin is None or not (fused or precision.multiplies(sys.modules[function.__module__])):
+        return twin
+    return twin if precision.knows(sys.modules[twin.__module__], name) else None
 
 
 def _no_twin(function: Function) -> None:

@@ -5,10 +5,12 @@ kept, edited or dropped. It saves what the ops save and gives their bits, but fo
 bias: that is summed by tiles of rows in double, in a fixed order.
 """
 
+from ..engine.precision import FORMATS, product
 from ..ops import linear
 from ..ops.activations_cupy import bias_gelu, bias_gelu_backward
 from .known import ANY, beyond
 
+PRECISIONS = FORMATS  # in which products can be computed here
 TANH_FORM = {"gelu": False, "gelu_tanh": True}  # the activations that bias_gelu has, and its flag for each
 PARAMETERS = ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
 
@@ -43,7 +45,7 @@ def ffn_forward(r, x):
 
     weight, bias, weight_proj, bias_proj = map(r.parameter, PARAMETERS)
     linear.check((x, weight, bias), {})
-    h = cp.ascontiguousarray(x @ weight)
+    h = cp.ascontiguousarray(product(x, weight))
     a = bias_gelu(h, bias, TANH_FORM[r.config.activation])
     linear.check((a, weight_proj, bias_proj), {})
     return linear.forward(a, weight_proj, bias_proj)[0], (x, h, a)

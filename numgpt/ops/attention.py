@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import engine
+from ..engine.precision import FORMATS, product
 from ..errors import InputError
 from .op import Op
+
+PRECISIONS = FORMATS  # in which products can be computed here
 
 
 class Form(NamedTuple):
@@ -68,7 +71,7 @@ def attend_in_form(q, k, v, form, keep, p, sink=None):
     exps = np.exp(scores - top)
     total = exps.sum(-1, keepdims=True)
     total = total if sink is None else total + np.exp(sink - top)
-    y = dropped(exps / total, keep, p) @ v
+    y = product(dropped(exps / total, keep, p), v)
     return y, (q, k, v, top, total, form, keep, p)
 
 
@@ -90,19 +93,19 @@ def attend_backward(dy, saved):
     """
     q, k, v, top, total, form, keep, p = saved
     probs = np.exp(masked_scores(q, k, form) - top) / total
-    dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy
-    dprobs = dropped(dy @ v.swapaxes(-1, -2), keep, p)
+    dv = product(dropped(probs, keep, p).swapaxes(-1, -2), dy)
+    dprobs = dropped(product(dy, v.swapaxes(-1, -2)), keep, p)
     dscores = probs * (dprobs - (probs * dprobs).sum(-1, keepdims=True))
     if form.cap is not None:
-        dscores = dscores * cap_slope(q @ k.swapaxes(-1, -2) * form.scale, form.cap)
-    dq = dscores @ k * form.scale
-    dk = dscores.swapaxes(-1, -2) @ q * form.scale
+        dscores = dscores * cap_slope(product(q, k.swapaxes(-1, -2)) * form.scale, form.cap)
+    dq = product(dscores, k) * form.scale
+    dk = product(dscores.swapaxes(-1, -2), q) * form.scale
     return dq, dk, dv
 
 
 def masked_scores(q, k, form):
     """The scores (..., T, S) of queries and keys in a Form, −∞ where a query does not see a key."""
-    scores = q @ k.swapaxes(-1, -2) * form.scale
+    scores = product(q, k.swapaxes(-1, -2)) * form.scale
     if form.cap is not None:
         scores = capped(scores, form.cap)
     T, S = scores.shape[-2:]

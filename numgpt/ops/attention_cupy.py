@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import engine
 from ..engine.cuda import launch, threads_for
+from ..engine.precision import FORMATS, product
 from .attention import (
     Form,
     attend,
@@ -26,6 +27,7 @@ from .attention import (
     split_heads,
 )
 
+PRECISIONS = FORMATS  # in which products can be computed here
 QUERIES = 128  # a block of queries
 
 # A row of scores is ⟨q_t, k_s⟩ for S keys from key `low` on. Row n belongs to query n mod block of its block,
@@ -238,7 +240,9 @@ def attend_into(q, k, v, form, keep, p, y, sink=None):
         scores = scores_of(q, k, form, block)
         kept = part_of(keep, q, k.shape[-2], block)
         row_by_row("softmax", (scores,), (*changes, *sinks), block, q.shape[-2], (top, total))
-        y[..., block.start : block.stop, :] = dropped(scores, kept, p) @ v[..., block.low : block.high, :]
+        y[..., block.start : block.stop, :] = product(
+            dropped(scores, kept, p), v[..., block.low : block.high, :]
+        )
     return top, total
 
 
@@ -256,11 +260,11 @@ def attend_back_into(dy, saved, dq, dk, dv):
         kept = part_of(keep, q, k.shape[-2], block)
         qs, dys, ks = q[..., queries, :], dy[..., queries, :], k[..., keys, :]
         probs = scores_of(q, k, form, block)
-        dscores = cp.ascontiguousarray(dropped(dys @ v[..., keys, :].swapaxes(-1, -2), kept, p))
+        dscores = cp.ascontiguousarray(dropped(product(dys, v[..., keys, :].swapaxes(-1, -2)), kept, p))
         row_by_row("softmax_gradient", (probs, dscores), changes, block, q.shape[-2], sums)
-        dq[..., queries, :] = dscores @ ks * form.scale
-        dks = dscores.swapaxes(-1, -2) @ qs * form.scale
-        dvs = dropped(probs, kept, p).swapaxes(-1, -2) @ dys
+        dq[..., queries, :] = product(dscores, ks) * form.scale
+        dks = product(dscores.swapaxes(-1, -2), qs) * form.scale
+        dvs = product(dropped(probs, kept, p).swapaxes(-1, -2), dys)
         for place, part in ((dk, dks), (dv, dvs)):
             part = part if part.shape[:-2] == place.shape[:-2] else part.sum(-3, keepdims=True)
             place[..., keys, :] += part
@@ -335,7 +339,7 @@ def scores_of(q, k, form, block):
     S = k.shape[-2]
     qs, ks = q[..., block.start : block.stop, :], k[..., block.low : block.high, :]
     if form.mask is None:
-        return cp.ascontiguousarray(qs @ ks.swapaxes(-1, -2))
+        return cp.ascontiguousarray(product(qs, ks.swapaxes(-1, -2)))
     mask = part_of(form.mask, q, S, block)
     first, last = (
         None if a is None else cp.broadcast_to(a, q.shape[:-1])[..., block.start : block.stop]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from .. import engine
+from ..engine.precision import FORMATS, product
 from .attention import (
     Form,
     by_group,
@@ -24,6 +25,8 @@ from .op import Op
 from .positions import alibi_slopes
 from .rounded import rounded_once
 from .saving import blank
+
+PRECISIONS = FORMATS  # in which products can be computed here
 
 PACKED = "...T(KGD+2KD)"
 HEADS = {"n_head": "KG", "n_kv_head": "K"}
@@ -120,7 +123,7 @@ def attention_scores_forward(q, k, *, scale=None):
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     grouped = by_group(q, k.shape[-3])
-    scores = grouped @ k[..., None, :, :].swapaxes(-1, -2) * scale
+    scores = product(grouped, k[..., None, :, :].swapaxes(-1, -2)) * scale
     return scores.reshape(*q.shape[:-1], k.shape[-2]), (grouped, k, scale)
 
 
@@ -135,8 +138,8 @@ def attention_scores_backward(dy, saved):
     q, k, scale = saved
     *lead, H, T, S = dy.shape
     dscores = dy.reshape(*q.shape[:-1], S)
-    dq = dscores @ k[..., None, :, :] * scale
-    dk = (dscores.swapaxes(-1, -2) @ q * scale).sum(-3)
+    dq = product(dscores, k[..., None, :, :]) * scale
+    dk = (product(dscores.swapaxes(-1, -2), q) * scale).sum(-3)
     return dq.reshape(*lead, H, T, q.shape[-1]), dk
 
 
@@ -264,7 +267,7 @@ def weighted_values_forward(probs, v, *, keep=None, p=0.0):
     probs (..., KG, T, S), v (..., K, S, D) → y (..., T, KGD)
     """
     used = by_group(dropped(probs, keep, p), v.shape[-3])
-    y = used @ v[..., None, :, :]
+    y = product(used, v[..., None, :, :])
     return merge_heads(y.reshape(*probs.shape[:-1], v.shape[-1])), (used, v, keep, p)
 
 
@@ -279,8 +282,8 @@ def weighted_values_backward(dy, saved):
     used, v, keep, p = saved
     *lead, K, G, T, S = used.shape
     dys = by_group(one_head_each(dy, K * G), K)
-    dused = (dys @ v[..., None, :, :].swapaxes(-1, -2)).reshape(*lead, K * G, T, S)
-    dv = (used.swapaxes(-1, -2) @ dys).sum(-3)
+    dused = product(dys, v[..., None, :, :].swapaxes(-1, -2)).reshape(*lead, K * G, T, S)
+    dv = product(used.swapaxes(-1, -2), dys).sum(-3)
     return dropped(dused, keep, p), dv
 
 

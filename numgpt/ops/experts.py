@@ -13,11 +13,14 @@ No token is dropped and none waits for another, so what a token gets does not de
 import numpy as np
 
 from .. import engine
+from ..engine.precision import FORMATS, product
 from .activations import sigmoids
 from .embedding import add_at
 from .linear import sum_rows
 from .op import Op
 from .rounded import rounded_once
+
+PRECISIONS = FORMATS  # in which products can be computed here
 
 
 def chosen_experts(logits, n_active):
@@ -134,7 +137,7 @@ def expert_linear_forward(x, chosen, weight, bias=None):
     groups = rows_by_expert(chosen, len(weight))
     y = np.zeros((len(rows), weight.shape[-1]), result_type(x, weight, bias), like=x)
     for e, group in groups:
-        y[group] = rows[group] @ weight[e]
+        y[group] = product(rows[group], weight[e])
         if bias is not None:
             y[group] += bias[e]
     return y.reshape(*x.shape[:-1], y.shape[-1]), (x, groups, weight, bias is not None)
@@ -157,8 +160,8 @@ def expert_linear_backward(dy, saved):
     dbias = np.zeros((E, O), dy.dtype, like=dy) if has_bias else None
     for e, group in groups:
         x_e, dy_e = rows[group], drows[group]
-        dx[group] = dy_e @ weight[e].swapaxes(0, 1)
-        dweight[e] = x_e.swapaxes(0, 1) @ dy_e
+        dx[group] = product(dy_e, weight[e].swapaxes(0, 1))
+        dweight[e] = product(x_e.swapaxes(0, 1), dy_e)
         if dbias is not None:
             dbias[e] = sum_rows(dy_e)
     return dx.reshape(x.shape), None, dweight, dbias

@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from ..engine.precision import FORMATS, product
 from .op import Op
+
+PRECISIONS = FORMATS  # in which products can be computed here
 
 
 def linear_forward(x, weight, bias=None):
@@ -12,7 +15,7 @@ def linear_forward(x, weight, bias=None):
 
     W is (in, out), the layout of GPT-2's checkpoints.  x (..., I) → y (..., O)
     """
-    y = x @ weight
+    y = product(x, weight)
     if bias is not None:
         y = y + bias
     return y, (x, weight, bias is not None)
@@ -31,8 +34,8 @@ def linear_backward(dy, saved, wanted=(True, True)):
     """
     x, weight, has_bias = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
-    dx = dy @ weight.swapaxes(0, 1)
-    dweight = rows.swapaxes(0, 1) @ drows if wanted[0] else None
+    dx = product(dy, weight.swapaxes(0, 1))
+    dweight = product(rows.swapaxes(0, 1), drows) if wanted[0] else None
     dbias = sum_rows(drows) if has_bias and wanted[1] else None
     return dx, dweight, dbias
 
@@ -56,7 +59,7 @@ def unembedding_forward(x, weight):
     W is (V, C) as in the token embedding, with which it is shared in a tied model (Press and Wolf 2017).
     x (..., C) → y (..., V)
     """
-    return x @ weight.swapaxes(0, 1), (x, weight)
+    return product(x, weight.swapaxes(0, 1)), (x, weight)
 
 
 def unembedding_backward(dy, saved, wanted=(True,)):
@@ -70,7 +73,7 @@ def unembedding_backward(dy, saved, wanted=(True,)):
     """
     x, weight = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, C), (N, V)
-    return dy @ weight, drows.swapaxes(0, 1) @ rows if wanted[0] else None
+    return product(dy, weight), product(drows.swapaxes(0, 1), rows) if wanted[0] else None
 
 
 unembedding = Op(

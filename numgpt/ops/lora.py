@@ -4,9 +4,12 @@ import itertools
 
 import numpy as np
 
+from ..engine.precision import FORMATS, product
 from ..errors import InputError
 from .linear import linear_backward, linear_forward
 from .op import Op
+
+PRECISIONS = FORMATS  # in which products can be computed here
 
 
 def lora_linear_forward(x, weight, bias, lora_a, lora_b, *, factor=1.0, widths=None):
@@ -23,9 +26,9 @@ def lora_linear_forward(x, weight, bias, lora_a, lora_b, *, factor=1.0, widths=N
     """
     y, _ = linear_forward(x, weight, bias)
     columns = columns_of(lora_a, lora_b, widths)
-    low = x @ lora_a
+    low = product(x, lora_a)
     saved = x, weight, bias is not None, lora_a, lora_b, low, factor, columns
-    return y + factor * (low @ apart(lora_b, columns)), saved
+    return y + factor * product(low, apart(lora_b, columns)), saved
 
 
 def lora_linear_backward(dy, saved, wanted=(True, True, True, True)):
@@ -44,11 +47,11 @@ def lora_linear_backward(dy, saved, wanted=(True, True, True, True)):
     x, weight, has_bias, lora_a, lora_b, low, factor, columns = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
     dx, dweight, dbias = linear_backward(dy, (x, weight, has_bias), wanted[:2])
-    dlow = factor * (dy @ apart(lora_b, columns).swapaxes(0, 1))
+    dlow = factor * product(dy, apart(lora_b, columns).swapaxes(0, 1))
     lows, dlows = low.reshape(-1, low.shape[-1]), dlow.reshape(-1, low.shape[-1])  # (N, GR) both
-    dlora_a = rows.swapaxes(0, 1) @ dlows if wanted[2] else None
-    dlora_b = factor * together(lows.swapaxes(0, 1) @ drows, columns) if wanted[3] else None
-    return dx + dlow @ lora_a.swapaxes(0, 1), dweight, dbias, dlora_a, dlora_b
+    dlora_a = product(rows.swapaxes(0, 1), dlows) if wanted[2] else None
+    dlora_b = factor * together(product(lows.swapaxes(0, 1), drows), columns) if wanted[3] else None
+    return dx + product(dlow, lora_a.swapaxes(0, 1)), dweight, dbias, dlora_a, dlora_b
 
 
 def columns_of(lora_a, lora_b, widths):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..engine.precision import FORMATS
 from .attention import (
     Form,
     attend_groups_backward,
@@ -22,6 +23,8 @@ from .attention import (
 )
 from .op import Op
 from .rounded import rounded_once
+
+PRECISIONS = FORMATS  # in which products can be computed here: attention's
 
 
 def sink_attention_forward(

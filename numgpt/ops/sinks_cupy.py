@@ -2,9 +2,12 @@
 
 import math
 
+from ..engine.precision import FORMATS
 from .attention import Form, by_group, heads_in_groups, in_groups, one_head_each, split_heads
 from .attention_cupy import attend_back_into, attend_into, has_kernels
 from .sinks import dsink_of, sink_attention
+
+PRECISIONS = FORMATS  # in which products can be computed here: attention's
 
 
 def sink_attention_forward(
