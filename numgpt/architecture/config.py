@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..arguments import checked
+from ..engine.formats import PRECISIONS
 from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 from ..ops.norms import NORMS
@@ -340,6 +341,24 @@ class Training:
     eps: float = setting(1e-8, "added to the denominator in AdamW")
     weight_decay: float = setting(0.1, "decoupled weight decay, of matrices only")
     clip: float = setting(1.0, "largest norm of a step's gradient; 0 turns clipping off")
+    precision: str = setting(
+        "float32",
+        "what products round their operands to, forward and backward; what they add up stays float32, as do"
+        " norms, softmax, losses, weights and moments. fp16 scales the loss",
+        PRECISIONS,
+        late=True,
+    )
+    masters: bool = setting(
+        True,
+        "keep the weights in float32; without, in bf16 alone, each step rounds them at random to one of the"
+        " two bf16 numbers beside them",
+        late=True,
+    )
+    emulate_precision: bool = setting(
+        False,
+        "compute in a precision that the engine has no products of: slower than float32, for studies",
+        late=True,
+    )
     balance_loss: float | None = setting(
         None,
         "weight, for a mixture of experts, of the loss that is 1 where all experts get as many tokens; the"
@@ -371,6 +390,11 @@ class Training:
         for name in ("beta1", "beta2"):
             expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         expect(self, "eps", self.eps >= 1e-30, "at least 1e-30, which float32 can add")
+        if not self.masters and self.precision != "bf16":
+            raise InputError(
+                f"config: weights without masters have precision {self.precision}, expected bf16: only its"
+                " rounding is random"
+            )
 
     @property
     def final_lr(self) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..architecture import presets
 from ..architecture.additions import quantized_by
 from ..architecture.config import Config, Training
-from ..architecture.fields import to_dict
+from ..architecture.fields import from_dict, to_dict
 from ..architecture.quantized import Quantized
 from ..storage.shipped import located
 from . import flags
@@ -61,6 +61,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts as tables, each with its total."""
+    from ..interchange import checkpoint
     from ..model import accounting
 
     if args.names:
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model in presets.MODELS:
         training = presets.preset_training(args.model)
         print(f"trained with: {_listed(training)}")
+    elif _is_stored(args.model) and checkpoint.is_run(place := checkpoint.find(located(args.model))):
+        print(f"trained with: {_listed(from_dict(Training, checkpoint.read_state(place)['training']))}")
     _print_rounding(args.model)
     added = _added(args.model)
     print("\nparameters")

@@ -178,3 +178,13 @@ def held_out(trainer: Trainer) -> str:
     if trainer.held_out is None or trainer.best is None:
         return "held-out loss not measured"
     return f"held-out loss {trainer.held_out:.4f} at the end, {trainer.best:.4f} at best"
+
+
+def numbers(trainer: Trainer) -> str:
+    """What numbers a run computes with: float32, with products in bf16 (emulated)."""
+    dtype, t = trainer.model.params.dtype, trainer.training
+    if t.precision == "float32":
+        return str(dtype)
+    how = " (emulated)" if trainer.mixed.is_emulated else ""
+    masters = "" if t.masters else ", weights without masters"
+    return f"{dtype}, with products in {t.precision}{how}{masters}"

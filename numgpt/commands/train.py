@@ -174,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
 def begin(args: argparse.Namespace, out: Path) -> Trainer:
     """A new run: the corpus, the model that fits its vocabulary, and a folder."""
     from ..data.corpus import prepare
+    from ..training import mixed
     from ..training.trainer import Trainer
 
     names = [name for name in (args.tokenizer, args.init_from, args.teacher) if name]
@@ -181,6 +182,7 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
     given = flags.fields(args, Training)
     preset = args.preset or presets.DEFAULT
     training = presets.preset_training(preset, **({"lr": INIT_LR} if args.init_from else {}) | given)
+    mixed.expect(training, args.dtype or "float32")
     first = None if args.init_from is None else beginnings.first_model(args, training.seed)
     teacher = beginnings.teacher(args)
     tokenizer = beginnings.tokenizer(args, first, teacher) or args.tokenizer or TOKENIZER
@@ -298,7 +300,7 @@ def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
         say(f"teacher {teacher['model']}: share {share:g} of the loss, temperature {temperature:g}")
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(
-        f"model   {model.n_params:,} parameters, {model.params.dtype}, seed {trainer.training.seed};"
+        f"model   {model.n_params:,} parameters, {runs.numbers(trainer)}, seed {trainer.training.seed};"
         f" run in {out}{at}"
     )
 

@@ -207,6 +207,8 @@ def _add_training(parser: argparse.ArgumentParser, kind: str) -> None:
     shown = {"steps": f"as many as make {epochs:g} epochs", "warmup": "20, or a tenth of few steps"}
     if TUNINGS[kind].samples:
         without += ["steps", "eval_iters"]  # which --iterations and --held-out say
+        # Responses are sampled from what is trained: the chances of both must be the same numbers.
+        without += ["precision", "masters", "emulate_precision"]
         usual = TUNINGS[kind].training
         shown["batch_size"] = f"{usual.batch_size} prompts"
         shown["eval_interval"] = f"{usual.eval_interval}, of the held-out reward"

@@ -11,6 +11,7 @@ import numpy as np
 DROPPED = {"bf16": 16, "tf32": 13}
 FORMATS = ("bf16", "fp16", "tf32")
 SINGLE = np.dtype("float32")
+PRECISIONS = (SINGLE.name, *FORMATS)  # what a person may ask for
 
 
 def rounded(a: Any, name: str) -> Any:

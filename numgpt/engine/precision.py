@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import InputError
-from .formats import FORMATS, SINGLE, rounded
+from .formats import FORMATS, PRECISIONS, SINGLE, rounded
 from .place import on_gpu
 
 __all__ = ["FORMATS", "current", "knows", "multiplies", "of_products", "product", "rounded"]
@@ -34,10 +34,8 @@ def of_products(name: str | None) -> Iterator[None]:
     It holds in this thread until the context is left. Arrays of another dtype, as a proof has them, are
     multiplied as they are.
     """
-    if name is not None and name != SINGLE.name and name not in FORMATS:
-        raise InputError(
-            f"precision: {name!r} is unknown, expected one of {', '.join((SINGLE.name, *FORMATS))}"
-        )
+    if name is not None and name not in PRECISIONS:
+        raise InputError(f"precision: {name!r} is unknown, expected one of {', '.join(PRECISIONS)}")
     token = _current.set(None if name == SINGLE.name else name)
     try:
         yield

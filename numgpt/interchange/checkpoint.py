@@ -279,10 +279,19 @@ def load_state(folder: StrPath, optimizer: Optimizer, model: Model | None = None
     path = find(folder) / OPTIMIZER
     _expect_finite(path, arrays, EARLIER)
     try:
-        optimizer.load_state(arrays, state["updates"])
+        optimizer.load_state(arrays, _moved(state))
     except InputError as error:
         raise InputError(f"{path}: {error}: {EARLIER}") from error
     return state
+
+
+def _moved(state: Mapping[str, Any]) -> int:
+    """How many updates an optimizer made: all steps of the run, but for those that were left out."""
+    updates: int = state["updates"]
+    moved = state.get("moved", updates)
+    if type(moved) is not int or not 0 <= moved <= updates:
+        raise InputError(f"moved is {str(moved)[:80]}, expected 0 to {updates}")
+    return moved
 
 
 def _expect_model(folder: Path, params: Flat) -> None:

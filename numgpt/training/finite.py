@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import engine
 from ..architecture.parameters import Flat
+from ..engine import precision
 from ..model import differentiable
 from ..model.gpt import GPT
 from .log import Entry
@@ -45,20 +46,25 @@ def expect_finite(model: GPT, batches: Iterable[Batch], step: int, loss: Any, no
                 if not np.isfinite(array).all():
                     raise NotFinite(
                         f"step {step + 1}: the {what} {name} is the first that is not finite, the loss is"
-                        f" {loss}: lower --lr, or use --dtype float64"
+                        f" {loss}: lower --lr, or use {_wider()}"
                     )
     raise NotFinite(
         f"step {step + 1}: the norm of the gradients is {norm}, expected a finite one: lower --lr"
     )
 
 
+def _wider() -> str:
+    """The flag that gives numbers more room than they had."""
+    return "--precision bf16" if precision.current() == "fp16" else "--dtype float64"
+
+
 def fetched(entries: list[Entry], params: Flat, updates: int) -> list[Entry]:
-    """Log entries with numbers in them, fetched from the GPU all at once.
+    """Log entries with numbers in them, fetched from the GPU all at once, but for those that have theirs.
 
     NotFinite at the first step whose loss or norm is not finite. The parameters have moved on by then, after
     so many updates, and what is not finite has spread in them.
     """
-    if not entries or not engine.on_gpu(params.flat):
+    if not entries or "begun" not in entries[0]:
         return entries
     pairs = [np.stack([e["loss"].astype(np.float64), e["norm"].astype(np.float64)]) for e in entries]
     numbers = engine.home(np.stack(pairs)).tolist()

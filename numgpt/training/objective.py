@@ -141,7 +141,7 @@ def n_routers(config: Config) -> int:
 
 
 def step_loss_and_grads(
-    model: GPT, objective: Objective, step: int, batches: int, grads: Flat
+    model: GPT, objective: Objective, step: int, batches: int, grads: Flat, scale: float = 1.0
 ) -> tuple[Any, float]:
     """The mean loss of a step over all that counts in its batches, and how much that is; gradients → grads.
 
@@ -151,6 +151,9 @@ def step_loss_and_grads(
 
     so each backward starts from D_n / D_0, and one factor at the end makes the sum a mean. Where every D_n is
     Σ N_n already, as in pre-training, both factors are 1, and nothing is rounded.
+
+    scale: a power of two by which the gradients are larger within the backwards, and which they are divided
+    by at the end, before anybody reads them.
     """
     on_gpu = engine.on_gpu(model.params.flat)
     total: Any = 0.0
@@ -164,7 +167,7 @@ def step_loss_and_grads(
             batch.layer,
             batch.inputs,
             grads,
-            dloss=share,
+            dloss=share * scale,
             step=(step, n),
             add=n > 0,
             visibility=batch.visibility,
@@ -172,8 +175,9 @@ def step_loss_and_grads(
         total += (loss.astype(np.float64) if on_gpu else float(loss)) * share
         counted += batch.count
     factor = first / counted
+    if factor != scale:
+        grads.flat *= factor / scale
     if factor != 1:
-        grads.flat *= factor
         total *= factor
     return total, counted
 

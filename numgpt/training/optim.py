@@ -98,7 +98,7 @@ class AdamW(HeldAttributes):
         trained = self.params if names is None else matching("AdamW: names", names, self.params)
         shapes = {name: self.params.shapes[name] for name in trained}
         self.m, self.v = (Flat(shapes, self.params.dtype, like=self.params.flat) for _ in range(2))
-        self._runs = _runs(self.params, self.m)
+        self._runs = parts_that_train(self.params, self.m)
         self.steps = 0
 
     @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
@@ -267,7 +267,7 @@ class AdamW(HeldAttributes):
         return f"AdamW: step {self.steps}, {settings}\n  {sizes}"
 
 
-def _runs(params: Flat, trained: Flat) -> list[tuple[slice, slice]]:
+def parts_that_train(params: Flat, trained: Flat) -> list[tuple[slice, slice]]:
     """(a part of params.flat, the part of trained.flat that belongs to it), as few as there may be."""
     runs: list[tuple[slice, slice]] = []
     for name, own in trained.places.items():

@@ -23,9 +23,10 @@ from ..model.gpt import GPT
 from ..storage import locks
 from ..storage.atomic import named
 from . import agreement, log
-from .finite import QUIET, NotFinite, bad_parameter, expect_finite, fetched
+from .finite import NotFinite, bad_parameter, expect_finite, fetched
 from .history import History
 from .log import Entry
+from .mixed import Mixed
 from .objective import (
     Batch,
     Objective,
@@ -37,6 +38,7 @@ from .objective import (
 )
 from .optim import AdamW, learning_rate
 from .optimizer import Optimizer, expect_beginning, norm_and_step, places
+from .stochastic import round_trained
 from .stopping import on_signal
 
 __all__ = ["Batch", "Listener", "NotFinite", "Trainer"]
@@ -126,6 +128,7 @@ class Trainer:
                 )
             objective = Pretraining(corpus, training, model.config.block_size, n_routers(model.config))
         agreement.expect_trainable(model, optimizer)
+        self.mixed = Mixed(training, model.params.dtype)
         self.model = model
         self.corpus = corpus
         self.training = training
@@ -205,18 +208,22 @@ class Trainer:
         step = self.updates
         lr = learning_rate(step, self.training)
         norm_of, takes_norm = norm_and_step(self.optimizer)
-        with np.errstate(**QUIET):  # what is not finite is looked for by name
+        queued = self._on_gpu() and not self.mixed.scales  # then nothing is looked at yet
+        with self.mixed.computing():
             loss, count = step_loss_and_grads(
-                self.model, self.objective, step, self.training.accumulate, self.grads
+                *(self.model, self.objective, step, self.training.accumulate, self.grads, self.mixed.scale)
             )
             norm = norm_of(self.grads)
-            if not self._on_gpu():
-                expect_finite(self.model, self._batches(step), step, loss, norm)
-            self._update(lr, *([norm] if takes_norm else []))
-        entry = {"step": self.updates, "loss": loss, "norm": norm, "lr": lr, "tokens": round(count)}
+            entry = {"step": step + 1, "loss": loss, "norm": norm, "lr": lr, "tokens": round(count)}
+            if self.mixed.skips(entry):
+                self.updates += 1
+            else:
+                if not queued:
+                    expect_finite(self.model, self._batches(step), step, entry["loss"], entry["norm"])
+                self._update(lr, *([entry["norm"]] if takes_norm else []))
         if hasattr(self.objective, "told"):
             entry |= self.objective.told()
-        if self._on_gpu():
+        if queued:
             return entry | {"begun": start}
         return entry | {"tokens_per_s": round(count / (time.perf_counter() - start))}
 
@@ -228,6 +235,8 @@ class Trainer:
         except InputError:
             self.torn = False
             raise
+        if not self.training.masters:
+            round_trained(self.model.params, self.grads, self.training.seed, self.updates)
         self.updates += 1
         self.torn = False
 
@@ -249,7 +258,7 @@ class Trainer:
                 f"Trainer: {type(self.objective).__name__} has no held_out(), expected it to give the batches"
                 " of a held-out loss"
             )
-        with np.errstate(**QUIET):
+        with self.mixed.computing():
             self.held_out = held_out_loss(self.model, self.objective)
         if not np.isfinite(self.held_out):
             why = bad_parameter(self.model.params) or "all parameters are finite"
@@ -328,6 +337,7 @@ class Trainer:
             **self.identity,
             "training": dataclasses.asdict(self.training),
             **agreement.moving(self.objective),
+            **self.mixed.state(self.updates),
         } | agreement.unusual(self.objective, self.optimizer)
 
     def resume(self) -> None:
@@ -353,6 +363,7 @@ class Trainer:
             agreement.expect_same_run(self.out, state, self.state())
             agreement.take_over(self.objective, state)
             checkpoint.load_state(last, self.optimizer, self.model)
+            self.mixed.load_state(state)
         self.best = state["best"]
         self.held_out = state["held_out"]
         self.updates = self.saved = state["updates"]
