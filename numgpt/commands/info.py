@@ -61,7 +61,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the counts as tables, each with its total."""
-    from ..interchange import checkpoint
     from ..model import accounting
 
     if args.names:
@@ -72,11 +71,9 @@ def run(args: argparse.Namespace) -> int:
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
     flops = accounting.flops_per_token(config, T)
     print(f"{args.model}: {_listed(config)}")
-    if args.model in presets.MODELS:
-        training = presets.preset_training(args.model)
-        print(f"trained with: {_listed(training)}")
-    elif _is_stored(args.model) and checkpoint.is_run(place := checkpoint.find(located(args.model))):
-        print(f"trained with: {_listed(from_dict(Training, checkpoint.read_state(place)['training']))}")
+    trained = _training(args.model)
+    if trained is not None:
+        print(f"trained with: {_listed(trained)}")
     _print_rounding(args.model)
     added = _added(args.model)
     print("\nparameters")
@@ -106,6 +103,17 @@ def _print_names(kind: str) -> int:
     for row in rows:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths)).rstrip())
     return 0
+
+
+def _training(name: str) -> Training | None:
+    """How a preset is trained, or a run was; None where it is not known."""
+    from ..interchange import checkpoint
+
+    if name in presets.MODELS:
+        return presets.preset_training(name)
+    folders = (Path(located(name)), Path(located(name)) / "last") if _is_stored(name) else ()
+    run = next(filter(checkpoint.is_run, folders), None)
+    return None if run is None else from_dict(Training, checkpoint.read_state(run)["training"])
 
 
 def _is_stored(name: str) -> bool:

@@ -283,8 +283,8 @@ def announce(tuning: TuningRun, is_begun: bool) -> None:
     at = f", resumed at step {trainer.updates}" if is_begun else ""
     template = f", template {model.template['name']}" if tuning.kind != "classify" else ""
     say(
-        f"model   {model.n_params:,} parameters{some}, {runs.numbers(trainer)}, seed {training.seed}{template};"
-        f" run in {tuning.out}{at}"
+        f"model   {model.n_params:,} parameters{some}, {runs.numbers(trainer)}, seed"
+        f" {training.seed}{template}; run in {tuning.out}{at}"
     )
 
 
