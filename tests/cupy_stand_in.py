@@ -6,6 +6,7 @@ have raises, by the frozen list in cupy_names.py. Everything that would make the
 counted.
 """
 
+import ctypes
 import inspect
 import operator
 import sys
@@ -60,6 +61,7 @@ class ndarray:
         for n in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags")
     )
     T = property(lambda self: self._view(self._host.T))
+    data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data))
 
     @property
     def real(self):
@@ -205,6 +207,8 @@ UFUNCS = {
     "and": "bitwise_and",
     "or": "bitwise_or",
     "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
     "lt": "less",
     "le": "less_equal",
     "gt": "greater",
@@ -234,7 +238,21 @@ def _binary(name, reverse=False, place=False):
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
     setattr(ndarray, f"__{_name}__", _binary(_name))
     setattr(ndarray, f"__r{_name}__", _binary(_name, reverse=True))
     if _name != "matmul":
@@ -321,6 +339,41 @@ class RawKernel:
         self.run(grid, block, args)
 
 
+def _matrices(place, kind, rows, columns, leading, count, stride):
+    """What cuBLAS reads at an address: matrices along columns, here as (count, columns, rows)."""
+    number = {0: np.float32, 2: np.float16, 14: np.uint16}[kind]
+    size = np.dtype(number).itemsize
+    n = (count - 1) * stride + (columns - 1) * leading + rows
+    memory = np.frombuffer((ctypes.c_char * (n * size)).from_address(place), number)
+    return np.lib.stride_tricks.as_strided(
+        memory, (count, columns, rows), (stride * size, leading * size, size), writeable=kind == 0
+    )
+
+
+def _read(matrices, adds_up):
+    """Numbers as the tensor cores multiply them: bf16's are the upper halves of float32's."""
+    if matrices.dtype == np.uint16:
+        return (matrices.astype(np.uint32) << 16).view(np.float32)
+    if adds_up == 77:  # TF32: 10 bits behind the point
+        units = np.ldexp(1.0, np.maximum(np.frexp(matrices.astype(float))[1] - 1, -126) - 10)
+        return (np.rint(matrices / units) * units).astype(np.float32)
+    return matrices.astype(np.float32)
+
+
+def gemm_strided_batched_ex(*arguments):
+    """As cublas.gemmStridedBatchedEx: C = alpha A B + beta C for each of count matrices along columns."""
+    (_, ta, tb, m, n, k, alpha), (a, kind_a, lda, step_a) = arguments[:7], arguments[7:11]
+    (b, kind_b, ldb, step_b, beta), (c, kind_c, ldc, step_c) = arguments[11:16], arguments[16:20]
+    count, adds_up, _ = arguments[20:]
+    assert (ta, tb, kind_c) == (0, 0, 0) and kind_a == kind_b and adds_up in (68, 77)
+    assert lda >= m and ldb >= k and ldc >= m and (adds_up == 68 or kind_a == 0)
+    one, zero = (ctypes.c_float.from_address(place).value for place in (alpha, beta))
+    assert (one, zero) == (1.0, 0.0)
+    left = _read(_matrices(b, kind_b, k, n, ldb, count, step_b), adds_up)  # (count, n, k)
+    right = _read(_matrices(a, kind_a, m, k, lda, count, step_a), adds_up)  # (count, k, m)
+    _matrices(c, kind_c, m, n, ldc, count, step_c)[...] = left @ right
+
+
 class OutOfMemoryError(MemoryError):
     """As cupy.cuda.memory.OutOfMemoryError."""
 
@@ -375,10 +428,17 @@ def module(driver=12090, devices=1, error=None):
         CUDARuntimeError=CUDARuntimeError,
         deviceSynchronize=lambda: waits.append("deviceSynchronize"),
         getDevice=lambda: 0,
-        getDeviceProperties=lambda device: {"name": b"the stand-in"},
+        getDeviceProperties=lambda device: {"name": b"the stand-in", "major": 9, "minor": 0},
     )
     memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
-    cupy.cuda = types.SimpleNamespace(runtime=runtime, memory=memory, is_available=lambda: devices > 0)
+    cublas = types.SimpleNamespace(gemmStridedBatchedEx=gemm_strided_batched_ex)
+    cupy.cuda = types.SimpleNamespace(
+        runtime=runtime,
+        memory=memory,
+        is_available=lambda: devices > 0,
+        cublas=cublas,
+        get_cublas_handle=lambda: 0,
+    )
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(
         free_bytes=lambda: 24, used_bytes=lambda: 0, total_bytes=lambda: 24
     )

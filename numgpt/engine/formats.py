@@ -27,5 +27,6 @@ def rounded(a: Any, name: str) -> Any:
             return a.astype(np.float16).astype(SINGLE)
     cut = DROPPED[name]
     bits = a.view(np.uint32)
-    nearest = bits + ((1 << cut - 1) - 1) + (bits >> cut & 1) & (1 << 32) - (1 << cut)
+    is_odd = (bits >> cut) & 1
+    nearest = (bits + ((1 << (cut - 1)) - 1) + is_odd) & ((1 << 32) - (1 << cut))
     return np.where(np.isnan(a), a, nearest.view(SINGLE))  # else a NaN might carry into its sign
