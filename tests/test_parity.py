@@ -1,5 +1,6 @@
 """The same numbers as PyTorch and transformers: ops, layers, models, steps of AdamW, and smaller errors."""
 
+import importlib
 import re
 import sys
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from numgpt import GPT, AdamW, Config, ops
 from numgpt.__main__ import main
+from numgpt.engine import precision
 from numgpt.parity import op_table, verify
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -35,6 +37,28 @@ def test_every_layer_and_model_agrees_with_pytorch(seed, dtype):
     for subject in verify.subjects(seed):
         if subject.op is None:
             holds(verify.subject_line(subject, dtype, seed))
+
+
+@pytest.mark.parametrize("name", verify.in_bf16())
+@pytest.mark.parametrize("seed", range(3))
+def test_products_of_bf16_err_no_more_than_those_of_pytorchs_autocast(name, seed, each_engine):
+    holds(verify.bf16_line(name, verify.in_bf16()[name], seed))
+
+
+def test_sums_in_bf16_are_said_to_fail(monkeypatch, capsys):
+    """Eight terms at a time, and what they add up to rounded."""
+    module = importlib.import_module("numgpt.ops.linear")
+    right = module.product
+
+    def in_parts(a, b):
+        total = right(a[..., :8], b[..., :8, :])
+        for k in range(8, a.shape[-1], 8) if precision.current() else ():
+            total = precision.rounded(total + right(a[..., k : k + 8], b[..., k : k + 8, :]), "bf16")
+        return total if precision.current() else right(a, b)
+
+    monkeypatch.setattr(module, "product", in_parts)
+    assert main(["verify", "unembedding in bf16"]) == 1
+    assert "FAILS  ours to PyTorch's error against float64" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", verify.TRANSFORMERS)

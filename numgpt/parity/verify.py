@@ -26,7 +26,7 @@ from ..proofs.subjects import (
 )
 from ..random import generator
 from ..training.optim import AdamW
-from . import rounding, truth
+from . import rounding, sixteen_bits, truth
 from .borrowing import torch
 from .comparison import Row
 from .divergence import compare
@@ -42,6 +42,7 @@ ROWS = 32  # of 16 tokens, in a step: enough for the numba engine to run a block
 OF_ROUNDING = ", of what rounding explains"
 TIMES_OWN = 4
 TRUTH = "closer to the truth"
+BY_LUCK = 1.1  # times PyTorch's error in bf16: which way each operand is rounded
 TWICE = 2.0  # times PyTorch's error: more would need an explanation
 SIZE: dict[str, Any] = {"vocab_size": 13, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 TRANSFORMERS_SIZE: dict[str, Any] = {
@@ -93,7 +94,7 @@ HEADER = f"{'name':42}  {'dtype':7}  difference    limit  verdict"
 
 def names_of(seed: int = 0) -> list[str]:
     """The names of all that is compared."""
-    return [*(s.name for s in subjects(seed)), *TRANSFORMERS, TRUTH]
+    return [*(s.name for s in subjects(seed)), *in_bf16(), *TRANSFORMERS, TRUTH]
 
 
 def lines(seed: int = 0, names: Sequence[str] = ()) -> Iterator[Line]:
@@ -105,6 +106,9 @@ def lines(seed: int = 0, names: Sequence[str] = ()) -> Iterator[Line]:
     for subject in subjects(seed):
         if wanted(subject.name):
             yield from subject_lines(subject, seed)
+    for name, op in in_bf16().items():
+        if wanted(name):
+            yield bf16_line(name, op, seed)
     for name, make in TRANSFORMERS.items():
         if wanted(name):
             yield from transformers_lines(name, make, seed)
@@ -196,6 +200,23 @@ def _explained(subject: Subject, arrays: Sequence[Any], dy: Any, seed: int) -> l
 
     errors = rounding.spread(run(), run, 4, seed)
     return [error * rounding.unit("float32") / rounding.UNIT for error in errors.values()]
+
+
+def in_bf16() -> dict[str, Op]:
+    """The ops whose products are compared in bf16, by the names of their lines."""
+    return {f"{op.name} in bf16": op for op in sixteen_bits.multiplying()}
+
+
+def bf16_line(name: str, op: Op, seed: int) -> Line:
+    """An op with products of bf16: our error against float64 beside that of PyTorch's autocast.
+
+    Both round the same operands; PyTorch rounds what products give besides. All errors of the value and the
+    gradients count alike, as root mean squares of float64's own.
+    """
+    pairs = list(sixteen_bits.errors(op, seed))
+    ours, theirs = (math.hypot(*errors) / len(errors) ** 0.5 for errors in zip(*pairs))
+    what = f"ours to PyTorch's error against float64, {ours:.1e} to {theirs:.1e}"
+    return Line(name, what, sixteen_bits.FORMAT, _ratio(ours, theirs), BY_LUCK)
 
 
 def transformers_lines(name: str, make: Callable[[int], Any], seed: int) -> Iterator[Line]:
