@@ -1,4 +1,4 @@
-"""What a GPU can say of the cupy engine in eight minutes: its tests, and a LLaMA's step beside PyTorch's.
+"""What a GPU can say of the cupy engine in eight minutes: its tests, steps beside PyTorch's, mixed precision.
 
 python benchmarks/gpu.py --results gpu-NAME
 """
@@ -42,6 +42,11 @@ PARTS = (
         "a training step of a LLaMA and of a GPT-2 of its size",
         (*STEP, "--shape", "l", "b", "--only", "numgpt", "torch", "torch-fused"),
         120,
+    ),
+    Part(
+        "products of bf16, fp16 and TF32, and steps in them",
+        (sys.executable, "benchmarks/precision.py", "--engine", "cupy", "--shape", "b", "c", "--rounds", "5"),
+        60,
     ),
     Part("all other tests of the engine", (*PYTEST, TESTS, "-k", f"not ({FIRST})"), LIMIT),
 )

@@ -2,16 +2,26 @@
 same bits twice.
 """
 
+import dataclasses
 import re
 from string import ascii_uppercase
 
 import numpy as np
 import pytest
 from op_sizes import SIZES
+from test_mixed_precision import (
+    FRACTION,
+    MULTIPLIES,
+    both_ways,
+    expect_float32_sums,
+    first_subject,
+    within,
+)
 
 import numgpt
 from numgpt import GPT, AdamW, Config, Visibility, engine, gradcheck, ops
 from numgpt.__main__ import MIXED, main
+from numgpt.engine.precision import of_products
 from numgpt.model.generate import logits_stream
 from numgpt.proofs.subjects import (
     SMALL,
@@ -342,3 +352,32 @@ def test_an_array_of_the_gpu_given_to_what_takes_the_hosts_is_known_by_its_error
     with pytest.raises(TypeError) as refused:
         fault(cupy.asarray(np.ones((2, 3))))
     assert any(part in str(refused.value) for part in MIXED), refused.value
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_products_of_rounded_operands_err_no_more_than_float32_sums(name):
+    multiply = within(name)
+    expect_float32_sums(lambda a, b: engine.home(multiply(cupy.asarray(a), cupy.asarray(b))), name)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("op", MULTIPLIES)
+def test_ops_in_a_format_give_what_the_specification_gives(op, name):
+    subject = first_subject(ops.ALL[op])
+    moved = [a if a is None or a.dtype.kind != "f" else cupy.asarray(a, "float32") for a in subject.arrays]
+    moved = [a if a is None else cupy.asarray(a) for a in moved]
+    with of_products(name):
+        found = both_ways(dataclasses.replace(subject, arrays=moved))
+        numgpt.use("reference")
+        expected = both_ways(subject)
+    for a, b in zip(found, expected, strict=True):
+        assert np.linalg.norm(a - b) <= 0.2 * 2.0 ** -(FRACTION[name] + 1) * np.linalg.norm(b)
+
+
+def test_products_of_tf32_lose_the_digits_that_it_drops():
+    """How a GPU rounds to it, or cuts off, is its own."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 512), (512, 48)))
+    exact = a.astype(np.float64) @ b
+    found = engine.home(within("tf32")(cupy.asarray(a), cupy.asarray(b)))
+    assert 1e-5 < np.linalg.norm(found - exact) / np.linalg.norm(exact) < 2.0**-9
