@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from . import blas_threads
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's own numbers
+BF16_PRODUCT = "numgpt_bf16_product"  # by which kernels find what bf16.flag has made ready; called as sgemm is
 
 
 def _mkl():
@@ -81,16 +82,20 @@ if available():
 
 
 @intrinsic
-def gemm(typing, ta, tb, alpha, a, b, beta, c):
+def gemm(typing, ta, tb, alpha, a, b, beta, c, bf16=None):
     """c ← alpha op(a) op(b) + beta c for 2-d arrays, op(x) = xᵀ where its flag ta or tb is set.
 
     Rows are contiguous, at any distance from each other. An intrinsic, only the instructions of the call: a
     function would be compiled anew for every mixture of layouts.
+
+    bf16: None or True, see bf16.flag: whether float32 operands are rounded to bfloat16. Its type decides
+    which function is called, so kernels without it are what they would be if there were no such argument.
     """
     if not a.dtype == b.dtype == c.dtype:
         raise TypingError(f"gemm: the matrices are {a.dtype}, {b.dtype} and {c.dtype}, expected one dtype")
     single = c.dtype == types.float32
     number, size = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
+    is_rounded = single and bf16 is not None and not isinstance(bf16, types.NoneType | types.Omitted)
 
     def codegen(context, builder, signature, values):
         i32, i64, pointer = ir.IntType(32), ir.IntType(64), cgutils.voidptr_t
@@ -112,11 +117,14 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c):
         ops = [builder.select(values[i], i32(TRANSPOSED), i32(PLAIN)) for i in (0, 1)]
         kinds = [i32] * 3 + [i64] * 3 + [number, pointer, i64, pointer, i64, number, pointer, i64]
         name = "numgpt_sgemm" if single else "numgpt_dgemm"
+        if is_rounded:
+            name = BF16_PRODUCT
         call = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
         builder.call(call, [i32(ROW_MAJOR), *ops, M, N, K, factor(2), a, lda, b, ldb, factor(5), c_data, ldc])
         return context.get_dummy_value()
 
-    return types.void(types.boolean, types.boolean, alpha, a, b, beta, c), codegen
+    given = () if bf16 is None else (bf16,)
+    return types.void(types.boolean, types.boolean, alpha, a, b, beta, c, *given), codegen
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import types as python_types
 
 import numba
 import numba.core.config as numba_config
+from numba.core.ccallback import CFunc
 from numba.core.codegen import get_host_cpu_features
 from numba.core.registry import cpu_target
 from numba.np.ufunc.parallel import _launch_threads
@@ -83,6 +84,14 @@ def parallel(function):
     )
     loop.__qualname__ = name
     return kernel_cache.cached(numba.njit(loop, nogil=True, no_cfunc_wrapper=True))
+
+
+def compiled(function, signature):
+    """A function in C's manner, compiled or from the cache: kernels call it by its address, as they do a BLAS.
+
+    What is large is better compiled so than into each kernel that calls it.
+    """
+    return kernel_cache.compiled(CFunc(function, (signature.args, signature.return_type), {}, {"fastmath": FAST, "error_model": "numpy"}))
 
 
 def launch(kernel, tasks, *args):

@@ -245,6 +245,13 @@ def cached(dispatcher):
     return dispatcher
 
 
+def compiled(function):
+    """A CFunc, compiled by now: from our folder, or anew and kept there."""
+    function._cache = NoCache() if FOLDER is None else KernelCache(function.__wrapped__)
+    function.compile()
+    return function
+
+
 class Notice:
     """The line that says why the first use of kernels takes seconds, once a process, where it does."""
 

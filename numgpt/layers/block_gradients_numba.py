@@ -38,20 +38,20 @@ def bias_gradient(task, d, dbias):
 
 
 @kernel
-def matrix_gradient(block, into, x, d):
+def matrix_gradient(block, into, x, d, bf16):
     """A block of g ← xᵀ d (+ g) for g = into.weight."""
     g = into.weight
     i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
-    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if into.add else 0.0, g[i0:i1, j0:j1])
+    gemm(True, False, 1.0, x[:, i0:i1], d[:, j0:j1], 1.0 if into.add else 0.0, g[i0:i1, j0:j1], bf16)
 
 
 @kernel
-def scaled_matrix_gradient(block, into, xhat, d, w, b):
+def scaled_matrix_gradient(block, into, xhat, d, w, b, bf16):
     """A block of g ← w x̂ᵀ d + b dbias (+ g) for g = into.weight, of a matrix that reads x̂ w + b."""
     g, dbias = into.weight, into.bias
     i0, i1, j0, j1 = borders(block, into.rows, into.columns, g)
     part = np.empty((i1 - i0, j1 - j0), g.dtype)
-    gemm(True, False, 1.0, xhat[:, i0:i1], d[:, j0:j1], 0.0, part)
+    gemm(True, False, 1.0, xhat[:, i0:i1], d[:, j0:j1], 0.0, part, bf16)
     if not into.add:
         g[i0:i1, j0:j1] = 0
     for m in range(i1 - i0):

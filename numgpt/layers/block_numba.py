@@ -203,13 +203,13 @@ def parameters_of(r):
 
 
 @kernel
-def multiply_rows(x, weight, bias, y):
-    """y = x weight + bias, bias None is none."""
+def multiply_rows(x, weight, bias, y, bf16=None):
+    """y = x weight + bias, bias None is none. bf16: see gemm."""
     if bias is None:
-        gemm(False, False, 1.0, x, weight, 0.0, y)
+        gemm(False, False, 1.0, x, weight, 0.0, y, bf16)
     else:
         set_rows(bias, 0, y, 0, len(y), len(bias))
-        gemm(False, False, 1.0, x, weight, 1.0, y)
+        gemm(False, False, 1.0, x, weight, 1.0, y, bf16)
 
 
 @kernel

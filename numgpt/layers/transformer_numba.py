@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine import bf16
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from ..ops.attention_numba import attend_head, attend_head_gradients, bounds
@@ -41,6 +42,7 @@ from .block_numba import (
 from .known import beyond
 from .pickers import visible_keys
 
+PRECISIONS = bf16.PRECISIONS
 SMALLEST = 64  # rows of a tile below which the ops' own division of the work is better
 
 # The phases of a launch, forwards and backwards: each begins when all tasks of the one before are done. A
@@ -147,12 +149,13 @@ def block_forward(
     parameters,
     saved,
     out,
+    bf16,
 ):
     """A block: the rows, attention, the rows again. Its phases stand in one kernel: see Parameters.
 
     H to second: a Form. cos and sin (T or BT, R/2): of the angles by which queries and keys turn, None if
     they do not. first and last (B, T): the keys that each query sees, None where they are those before it and
-    its own.
+    its own. bf16: see gemm.
     """
     p, s = Parameters(*parameters), Saved(*saved)
     if phase == ATTENTION:
@@ -160,7 +163,7 @@ def block_forward(
         qkv, y = of_batch(b, B, s.qkv), head(h, of_batch(b, B, s.heads), D)
         k, v = keys_and_values(h // (H // K), qkv, H, K, D)
         seen = seen_by(b, first), seen_by(b, last)
-        attend_head(head(h, qkv, D), k, v, scale, *seen, y, s.top[task], s.total[task])
+        attend_head(head(h, qkv, D), k, v, scale, *seen, y, s.top[task], s.total[task], bf16)
         return
     N, C = x.shape
     n0, n1 = span(task, N)
@@ -168,37 +171,37 @@ def block_forward(
     if phase == BEFORE_ATTENTION:  # ln_1, c_attn and the rotation
         hat, rstd, qkv = s.xhat_1[n0:n1], s.rstd_1[n0:n1], s.qkv[n0:n1]
         normalise_rows(x[n0:n1], p.ln_1_weight, p.ln_1_bias, eps, normed, hat, rstd, rms)
-        multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, qkv)
+        multiply_rows(normed, p.attn_c_attn_weight, p.attn_c_attn_bias, qkv, bf16)
         if cos is not None:
             turn_rows(qkv, n0, cos, sin, H + K, D)
         if parallel is not None:  # the feed-forward up to its activation, which reads the same rows
             if second is not None:
                 hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
                 normalise_rows(x[n0:n1], p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
-            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, s.inner[n0:n1])
+            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, s.inner[n0:n1], bf16)
             activate(tanh, gated, s.inner[n0:n1], s.act[n0:n1])
     else:  # c_proj, the residual, ln_2, c_fc, the activation, c_proj and the residual
         stream, inner, act = out[n0:n1], s.inner[n0:n1], s.act[n0:n1]
         sum_with_bias(x[n0:n1], p.attn_c_proj_bias, stream)
-        gemm(False, False, 1.0, s.heads[n0:n1], p.attn_c_proj_weight, 1.0, stream)
+        gemm(False, False, 1.0, s.heads[n0:n1], p.attn_c_proj_weight, 1.0, stream, bf16)
         if sequential is not None:
             hat, rstd = s.xhat_2[n0:n1], s.rstd_2[n0:n1]
             normalise_rows(stream, p.ln_2_weight, p.ln_2_bias, eps, normed, hat, rstd, rms)
-            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner)
+            multiply_rows(normed, p.mlp_c_fc_weight, p.mlp_c_fc_bias, inner, bf16)
             activate(tanh, gated, inner, act)
         add_bias(stream, p.mlp_c_proj_bias)
-        gemm(False, False, 1.0, act, p.mlp_c_proj_weight, 1.0, stream)
+        gemm(False, False, 1.0, act, p.mlp_c_proj_weight, 1.0, stream, bf16)
 
 
 @kernel
-def back_through_activation(gated, dy, weight, inner, dh):
+def back_through_activation(gated, dy, weight, inner, dh, bf16):
     """dh: the gradient of what the activation reads, for the rows dy of what c_proj gives."""
     if gated is None:  # inner is the slope
-        gemm(False, True, 1.0, dy, weight, 0.0, dh)
+        gemm(False, True, 1.0, dy, weight, 0.0, dh, bf16)
         multiply_by(dh.reshape(-1), inner.reshape(-1))
     else:
         dact = np.empty((len(dy), len(weight)), dy.dtype)
-        gemm(False, True, 1.0, dy, weight, 0.0, dact)
+        gemm(False, True, 1.0, dy, weight, 0.0, dact, bf16)
         swiglu_gradient_rows(inner, dact, dh)
 
 
@@ -229,6 +232,7 @@ def block_backward(
     dx,
     sums,
     gradients,
+    bf16,
 ):
     """A block backwards: the rows, attention, the rows again, the gradients of biases and of matrices.
 
@@ -251,27 +255,27 @@ def block_backward(
             more = h > kv * G
             dyh = head(h, dheads, D)
             seen = seen_by(b, first), seen_by(b, last)
-            attend_head_gradients(dyh, q, k, v, top, total, scale, *seen, more, dq, dk, dv)
+            attend_head_gradients(dyh, q, k, v, top, total, scale, *seen, more, dq, dk, dv, bf16)
     elif phase == BACK_TO_ATTENTION or phase == BACK_TO_INPUT:
         N, C = dy.shape
         n0, n1 = span(task, N)
         dnormed, dmiddle = np.empty((n1 - n0, C), dy.dtype), d.dmiddle[n0:n1]
         if phase == BACK_TO_ATTENTION:  # through the feed-forward, ln_2 and attention's c_proj
             dh, hat, rstd = d.dh[n0:n1], s.xhat_2[n0:n1], s.rstd_2[n0:n1]
-            back_through_activation(gated, dy[n0:n1], p.mlp_c_proj_weight, s.inner[n0:n1], dh)
+            back_through_activation(gated, dy[n0:n1], p.mlp_c_proj_weight, s.inner[n0:n1], dh, bf16)
             if second is None:
-                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dmiddle)
+                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dmiddle, bf16)
             else:
-                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed)
+                gemm(False, True, 1.0, dh, p.mlp_c_fc_weight, 0.0, dnormed, bf16)
             if second is not None:
                 gradient_rows(dnormed, hat, rstd, p.ln_2_weight, dy[n0:n1], dmiddle, sums[1, task], rms)
             dout = dmiddle if parallel is None else dy[n0:n1]
-            gemm(False, True, 1.0, dout, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1])
+            gemm(False, True, 1.0, dout, p.attn_c_proj_weight, 0.0, d.dheads[n0:n1], bf16)
         else:  # through the rotation, c_attn and ln_1
             dqkv, hat, rstd = d.dqkv[n0:n1], s.xhat_1[n0:n1], s.rstd_1[n0:n1]
             if cos is not None:
                 turn_rows(dqkv, n0, cos, sin, H + K, D)
-            gemm(False, True, 1.0, dqkv, p.attn_c_attn_weight, 0.0, dnormed)
+            gemm(False, True, 1.0, dqkv, p.attn_c_attn_weight, 0.0, dnormed, bf16)
             stream = dmiddle
             if second is None:
                 sum_rows(dnormed, dmiddle)
@@ -283,16 +287,16 @@ def block_backward(
         task = bias_gradient(task, d.dmiddle if parallel is None else dy, out.bias)
         bias_gradient(task, d.dqkv, qkv.bias)
     elif task < proj.end:
-        matrix_gradient(task, proj, s.act, dy)
+        matrix_gradient(task, proj, s.act, dy, bf16)
     elif task < fc.end:
         if second is not None:
-            scaled_matrix_gradient(task - proj.end, fc, s.xhat_2, d.dh, p.ln_2_weight, p.ln_2_bias)
+            scaled_matrix_gradient(task - proj.end, fc, s.xhat_2, d.dh, p.ln_2_weight, p.ln_2_bias, bf16)
         else:
-            scaled_matrix_gradient(task - proj.end, fc, s.xhat_1, d.dh, p.ln_1_weight, p.ln_1_bias)
+            scaled_matrix_gradient(task - proj.end, fc, s.xhat_1, d.dh, p.ln_1_weight, p.ln_1_bias, bf16)
     elif task < out.end:
-        matrix_gradient(task - fc.end, out, s.heads, d.dmiddle if parallel is None else dy)
+        matrix_gradient(task - fc.end, out, s.heads, d.dmiddle if parallel is None else dy, bf16)
     else:
-        scaled_matrix_gradient(task - out.end, qkv, s.xhat_1, d.dqkv, p.ln_1_weight, p.ln_1_bias)
+        scaled_matrix_gradient(task - out.end, qkv, s.xhat_1, d.dqkv, p.ln_1_weight, p.ln_1_bias, bf16)
 
 
 def suits(r, x):
@@ -343,7 +347,7 @@ def pre_norm_block_forward(r, x):
     saved, out = new_saved(B, T, r.config, x.dtype), np.empty_like(xs)
     form, turn, seen = form_of(r.config), angles(r, x), keys_seen(r, x)
     tasks = TILES, B * form.H, TILES
-    launch(block_forward, tasks, xs, B, *form, *turn, *seen, parameters_of(r), tuple(saved), out)
+    launch(block_forward, tasks, xs, B, *form, *turn, *seen, parameters_of(r), tuple(saved), out, bf16.flag())
     return out.reshape(x.shape), (B, form, turn, seen, saved)
 
 
@@ -361,7 +365,7 @@ def pre_norm_block_backward(r, dy, saved):
             block_backward,
             (TILES, B * form.K, TILES, bias_tiles, gradients[-1].end),
             *(dys, B, *form, *turn, *seen, parameters_of(r), tuple(arrays)),
-            *(between, dx, sums, tuple(map(tuple, gradients))),
+            *(between, dx, sums, tuple(map(tuple, gradients)), bf16.flag()),
         )
     for name, gradient in zip(MATRIX_NAMES, gradients):
         if f"{r.scope}{name}.bias" in r.params:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from ..engine import bf16
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from .attention import (
@@ -35,11 +36,14 @@ from .attention_tiles_numba import (
 from .elementary_numba import exp, row_max
 
 
+PRECISIONS = bf16.PRECISIONS
+
+
 @kernel
-def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None, sink=None):
+def attend_head(q, k, v, scale, first, last, y, top, total, bf16, cap=None, slope=None, sink=None):
     """A head: q (T, D), k and v (S, D), first and last (T) or None → y (T, D), top and total (T).
 
-    cap, slope, sink: numbers, or all of them None.
+    cap, slope, sink: numbers, or all of them None. bf16: see gemm.
 
     Where a tile has a larger score than all tiles before it, what was summed up to then is scaled down to the
     new maximum (Milakov and Gimelshein 2018).
@@ -54,7 +58,8 @@ def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None
         for s0 in range(begin, end, KEYS):
             s1 = min(end, s0 + KEYS)
             scores = np.empty((t1 - t0, s1 - s0), y.dtype)
-            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, cap, slope, scores, None)
+            more = cap, slope, scores, None, bf16
+            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, *more)
             for t in range(t0, t1):
                 row = scores[t - t0]
                 m = row_max(row)
@@ -66,7 +71,7 @@ def attend_head(q, k, v, scale, first, last, y, top, total, cap=None, slope=None
                 top[t] = m
                 # A query may see no key of this tile, only of others.
                 total[t] += exponentials(row, m if m != -np.inf else none)
-            gemm(False, False, 1.0, scores, v[s0:s1], 0.0 if s0 == begin else 1.0, y[t0:t1])
+            gemm(False, False, 1.0, scores, v[s0:s1], 0.0 if s0 == begin else 1.0, y[t0:t1], bf16)
         for t in range(t0, t1):
             if sink is not None:
                 total[t] += exp(sink - top[t])
@@ -81,7 +86,7 @@ def tile(block, first, begin, end, count):
 
 @kernel
 def attend_head_gradients(
-    dy, q, k, v, top, total, scale, first, last, more, dq, dk, dv, cap=None, slope=None, sink=None
+    dy, q, k, v, top, total, scale, first, last, more, dq, dk, dv, bf16, cap=None, slope=None, sink=None
 ):
     """The gradients of a head; more: dk and dv are added to, as the heads of a group do after its first.
 
@@ -107,8 +112,9 @@ def attend_head_gradients(
             s1 = min(end, s0 + KEYS)
             p, ds = tile(ps, begin, s0, s1, Q), tile(dss, begin, s0, s1, Q)
             bend = None if cap is None else tile(bends, begin, s0, s1, Q)
-            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, cap, slope, p, bend)
-            gemm(False, True, 1.0, dy[t0:t1], v[s0:s1], 0.0, ds)
+            formed = cap, slope, p, bend, bf16
+            score_tile(q[t0:t1], k[s0:s1], s0, t0 + before, scale, firsts, lasts, *formed)
+            gemm(False, True, 1.0, dy[t0:t1], v[s0:s1], 0.0, ds, bf16)
             for t in range(Q):
                 probabilities(p[t], top[t0 + t], kind.type(1.0 / total[t0 + t]))
                 sums[t] += dot(p[t], ds[t])
@@ -133,9 +139,9 @@ def attend_head_gradients(
                         ds[t, s] = d
                     else:
                         ds[t, s] = d * bend[t, s]
-            gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[s0:s1])
-            gemm(False, False, scale, ds, k[s0:s1], 0.0 if s0 == begin else 1.0, dq[t0:t1])
-            gemm(True, False, scale, ds, q[t0:t1], beta, dk[s0:s1])
+            gemm(True, False, 1.0, p, dy[t0:t1], beta, dv[s0:s1], bf16)
+            gemm(False, False, scale, ds, k[s0:s1], 0.0 if s0 == begin else 1.0, dq[t0:t1], bf16)
+            gemm(True, False, scale, ds, q[t0:t1], beta, dk[s0:s1], bf16)
     return dsink
 
 
@@ -148,7 +154,7 @@ def own(all_heads, b, h):
 
 
 @parallel
-def attend_heads(task, q, k, v, scale, first, last, cap, slopes, sinks, y, top, total):
+def attend_heads(task, q, k, v, scale, first, last, cap, slopes, sinks, y, top, total, bf16):
     """q (B, KG, T, D), k and v (B, K, S, D) → y as q, top and total (B, KG, T).
 
     first and last (B, KG, T), or None; cap, slopes and sinks (B, KG), or all of them None.
@@ -157,12 +163,12 @@ def attend_heads(task, q, k, v, scale, first, last, cap, slopes, sinks, y, top, 
     kv = h // (q.shape[1] // k.shape[1])
     begin, end, slope, sink = own(first, b, h), own(last, b, h), own(slopes, b, h), own(sinks, b, h)
     into = y[b, h], top[b, h], total[b, h]
-    attend_head(q[b, h], k[b, kv], v[b, kv], scale, begin, end, *into, cap, slope, sink)
+    attend_head(q[b, h], k[b, kv], v[b, kv], scale, begin, end, *into, bf16, cap, slope, sink)
 
 
 @parallel
 def attend_heads_gradients(
-    task, dy, q, k, v, top, total, scale, first, last, cap, slopes, sinks, dq, dk, dv, dsinks
+    task, dy, q, k, v, top, total, scale, first, last, cap, slopes, sinks, dq, dk, dv, dsinks, bf16
 ):
     """The gradients of attend_heads: a task is a head of keys, which goes through the heads that read it.
 
@@ -174,7 +180,7 @@ def attend_heads_gradients(
         begin, end, slope, sink = own(first, b, h), own(last, b, h), own(slopes, b, h), own(sinks, b, h)
         read = dy[b, h], q[b, h], k[b, kv], v[b, kv], top[b, h], total[b, h]
         into = dq[b, h], dk[b, kv], dv[b, kv]
-        dsink = attend_head_gradients(*read, scale, begin, end, h > kv * G, *into, cap, slope, sink)
+        dsink = attend_head_gradients(*read, scale, begin, end, h > kv * G, *into, bf16, cap, slope, sink)
         if sinks is not None:
             dsinks[b, h] = dsink
 
@@ -253,7 +259,7 @@ def attend_into(q, k, v, form, y, H=None, K=None, sinks=None):
     given = settings(form, q, k.shape[-2], H, sinks)
     q, k, v = by_batch(q, H), by_batch(k, K), by_batch(v, K)
     results = place(y, H), place(top, H)[..., 0], place(total, H)[..., 0]
-    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, *given, *results)
+    launch(attend_heads, q.shape[0] * q.shape[1], q, k, v, *given, *results, bf16.flag())
     return top, total
 
 
@@ -288,7 +294,7 @@ def attend_back_into(dy, saved, dq, dk, dv, H=None, K=None, sinks=None):
     read = dy, q, k, v, top[..., 0], total[..., 0]
     dsinks = np.empty(q.shape[:2])
     into = place(dq, H), place(dk, K), place(dv, K), dsinks
-    launch(attend_heads_gradients, k.shape[0] * k.shape[1], *read, *given, *into)
+    launch(attend_heads_gradients, k.shape[0] * k.shape[1], *read, *given, *into, bf16.flag())
     return dsinks
 
 

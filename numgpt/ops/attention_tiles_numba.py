@@ -95,13 +95,13 @@ def add_distances(scores, slope, distance):
 
 
 @kernel
-def score_tile(q, k, s0, place, scale, first, last, cap, slope, scores, bend):
+def score_tile(q, k, s0, place, scale, first, last, cap, slope, scores, bend, bf16):
     """scores: those of queries q (Q, D) and keys k (S, D), −∞ where a query does not see a key.
 
     s0: the first key's place; place: the first query's. first and last (Q), or None.
-    bend: where the cap's slope goes, or None.
+    bend: where the cap's slope goes, or None. bf16: see gemm.
     """
-    gemm(False, True, scale, q, k, 0.0, scores)
+    gemm(False, True, scale, q, k, 0.0, scores, bf16)
     if cap is not None:
         if cap > 0:
             cap_scores(scores, cap, bend)

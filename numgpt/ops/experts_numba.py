@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 
+from ..engine import bf16
 from ..engine.blas import gemm
 from ..engine.jit import SUMS, kernel, launch, parallel
 from .experts import rows_by_expert
 from .linear_numba import borders, grid, rows, set_rows, tile_sums
 
+PRECISIONS = bf16.PRECISIONS
 # The rows of a block of one expert's: the BLAS packs the expert's matrix anew for each block, so large ones,
 # but several blocks for each thread.
 FEWEST, MOST, BLOCKS = 128, 512, 16
@@ -34,17 +36,17 @@ def put_rows(block, places, begin, end, to):
 
 
 @parallel
-def expert_products(task, blocks, places, sources, x, weight, bias, y):
+def expert_products(task, blocks, places, sources, x, weight, bias, y, bf16):
     """A block of one expert's rows of y: x W_e + b_e, bias None is none."""
     e, begin, end = blocks[task]
     own = np.empty((end - begin, x.shape[1]), x.dtype)
     product = np.empty((end - begin, y.shape[1]), x.dtype)
     copy_rows(x, sources, begin, end, own)
     if bias is None:
-        gemm(False, False, 1.0, own, weight[e], 0.0, product)
+        gemm(False, False, 1.0, own, weight[e], 0.0, product, bf16)
     else:
         set_rows(bias[e], 0, product, 0, end - begin, y.shape[1])
-        gemm(False, False, 1.0, own, weight[e], 1.0, product)
+        gemm(False, False, 1.0, own, weight[e], 1.0, product, bf16)
     put_rows(product, places, begin, end, y)
 
 
@@ -53,7 +55,7 @@ ROWS_BACK, MATRICES, BIASES = range(3)  # the phases of a launch
 
 @parallel
 def expert_gradients(
-    phase, task, blocks, ends, places, sources, x, dy, weight, parts, xs, dys, dx, dweight, dbias
+    phase, task, blocks, ends, places, sources, x, dy, weight, parts, xs, dys, dx, dweight, dbias, bf16
 ):
     """dx by blocks of rows, then each expert's dweight by blocks, then its dbias by tiles of columns.
 
@@ -65,7 +67,7 @@ def expert_gradients(
         copy_rows(x, sources, begin, end, xs[begin:end])
         copy_rows(dy, places, begin, end, dys[begin:end])
         product = np.empty((end - begin, dx.shape[1]), dx.dtype)
-        gemm(False, True, 1.0, dys[begin:end], weight[e], 0.0, product)
+        gemm(False, True, 1.0, dys[begin:end], weight[e], 0.0, product, bf16)
         put_rows(product, places, begin, end, dx)
     elif phase == MATRICES:
         array, add = dweight
@@ -74,7 +76,7 @@ def expert_gradients(
         own, down = xs[ends[e] : ends[e + 1]], dys[ends[e] : ends[e + 1]]
         if len(own) > 0:
             beta = 1.0 if add else 0.0
-            gemm(True, False, 1.0, own[:, i0:i1], down[:, j0:j1], beta, array[e, i0:i1, j0:j1])
+            gemm(True, False, 1.0, own[:, i0:i1], down[:, j0:j1], beta, array[e, i0:i1, j0:j1], bf16)
         elif not add:
             array[e, i0:i1, j0:j1] = 0
     elif dbias is not None:
@@ -110,7 +112,7 @@ def expert_linear_forward(x, chosen, weight, bias=None):
     blocks, places = blocks_of(groups)
     xs, each = shared_rows(x)
     y = np.empty((places.size, weight.shape[-1]), x.dtype)
-    launch(expert_products, len(blocks), blocks, places, places // each, xs, weight, bias, y)
+    launch(expert_products, len(blocks), blocks, places, places // each, xs, weight, bias, y, bf16.flag())
     return y.reshape(*x.shape[:-1], y.shape[-1]), (x, groups, weight, bias is not None)
 
 
@@ -132,7 +134,7 @@ def expert_linear_backward(dy, saved, wanted=(True, True), into=(None, None)):
     tasks = len(blocks), matrices, 0 if dbias is None else E * -(-O // 64)
     given = blocks, ends.cumsum(), places, places // each, xs, dys, np.ascontiguousarray(weight), parts
     by_expert = np.empty((len(dys), I), dy.dtype), np.empty_like(dys)
-    launch(expert_gradients, tasks, *given, *by_expert, dx, dweight, dbias)
+    launch(expert_gradients, tasks, *given, *by_expert, dx, dweight, dbias, bf16.flag())
     return dx.reshape(x.shape), None, dweight[0] if wanted[0] else None, None if dbias is None else dbias[0]
 
 

@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 
-from ..engine import jit
+from ..engine import bf16, jit
 from ..engine.blas import gemm
 from ..engine.jit import kernel, launch, parallel
 from . import few_rows_numba as few
+
+PRECISIONS = bf16.PRECISIONS
 
 # The fewest rows and columns of a block, and the fewest columns where the result is wider than high.
 BLOCK = 64
@@ -48,10 +50,10 @@ def borders(block, rows, columns, c):
 
 
 @parallel
-def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
+def product(block, rows, columns, ta, tb, a, b, bias, beta, c, bf16):
     """A block of c ← op(a) op(b) + bias, or without a bias (None) of c ← op(a) op(b) + beta c.
 
-    beta 0 ignores what c held.
+    beta 0 ignores what c held. bf16: see gemm.
     """
     i0, i1, j0, j1 = borders(block, rows, columns, c)
     scale = beta
@@ -60,7 +62,7 @@ def product(block, rows, columns, ta, tb, a, b, bias, beta, c):
         scale = 1.0
     rows_of_a = a[:, i0:i1] if ta else a[i0:i1]
     columns_of_b = b[j0:j1] if tb else b[:, j0:j1]
-    gemm(ta, tb, 1.0, rows_of_a, columns_of_b, scale, c[i0:i1, j0:j1])
+    gemm(ta, tb, 1.0, rows_of_a, columns_of_b, scale, c[i0:i1, j0:j1], bf16)
 
 
 class ReusedMemory:
@@ -106,7 +108,7 @@ def multiply(ta, tb, a, b, bias=None, into=None):
     shape = (a.shape[1 if ta else 0], b.shape[0 if tb else 1])
     c, add = (np.empty(shape, a.dtype), False) if into is None else into
     i, j = grid(*shape)
-    launch(product, i * j, i, j, ta, tb, a, b, bias, 1.0 if add else 0.0, c)
+    launch(product, i * j, i, j, ta, tb, a, b, bias, 1.0 if add else 0.0, c, bf16.flag())
     return c
 
 
@@ -144,7 +146,7 @@ def sum_rows(x, into=None):
 def linear_forward(x, weight, bias=None):
     """Twin of ops.linear.linear_forward."""
     xs, weight = rows(x), np.ascontiguousarray(weight)
-    if few.suits(len(xs), *weight.shape):
+    if bf16.flag() is None and few.suits(len(xs), *weight.shape):
         y = few.multiply_few(xs, weight, bias)
     else:
         y = multiply(False, False, xs, weight, bias)
@@ -165,7 +167,7 @@ def unembedding_forward(x, weight):
     """Twin of ops.linear.unembedding_forward."""
     xs = rows(x)
     weight = np.ascontiguousarray(weight)
-    if few.suits_logits(len(xs), weight.shape[1], len(weight)):
+    if bf16.flag() is None and few.suits_logits(len(xs), weight.shape[1], len(weight)):
         y = few.logits_of_few(xs, weight)
     else:
         logits = LOGITS.empty((len(xs), len(weight)), x.dtype)

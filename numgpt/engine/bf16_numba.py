@@ -1,0 +1,172 @@
+"""A product of float32 matrices whose operands are rounded to bfloat16, for kernels to call as they call a BLAS.
+
+The loops are BLIS's (Van Zee and van de Geijn 2015): a block of A and a panel of B are packed, so that what the
+innermost loop reads lies side by side in a cache; packing is where float32 is rounded.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+from .bfloat import (
+    DEPTH,
+    LANES,
+    PAIR,
+    PANEL,
+    ROWS,
+    STRIDE,
+    multiply_pairs,
+    multiply_rows,
+    pack_pair,
+    pack_row,
+    pack_turned,
+    prefetch,
+)
+from .blas import TRANSPOSED
+from .jit import compiled, kernel
+
+LINE = 64  # bytes of a line of the caches
+BLOCK = 480  # the most rows of a block of A: half a megabyte, which stays in the second cache
+
+
+@kernel
+def rows_packed(a, stride, rows, depth, to):
+    """Pack rows (rows, depth) as rows; what is missing of the last 8 is 0."""
+    for i in range((rows + ROWS - 1) // ROWS * ROWS):
+        here = depth if i < rows else 0
+        for k in range(0, depth, 2 * LANES):
+            pack_row(to + i * STRIDE + 2 * k, a + i * stride + 4 * k, here - k)
+
+
+@kernel
+def panel_packed(b, stride, depth, columns, to):
+    """Pack a matrix (depth, columns ≤ 48) by pairs of its rows."""
+    for v in range(0, columns, LANES):
+        left = columns - v
+        for k in range(0, depth - 1, 2):
+            row = b + k * stride + 4 * v
+            pack_pair(to + k // 2 * PAIR + 4 * v, row, row + stride, left, left)
+        if depth % 2:
+            row = b + (depth - 1) * stride + 4 * v
+            pack_pair(to + depth // 2 * PAIR + 4 * v, row, row, left, 0)
+
+
+@kernel
+def turned_panel_packed(b, stride, depth, columns, to):
+    """Pack the transpose of a matrix (columns ≤ 48, depth) by pairs of its rows."""
+    for v in range(0, columns, LANES):
+        for k in range(0, depth, 2 * LANES):
+            pack_turned(
+                to + k // 2 * PAIR + 4 * v, b + v * stride + 4 * k, stride, columns - v, depth - k
+            )
+
+
+@kernel
+def panel_times_rows(block, panel, pairs, alpha, beta, c, distance, rows, columns):
+    """c (rows, columns ≤ 48) ← alpha block panel + beta c for a block packed by rows."""
+    for i in range(0, rows, ROWS):
+        a, here, left = block + i * STRIDE, c + i * distance, rows - i
+        if columns > 2 * LANES:
+            multiply_rows(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
+        elif columns > LANES:
+            multiply_rows(2, a, panel, pairs, alpha, beta, here, distance, left, columns)
+        else:
+            multiply_rows(1, a, panel, pairs, alpha, beta, here, distance, left, columns)
+
+
+@kernel
+def panel_times_pairs(block, size, panel, pairs, alpha, beta, c, distance, rows, columns):
+    """As panel_times_rows for a block that is packed by pairs, in panels of `size` bytes."""
+    for i in range(0, rows, ROWS):
+        a = block + i // PANEL * size + 4 * (i % PANEL)
+        here, left = c + i * distance, rows - i
+        if columns > 2 * LANES:
+            multiply_pairs(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
+        elif columns > LANES:
+            multiply_pairs(2, a, panel, pairs, alpha, beta, here, distance, left, columns)
+        else:
+            multiply_pairs(1, a, panel, pairs, alpha, beta, here, distance, left, columns)
+
+
+class Matrix(NamedTuple):
+    """A matrix of float32, whose rows are contiguous."""
+
+    address: Any
+    stride: Any  # bytes from row to row
+    turned: Any  # whether its transpose is meant
+
+
+@kernel
+def block_packed(a, i, k, rows, depth, size, to):
+    """Pack rows i … i + rows of op(a), k … k + depth of each: by rows, or a transpose by pairs.
+
+    By pairs it becomes panels of `size` bytes.
+    """
+    if not a.turned:
+        rows_packed(a.address + i * a.stride + 4 * k, a.stride, rows, depth, to)
+        return
+    for n in range(0, rows, PANEL):
+        here = a.address + k * a.stride + 4 * (i + n)
+        panel_packed(here, a.stride, depth, min(PANEL, rows - n), to + n // PANEL * size)
+
+
+@kernel
+def columns_packed(b, k, j, depth, columns, to):
+    """Pack a panel of op(b): rows k … k + depth, columns j … j + columns ≤ 48."""
+    if b.turned:
+        turned_panel_packed(b.address + j * b.stride + 4 * k, b.stride, depth, columns, to)
+    else:
+        panel_packed(b.address + k * b.stride + 4 * j, b.stride, depth, columns, to)
+
+
+@kernel
+def pieces(n, size, unit):
+    """The size of the parts of n, of at most `size` and about equal: a multiple of unit."""
+    parts = max(1, (n + size - 1) // size)
+    return (max(1, n) + parts * unit - 1) // (parts * unit) * unit
+
+
+@kernel
+def multiply(alpha, M, N, K, a, b, beta, c):
+    """c (M, N) ← alpha op(a) op(b) + beta c.
+
+    A block of op(a) is packed once and meets all panels of op(b), each of which is packed for it.
+    """
+    depth, height = pieces(K, DEPTH, 2 * LANES), pieces(M, BLOCK, PANEL)
+    size = depth // 2 * PAIR  # of a panel
+    whole = height // PANEL * size if a.turned else height * STRIDE
+    memory = np.empty(whole + size + LINE, np.uint8)
+    block = (memory.ctypes.data + LINE - 1) // LINE * LINE
+    panel = block + whole
+    for k in range(0, max(K, 1), depth):
+        here = min(depth, K - k)
+        pairs, factor = (here + 1) // 2, beta if k == 0 else np.float32(1)
+        for i in range(0, M, height):
+            rows = min(height, M - i)
+            block_packed(a, i, k, rows, here, size, block)
+            for j in range(0, N, PANEL):
+                columns = min(PANEL, N - j)
+                columns_packed(b, k, j, here, columns, panel)
+                to = c.address + i * c.stride + 4 * j
+                if a.turned:
+                    panel_times_pairs(block, size, panel, pairs, alpha, factor, to, c.stride, rows, columns)
+                else:
+                    panel_times_rows(block, panel, pairs, alpha, factor, to, c.stride, rows, columns)
+    # An array whose address alone is used would be freed after that use.
+    return memory[0]
+
+
+def product(layout, ta, tb, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc):
+    """cblas_sgemm with its operands rounded to bfloat16; layout is that of rows."""
+    left, right = Matrix(a, 4 * lda, ta == TRANSPOSED), Matrix(b, 4 * ldb, tb == TRANSPOSED)
+    multiply(alpha, M, N, K, left, right, beta, Matrix(c, 4 * ldc, False))
+
+
+@functools.cache  # what holds the code
+def as_blas():
+    """The product in C's manner, with its address."""
+    whole, single = types.int64, types.float32
+    numbers = [types.int32] * 3 + [whole] * 3 + [single] + [whole] * 4 + [single] + [whole] * 2
+    return compiled(product, types.void(*numbers))
