@@ -58,16 +58,35 @@ def turned_panel_packed(b, stride, depth, columns, to):
     """Pack the transpose of a matrix (columns ≤ 48, depth) by pairs of its rows."""
     for v in range(0, columns, LANES):
         for k in range(0, depth, 2 * LANES):
-            pack_turned(
-                to + k // 2 * PAIR + 4 * v, b + v * stride + 4 * k, stride, columns - v, depth - k
-            )
+            pack_turned(to + k // 2 * PAIR + 4 * v, b + v * stride + 4 * k, stride, columns - v, depth - k)
+
+
+class Ahead(NamedTuple):
+    """What will be packed next: rows in memory, to be brought near while products keep the processor busy."""
+
+    address: Any
+    stride: Any  # bytes from row to row
+    rows: Any
+    bytes: Any  # of each row
 
 
 @kernel
-def panel_times_rows(block, panel, pairs, alpha, beta, c, distance, rows, columns):
+def bring(ahead, part, parts):
+    """Have one of so many parts of it brought near."""
+    for row in range(part * ahead.rows // parts, (part + 1) * ahead.rows // parts):
+        here = ahead.address + row * ahead.stride
+        for line in range(0, ahead.bytes, LINE):
+            prefetch(here + line)
+
+
+@kernel
+def panel_times_rows(block, panel, pairs, alpha, beta, c, distance, rows, columns, ahead):
     """c (rows, columns ≤ 48) ← alpha block panel + beta c for a block packed by rows."""
-    for i in range(0, rows, ROWS):
+    parts = (rows + ROWS - 1) // ROWS
+    for part in range(parts):
+        i = part * ROWS
         a, here, left = block + i * STRIDE, c + i * distance, rows - i
+        bring(ahead, part, parts)
         if columns > 2 * LANES:
             multiply_rows(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
         elif columns > LANES:
@@ -77,11 +96,14 @@ def panel_times_rows(block, panel, pairs, alpha, beta, c, distance, rows, column
 
 
 @kernel
-def panel_times_pairs(block, size, panel, pairs, alpha, beta, c, distance, rows, columns):
+def panel_times_pairs(block, size, panel, pairs, alpha, beta, c, distance, rows, columns, ahead):
     """As panel_times_rows for a block that is packed by pairs, in panels of `size` bytes."""
-    for i in range(0, rows, ROWS):
+    parts = (rows + ROWS - 1) // ROWS
+    for part in range(parts):
+        i = part * ROWS
         a = block + i // PANEL * size + 4 * (i % PANEL)
         here, left = c + i * distance, rows - i
+        bring(ahead, part, parts)
         if columns > 2 * LANES:
             multiply_pairs(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
         elif columns > LANES:
@@ -122,6 +144,14 @@ def columns_packed(b, k, j, depth, columns, to):
 
 
 @kernel
+def panel_after(b, k, j, depth, columns):
+    """An Ahead of the panel at k and j."""
+    if b.turned:
+        return Ahead(b.address + j * b.stride + 4 * k, b.stride, columns, 4 * depth)
+    return Ahead(b.address + k * b.stride + 4 * j, b.stride, depth, 4 * columns)
+
+
+@kernel
 def pieces(n, size, unit):
     """The size of the parts of n, of at most `size` and about equal: a multiple of unit."""
     parts = max(1, (n + size - 1) // size)
@@ -150,10 +180,16 @@ def multiply(alpha, M, N, K, a, b, beta, c):
                 columns = min(PANEL, N - j)
                 columns_packed(b, k, j, here, columns, panel)
                 to = c.address + i * c.stride + 4 * j
+                next_k, next_j = k, j + PANEL
+                if next_j >= N:
+                    next_k, next_j = k + depth, 0
+                ahead = panel_after(b, next_k, next_j, max(0, min(depth, K - next_k)), min(PANEL, N - next_j))
                 if a.turned:
-                    panel_times_pairs(block, size, panel, pairs, alpha, factor, to, c.stride, rows, columns)
+                    panel_times_pairs(
+                        block, size, panel, pairs, alpha, factor, to, c.stride, rows, columns, ahead
+                    )
                 else:
-                    panel_times_rows(block, panel, pairs, alpha, factor, to, c.stride, rows, columns)
+                    panel_times_rows(block, panel, pairs, alpha, factor, to, c.stride, rows, columns, ahead)
     # An array whose address alone is used would be freed after that use.
     return memory[0]
 

@@ -15,7 +15,9 @@ ROWS = 8  # of the result that a call of multiply_panels makes, and the most of 
 VECTORS = 3
 PANEL = LANES * VECTORS  # columns of a panel
 DEPTH = 512  # of a block along the axis that is summed: panels of that depth stay in the caches
-STRIDE = 2 * DEPTH + 64  # bytes from row to row of a block packed by rows: a power of two would crowd a cache's sets
+STRIDE = (
+    2 * DEPTH + 64
+)  # bytes from row to row of a block packed by rows: a power of two would crowd a cache's sets
 PAIR = 4 * PANEL  # bytes from pair to pair of a panel packed by pairs
 
 I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -288,9 +290,7 @@ def multiply_rows(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, 
 
     vectors: of columns, 1 to 3. rows, columns: how many of the result are there. distance: bytes between rows.
     """
-    return _multiplication(STRIDE, 4)(
-        typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns
-    )
+    return _multiplication(STRIDE, 4)(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns)
 
 
 @intrinsic(prefer_literal=True)

@@ -91,7 +91,11 @@ def compiled(function, signature):
 
     What is large is better compiled so than into each kernel that calls it.
     """
-    return kernel_cache.compiled(CFunc(function, (signature.args, signature.return_type), {}, {"fastmath": FAST, "error_model": "numpy"}))
+    return kernel_cache.compiled(
+        CFunc(
+            function, (signature.args, signature.return_type), {}, {"fastmath": FAST, "error_model": "numpy"}
+        )
+    )
 
 
 def launch(kernel, tasks, *args):
