@@ -106,12 +106,16 @@ def optimizer(model, fused):
     return torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.99), **({"fused": True} if fused else {}))
 
 
-def step(model, optimizer, tokens, targets, clip=1.0):
-    """One training step on a batch in the host's memory; on a GPU nothing waits for the loss returned."""
+def step(model, optimizer, tokens, targets, clip=1.0, bf16=False):
+    """One training step on a batch in the host's memory; on a GPU nothing waits for the loss returned.
+
+    bf16: the forward runs under PyTorch's autocast, which decides what is computed in bfloat16.
+    """
     place = next(model.parameters()).device
     tokens, targets = (a.to(place, non_blocking=True) for a in (tokens, targets))
     optimizer.zero_grad(set_to_none=True)
-    loss = model(tokens, targets)
+    with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
+        loss = model(tokens, targets)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()

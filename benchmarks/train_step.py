@@ -1,6 +1,7 @@
 """A training step of numgpt against PyTorch's, in one run: time, ratios, memory, start-up.
 
 python benchmarks/train_step.py --shape a b
+python benchmarks/train_step.py --precision bf16 --shape a b c    on a processor with AVX-512 BF16
 python benchmarks/train_step.py --engine cupy --shape b c e l    on an NVIDIA GPU
 """
 
@@ -29,12 +30,18 @@ KINDS = {
     "transformers' Mixtral, grouped experts": "torch-mixtral-grouped",
     "numgpt, a GPT-2 of equal FLOPs": "numgpt-gpt2",
     "the step's GEMMs alone": "gemms",
+    "numgpt, bf16": "numgpt-bf16",
+    "PyTorch's bf16 autocast": "torch-bf16",
+    "PyTorch's bf16 autocast, fused AdamW": "torch-bf16-fused",
 }
+BF16 = ("numgpt-bf16", "torch-bf16", "torch-bf16-fused")
 ON_GPU = ("numgpt", "torch", "torch-fused", "torch-compile")  # the kinds that a GPU runs too
 APART = ("gemms", "numgpt-gpt2")  # whose losses are not those of the others
 # How far losses of 4 to 11 may lie apart. Rounding moved them by 1e-6 on a CPU, shapes a to c; half the heads
 # move them by 1e-4, GELU's other form by 6e-5 at shape c.
 LOSS = 2e-5
+# Operands of 8 bits moved them by at most 6e-4, at shape c, whichever of the two rounds.
+BF16_LOSS = 2e-3
 CPU_TABLE = """\
 | shape | | ms a step | to PyTorch eager | to the best PyTorch | to the GEMMs | peak MB | first step s |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -93,6 +100,7 @@ def step_of(kind):
 def numgpt_step(kind, shape, threads, on):
     """numgpt on an engine. On a GPU the loss stays there: nothing waits for it."""
     import numgpt
+    from numgpt.engine import precision
 
     engine = "cupy" if on == "cupy" else "numba"
     numgpt.use("reference" if kind == "reference" else engine)
@@ -102,7 +110,8 @@ def numgpt_step(kind, shape, threads, on):
     grads = model.params.like()
 
     def step():
-        loss, _ = model.loss_and_grads(tokens, targets, out=grads)
+        with precision.of_products("bf16" if kind in BF16 else None):
+            loss, _ = model.loss_and_grads(tokens, targets, out=grads)
         optimizer.step(grads, lr=1e-4)
         return loss
 
@@ -125,9 +134,9 @@ def torch_step(kind, shape, threads, on):
     tokens, targets = torch.from_numpy(tokens), torch.from_numpy(targets)
     if on == "cuda":
         net, tokens, targets = net.cuda(), tokens.pin_memory(), targets.pin_memory()
-    optimizer = torch_gpt.optimizer(net, fused=kind != "torch")
+    optimizer = torch_gpt.optimizer(net, fused=kind not in ("torch", "torch-bf16"))
     run = torch.compile(net) if kind == "torch-compile" else net
-    return lambda: torch_gpt.step(run, optimizer, tokens, targets)
+    return lambda: torch_gpt.step(run, optimizer, tokens, targets, bf16=kind in BF16)
 
 
 def network(kind, model):
@@ -200,7 +209,8 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
     entered, firsts = contest.enter(entries, "first", page.say)
     contestants = list(entered.values())
     losses = {c.name: c.ask("warm")["losses"] for c in contestants if KINDS[c.name] not in APART}
-    apart = contest.apart(losses, LOSS, "the losses of two steps")
+    is_rounded = any(KINDS[name] in BF16 for name in losses)
+    apart = contest.apart(losses, BF16_LOSS if is_rounded else LOSS, "the losses of two steps")
     contest.time_in_turn(contestants, rounds)
     by_kind = {KINDS[c.name]: c for c in contestants}
     torches = [c for kind, c in by_kind.items() if kind.startswith("torch")]
@@ -216,6 +226,7 @@ def contest_of(shape, names, rounds, threads, engine, page, commit):
                 "to_eager": contest.ratio(c, by_kind["torch"]) if "torch" in by_kind else None,
                 "to_best": contest.ratio(c, best) if best else None,
                 "to_gemms": contest.ratio(c, by_kind["gemms"]) if "gemms" in by_kind else None,
+                "to_float32": contest.ratio(c, by_kind["numgpt"]) if "numgpt" in by_kind else None,
                 "to_gpt2": contest.ratio(c, by_kind["numgpt-gpt2"]) if "numgpt-gpt2" in by_kind else None,
                 "limits": c.ask("limits") if KINDS[c.name] == "gemms" else None,
                 "peak_mb": memory["taken"] / 1e6,
@@ -243,6 +254,8 @@ def show(rows, say):
     for r in rows:
         if r["to_gpt2"] is not None and KINDS[r["name"]] == "numgpt":
             say(f"numgpt to a GPT-2 of equal FLOPs, shape {r['shape']}: {r['to_gpt2']:.2f}")
+        if r["to_float32"] is not None and KINDS[r["name"]] == "numgpt-bf16":
+            say(f"numgpt's bf16 to its own float32, shape {r['shape']}: {r['to_float32']:.2f}")
         if r["limits"]:
             flops, peak, bandwidth = (1e-9 * r["limits"][key] for key in ("flops", "peak", "bandwidth"))
             reached = 1e3 * flops / r["ms"]
@@ -282,7 +295,13 @@ def main(argv):
         "--only",
         nargs="+",
         choices=list(KINDS.values()),
-        help="the contestants (default: all; the reference engine on shape a only)",
+        help="the contestants (default: all of the precision; the reference engine on shape a only)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16"],
+        default="float32",
+        help="bf16: products of bfloat16 operands, beside PyTorch's autocast and numgpt's own float32",
     )
     parser.add_argument("--rounds", type=int, default=15, help="how often each is asked (default: 15)")
     parser.add_argument(
@@ -309,7 +328,9 @@ def main(argv):
 
 def compare(args, page):
     """Run the contests that the flags ask for; print and write the figures."""
-    kinds = args.only or list(KINDS.values())
+    kinds = args.only or [k for k in KINDS.values() if k not in BF16]
+    if args.precision == "bf16" and not args.only:
+        kinds = ["numgpt", *BF16]
     if args.engine == "cupy":
         kinds = [k for k in kinds if k in ON_GPU]
     device.expect(kinds, args.engine)

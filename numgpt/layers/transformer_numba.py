@@ -301,8 +301,8 @@ def block_backward(
 
 def suits(r, x):
     """Whether the twin is made for this block and input: many rows, or few that are decoded with a cache."""
-    if r.cache is not None:
-        return decoding(r, x) is not None
+    if r.cache is not None:  # in float32 alone
+        return bf16.flag() is None and decoding(r, x) is not None
     return x.ndim > 1 and x[..., 0].size >= TILES * SMALLEST and beyond(r.config, KNOWN) is None
 
 

@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 
+from ..engine import bf16
 from .attention import Form, by_group, in_groups, one_head_each, split_heads
 from .attention_numba import attend_back_into, attend_into, is_compiled
 from .sinks import sink_attention
+
+PRECISIONS = bf16.PRECISIONS
 
 
 def sink_attention_forward(
