@@ -1,7 +1,9 @@
-"""A product of float32 matrices whose operands are rounded to bfloat16, for kernels to call as they call a BLAS.
+"""A product of float32 matrices whose operands are rounded to bfloat16: for kernels, called as a BLAS is.
 
-The loops are BLIS's (Van Zee and van de Geijn 2015): a block of A and a panel of B are packed, so that what the
-innermost loop reads lies side by side in a cache; packing is where float32 is rounded.
+The loops are BLIS's (Van Zee and van de Geijn 2015): a block of A and a panel of B are packed, so that what
+the innermost loop reads lies side by side in a cache. Packing is where float32 is rounded, so nobody holds
+copies of 16 bits. It costs little even of weights, which are packed anew for each block of rows: while one
+panel is multiplied, the next is brought near.
 """
 
 import functools
@@ -75,41 +77,50 @@ def bring(ahead, part, parts):
     """Have one of so many parts of it brought near."""
     for row in range(part * ahead.rows // parts, (part + 1) * ahead.rows // parts):
         here = ahead.address + row * ahead.stride
-        for line in range(0, ahead.bytes, LINE):
+        for line in range(0, ahead.bytes + LINE - 1, LINE):  # a row may begin anywhere in a line
             prefetch(here + line)
 
 
-@kernel
-def panel_times_rows(block, panel, pairs, alpha, beta, c, distance, rows, columns, ahead):
-    """c (rows, columns ≤ 48) ← alpha block panel + beta c for a block packed by rows."""
-    parts = (rows + ROWS - 1) // ROWS
-    for part in range(parts):
-        i = part * ROWS
-        a, here, left = block + i * STRIDE, c + i * distance, rows - i
-        bring(ahead, part, parts)
-        if columns > 2 * LANES:
-            multiply_rows(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
-        elif columns > LANES:
-            multiply_rows(2, a, panel, pairs, alpha, beta, here, distance, left, columns)
-        else:
-            multiply_rows(1, a, panel, pairs, alpha, beta, here, distance, left, columns)
+class Packed(NamedTuple):
+    """A block of op(a), which is packed by rows or, where a is meant turned, by pairs; a panel of op(b)."""
+
+    block: Any
+    size: Any  # bytes of a panel
+    turned: Any
+    panel: Any
+    pairs: Any  # of the summed axis
 
 
 @kernel
-def panel_times_pairs(block, size, panel, pairs, alpha, beta, c, distance, rows, columns, ahead):
-    """As panel_times_rows for a block that is packed by pairs, in panels of `size` bytes."""
+def rows_multiplied(packed, i, alpha, beta, c, distance, rows, columns):
+    """Rows i … i + 8 of a block's product with a panel, of which there are so many rows and columns."""
+    panel, pairs = packed.panel, packed.pairs
+    if packed.turned:
+        a = packed.block + i // PANEL * packed.size + 4 * (i % PANEL)
+        if columns > 2 * LANES:
+            multiply_pairs(3, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+        elif columns > LANES:
+            multiply_pairs(2, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+        else:
+            multiply_pairs(1, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+    else:
+        a = packed.block + i * STRIDE
+        if columns > 2 * LANES:
+            multiply_rows(3, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+        elif columns > LANES:
+            multiply_rows(2, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+        else:
+            multiply_rows(1, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+
+
+@kernel
+def block_multiplied(packed, alpha, beta, c, distance, rows, columns, ahead):
+    """c (rows, columns ≤ 48) ← alpha block panel + beta c; distance: bytes from row to row of c."""
     parts = (rows + ROWS - 1) // ROWS
     for part in range(parts):
         i = part * ROWS
-        a = block + i // PANEL * size + 4 * (i % PANEL)
-        here, left = c + i * distance, rows - i
         bring(ahead, part, parts)
-        if columns > 2 * LANES:
-            multiply_pairs(3, a, panel, pairs, alpha, beta, here, distance, left, columns)
-        elif columns > LANES:
-            multiply_pairs(2, a, panel, pairs, alpha, beta, here, distance, left, columns)
-        else:
-            multiply_pairs(1, a, panel, pairs, alpha, beta, here, distance, left, columns)
+        rows_multiplied(packed, i, alpha, beta, c + i * distance, distance, rows - i, columns)
 
 
 class Matrix(NamedTuple):
@@ -144,8 +155,15 @@ def columns_packed(b, k, j, depth, columns, to):
 
 
 @kernel
-def panel_after(b, k, j, depth, columns):
-    """An Ahead of the panel at k and j."""
+def panel_after(b, k, j, following, depth, K, N):
+    """An Ahead of the panel of op(b) (K, N) after the one at k and j; of nothing after the last.
+
+    following: where k is once all columns are done.
+    """
+    j += PANEL
+    if j >= N:
+        k, j = following, 0
+    depth, columns = max(0, min(depth, K - k)), min(PANEL, N - j)
     if b.turned:
         return Ahead(b.address + j * b.stride + 4 * k, b.stride, columns, 4 * depth)
     return Ahead(b.address + k * b.stride + 4 * j, b.stride, depth, 4 * columns)
@@ -170,26 +188,22 @@ def multiply(alpha, M, N, K, a, b, beta, c):
     memory = np.empty(whole + size + LINE, np.uint8)
     block = (memory.ctypes.data + LINE - 1) // LINE * LINE
     panel = block + whole
+    if K == 0:  # one pair of zeros
+        memory[:] = 0
     for k in range(0, max(K, 1), depth):
         here = min(depth, K - k)
-        pairs, factor = (here + 1) // 2, beta if k == 0 else np.float32(1)
+        factor = beta if k == 0 else np.float32(1)
         for i in range(0, M, height):
             rows = min(height, M - i)
+            following = k if i + height < M else k + depth
             block_packed(a, i, k, rows, here, size, block)
             for j in range(0, N, PANEL):
                 columns = min(PANEL, N - j)
                 columns_packed(b, k, j, here, columns, panel)
+                ahead = panel_after(b, k, j, following, depth, K, N)
                 to = c.address + i * c.stride + 4 * j
-                next_k, next_j = k, j + PANEL
-                if next_j >= N:
-                    next_k, next_j = k + depth, 0
-                ahead = panel_after(b, next_k, next_j, max(0, min(depth, K - next_k)), min(PANEL, N - next_j))
-                if a.turned:
-                    panel_times_pairs(
-                        block, size, panel, pairs, alpha, factor, to, c.stride, rows, columns, ahead
-                    )
-                else:
-                    panel_times_rows(block, panel, pairs, alpha, factor, to, c.stride, rows, columns, ahead)
+                packed = Packed(block, size, a.turned, panel, max(1, (here + 1) // 2))
+                block_multiplied(packed, alpha, factor, to, c.stride, rows, columns, ahead)
     # An array whose address alone is used would be freed after that use.
     return memory[0]
 

@@ -288,7 +288,7 @@ def _multiplication(row, pair):
 def multiply_rows(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns):
     """c ← alpha a b + beta c for 8 rows of a, packed by rows, and up to 48 columns of b, packed by pairs.
 
-    vectors: of columns, 1 to 3. rows, columns: how many of the result are there. distance: bytes between rows.
+    vectors: of columns, 1 to 3. rows, columns: how many of the result are there. distance: in bytes.
     """
     return _multiplication(STRIDE, 4)(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns)
 

@@ -21,9 +21,7 @@ from numba.extending import intrinsic
 from . import blas_threads
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's own numbers
-BF16_PRODUCT = (
-    "numgpt_bf16_product"  # by which kernels find what bf16.flag has made ready; called as sgemm is
-)
+BF16_PRODUCT = "numgpt_bf16_product"  # what bf16.flag has made ready, called as sgemm is
 
 
 def _mkl():

@@ -87,9 +87,9 @@ def parallel(function):
 
 
 def compiled(function, signature):
-    """A function in C's manner, compiled or from the cache: kernels call it by its address, as they do a BLAS.
+    """A function in C's manner, compiled or from the cache: kernels call it by a name, as they do a BLAS.
 
-    What is large is better compiled so than into each kernel that calls it.
+    Large code is then compiled once, not again with each kernel that calls it.
     """
     return kernel_cache.compiled(
         CFunc(

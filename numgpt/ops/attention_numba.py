@@ -35,7 +35,6 @@ from .attention_tiles_numba import (
 )
 from .elementary_numba import exp, row_max
 
-
 PRECISIONS = bf16.PRECISIONS
 
 
