@@ -44,7 +44,7 @@ def padded(x):
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
-def _instructions(context, builder, signature, args, dtype):
+def instructions(context, builder, signature, args, dtype):
     """(vector, place, load, spread), to write a kernel in vector instructions.
 
     vector: the type. place: the address of entry [row, column] of argument i. load: the vector at an address.
@@ -73,12 +73,12 @@ def _instructions(context, builder, signature, args, dtype):
     return vector, place, load, spread
 
 
-def _fused(builder, a, b, c):
+def fused(builder, a, b, c):
     """a b + c in one rounding, where the processor can."""
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
-def _prefetch(builder, address):
+def prefetch(builder, address):
     """Have a line of memory brought to the second cache; an address outside all arrays does no harm."""
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
@@ -98,7 +98,7 @@ def _accumulate(rows):
     def accumulate(typing, x, w, y, k, n):
         def codegen(context, builder, signature, args):
             intp, (k, n) = context.get_value_type(types.intp), args[3:]
-            vector, place, load, spread = _instructions(context, builder, signature, args, w.dtype)
+            vector, place, load, spread = instructions(context, builder, signature, args, w.dtype)
             both = n, builder.add(n, intp(vector.count))
             places = [place(2, intp(i), column) for i in range(rows) for column in both]
             sums = [load(p) for p in places]
@@ -107,10 +107,10 @@ def _accumulate(rows):
                 entries = [load(place(1, row, column)) for column in both]
                 for column in both if AHEAD else ():
                     ahead = builder.add(column, intp(AHEAD * vector.count))
-                    _prefetch(builder, place(1, row, ahead, ir.IntType(8)))
+                    prefetch(builder, place(1, row, ahead, ir.IntType(8)))
                 for i in range(rows):
                     factor, own = spread(place(0, intp(i), row, None)), slice(2 * i, 2 * i + 2)
-                    sums[own] = [_fused(builder, factor, e, s) for e, s in zip(entries, sums[own])]
+                    sums[own] = [fused(builder, factor, e, s) for e, s in zip(entries, sums[own])]
             for p, total in zip(places, sums):
                 builder.store(total, p).align = w.dtype.bitwidth // 8
             return context.get_dummy_value()
@@ -127,7 +127,7 @@ def _dot_products(rows, group):
     def dot_products(typing, x, w, y, v):
         def codegen(context, builder, signature, args):
             intp, v = context.get_value_type(types.intp), args[3]
-            vector, place, load, _ = _instructions(context, builder, signature, args, w.dtype)
+            vector, place, load, _ = instructions(context, builder, signature, args, w.dtype)
             _, K = cgutils.unpack_tuple(builder, context.make_array(w)(context, builder, args[1]).shape, 2)
             sums = [
                 cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * vector.count))
@@ -136,12 +136,12 @@ def _dot_products(rows, group):
             with cgutils.for_range_slice(builder, intp(0), K, intp(vector.count), intp) as (k, _):
                 entries = [load(place(1, builder.add(v, intp(j)), k)) for j in range(group)]
                 for j in range(group):
-                    _prefetch(builder, place(1, builder.add(v, intp(j + ROWS_AHEAD)), k, ir.IntType(8)))
+                    prefetch(builder, place(1, builder.add(v, intp(j + ROWS_AHEAD)), k, ir.IntType(8)))
                 for i in range(rows):
                     factors = load(place(0, intp(i), k))
                     for j in range(group):
                         s = sums[i * group + j]
-                        builder.store(_fused(builder, factors, entries[j], builder.load(s)), s)
+                        builder.store(fused(builder, factors, entries[j], builder.load(s)), s)
             name = f"llvm.vector.reduce.fadd.v{vector.count}f{w.dtype.bitwidth}"
             kind = ir.FunctionType(vector.element, [vector.element, vector])
             across = cgutils.get_or_insert_function(builder.module, kind, name)
