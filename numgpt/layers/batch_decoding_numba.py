@@ -24,7 +24,7 @@ from .block_numba import (
     parameters_of,
     sum_with_bias,
 )
-from .decoding_numba import attend_position, normalised
+from .decoding_numba import MATRICES, attend_position, normalised
 from .known import beyond
 from .pickers import visible_keys
 
@@ -129,6 +129,8 @@ def suits(r, x):
         return False
     if r.visibility is not None and r.visibility.last is not None:
         return False
+    if any(f"{r.scope}{name}.weight_q" in r.params for name in MATRICES):
+        return False  # of integers: the ops turn them into floats for all rows at once
     c = r.config
     size = c.n_embd * (c.qkv_width + inner_width(c) + c.n_head * c.head_size + c.ffn_width)
     return size * x.itemsize <= MOST_BYTES and beyond(c, KNOWN) is None

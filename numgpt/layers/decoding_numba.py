@@ -14,30 +14,35 @@ import numpy as np
 from ..engine.jit import SUMS, kernel, launch, parallel
 from ..ops.attention_tiles_numba import exponentials
 from ..ops.elementary_numba import row_max
-from ..ops.few_rows_numba import PARTS, add_products, multiply_part, padded, part_of
+from ..ops.few_quantised_rows_numba import add_products_of, multiply_part_of, rows_of, stored, suits_nibbles
+from ..ops.few_rows_numba import PARTS, padded, part_of
 from ..ops.few_rows_numba import suits as few_rows_suit
 from ..ops.linear_numba import rows
 from ..ops.norms_numba import normalise_rows
 from ..ops.rotary_numba import turn_rows
-from .block_numba import KNOWN, Form, activate, angles, form_of, inner_width, parameters_of
+from .block_numba import KNOWN, NAMES, Form, activate, angles, form_of, inner_width, parameters_of
 from .known import beyond
 
 # The phases of a launch: each begins when all tasks of the one before are done. A task is a head of keys in
 # HEADS, some columns in LAST_SUM, and everywhere else a part of a matrix's rows.
 TO_QKV, HEADS, FROM_HEADS, TO_INNER, FROM_INNER, LAST_SUM = range(6)
+MATRICES = "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"
 
 
 @kernel
-def add_parts(parts, m0, c0, bias, y, at, width):
-    """y[:, at : at + width] += Σ parts[:, m0 :, c0 : c0 + width] + bias[c0 : c0 + width].
+def add_parts(parts, m0, c0, scale, bias, y, at, width):
+    """y[:, at : at + width] += scale Σ parts[:, m0 :, c0 : c0 + width] + bias, both of columns from c0 on.
 
-    bias None is none.
+    scale None is 1, bias None is none.
     """
     for m in range(len(y)):
         for c in range(width):
-            s = y[m, at + c]
+            before = y[m, at + c]
+            s = before if scale is None else y.dtype.type(0)
             for p in range(PARTS):
                 s += parts[p, m0 + m, c0 + c]
+            if scale is not None:
+                s = before + s * scale[c0 + c]
             y[m, at + c] = s if bias is None else s + bias[c0 + c]
 
 
@@ -75,24 +80,25 @@ def attend_position(q, keys, values, y):
 
 
 @kernel
-def activated(parts, bias, f0, f1, F, tanh, gated, act):
+def activated(parts, scale, bias, f0, f1, F, tanh, gated, act):
     """act (M, f1 − f0): what the activation gives in channels f0 to f1, for parts yet to be added up."""
     width = f1 - f0
     h = np.zeros((len(act), width if gated is None else 2 * width), act.dtype)
-    add_parts(parts, 0, f0, bias, h, 0, width)
+    add_parts(parts, 0, f0, scale, bias, h, 0, width)
     if gated is not None:  # the value's channels lie behind those of the gate
-        add_parts(parts, 0, F + f0, bias, h, width, width)
+        add_parts(parts, 0, F + f0, scale, bias, h, width, width)
     activate(tanh, gated, h, act)
 
 
 @kernel
-def from_inner(task, inner_parts, bias, weight, tanh, gated, parts):
+def from_inner(task, inner_parts, inner_scale, inner_bias, weight, how, tanh, gated, parts):
     """A part of the feed-forward's c_proj, of rows of which the activation gives what they read."""
-    f0, f1 = part_of(task, len(weight))
-    act = np.empty((inner_parts.shape[1], f1 - f0), weight.dtype)
-    activated(inner_parts, bias, f0, f1, len(weight), tanh, gated, act)
+    F = rows_of(weight, how[2])
+    f0, f1 = part_of(task, F)
+    act = np.empty((inner_parts.shape[1], f1 - f0), inner_parts.dtype)
+    activated(inner_parts, inner_scale, inner_bias, f0, f1, F, tanh, gated, act)
     parts[task] = 0
-    add_products(act, weight[f0:f1], 0, f1 - f0, parts[task])
+    add_products_of(act, f0, weight, f0, f1, parts[task], *how)
 
 
 @parallel
@@ -116,6 +122,7 @@ def block(
     sin,
     window,
     parameters,
+    how,
     store,
     first,
     length,
@@ -126,27 +133,29 @@ def block(
 
     H to second: a Form. cos and sin (T, R/2): of the angles by which the new queries and keys turn, None if
     they do not. window: how many positions each sees, its own included, None for all.
+    how: a Stored for each matrix.
     store (2, B, K, room, D) holds the keys, as they are turned, and the values: from place first to length.
     """
     # Loose, unlike in training: with NamedTuples this kernel took 9 % longer to compile (median of 3 pairs).
     w1, b1, weight_a, bias_a, weight_o, bias_o, w2, b2, weight_fc, bias_fc, weight_proj, bias_proj = (
         parameters
     )
+    stored_a, stored_o, stored_fc, stored_proj = how
     qkv_parts, heads, attn_parts, inner_parts, mlp_parts = work
     M, C = x.shape
     if phase == TO_QKV:
         normed = normalised(x, w1, b1, eps, rms)
-        multiply_part(task, normed, weight_a, qkv_parts)
+        multiply_part_of(task, normed, weight_a, stored_a, qkv_parts)
         if parallel is not None:
             if second is not None:
                 normed = normalised(x, w2, b2, eps, rms)
-            multiply_part(task, normed, weight_fc, inner_parts)
+            multiply_part_of(task, normed, weight_fc, stored_fc, inner_parts)
     elif phase == HEADS:  # its new keys and values go to the store, the results of its queries to heads
         b, kv, G = task // K, task % K, H // K
         row = np.zeros((T, (G + 2) * D), x.dtype)  # q | k | v of the group
-        add_parts(qkv_parts, b * T, kv * G * D, bias_a, row, 0, G * D)
-        add_parts(qkv_parts, b * T, (H + kv) * D, bias_a, row, G * D, D)
-        add_parts(qkv_parts, b * T, (H + K + kv) * D, bias_a, row, (G + 1) * D, D)
+        add_parts(qkv_parts, b * T, kv * G * D, stored_a[1], bias_a, row, 0, G * D)
+        add_parts(qkv_parts, b * T, (H + kv) * D, stored_a[1], bias_a, row, G * D, D)
+        add_parts(qkv_parts, b * T, (H + K + kv) * D, stored_a[1], bias_a, row, (G + 1) * D, D)
         if cos is not None:
             turn_rows(row, 0, cos, sin, G + 1, D)
         keys, values = store[0, b, kv], store[1, b, kv]
@@ -163,25 +172,30 @@ def block(
                 place = heads[b * T + t, h * D : (h + 1) * D]
                 attend_position(row[t, g * D : (g + 1) * D], keys[begin:end], values[begin:end], place)
     elif phase == FROM_HEADS:
-        multiply_part(task, heads, weight_o, attn_parts)
+        multiply_part_of(task, heads, weight_o, stored_o, attn_parts)
         if parallel is not None:
-            from_inner(task, inner_parts, bias_fc, weight_proj, tanh, gated, mlp_parts)
+            from_inner(
+                task, inner_parts, stored_fc[1], bias_fc, weight_proj, stored_proj, tanh, gated, mlp_parts
+            )
     elif phase == TO_INNER or phase == FROM_INNER:
         if sequential is not None:
             if phase == TO_INNER:  # the residual stream between attention and feed-forward is each task's own
                 middle = x.copy()
-                add_parts(attn_parts, 0, 0, bias_o, middle, 0, C)
+                add_parts(attn_parts, 0, 0, stored_o[1], bias_o, middle, 0, C)
                 if task == 0:
                     stream[:] = middle
-                multiply_part(task, normalised(middle, w2, b2, eps, rms), weight_fc, inner_parts)
+                normed = normalised(middle, w2, b2, eps, rms)
+                multiply_part_of(task, normed, weight_fc, stored_fc, inner_parts)
             else:
-                from_inner(task, inner_parts, bias_fc, weight_proj, tanh, gated, mlp_parts)
+                from_inner(
+                    task, inner_parts, stored_fc[1], bias_fc, weight_proj, stored_proj, tanh, gated, mlp_parts
+                )
     else:
         c0, c1 = task * C // PARTS, (task + 1) * C // PARTS
         if parallel is not None:
             stream[:, c0:c1] = x[:, c0:c1]
-            add_parts(attn_parts, 0, c0, bias_o, stream, c0, c1 - c0)
-        add_parts(mlp_parts, 0, c0, bias_proj, stream, c0, c1 - c0)
+            add_parts(attn_parts, 0, c0, stored_o[1], bias_o, stream, c0, c1 - c0)
+        add_parts(mlp_parts, 0, c0, stored_proj[1], bias_proj, stream, c0, c1 - c0)
 
 
 def suits(r, x):
@@ -191,8 +205,28 @@ def suits(r, x):
     matrices = (C, c.qkv_width), (heads, C), (C, inner_width(c)), (F, C)
     if not all(few_rows_suit(N, K, width) for K, width in matrices):
         return False
+    if not all(_nibbles_suit(r, N, name, *shape) for name, shape in zip(MATRICES, matrices)):
+        return False
     # Asked once a model: at every layer of every token it would show.
     return r.cache.kept((r.scope, "beyond"), beyond, r.config, KNOWN) is None
+
+
+def _nibbles_suit(r, N, name, K, width):
+    """Whether a matrix is not one of nibbles in groups for which there are no loops."""
+    scale = r.params.get(f"{r.scope}{name}.weight_scale")
+    return scale is None or scale.ndim == 1 or suits_nibbles(N, K, width, len(scale))
+
+
+def stored_parameters(r):
+    """A block's parameters, as parameters_of, with integers where they are stored, and how each matrix is."""
+    parameters, how = list(parameters_of(r)), []
+    for name in MATRICES:
+        weight = f"{r.scope}{name}.weight"
+        integers = r.params.get(f"{weight}_q")
+        if integers is not None:
+            parameters[NAMES.index(f"{name}.weight")] = integers
+        how.append(stored(r.params.get(f"{weight}_scale"), r.params.get(f"{weight}_zero")))
+    return tuple(parameters), tuple(how)
 
 
 def widths_of(config):
@@ -224,6 +258,7 @@ class Plan(NamedTuple):
     form: Form
     window: int | None
     parameters: tuple
+    how: tuple
     work: tuple
     tasks: tuple
 
@@ -239,7 +274,7 @@ def plan_of(r, x):
         T,
         form._replace(scale=x.dtype.type(form.scale)),
         r.config.window,
-        parameters_of(r),
+        *stored_parameters(r),
         kept((x.shape, widths), work_arrays, len(xs), widths, x.dtype),  # all layers' alike
         (PARTS, x[..., 0].size // T * form.K, PARTS, between, between, PARTS),
     )
@@ -254,6 +289,7 @@ def cached_block(r, x):
     plan, xs = r.cache.kept((r.scope, x.shape), plan_of, r, x), padded(rows(x))
     store, first, length = r.cache.memory(plan.name, plan.shape, x.dtype, r.config)
     store, stream = store.reshape(2, -1, *store.shape[-3:]), np.empty_like(xs)
-    given = *plan.form, *angles(r, x), plan.window, plan.parameters, store, first, length, plan.work, stream
+    given = *plan.form, *angles(r, x), plan.window, plan.parameters, plan.how
+    given = *given, store, first, length, plan.work, stream
     launch(block, plan.tasks, xs, plan.T, *given)
     return stream[: x[..., 0].size].reshape(x.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -115,7 +115,7 @@ class Record:
         assert full not in self.ops, f"{full} is filed twice"
         own = op
         if self.served:
-            op = serving(self.served, full, op, inputs, options)
+            op = self._serving(full, op, inputs, options)
         self.ops[full] = op
         if op is None:
             return inputs[0]
@@ -132,6 +132,12 @@ class Record:
         if full in self.kept:
             self.value[full] = value
         return value
+
+    def _serving(
+        self, full: str, op: Op | Layer | None, inputs: Sequence[Any], options: Options
+    ) -> Op | Layer | None:
+        """What runs at a name: what is served there, or op."""
+        return serving(self.served, full, op, inputs, options)
 
     def _run_layer(
         self, name: str, layer: Layer, inputs: Sequence[Any], options: Options
@@ -169,7 +175,11 @@ class Record:
         """Whether a value or a gradient under a name is edited, or another op served there."""
         below = f"{full}."
         edited = any(n.startswith(below) for n in (*self.edit, *self.edit_grad))
-        return edited or Patterns(self.served).below(full)
+        return edited or Patterns(self._unknown_to_twins()).below(full)
+
+    def _unknown_to_twins(self) -> Collection[str]:
+        """The names at which an op is served that no layer's twin knows."""
+        return self.served
 
     def _run_op(
         self, full: str, op: Op, inputs: Sequence[Any], owner: str, options: Options

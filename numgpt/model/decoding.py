@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..layers.transformer import gpt_forward
 from ..layers.visibility import Visibility
 from ..ops.attention import attend_groups, attention, by_group, merge_heads, split_heads
 from ..ops.linear import unembedding
-from ..ops.quantised import quantised_unembedding
+from ..ops.op import Op
+from ..ops.quantised import quantised4_linear, quantised_linear, quantised_unembedding
 from ..ops.scalings import depends_on_length
 from ..ops.sinks import beside_sink, sink_attention
 from ..tokenizers import Tokenizer
@@ -146,8 +147,6 @@ class CachedRecord(Record):
         self, name: str, layer: Layer, inputs: Sequence[Any], options: dict[str, Any]
     ) -> tuple[Any, Entry]:
         """As Record._run_layer; which twin of a layer suits its inputs is asked once, not for each token."""
-        if self.served:
-            return super()._run_layer(name, layer, inputs, options)
         plain = self.visibility is None
         key = "twin", self.scope + name, engine.current(), plain, *(x.shape for x in inputs)
         fused = self.cache.kept(key, self._fused, name, layer, inputs)
@@ -155,6 +154,17 @@ class CachedRecord(Record):
             return super()._run_layer(name, layer, inputs, options)
         value, saved = fused.forward(self / name, *inputs)
         return value, Entry(fused, (saved,))
+
+    def _serving(
+        self, full: str, op: Op | Layer | None, inputs: Sequence[Any], options: dict[str, Any]
+    ) -> Op | Layer | None:
+        """As Record._serving; asked once a name, not for each token."""
+        return self.cache.kept(("served", full), super()._serving, full, op, inputs, options)
+
+    def _unknown_to_twins(self) -> Collection[str]:
+        """As Record._unknown_to_twins: those for decoding know rounded matrices."""
+        rounded = quantised_linear, quantised4_linear
+        return [n for n, op in self.served.items() if op not in rounded or f"{n}.weight_q" not in self.params]
 
     def run(
         self, full: str, op: Any, arrays: tuple[Array, ...], options: dict[str, Any]

@@ -5,6 +5,8 @@ of memory. While one is multiplied, the next is asked for: without that these pr
 read for each multiplication, would wait for memory half of their time.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -12,7 +14,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..engine.jit import kernel, launch, parallel
-from .few_rows_numba import DEPTH, PARTS, VECTOR, fused, instructions, padded, part_of, prefetch
+from .few_rows_numba import (
+    DEPTH,
+    PARTS,
+    VECTOR,
+    add_products,
+    fused,
+    instructions,
+    padded,
+    part_of,
+    prefetch,
+)
 from .few_rows_numba import suits as few_rows_suit
 from .few_rows_numba import suits_logits as few_logits_suit
 
@@ -282,25 +294,58 @@ def sum_of_inputs(x, k0, k1, total):
         total[m, 0] = s
 
 
-@kernel
-def multiply_quantised_part(part, x, q, scale, zero, sums):
-    """sums[part] (M, N) = x W over a part of W's rows.
+class Stored(NamedTuple):
+    """How the entries of a matrix are stored: the fields that are not None say it.
 
-    scale (N): of int8 columns, which is not multiplied yet; scale (K / G, N): of the groups of nibbles.
+    Numba leaves out the branches of arguments that are None, so one product compiles for each kind.
     """
+
+    floats: bool | None  # True: as they are
+    columns: np.ndarray | None  # (N): int8, with a scale for each column
+    groups: np.ndarray | None  # (K / G, N): nibbles, two rows to a row of bytes, with a scale for each G rows
+    zero: np.ndarray | None  # (K / G, N): of nibbles; None is 8
+
+
+def stored(scale, zero):
+    """The Stored of a matrix with these, a plain tuple."""
+    if scale is None:
+        return tuple(Stored(True, None, None, None))
+    return tuple(Stored(None, scale, None, None) if scale.ndim == 1 else Stored(None, None, scale, zero))
+
+
+@kernel
+def add_products_of(x, x0, w, k0, k1, y, floats, columns, groups, zero):
+    """y (M, N) += x W[k0:k1], x with W's rows from x0 on; floats to zero: a Stored.
+
+    The scale of int8 columns is not multiplied yet.
+    """
+    if floats is not None:
+        add_products(x, w[x0:], k0 - x0, k1 - x0, y)
+    if columns is not None:
+        add_quantised_products(x, w[x0:], k0 - x0, k1 - x0, y)
+    if groups is not None:
+        size = 2 * len(w) // len(groups)
+        add_nibble_products(x, w[x0 // 2 :], groups, zero, size, x0, k0 - x0, k1 - x0, y)
+
+
+@kernel
+def rows_of(w, groups):
+    """The rows of a matrix as it is stored."""
+    return len(w) if groups is None else 2 * len(w)
+
+
+@kernel
+def multiply_part_of(part, x, w, how, sums):
+    """sums[part] (M, N) = x W over a part of W's rows; how: a Stored."""
+    k0, k1 = part_of(part, rows_of(w, how[2]))
     sums[part] = 0
-    if scale.ndim == 1:
-        k0, k1 = part_of(part, len(q))
-        add_quantised_products(x, q, k0, k1, sums[part])
-    else:
-        k0, k1 = part_of(part, 2 * len(q))
-        add_nibble_products(x, q, scale, zero, 2 * len(q) // len(scale), 0, k0, k1, sums[part])
+    add_products_of(x, 0, w, k0, k1, sums[part], *how)
 
 
 @parallel
-def quantised_part_products(part, x, q, scale, zero, sums):
+def part_products_of(part, x, w, how, sums):
     """All parts of a product."""
-    multiply_quantised_part(part, x, q, scale, zero, sums)
+    multiply_part_of(part, x, w, how, sums)
 
 
 def multiply_few(x, q, scale, zero=None, bias=None):
@@ -308,12 +353,12 @@ def multiply_few(x, q, scale, zero=None, bias=None):
 
     q int8 (K, N) with scale (N), or q uint8 (K / 2, N) of nibbles with scale and zero (K / G, N).
     """
-    M, K = x.shape
-    fits = suits(M, *q.shape) if scale.ndim == 1 else suits_nibbles(M, K, q.shape[1], len(scale))
+    (M, K), N = x.shape, q.shape[1]
+    fits = suits(M, K, N) if scale.ndim == 1 else suits_nibbles(M, K, N, len(scale))
     assert fits, "the loops would leave the arrays"
     x = padded(x)
-    sums = np.empty((PARTS, len(x), q.shape[1]), x.dtype)
-    launch(quantised_part_products, PARTS, x, q, scale, zero, sums)
+    sums = np.empty((PARTS, len(x), N), x.dtype)
+    launch(part_products_of, PARTS, x, q, stored(scale, zero), sums)
     y = sums.sum(0)[:M]
     if scale.ndim == 1:
         y *= scale

@@ -1,7 +1,7 @@
 """Twins of the products with rounded weights.
 
-Few rows are multiplied as few_quantised_rows_numba does. For many, a tile of the matrix becomes floats, which a
-BLAS then multiplies while they are in cache: so a prompt costs little more than with a matrix of floats.
+Few rows are multiplied as few_quantised_rows_numba does. For many, a tile of the matrix becomes floats, which
+a BLAS then multiplies while they are in cache: so a prompt costs little more than with a matrix of floats.
 """
 
 import numpy as np
