@@ -241,7 +241,7 @@ def expect_whole(thing):
     """AssertionError unless views are views of their buffer, and an optimizer has its model's parameters."""
     parts = list(inside(thing))
     for flat in (part for part in parts if isinstance(part, Flat)):
-        for view in (*flat.values(), flat.decayed):
+        for view in (*(flat[name] for name in flat.shapes), flat.decayed):
             assert np.shares_memory(view, flat.flat) or view.size == 0
     models = {id(part.params) for part in parts if isinstance(part, GPT)}
     for optimizer in (part for part in parts if isinstance(part, AdamW)):

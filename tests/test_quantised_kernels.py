@@ -11,7 +11,7 @@ from numgpt.ops import quantised, quantised_numba
 from numgpt.ops.few_quantised_rows_numba import logits_of_few, suits, suits_logits, suits_nibbles
 from numgpt.ops.few_rows_numba import FEW
 
-# Inputs, outputs and the inputs of a group: of sizes that have loops, with columns left over, and without loops.
+# Inputs, outputs and the inputs of a group: sizes that have loops, with columns left over, and without loops.
 SIZES = [(16, 32, 16), (96, 96, 32), (768, 160, 64), (288, 224, 16), (6, 5, 2), (640, 203, 64)]
 KINDS = ["int8", "int4", "int4 with zeros", "unembedding"]
 FORMS = {
