@@ -105,8 +105,10 @@ def _grid4(grouped: Array, share: float, asymmetric: bool) -> Grid:
         scale = _positive(np.abs(grouped).max(-2, keepdims=True) * (share / TOP4))
         return Grid(scale, np.full_like(scale, MIDDLE))
     low, high = grouped.min(-2, keepdims=True), grouped.max(-2, keepdims=True)
-    scale = _positive((high - low) * (share / LEVELS4))
-    return Grid(scale, LEVELS4 / 2 - (high + low) / (2 * scale))
+    wide = (high - low) * (share / LEVELS4)
+    scale = _positive(wide)
+    middle = np.where(scale == wide, LEVELS4 / 2, MIDDLE)  # weights that are all alike lie on the grid
+    return Grid(scale, middle - (high + low) / (2 * scale))
 
 
 def _square_errors(grouped: Array, grid: Grid) -> Array:

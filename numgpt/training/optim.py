@@ -95,8 +95,9 @@ class AdamW(HeldAttributes):
         self.weight_decay = weight_decay
         self.clip = clip
         self.names = names
-        trained = self.params if names is None else matching("AdamW: names", names, self.params)
-        shapes = {name: self.params.shapes[name] for name in trained}
+        own = self.params.shapes  # integers of a quantized model do not move
+        trained = own if names is None else matching("AdamW: names", names, own)
+        shapes = {name: own[name] for name in trained}
         self.m, self.v = (Flat(shapes, self.params.dtype, like=self.params.flat) for _ in range(2))
         self._runs = parts_that_train(self.params, self.m)
         self.steps = 0

@@ -42,7 +42,7 @@ def places(optimizer: Any, params: Flat) -> Flat:
     names: Any = getattr(optimizer, "names", None)
     if names is None:
         return params.like()
-    moved = matching(f"{type(optimizer).__name__}: names", names, params)
+    moved = matching(f"{type(optimizer).__name__}: names", names, params.shapes)
     return Flat({name: params.shapes[name] for name in moved}, params.dtype, like=params.flat)
 
 

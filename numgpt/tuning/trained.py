@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..architecture.additions import Head, LoRA
+from ..architecture.additions import Head, LoRA, quantized_by
 from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..arguments import checked
@@ -51,9 +51,10 @@ def trained_names(model: GPT, reads_text: bool = True, vocabulary: bool = False)
     """
     has_head = any(isinstance(addition, Head) for addition in model.additions)
     unread = () if reads_text or model.config.tied else ("lm_head.",)
-    names = [name for name in model.params if not name.startswith(unread)]
+    names = [name for name in model.params.shapes if not name.startswith(unread)]
     if has_adapter(model):
-        begins = (*(["score."] if has_head else []), *(["wte.", "lm_head."] if vocabulary else []))
+        grows = vocabulary and quantized_by(model.additions) is None  # what is rounded has no new rows
+        begins = (*(["score."] if has_head else []), *(["wte.", "lm_head."] if grows else []))
         return [n for n in names if n.endswith((".lora_a", ".lora_b")) or n.startswith(begins)]
     return names if unread else None
 
