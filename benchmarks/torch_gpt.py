@@ -60,7 +60,11 @@ class GPT(nn.Module):
         x = self.wte(tokens) + self.wpe(torch.arange(start, start + tokens.shape[1], device=tokens.device))
         for block, cache in zip(self.blocks, caches):
             x = block(x, cache, start)
-        return F.linear(self.ln_f(x[:, -1]), self.wte.weight)
+        return self.logits(self.ln_f(x[:, -1]))
+
+    def logits(self, x):
+        """What the head gives, whose rows are those of the embedding."""
+        return F.linear(x, self.wte.weight)
 
     @torch.inference_mode()
     def generate(self, tokens, new):

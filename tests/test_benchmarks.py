@@ -158,6 +158,15 @@ def test_decoding_is_held_against_reading_the_weights(tmp_path):
     ] * 2 and "| 3 | numgpt |" in said
 
 
+@pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="Numba is not installed")
+def test_decoding_with_fewer_bits_says_how_much_it_reads(tmp_path):
+    flags = "--preset gpt-micro --batch 1 --tokens 4 --rounds 1 --bits 8 --only numgpt numgpt-8 read".split()
+    rows, said = run("decode.py", *flags, cwd=tmp_path)
+    own, rounded, read = rows if rows[1]["bytes"] else (rows[0], rows[2], rows[1])
+    assert rounded["bytes"] < own["bytes"] / 3 and rounded["of_own"] > 0 and read["bytes"] is None
+    assert "| 1 | numgpt, 8 bits |" in said
+
+
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
 def test_decoding_starts_from_the_logits_of_transformers(tmp_path):
     rows, _ = run(

@@ -11,17 +11,21 @@ from numgpt.ops import quantised, quantised_numba
 from numgpt.ops.few_quantised_rows_numba import logits_of_few, suits, suits_logits, suits_nibbles
 from numgpt.ops.few_rows_numba import FEW
 
-# Inputs, outputs and the inputs of a group: sizes that have loops, with columns left over, and without loops.
+# Inputs, outputs and the inputs of a group: with loops, with columns left over, and without loops.
 SIZES = [(16, 32, 16), (96, 96, 32), (768, 160, 64), (288, 224, 16), (6, 5, 2), (640, 203, 64)]
 KINDS = ["int8", "int4", "int4 with zeros", "unembedding"]
+# A block's form, and how it is rounded: each pair compiles a block of its own.
 FORMS = {
-    "gpt2": {},
-    "llama": {
-        **{"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False},
-        **{"n_kv_head": 1, "layers": ({"window": 5}, {})},
-    },
-    "parallel": {"norm_position": "parallel", "positions": "rotary"},
-    "two norms": {"norm_position": "parallel2", "activation": "gelu"},
+    "gpt2": ({}, {"bits": 8}),
+    "llama": (
+        {
+            **{"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "bias": False},
+            **{"n_kv_head": 1, "layers": ({"window": 5}, {})},
+        },
+        {"bits": 4, "group": 16, "asymmetric": True},
+    ),
+    "parallel": ({"norm_position": "parallel", "positions": "rotary"}, {"bits": 4}),
+    "two norms": ({"norm_position": "parallel2", "activation": "gelu"}, {"bits": 8, "keep_embedding": True}),
 }
 
 
@@ -123,15 +127,13 @@ def test_sizes_without_loops_are_declined():
         logits_of_few(np.ones((1, 97), "f"), np.ones((40, 97), np.int8), np.ones(40, "f"))
 
 
-@pytest.mark.parametrize(
-    "options", [{"bits": 8}, {"bits": 4}, {"bits": 4, "group": 16, "asymmetric": True}], ids=str
-)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_quantized_model_decodes_with_its_cache_in_one_launch_a_block(form, options, monkeypatch):
+def test_a_quantized_model_decodes_with_its_cache_in_one_launch_a_block(form, monkeypatch):
+    changes, options = FORMS[form]
     launched = []
     whole = decoding_numba.cached_block
     monkeypatch.setattr(decoding_numba, "cached_block", lambda r, x: launched.append(r.scope) or whole(r, x))
-    config = Config(vocab_size=77, block_size=48, n_layer=2, n_head=2, n_embd=64, **FORMS[form])
+    config = Config(vocab_size=77, block_size=48, n_layer=2, n_head=2, n_embd=64, **changes)
     model = GPT(config, 1, "float64").quantize(**options)
     ids = np.random.default_rng(0).integers(0, 77, (3, 2))
     steps = logits_stream(model, ids)
