@@ -124,6 +124,19 @@ def test_a_training_step_is_compared(tmp_path, beside_torch, shape):
     assert f"| {shape} | numgpt |" in done.stdout and "that multiply-adds in registers reach" in done.stdout
 
 
+@with_torch
+def test_a_step_in_bf16_is_compared_with_autocast(tmp_path):
+    bf16 = pytest.importorskip("numgpt.engine.bf16", reason="Numba is not installed")
+    if not bf16.HAS_INSTRUCTION:
+        pytest.skip("the processor has no AVX-512 BF16")
+    flags = ["--precision", "bf16", "--shape", "0", "--rounds", "2", "--no-start"]
+    rows, said = run("train_step.py", *flags, cwd=tmp_path)
+    names = ["numgpt", "numgpt, bf16", "PyTorch's bf16 autocast", "PyTorch's bf16 autocast, fused AdamW"]
+    assert [row["name"] for row in rows] == names
+    assert 0 < rows[0]["apart"] < 2e-3  # they did round
+    assert "numgpt's bf16 to its own float32, shape 0: " in said
+
+
 def run(script, *flags, cwd):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / script, *flags, "--json", cwd / "figures.json"],

@@ -181,6 +181,34 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind):
     assert np.array_equal(*each)
 
 
+BY_MKL = """
+import sys, numpy as np, numgpt
+from numgpt.engine import bf16, blas, precision
+from numgpt.engine.formats import rounded
+from numgpt.ops import linear_numba
+if blas.mkl_bf16() is None:
+    sys.exit("MKL is not installed")
+bf16.HAS_TILES = True
+numgpt.use("numba")
+a, b = np.random.default_rng(0).standard_normal((2, 101, 67)).astype(np.float32)
+x, y = (np.float64(rounded(m, "bf16")) for m in (a, b))
+with precision.of_products("bf16"):
+    for ta, expected in ((True, x.T @ y), (False, x @ y.T)):
+        product = linear_numba.multiply(ta, not ta, a, b)
+        assert np.linalg.norm(product - expected) <= 4e-7 * np.linalg.norm(expected)
+assert "numgpt.engine.bf16_mkl_numba" in sys.modules
+"""
+
+
+@with_instruction
+def test_mkl_may_multiply_in_its_place():
+    """As it does where the processor has AMX; what it gives is the same everywhere."""
+    done = subprocess.run([sys.executable, "-c", BY_MKL], capture_output=True, text=True)
+    if "MKL is not installed" in done.stderr:
+        pytest.skip("MKL is not installed")
+    assert done.returncode == 0, done.stderr
+
+
 WITHOUT = """
 import numba.core.codegen as codegen, sys
 features = codegen.get_host_cpu_features().replace("+avx512bf16", "-avx512bf16")

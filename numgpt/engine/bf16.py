@@ -1,14 +1,17 @@
 """Whether kernels have products of bfloat16 operands, and the flag by which one asks for them."""
 
+import ctypes
 import functools
 
 import llvmlite.binding
 from numba.core.codegen import get_host_cpu_features
 
 from . import jit, precision
-from .blas import BF16_PRODUCT
+from .blas import BF16_PRODUCT, MKL_BF16_PRODUCT, mkl_bf16
 
-HAS_INSTRUCTION = "+avx512bf16" in get_host_cpu_features()
+FEATURES = get_host_cpu_features().split(",")
+HAS_INSTRUCTION = "+avx512bf16" in FEATURES
+HAS_TILES = "+amx-bf16" in FEATURES  # of which MKL makes the faster product, where it is installed
 # The formats that products in kernels know: the PRECISIONS of a module of twins that has any.
 PRECISIONS = ("bf16",) if HAS_INSTRUCTION else ()
 
@@ -32,6 +35,10 @@ def _make_ready():
     """
     assert HAS_INSTRUCTION
     with jit.LOCK:
-        from . import bf16_numba
-
-        llvmlite.binding.add_symbol(BF16_PRODUCT, bf16_numba.as_blas().address)
+        mkl = mkl_bf16() if HAS_TILES else None
+        if mkl is None:
+            from . import bf16_numba as product
+        else:
+            llvmlite.binding.add_symbol(MKL_BF16_PRODUCT, ctypes.cast(mkl, ctypes.c_void_p).value)
+            from . import bf16_mkl_numba as product
+        llvmlite.binding.add_symbol(BF16_PRODUCT, product.as_blas().address)

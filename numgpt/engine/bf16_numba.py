@@ -30,6 +30,9 @@ from .blas import TRANSPOSED
 from .jit import compiled, kernel
 
 LINE = 64  # bytes of a line of the caches
+# The types of what cblas_sgemm takes, all matrices as addresses.
+WHOLE, SINGLE = types.int64, types.float32
+NUMBERS = (*[types.int32] * 3, *[WHOLE] * 3, SINGLE, *[WHOLE] * 4, SINGLE, *[WHOLE] * 2)
 BLOCK = 480  # the most rows of a block of A: half a megabyte, which stays in the second cache
 
 
@@ -217,6 +220,4 @@ def product(layout, ta, tb, M, N, K, alpha, a, lda, b, ldb, beta, c, ldc):
 @functools.cache  # what holds the code
 def as_blas():
     """The product in C's manner, with its address."""
-    whole, single = types.int64, types.float32
-    numbers = [types.int32] * 3 + [whole] * 3 + [single] + [whole] * 4 + [single] + [whole] * 2
-    return compiled(product, types.void(*numbers))
+    return compiled(product, types.void(*NUMBERS))

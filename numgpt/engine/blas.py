@@ -22,6 +22,7 @@ from . import blas_threads
 
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's own numbers
 BF16_PRODUCT = "numgpt_bf16_product"  # what bf16.flag has made ready, called as sgemm is
+MKL_BF16_PRODUCT = "numgpt_mkl_bf16_product"  # MKL's own, whose operands are of 16 bits
 
 
 def _mkl():
@@ -59,6 +60,14 @@ def _find():
 
 
 NAME, _sgemm, _dgemm, POOL = _find()
+
+
+def mkl_bf16():
+    """MKL's product of bfloat16 operands, or None where MKL is not the BLAS in use or does not have it."""
+    if NAME != "MKL":
+        return None
+    path = next(file for file in importlib.metadata.files("mkl") if "mkl_rt" in file.name)
+    return getattr(ctypes.CDLL(str(path.locate())), "cblas_gemm_bf16bf16f32_64", None)
 
 
 def available():
