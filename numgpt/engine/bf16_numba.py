@@ -95,25 +95,25 @@ class Packed(NamedTuple):
 
 
 @kernel
-def rows_multiplied(packed, i, alpha, beta, c, distance, rows, columns):
-    """Rows i … i + 8 of a block's product with a panel, of which there are so many rows and columns."""
+def rows_multiplied(packed, i, alpha, beta, part, columns):
+    """Rows i … i + 8 of a block's product with a panel: a part of c."""
     panel, pairs = packed.panel, packed.pairs
     if packed.turned:
         a = packed.block + i // PANEL * packed.size + 4 * (i % PANEL)
         if columns > 2 * LANES:
-            multiply_pairs(3, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_pairs(3, a, panel, pairs, alpha, beta, part)
         elif columns > LANES:
-            multiply_pairs(2, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_pairs(2, a, panel, pairs, alpha, beta, part)
         else:
-            multiply_pairs(1, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_pairs(1, a, panel, pairs, alpha, beta, part)
     else:
         a = packed.block + i * STRIDE
         if columns > 2 * LANES:
-            multiply_rows(3, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_rows(3, a, panel, pairs, alpha, beta, part)
         elif columns > LANES:
-            multiply_rows(2, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_rows(2, a, panel, pairs, alpha, beta, part)
         else:
-            multiply_rows(1, a, panel, pairs, alpha, beta, c, distance, rows, columns)
+            multiply_rows(1, a, panel, pairs, alpha, beta, part)
 
 
 @kernel
@@ -123,7 +123,8 @@ def block_multiplied(packed, alpha, beta, c, distance, rows, columns, ahead):
     for part in range(parts):
         i = part * ROWS
         bring(ahead, part, parts)
-        rows_multiplied(packed, i, alpha, beta, c + i * distance, distance, rows - i, columns)
+        here = c + i * distance, distance, rows - i, columns
+        rows_multiplied(packed, i, alpha, beta, here, columns)
 
 
 class Matrix(NamedTuple):

@@ -8,6 +8,7 @@ compiled before bf16.lacks() has said that it is there.
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16  # words of a vector
@@ -266,34 +267,33 @@ def _written(builder, sums, alpha, beta, c, distance, rows, columns):
                 at = builder.add(at, distance)
 
 
-def _multiplication(row, pair):
-    """Two factories of intrinsics in one: a panel's product for A packed by rows, or by pairs."""
+PART = types.UniTuple(
+    types.int64, 4
+)  # of a result: its address, the bytes between rows, its rows and columns
 
-    def typed(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns):
-        count = vectors.literal_value if isinstance(vectors, types.IntegerLiteral) else VECTORS
 
-        def codegen(context, builder, signature, values):
-            _, a, b, pairs, alpha, beta, c, distance, rows, columns = values
-            sums = _sums(builder, a, b, pairs, count, row, pair)
-            _written(builder, sums, alpha, beta, c, distance, rows, columns)
-            return context.get_dummy_value()
+def _multiplication(vectors, row, pair):
+    """The signature and the code of multiply_rows, or of multiply_pairs."""
 
-        numbers = [types.float32] * 2
-        return types.void(vectors, *_integers(3), *numbers, *_integers(4)), codegen
+    def codegen(context, builder, signature, values):
+        _, a, b, pairs, alpha, beta, part = values
+        sums = _sums(builder, a, b, pairs, vectors.literal_value, row, pair)
+        _written(builder, sums, alpha, beta, *cgutils.unpack_tuple(builder, part, 4))
+        return context.get_dummy_value()
 
-    return typed
+    return types.void(vectors, *_integers(3), types.float32, types.float32, PART), codegen
 
 
 @intrinsic(prefer_literal=True)
-def multiply_rows(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns):
+def multiply_rows(typing, vectors, a, b, pairs, alpha, beta, part):
     """c ← alpha a b + beta c for 8 rows of a, packed by rows, and up to 48 columns of b, packed by pairs.
 
-    vectors: of columns, 1 to 3. rows, columns: how many of the result are there. distance: in bytes.
+    vectors: of columns, 1 to 3. part: c, the bytes between its rows, and how many of rows and columns it has.
     """
-    return _multiplication(STRIDE, 4)(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns)
+    return _multiplication(vectors, STRIDE, 4)
 
 
 @intrinsic(prefer_literal=True)
-def multiply_pairs(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns):
+def multiply_pairs(typing, vectors, a, b, pairs, alpha, beta, part):
     """As multiply_rows, for an a that is packed by pairs as b is: its transpose lies in memory."""
-    return _multiplication(4, PAIR)(typing, vectors, a, b, pairs, alpha, beta, c, distance, rows, columns)
+    return _multiplication(vectors, 4, PAIR)
