@@ -56,6 +56,7 @@ def test_the_ops_that_cost_time_have_twins():
         *("dispatch", "expert_linear", "combine"),
         "token_logprobs",
         "lora_linear",
+        *("masked_linear", "masked_expert_linear"),
     }
 
 

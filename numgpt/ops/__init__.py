@@ -36,6 +36,7 @@ from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
 from .lora import lora_linear, low_rank
 from .losses import cross_entropy, squared_error
+from .masked import masked_expert_linear, masked_linear
 from .means import sequence_mean, sequence_sum, token_mean, whiten
 from .norms import NORMS, layernorm, rmsnorm, standardise
 from .op import Op
@@ -69,6 +70,7 @@ _TUNING = (
 _QUANTISED = (
     *(quantised_linear, quantised4_linear, quantised_embedding, quantised_unembedding),
     *(expert_quantised_linear, expert_quantised4_linear, low_rank),
+    *(masked_linear, masked_expert_linear),
 )
 _CHOSEN = (*filter(None, POSITIONS.values()), *NORMS.values(), *(row.op for row in ACTIVATIONS.values()))
 ALL = {
@@ -132,6 +134,8 @@ __all__ = [
     "linear",
     "lora_linear",
     "low_rank",
+    "masked_expert_linear",
+    "masked_linear",
     "mean_pool",
     "opened",
     "part_layernorm",

@@ -34,7 +34,7 @@ SIGNS = {
     "~": "integers below, negative for none",
     "!": "a constant: numbers that have no gradient",
     ":int8": "integers of 8 bits, no ids: a rounded weight",
-    ":uint8": "bytes, no ids: two rounded weights of 4 bits in each",
+    ":uint8": "bytes, no ids: two rounded weights of 4 bits in each, or a mask",
     "?": "may be None",
     "()": "a scalar",
 }

@@ -271,14 +271,15 @@ class Op:
         """Random arrays that fit the line, and the options that the sizes give.
 
         sizes: letter -> size; lead: the leading axes. Floats are standard normal, but weights; stored
-        integers are any of their type.
+        integers are any of their type, those of masks 0 and 1.
         """
         arrays: list[NDArray[Any]] = []
         for argument in self.arguments:
             shape = (*(lead if argument.lead else ()), *argument.shape(sizes))
             if argument.stored is not None:
                 limits = np.iinfo(argument.stored)
-                arrays.append(rng.integers(limits.min, limits.max + 1, shape, dtype=argument.stored))
+                end = 2 if argument.name.endswith("_mask") else limits.max + 1
+                arrays.append(rng.integers(limits.min, end, shape, dtype=argument.stored))
                 continue
             if argument.limit is None:
                 numbers = rng.standard_normal(shape)

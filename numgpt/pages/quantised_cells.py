@@ -1,4 +1,4 @@
-"""The rows of products with rounded weights: q are integers of 8 bits, u of 4, two in each byte of B.
+"""The rows of products with rounded weights, q of 8 bits and u of 4, two in each byte of B, or masked by M.
 
 What is absent is left out of a sum, so 8 (1 − z⁰) + z is z where there is one, else 8.
 """
@@ -72,5 +72,25 @@ QUANTISED: Mapping[str, Row] = {
         db[e, o] = sum(n, dy[n, o], chosen[n] == e)
         """,
         HALVES_OF_EXPERTS,
+    ),
+    "masked_linear": Row(
+        "x W M b",
+        "y[n, o] = sum(i, x[n, i] * A[i, o]) + b[o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * A[i, o])
+        dW[i, o] = sum(n, x[n, i] * dy[n, o]) if M[i, o] > 0 else 0
+        db[o] = sum(n, dy[n, o])
+        """,
+        "A[i, o] = W[i, o] if M[i, o] > 0 else 0\n",
+    ),
+    "masked_expert_linear": Row(
+        "x chosen W M b",
+        "y[n, o] = sum(i, x[n, i] * A[chosen[n], i, o]) + b[chosen[n], o]",
+        """
+        dx[n, i] = sum(o, dy[n, o] * A[chosen[n], i, o])
+        dW[e, i, o] = sum(n, x[n, i] * dy[n, o], chosen[n] == e) if M[e, i, o] > 0 else 0
+        db[e, o] = sum(n, dy[n, o], chosen[n] == e)
+        """,
+        "A[e, i, o] = W[e, i, o] if M[e, i, o] > 0 else 0\n",
     ),
 }

@@ -1,4 +1,4 @@
-"""How PyTorch computes products with rounded weights: its own, of the matrix that the integers stand for."""
+"""How PyTorch computes products with rounded or masked weights: its own, of the matrix that is meant."""
 
 from __future__ import annotations
 
@@ -46,5 +46,9 @@ QUANTISED: dict[str, Callable[..., Any]] = {
     ),
     "expert_quantised4_linear": lambda torch, x, chosen, q, scale, zero, bias: _of_experts(
         torch, x, chosen, _dequantised4(torch, q, scale, zero), bias
+    ),
+    "masked_linear": lambda torch, x, weight, mask, bias: _product(torch, x, weight * (mask != 0), bias),
+    "masked_expert_linear": lambda torch, x, chosen, weight, mask, bias: _of_experts(
+        torch, x, chosen, weight * (mask != 0), bias
     ),
 }
