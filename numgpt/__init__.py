@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .architecture.additions import Head, LoRA
     from .architecture.config import Config, Training
     from .architecture.presets import preset, preset_training
+    from .architecture.pruned import Pruned
     from .architecture.quantized import Quantized
     from .data.corpus import prepare
     from .engine import set_threads, use
@@ -46,6 +47,7 @@ __all__ = [
     "InputError",
     "Layer",
     "LoRA",
+    "Pruned",
     "Quantized",
     "Record",
     "Trace",
@@ -84,6 +86,7 @@ _LATE = {
     "InputError": ("errors", "InputError"),
     "Layer": ("layers.layer", "Layer"),
     "LoRA": ("architecture.additions", "LoRA"),
+    "Pruned": ("architecture.pruned", "Pruned"),
     "Quantized": ("architecture.quantized", "Quantized"),
     "Record": ("layers.record", "Record"),
     "Trace": ("traces.trace", "Trace"),

@@ -16,6 +16,7 @@ from .config import Config
 from .fields import check_fields, documented, expect, from_dict, setting, to_dict
 from .parameters import STD, Flat, parts, shapes
 from .patterns import matching
+from .pruned import Pruned
 from .quantized import Quantized
 
 Shapes = dict[str, tuple[int, ...]]
@@ -180,7 +181,7 @@ class Head:
         return generator(seed, "init", name).standard_normal(shape) * std
 
 
-KINDS: Mapping[str, Any] = {"lora": LoRA, "head": Head, "quantized": Quantized}
+KINDS: Mapping[str, Any] = {"lora": LoRA, "head": Head, "quantized": Quantized, "pruned": Pruned}
 
 
 def quantized_by(additions: Sequence[Any]) -> Quantized | None:
@@ -188,10 +189,18 @@ def quantized_by(additions: Sequence[Any]) -> Quantized | None:
     return next((addition for addition in additions if isinstance(addition, Quantized)), None)
 
 
+def pruned_by(additions: Sequence[Any]) -> Pruned | None:
+    """Which matrices of a model have masks; None where none has."""
+    return next((addition for addition in additions if isinstance(addition, Pruned)), None)
+
+
 def integers(config: Config, additions: Sequence[Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (type, shape) of the integers that a model has beside its floats."""
-    rounded = quantized_by(additions)
-    return {} if rounded is None else rounded.integers(config)
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for addition in additions:
+        if isinstance(addition, Quantized | Pruned):
+            found |= addition.integers(config)
+    return found
 
 
 def all_shapes(config: Config, additions: Sequence[Addition]) -> Shapes:
@@ -200,6 +209,13 @@ def all_shapes(config: Config, additions: Sequence[Addition]) -> Shapes:
     A quantized model has scales instead of what was rounded; its integers are no part of these.
     """
     named = shapes(config)
+    if quantized_by(additions) is not None and pruned_by(additions) is not None:
+        raise InputError(
+            "additions: has Quantized and Pruned, expected one of them: what is rounded needs no masks, for 0"
+            " is rounded to 0"
+        )
+    if sum(isinstance(addition, Pruned) for addition in additions) > 1:
+        raise InputError("additions: Pruned is there twice, expected it once")
     for addition in additions:
         own = addition.shapes(config)
         if isinstance(addition, Quantized):

@@ -181,7 +181,8 @@ class Flat(Mapping[str, NDArray[Any]]):
     like : array, optional
         A new buffer lies where this array does, in the host's memory or on the GPU.
     integers : mapping of name -> array, optional
-        Rounded weights, which lie beside the buffer: they have names here, and neither gradients nor moments.
+        Rounded weights and masks, which lie beside the buffer: they have names here, and neither gradients
+        nor moments.
 
     Attributes
     ----------
@@ -331,9 +332,10 @@ class Flat(Mapping[str, NDArray[Any]]):
 
     @property
     def n_weights(self) -> int:
-        """How many weights there are: a byte of uint8 holds two."""
-        halves = sum(q.size for q in self.integers.values() if q.dtype == np.uint8)
-        return int(self.flat.size + sum(q.size for q in self.integers.values()) + halves)
+        """How many weights there are: a byte of uint8 holds two that are rounded; masks are none."""
+        rounded = [q for name, q in self.integers.items() if not name.endswith("_mask")]
+        halves = sum(q.size for q in rounded if q.dtype == np.uint8)
+        return int(self.flat.size + sum(q.size for q in rounded) + halves)
 
     def first_not_finite(self) -> str | None:
         """The name of the first array that holds NaN or infinity, or None."""

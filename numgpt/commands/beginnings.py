@@ -46,6 +46,7 @@ def drawn(args: argparse.Namespace, seed: int, tokenizer: Tokenizer, teacher: Te
 def first_model(args: argparse.Namespace, seed: int) -> GPT:
     """The model of --init-from, with the run's seed; flags may change its dropout, not its shape."""
     from ..architecture.additions import Head
+    from ..architecture.pruned import Pruned
     from ..model.gpt import GPT
     from ..training.agreement import expect_floats
     from ..tuning.trained import has_adapter
@@ -69,7 +70,8 @@ def first_model(args: argparse.Namespace, seed: int) -> GPT:
                 f"{who}: the model has {name} {actual}, expected {value} by the flags: leave them out"
             )
     config = dataclasses.replace(model.config, dropout=changes.get("dropout", model.config.dropout))
-    kept: tuple[Any, ...] = model.tokenizer, model.params, None, (), model.template
+    masks = tuple(addition for addition in model.additions if isinstance(addition, Pruned))
+    kept: tuple[Any, ...] = model.tokenizer, model.params, None, masks, model.template
     return GPT(config, seed, model.params.dtype, *kept)
 
 

@@ -1,4 +1,4 @@
-"""What runs at a matrix that has a low-rank one beside it, or is rounded, or both; and what they come to."""
+"""What runs at a matrix that is rounded or masked, or has a low-rank one beside it; and what they come to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..architecture.additions import LoRA, quantized_by
+from ..architecture.additions import LoRA, pruned_by, quantized_by
 from ..architecture.config import Config
 from ..ops.elementary import add
 from ..ops.lora import apart, columns_of, lora_linear, low_rank
+from ..ops.masked import masked_expert_linear, masked_linear
 from ..ops.op import Op
 from ..ops.quantised import (
     expert_quantised4_linear,
@@ -53,15 +54,15 @@ def adapted(name: str, scaling: float, widths: tuple[int, ...] | None = None) ->
 
 @functools.cache
 def adapted_beside(name: str, base: Op, scaling: float, widths: tuple[int, ...] | None = None) -> Layer:
-    """The layer that runs at the name of a rounded matrix with an adapter: a sum of two products.
+    """The layer that runs at the name of a rounded or masked matrix with an adapter: a sum of two products.
 
-    base: the op of the rounded matrix, through which the gradient passes; the adapter alone is learned.
+    base: the op of that matrix, through which the gradient passes; the adapter alone is learned.
     Source: Dettmers et al. 2023 (QLoRA).
     """
     options = {"factor": scaling} | ({} if widths is None else {"widths": widths})
 
     def forward(r: Any, x: Any) -> Any:
-        """What the rounded matrix gives, and s times what the adapter does.  x (..., I) → (..., O)"""
+        """What the matrix gives, and s times what the adapter does.  x (..., I) → (..., O)"""
         y = r("base", base, x, shares=name)
         return r("sum", add, y, r("low_rank", low_rank, x, shares=name, **options))
 
@@ -86,9 +87,23 @@ def rounded(additions: Sequence[Any], config: Config) -> dict[str, Op]:
     return ops
 
 
+def masked(additions: Sequence[Any], config: Config) -> dict[str, Op]:
+    """Name -> the op that runs there in a pruned model; none in another."""
+    addition = pruned_by(additions)
+    if addition is None:
+        return {}
+    stacked = {name: len(part.shape) == 3 for name, part in addition.parts(config).items()}
+    return {name: masked_expert_linear if is_stack else masked_linear for name, is_stack in stacked.items()}
+
+
+def in_place(additions: Sequence[Any], config: Config) -> dict[str, Op]:
+    """Name -> the op that runs there instead of the model's own, adapters aside."""
+    return rounded(additions, config) | masked(additions, config)
+
+
 def served(additions: Sequence[Any], config: Config) -> dict[str, Op | Layer]:
-    """Name -> what runs there, for the adapters and the rounding among additions."""
-    ops = rounded(additions, config)
+    """Name -> what runs there, for the adapters, the rounding and the masks among additions."""
+    ops = in_place(additions, config)
     found: dict[str, Op | Layer] = {**ops}
     for addition in additions:
         if isinstance(addition, LoRA):

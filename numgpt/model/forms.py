@@ -9,14 +9,16 @@ from typing import Any, Self, cast
 import numpy as np
 
 from .. import engine
-from ..architecture.additions import Head, LoRA, extended, quantized_by
+from ..architecture.additions import Head, LoRA, extended, pruned_by, quantized_by
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
+from ..architecture.pruned import Pruned
 from ..architecture.quantized import Quantized
 from ..arguments import DType, Ids, Size, checked_as
 from ..errors import InputError
 from ..interchange import peft
 from ..layers import adapters
+from ..pruning.masks import without_masks
 from ..quantization.calibration import hessians
 from ..quantization.rounding import CLIPS
 from ..quantization.weights import dequantized, quantized
@@ -31,7 +33,7 @@ class Forms:
     params: Flat
     seed: int
     tokenizer: Tokenizer | None
-    additions: tuple[LoRA | Head | Quantized, ...]
+    additions: tuple[LoRA | Head | Quantized | Pruned, ...]
     replaced: Mapping[str, Any]
     template: Mapping[str, Any] | None
     served: Mapping[str, Any]
@@ -135,20 +137,23 @@ class Forms:
         return cast(Self, peft.load(folder, self, kind))
 
     def merged(self) -> Self:
-        """The same function without adapters: each is multiplied out and added to its matrix, W + s A B.
+        """The same function without adapters and masks: M ∘ W for W, or W + s A B.
 
         Returns
         -------
         GPT
             Parameters of its own; what it computes differs from before by rounding.
         """
-        rest = tuple(a for a in self.additions if not isinstance(a, LoRA))
+        rest = tuple(a for a in self.additions if not isinstance(a, LoRA | Pruned))
         if len(rest) < len(self.additions) and quantized_by(self.additions) is not None:
             raise InputError(
                 "merged: the model is quantized, and an adapter is finer than its steps, expected floats:"
                 " model.dequantized().merged(), which quantize() may round again"
             )
-        params = extended(self.params, self.config, rest, self.seed)
+        if pruned_by(self.additions) is None:
+            params = extended(self.params, self.config, rest, self.seed)
+        else:
+            params = self._beside(without_masks(self.params.to("reference"), self.config, rest))
         for addition in self.additions:
             if isinstance(addition, LoRA):
                 for name, change in adapters.products(addition, self.config, self.params):
@@ -207,6 +212,11 @@ class Forms:
         """
         if quantized_by(self.additions) is not None:
             raise InputError("quantize: the model is quantized already, expected floats: model.dequantized()")
+        if pruned_by(self.additions) is not None:
+            raise InputError(
+                "quantize: the model has masks, expected none: model.merged() has their zeros, which are"
+                " rounded to 0"
+            )
         if any(isinstance(a, LoRA) for a in self.additions):
             raise InputError(
                 "quantize: the model has an adapter, expected none: model.merged(), or round its base first"
@@ -242,7 +252,7 @@ class Forms:
         """Parameters where this model's lie."""
         return params.to("cupy") if engine.on_gpu(self.params.flat) else params
 
-    def _with(self, params: Flat, additions: tuple[LoRA | Head | Quantized, ...]) -> Self:
+    def _with(self, params: Flat, additions: tuple[LoRA | Head | Quantized | Pruned, ...]) -> Self:
         own: Any = type(self)
         given = self.tokenizer, params, self.replaced, additions, self.template
         return cast(Self, own(self.config, self.seed, params.dtype, *given))

@@ -15,6 +15,7 @@ from .. import engine
 from ..architecture.additions import Head, LoRA, all_shapes, extended, integers, quantized_by
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, initialise
+from ..architecture.pruned import Pruned
 from ..architecture.quantized import Quantized
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
@@ -30,6 +31,7 @@ from ..tokenizers import Tokenizer
 from . import checks, differentiable, generate
 from .derivatives import Derivatives
 from .forms import Forms
+from .pruning import Pruning
 
 LAYOUTS: Mapping[str, Callable[..., None]] = {
     "numgpt": checkpoint.save,
@@ -41,7 +43,7 @@ LAYOUTS: Mapping[str, Callable[..., None]] = {
 }
 
 
-class GPT(Derivatives, Forms, HeldAttributes):
+class GPT(Derivatives, Forms, Pruning, HeldAttributes):
     """A GPT with parameters drawn from a seed.
 
     Parameters
@@ -59,7 +61,7 @@ class GPT(Derivatives, Forms, HeldAttributes):
         its name: "h.0.attn.c_attn.lora_a".
     served : mapping of name or pattern -> Op or Layer, optional
         What runs there in the place of the model's own: a mask on weights, a planted fault.
-    additions : sequence of numgpt.LoRA, numgpt.Head and numgpt.Quantized, optional
+    additions : sequence of numgpt.LoRA, numgpt.Head, numgpt.Quantized and numgpt.Pruned, optional
         What it has besides its own parameters, or instead of some; saved and loaded with the model.
     template : mapping, optional
         The state of the chat template that it was tuned with; saved and loaded with the model.
@@ -98,7 +100,7 @@ class GPT(Derivatives, Forms, HeldAttributes):
         tokenizer: Tokenizer | None = None,
         params: Flat | None = None,
         served: Mapping[str, Op | Layer] | None = None,
-        additions: Sequence[LoRA | Head | Quantized] = (),
+        additions: Sequence[LoRA | Head | Quantized | Pruned] = (),
         template: Mapping[str, Any] | None = None,
     ) -> None:
         given = np.dtype("float32") if params is None else params.dtype
@@ -122,8 +124,8 @@ class GPT(Derivatives, Forms, HeldAttributes):
         if params is None:
             if integers(config, self.additions):
                 raise InputError(
-                    "GPT: additions has Quantized, whose integers are rounded from weights, expected params"
-                    " with them: model.quantize() makes such a model"
+                    "GPT: additions has Quantized or Pruned, whose integers are made of weights, expected"
+                    " params with them: model.quantize() and model.pruned() make such models"
                 )
             params = initialise(config, seed, dtype)
             params = _here(extended(params, config, self.additions, seed) if self.additions else params)

@@ -177,7 +177,7 @@ class AdamW(HeldAttributes):
 
     @checked
     def load_state(self, arrays: Mapping[str, NDArray[Any]], steps: Count) -> None:
-        """Take over moments that were saved after so many steps.
+        """Take over moments that were saved after so many steps; those of masked weights are 0.
 
         Parameters
         ----------
@@ -195,6 +195,10 @@ class AdamW(HeldAttributes):
         for name in self.m:
             self.m[name] = arrays[f"m.{name}"]
             self.v[name] = arrays[f"v.{name}"]
+            mask = self.params.get(f"{name}_mask")
+            if mask is not None:  # moments of before the pruning would move what is masked
+                self.m[name] *= mask != 0
+                self.v[name] *= mask != 0
         self.steps = steps
 
     def _flat(self, grads: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

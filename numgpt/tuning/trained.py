@@ -9,7 +9,7 @@ from ..architecture.additions import Head, LoRA, quantized_by
 from ..architecture.config import Config, Training
 from ..architecture.parameters import Flat
 from ..arguments import checked
-from ..layers.adapters import rounded
+from ..layers.adapters import in_place
 from ..model.gpt import GPT
 from ..training.optim import AdamW
 
@@ -31,7 +31,7 @@ def frozen(model: GPT) -> Fixed:
     out. Else they are copied.
     """
     if has_adapter(model):
-        base = {**model.replaced, **rounded(model.additions, model.config)}
+        base = {**model.replaced, **in_place(model.additions, model.config)}
         return Fixed(model.config, model.params, base, model.seed)
     return Fixed(model.config, model.params.astype(model.params.dtype), model.served, model.seed)
 

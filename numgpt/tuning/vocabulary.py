@@ -6,7 +6,9 @@ import copy
 import dataclasses
 from typing import Any
 
-from ..architecture.additions import quantized_by
+from ..architecture.additions import all_shapes, pruned_by, quantized_by
+from ..architecture.parameters import Flat
+from ..architecture.pruned import Pruned
 from ..arguments import checked
 from ..errors import InputError
 from ..model.gpt import GPT
@@ -54,7 +56,14 @@ def grown(model: GPT, tokenizer: Tokenizer) -> GPT:
     V = max(model.config.vocab_size, tokenizer.vocab_size)
     config = dataclasses.replace(model.config, vocab_size=V)
     kept: tuple[Any, ...] = model.replaced, model.additions, model.template
-    larger = GPT(config, model.seed, model.params.dtype, tokenizer, None, *kept)
-    for name, old in model.params.items():
+    params = None
+    if pruned_by(model.additions) is not None:  # whose masks are not drawn, but those that there are
+        params = Flat(all_shapes(config, model.additions), model.params.dtype, integers=model.params.integers)
+        rest = [addition for addition in model.additions if not isinstance(addition, Pruned)]
+        fresh = GPT(config, model.seed, model.params.dtype, None, None, model.replaced, rest).params
+        params.flat[:] = fresh.to("reference").flat
+    larger = GPT(config, model.seed, model.params.dtype, tokenizer, params, *kept)
+    for name in model.params.shapes:
+        old = model.params[name]
         larger.params[name][tuple(map(slice, old.shape))] = old
     return larger

@@ -1,0 +1,1 @@
+"""Pruning: which weights, neurons and heads a model can do without, masks of weights, and smaller models."""
