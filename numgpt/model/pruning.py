@@ -65,8 +65,8 @@ class Pruning:
             What goes; single weights unless given. Heads that share keys and values go together.
         within : "part" or "model", optional
             Whether the share is that of each matrix, or each layer's heads or neurons; or of all together.
-            The first by magnitude, which differs between matrices for reasons of scale, and for a pattern;
-            else the second, since all scores estimate one loss.
+            The first unless given, but the second for heads and neurons by gradient or fisher: what
+            numgpt/pruning/README.md measures as the better.
         targets : patterns
             Of the matrices whose weights are masked. A layer's heads or neurons go where c_proj is one.
 
@@ -92,7 +92,7 @@ class Pruning:
         """
         self._expect_prunable()
         sparsity = _share(sparsity, pattern, structured)
-        within = _within(within, criterion, pattern)
+        within = _within(within, criterion, pattern, structured)
         rows = self._rows(criterion, data)
         if structured is not None:
             return self._with_fewer(structured, sparsity, criterion, rows, within, targets)
@@ -236,10 +236,10 @@ def _share(sparsity: float | None, pattern: str | None, structured: str | None) 
     return sparsity
 
 
-def _within(within: str | None, criterion: str, pattern: str | None) -> str:
+def _within(within: str | None, criterion: str, pattern: str | None, structured: str | None) -> str:
     """Where the share is taken."""
     if within is None:
-        return "part" if criterion == "magnitude" or pattern is not None else "model"
+        return "model" if structured is not None and criterion in criteria.WITH_DATA else "part"
     if within not in masks.WITHIN:
         raise InputError(f"pruned: within is {within!r}, expected {' or '.join(masks.WITHIN)}")
     if pattern is not None and within == "model":

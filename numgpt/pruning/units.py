@@ -26,6 +26,7 @@ from ..ops.activations import ACTIVATIONS
 
 Array = NDArray[Any]
 KINDS = "heads", "neurons"
+OTHERS = "prune neurons or weights"  # advice where a layer has one head
 
 
 class Entries(NamedTuple):
@@ -160,16 +161,17 @@ def left(units: Sequence[Units], scores: Sequence[Array], sparsity: float, withi
         gone = _least_of_all(slots, round(sparsity * sum(u.n for u in units)))
     for u, count in zip(units, gone):
         if count >= u.n:
-            some = max(v.n - 1 for v in units) / max(v.n for v in units)
-            advice = "prune neurons or weights" if u.n == 1 else f"at most {some:.3g}"
+            advice = OTHERS if u.n == 1 else f"at most {(u.n - 1) / u.n:.3g}"
             raise InputError(
                 f"pruned: sparsity is {sparsity:g}, which leaves none of the {u.n} {kind} of"
                 f" {u.scope.removesuffix('.')}, expected one at least: {advice}"
             )
     if not any(gone):
+        most = max(u.n for u in units)
+        advice = OTHERS if most == 1 else f"{1 / most:.3g} or more"
         raise InputError(
-            f"pruned: sparsity is {sparsity:g}, which removes none of the {units[0].n} {kind} of a layer,"
-            f" expected one at least: {1 / units[0].n:.3g}"
+            f"pruned: sparsity is {sparsity:g}, which removes none of the {most} {kind} of a layer, expected"
+            f" one at least: {advice}"
         )
     orders = [np.argsort(s, axis=-1, kind="stable") for s in scores]
     return [np.sort(order[..., count:], axis=-1) for order, count in zip(orders, gone)]

@@ -95,9 +95,9 @@ class AdamW(HeldAttributes):
         self.weight_decay = weight_decay
         self.clip = clip
         self.names = names
-        own = self.params.shapes  # integers of a quantized model do not move
-        trained = own if names is None else matching("AdamW: names", names, own)
-        shapes = {name: own[name] for name in trained}
+        floats = self.params.shapes  # masks and rounded weights have no gradient
+        trained = floats if names is None else matching("AdamW: names", names, floats)
+        shapes = {name: floats[name] for name in trained}
         self.m, self.v = (Flat(shapes, self.params.dtype, like=self.params.flat) for _ in range(2))
         self._runs = parts_that_train(self.params, self.m)
         self.steps = 0
