@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import engine
 from ..errors import InputError
 from . import flags
 from .places import expect_apart
@@ -186,7 +187,7 @@ def paired_times(model: GPT, pruned: GPT, rows: int = 4) -> tuple[float, float]:
     for _ in range(PAIRS + 1):  # the first compiles and warms up
         for m, times in zip((model, pruned), seconds):
             begin = time.perf_counter()
-            np.asarray(m(ids)) if m.params.flat.__class__ is np.ndarray else m(ids).get()
+            engine.home(m(ids))
             times.append(time.perf_counter() - begin)
     before, after = (statistics.median(times[1:]) for times in seconds)
     return before, after
