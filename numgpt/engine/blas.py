@@ -132,8 +132,8 @@ def gemm(typing, ta, tb, alpha, a, b, beta, c, bf16=None):
         builder.call(call, [i32(ROW_MAJOR), *ops, M, N, K, factor(2), a, lda, b, ldb, factor(5), c_data, ldc])
         return context.get_dummy_value()
 
-    given = () if bf16 is None else (bf16,)
-    return types.void(types.boolean, types.boolean, alpha, a, b, beta, c, *given), codegen
+    given = types.Omitted(None) if bf16 is None else bf16
+    return types.void(types.boolean, types.boolean, alpha, a, b, beta, c, given), codegen
 
 
 @functools.cache
