@@ -238,7 +238,7 @@ def inside(thing):
 
 
 def expect_whole(thing):
-    """AssertionError unless views are views of their buffer, and an optimizer has its model's parameters."""
+    """AssertionError unless floats are views of their buffer, and an optimizer has its model's parameters."""
     parts = list(inside(thing))
     for flat in (part for part in parts if isinstance(part, Flat)):
         for view in (*(flat[name] for name in flat.shapes), flat.decayed):
