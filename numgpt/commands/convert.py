@@ -15,7 +15,7 @@ from .printing import one_line, say
 if TYPE_CHECKING:
     from ..interchange.checkpoint import Model
 
-HELP = "Convert a model between numgpt, transformers and llama2.c, or to another precision."
+HELP = "Convert a model between numgpt, transformers, llama.cpp and llama2.c, or to another precision."
 EXAMPLE = "numgpt convert runs/1 exported --to hf"
 
 WRITTEN = {  # --to → what is written
@@ -25,6 +25,7 @@ WRITTEN = {  # --to → what is written
     "llama2.c": "as run.c of llama2.c reads them",
     "llama2.c-v1": "a file of llama2.c, version 1",
     "llama2.c-v2": "as runq.c of llama2.c reads them",
+    "gguf": "a file of GGUF, as llama.cpp reads them",
 }
 STORED = {
     "llama2.c": "float32",
@@ -33,17 +34,22 @@ STORED = {
 }  # where there is no choice
 
 
+IN_BLOCKS = ("q8_0", "q4_0")  # of GGUF alone
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of numgpt convert."""
     flags.add(parser, "source", metavar="SOURCE", help=flags.MODEL)
-    flags.add(parser, "destination", metavar="PLACE", help="the folder to write, of llama2.c the file")
+    flags.add(
+        parser, "destination", metavar="PLACE", help="the folder to write, of llama2.c and GGUF the file"
+    )
     flags.add(
         parser,
         "--to",
         choices=tuple(WRITTEN),
         help="numgpt's checkpoint; a folder for transformers, of the class that computes the model; its"
         " adapters for PEFT; or a file of llama2.c: the one that run.c reads, version 1, or version 2 in 8"
-        " bits, which runq.c reads",
+        " bits, which runq.c reads; or a file of GGUF, which llama.cpp reads",
         default="numgpt",
     )
     flags.add(parser, "--adapter", metavar="FOLDER", help=flags.ADAPTER)
@@ -59,8 +65,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--dtype",
-        choices=("float16", *flags.DTYPES),
-        help="precision in which the parameters are stored; float16 is read as float32",
+        choices=("float16", *flags.DTYPES, *IN_BLOCKS),
+        help="precision in which the parameters are stored; float16 is read as float32; q8_0 and q4_0 are of"
+        " GGUF, with 8 and 4 bits for a number and a scale for 32",
         shown="the source's",
     )
     flags.add_engine(parser)
@@ -68,7 +75,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the model, and its tokenizer where the layout has a place for it."""
-    from ..interchange import huggingface, llama2c
+    from ..interchange import gguf_tokenizer, huggingface, llama2c
     from ..model.gpt import GPT
 
     expect_apart([args.source, *filter(None, [args.adapter])], [args.destination], "place")
@@ -77,10 +84,13 @@ def run(args: argparse.Namespace) -> int:
     model = model.dequantized() if args.dequantize else model
     model = model.merged() if args.merge else model
     model.save(args.destination, args.to, args.dtype)
-    stored = STORED.get(args.to) or args.dtype or model.params.dtype
+    own = "float32" if args.to == "gguf" else model.params.dtype
+    stored = STORED.get(args.to) or args.dtype or own
     print(f"{args.destination}: {model.n_params:,} parameters, {stored}, {WRITTEN[args.to]}")
     if args.to in STORED and model.tokenizer is not None:
         _say_unless(llama2c.tokenizer_file, model)
+    if args.to == "gguf":
+        _say_unless(lambda m: gguf_tokenizer.written(m.tokenizer, m.config.vocab_size), model)
     if args.to == "hf" and not (Path(args.destination) / huggingface.TOKENIZER[0]).exists():
         _say_unless(huggingface.tokenizer_files, model)
     return 0

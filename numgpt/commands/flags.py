@@ -30,8 +30,8 @@ NUMBERS: dict[Any, str] = {int: "an integer", float: "a number"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "WORDS"}
 ADAPTER = "a folder with an adapter that PEFT saved for this model"
 MODEL = (
-    "a checkpoint, a run, a folder of transformers, a file of llama2.c, numgpt:austen or numgpt:tiny, which"
-    " ship, or hf:NAME for a model on the Hugging Face hub"
+    "a checkpoint, a run, a folder of transformers, a file of GGUF or llama2.c, numgpt:austen or numgpt:tiny,"
+    " which ship, or hf:NAME for a model on the Hugging Face hub"
 )
 TEXTS = (
     "UTF-8 text files; folders, of which .txt and .md files are read; numgpt:austen for Jane Austen's six"

@@ -19,7 +19,7 @@ from ..architecture.pruned import Pruned
 from ..architecture.quantized import Quantized
 from ..arguments import Count, DType, HeldAttributes, Ids, checked
 from ..errors import InputError
-from ..interchange import checkpoint, huggingface, llama2c, llmc, peft
+from ..interchange import checkpoint, gguf, huggingface, llama2c, llmc, peft
 from ..layers import adapters
 from ..layers.layer import Layer
 from ..layers.transformer import gpt
@@ -40,6 +40,7 @@ LAYOUTS: Mapping[str, Callable[..., None]] = {
     "llama2.c": llama2c.save,
     "llama2.c-v1": partial(llama2c.save, version=1),
     "llama2.c-v2": partial(llama2c.save, version=2),
+    "gguf": gguf.save,
 }
 
 
@@ -238,20 +239,23 @@ class GPT(Derivatives, Forms, Pruning, HeldAttributes):
 
     @checked
     def save(self, folder: str | PathLike[str], layout: str = "numgpt", dtype: str | None = None) -> None:
-        """Write config, parameters and tokenizer to a folder, or to a file of llama2.c, whole or not at all.
+        """Write config, parameters and tokenizer to a folder or a file, whole or not at all.
 
         Parameters
         ----------
         folder : path
-            A new folder, or one that holds a checkpoint to replace; not one of a run. For llama2.c a file.
-        layout : "numgpt", "hf", "peft", "llama2.c", "llama2.c-v1" or "llama2.c-v2"
+            A new folder, or one that holds a checkpoint to replace; not one of a run. For llama2.c
+            and GGUF a file.
+        layout : "numgpt", "hf", "peft", "llama2.c", "llama2.c-v1", "llama2.c-v2" or "gguf"
             "hf" writes what transformers reads, for the first of its classes that computes the model.
             "peft" writes the adapters alone, for that class, as PEFT reads them: `adapted` is its inverse.
             "llama2.c" writes the file that run.c reads, v1 the same numbers with another header, v2 the one
             of runq.c, in 8 bits; beside it the tokenizer, where that is llama2.c's own.
-        dtype : "float16", "float32" or "float64", optional
-            In which the file holds the parameters; their own unless given. float16 takes half the bytes of
-            float32, keeps 11 bits of each number, and is read as float32.
+            "gguf" writes a file that llama.cpp reads, with its tokenizer, where gguf is installed.
+        dtype : "float16", "float32", "float64", or for "gguf" "q8_0" or "q4_0", optional
+            In which the file holds the parameters; their own unless given, of GGUF float32. float16 takes
+            half the bytes of float32, keeps 11 bits of each number, and is read as float32. q8_0 and q4_0
+            have 8 and 4 bits for a number of a matrix, and a scale for 32 of a row.
 
         Raises
         ------
@@ -286,15 +290,15 @@ class GPT(Derivatives, Forms, Pruning, HeldAttributes):
     @classmethod
     @checked
     def load(cls, folder: str | PathLike[str], dtype: DType | None = None) -> GPT:
-        """The model of a checkpoint, of a run, of transformers, of llm.c or of llama2.c.
+        """The model of a checkpoint, of a run, of transformers, of llm.c, of llama2.c or of a file of GGUF.
 
         Parameters
         ----------
         folder : path or str
             A checkpoint's folder; a run's, of which the best checkpoint is read, or the last where there is
             no best; the folder of a model that transformers saved, of one of 41 classes; a model's file of
-            llm.c or of llama2.c; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:" and a
-            name on the Hugging Face hub, where huggingface_hub is installed.
+            llm.c, of llama2.c or of GGUF; "numgpt:austen" or "numgpt:tiny", which ship with numgpt; or "hf:"
+            and a name on the Hugging Face hub, where huggingface_hub is installed.
         dtype : "float32", "float64", "longdouble" or "complex128", optional
             Of the parameters; that of the file unless given.
 
@@ -318,7 +322,8 @@ class GPT(Derivatives, Forms, Pruning, HeldAttributes):
             checks.expect_known(dtype)
         folder = located(folder)
         if Path(folder).is_file():
-            arguments = (llama2c if llama2c.is_model(folder) else llmc).load(folder)
+            kind = next((kind for kind in (gguf, llama2c) if kind.is_model(folder)), llmc)
+            arguments = kind.load(folder)
         else:
             theirs = huggingface.find(folder)
             if theirs is None and peft.is_adapter(folder):

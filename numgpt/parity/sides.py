@@ -12,7 +12,7 @@ import numpy as np
 from .. import user_code
 from ..architecture.config import Config
 from ..errors import InputError
-from ..interchange import huggingface, llama2c, llmc
+from ..interchange import gguf, huggingface, llama2c, llmc
 from ..model.gpt import GPT
 from ..training.optim import AdamW
 from .forms import Form, Run
@@ -82,12 +82,15 @@ class State:
 def is_state(thing: Any) -> bool:
     """Whether something is the path of a debug state of llm.c."""
     is_file = isinstance(thing, str | os.PathLike) and Path(thing).is_file()
-    return is_file and not llama2c.is_model(thing) and llmc.kind_of(thing) == llmc.STATE_MAGIC
+    if not is_file or gguf.is_model(thing) or llama2c.is_model(thing):
+        return False
+    return bool(llmc.kind_of(thing) == llmc.STATE_MAGIC)
 
 
 def title_of_file(path: str | os.PathLike[str]) -> str:
     """What a model's file is called."""
-    return f"{path}, a model of {'llama2.c' if llama2c.is_model(path) else 'llm.c'}"
+    others = {"GGUF": gguf.is_model, "llama2.c": llama2c.is_model}
+    return f"{path}, a model of {next((name for name, has in others.items() if has(path)), 'llm.c')}"
 
 
 def opened(
