@@ -128,12 +128,6 @@ def _accumulate_nibbles(rows, vectors):
             vector, place, load, spread = instructions(context, builder, signature, args, x.dtype)
             columns = _columns(builder, intp, n, vectors, vector.count)
             sums = [ir.Constant(vector, [0.0] * vector.count)] * (rows * vectors)
-            if zero is not types.none:
-                middle = ir.Constant(vector, [float(MIDDLE)] * vector.count)
-                for v, column in enumerate(columns):
-                    below = builder.fsub(middle, load(place(3, g, column)))
-                    for i in range(rows):
-                        sums[i * vectors + v] = builder.fmul(spread(place(4, intp(i), intp(0), None)), below)
             for d in range(SIDE_BY_SIDE):
                 row = builder.add(k, intp(d))
                 prefetch(builder, place(1, builder.add(row, intp(SIDE_BY_SIDE)), n, BYTE))
@@ -147,6 +141,15 @@ def _accumulate_nibbles(rows, vectors):
                             factor = spread(place(0, intp(i), builder.add(first, intp(half)), None))
                             s = i * vectors + v
                             sums[s] = fused(builder, factor, entries, sums[s])
+            if zero is not types.none:
+                # At the end: a product to begin with could be rounded here and not there, since the compiler
+                # may choose which of two products it adds up in one rounding.
+                middle = ir.Constant(vector, [float(MIDDLE)] * vector.count)
+                for v, column in enumerate(columns):
+                    below = builder.fsub(middle, load(place(3, g, column)))
+                    for i in range(rows):
+                        s, factor = i * vectors + v, spread(place(4, intp(i), intp(0), None))
+                        sums[s] = fused(builder, factor, below, sums[s])
             for i in range(rows):
                 for v, column in enumerate(columns):
                     p = place(5, intp(i), column)
