@@ -159,6 +159,7 @@ THINGS = {
         numgpt.LoRA(rank=2), numgpt.Head(task="reward")
     ),
     "quantized model": lambda folder: GPT(TINY, seed=3, dtype="float64").quantize(),
+    "pruned model": lambda folder: GPT(TINY, seed=3, dtype="float64").pruned(0.5),
     "optimizer": lambda folder: model_and_optimizer()[1],
     "model and optimizer": lambda folder: model_and_optimizer(),
     "optimizer and model": lambda folder: dict(zip("ab", model_and_optimizer()[::-1])),

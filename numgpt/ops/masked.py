@@ -5,9 +5,12 @@
 Masks are integers and have no gradient. What is masked has gradient 0: training leaves it where it is.
 """
 
+from ..engine.formats import FORMATS
 from .experts import expert_linear_backward, expert_linear_forward
 from .linear import linear_backward, linear_forward
 from .op import Op
+
+PRECISIONS = FORMATS  # in which products can be computed here: linear's and the experts'
 
 
 def masked(weight, weight_mask):

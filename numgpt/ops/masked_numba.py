@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from ..engine import bf16
 from ..engine.jit import launch, parallel
 from . import experts_numba, linear_numba
 
+PRECISIONS = bf16.PRECISIONS
 CHUNK = 1 << 16  # weights of a task
 
 
