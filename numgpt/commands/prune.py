@@ -195,9 +195,9 @@ def paired_times(model: GPT, pruned: GPT, rows: int = 4) -> tuple[float, float]:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     """The report as a table."""
-    found = report["matrices"]
+    smaller = report["parameters"][0] != report["parameters"][1]
+    found = [m for m in report["matrices"] if m["sparsity"] > 0 or not smaller]
     width = max(len("matrix"), *(len(m["name"]) for m in found))
-    smaller = any(m["before"] != m["after"] for m in found)
     shapes = [("×".join(map(str, m["before"])), "×".join(map(str, m["after"]))) for m in found]
     wide = max(len(text) for pair in shapes for text in pair)
     head = f"{'matrix':{width}}  {'shape':>{wide}}"
@@ -206,7 +206,10 @@ def _lines(report: dict[str, Any]) -> list[str]:
         own = f"  {after:>{wide}}" if smaller else ""
         lines.append(f"{m['name']:{width}}  {before:>{wide}}{own}  {m['sparsity']:7.1%}")
     before, after = report["parameters"]
-    lines += ["", f"of all these  {report['sparsity']:.1%} by {report['criterion']}"]
+    lines += [
+        "",
+        f"in all        {report['sparsity']:.1%} of attention and feed-forward, by {report['criterion']}",
+    ]
     lines.append(f"parameters    {before:,}" + (f" → {after:,}" if after != before else ""))
     for kind in ("heads", "neurons"):
         if kind in report:
