@@ -91,9 +91,7 @@ def main():
         weight = sparse.params[name.removesuffix("_mask")]
         assert (mask == 0).mean() > 0.69 and not weight[mask == 0].any() and weight[mask != 0].all()
     assert seconds[1] < seconds[0]
-    print(
-        "\nhalf can be removed where the loss bends least, and some training brings back part of what more costs."
-    )
+    print("\nhalf can go where the loss bends least, and training brings back a part of what more costs.")
 
 
 if __name__ == "__main__":

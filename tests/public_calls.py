@@ -14,7 +14,9 @@ CALLED_BY_LAYERS = {
     "Layer",
 }  # whose methods run thousands of times a step, on checked arguments
 # Likewise, of a text; and with the shapes that an addition itself gives.
-INNER = {"tokenizers.BPE.encode_pretoken", "LoRA.first_value", "Head.first_value", "Quantized.first_value"}
+INNER = {"tokenizers.BPE.encode_pretoken"} | {
+    f"{addition}.first_value" for addition in ("LoRA", "Head", "Quantized", "Pruned")
+}
 RESULTS = {"gradcheck.Finding"}  # classes with a constructor whose instances only functions return
 
 

@@ -242,6 +242,7 @@ def of_tuning(model, corpus, example, chat, training):
         "tuning.gae.ended": [True, False], "kl": 5.0, "target": 6.0, "horizon": 100.0,
         "tuning.adaptive_beta.beta": 0.1,
         "Head.labels": ("a", "b"), "Head": numgpt.Head(labels=("a", "b")), "LoRA": numgpt.LoRA(),
+        "Pruned": numgpt.Pruned(), "Pruned.targets": ("h.*",), **of_pruning(),
         "Quantized": numgpt.Quantized(), "bits": 8, "group": 64, "clip": "absmax", "calibration": None,
         "tuning.Distillation": tuning.Distillation(model, corpus, training, 4),
         "tuning.Responses": tuning.Responses([example], training, 4), "fixed": fixed,
@@ -258,6 +259,13 @@ def of_tuning(model, corpus, example, chat, training):
         "conversations": [asked], "template": numgpt.data.BARE, "tuning.optimizer_of.names": None, "batch": 0,
         "tuning.frozen.model": model, "tuning.trained_names.model": model, "tuning.optimizer_of.model": model,
     }  # fmt: skip
+
+
+def of_pruning():
+    """Right arguments of GPT.pruned."""
+    of_names = {"targets": ("h.*",), "criterion": "magnitude", "data": None, "within": "part"}
+    named = {"sparsity": 0.5, "pattern": None, "structured": None, **of_names}
+    return {f"GPT.pruned.{name}": value for name, value in named.items()}
 
 
 def of_rewards(rewarded, asked):

@@ -41,6 +41,9 @@ def test_weights_are_masked_and_the_report_says_where(base, capsys, criterion):
     share = np.mean([(mask == 0).mean() for mask in model.params.integers.values()])
     assert share == 0.5 and len(re.findall(r"^h\.\d\.\S+ +\d+×\d+ +50\.0%$", out, re.M)) == 8
     assert f"in all        50.0% of attention and feed-forward, by {criterion}" in out
+    assert re.search(
+        r"^pruned: 3,072 of 6,144 weights in 8 matrices are masked$", printed(capsys, "info out"), re.M
+    )
     losses = re.search(r"^loss +(\S+) → (\S+) nats a token, of \S+ \((\S+)\)$", out, re.M)
     assert (losses is not None) == bool(data)
     if losses:

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from ..architecture import presets
-from ..architecture.additions import quantized_by
+from ..architecture.additions import pruned_by, quantized_by
 from ..architecture.config import Config, Training
 from ..architecture.fields import from_dict, to_dict
 from ..architecture.quantized import Quantized
@@ -129,7 +129,7 @@ def _added(name: str) -> dict[str, int]:
         return {}
     model = GPT.load(name)
     sizes = ((_title(a), a.shapes(model.config).values()) for a in model.additions)
-    return {kind: sum(map(math.prod, shapes)) for kind, shapes in sizes}
+    return {kind: sum(map(math.prod, shapes)) for kind, shapes in sizes if shapes}
 
 
 def _title(addition: object) -> str:
@@ -138,7 +138,7 @@ def _title(addition: object) -> str:
 
 
 def _print_rounding(name: str) -> None:
-    """Say how a checkpoint is quantized, where it is, and what its weights take."""
+    """Say how a checkpoint is quantized, where it is, and what its weights take; or how much is masked."""
     from ..model.gpt import GPT
 
     model = GPT.load(name) if _is_stored(name) else None
@@ -148,6 +148,10 @@ def _print_rounding(name: str) -> None:
         embedding = "kept in floats" if how.keep_embedding else "in 8 bits"
         size = model.params.nbytes
         print(f"quantized: {how.bits} bits{grid}, embedding {embedding}; weights take {human_size(size)}")
+    if model is not None and pruned_by(model.additions) is not None:
+        masks = model.params.integers.values()
+        whole, gone = (sum(sizes) for sizes in zip(*((m.size, int((m == 0).sum())) for m in masks)))
+        print(f"pruned: {gone:,} of {whole:,} weights in {len(masks)} matrices are masked")
 
 
 def _config(args: argparse.Namespace) -> Config:
