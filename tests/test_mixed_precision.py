@@ -17,7 +17,6 @@ from numgpt.__main__ import main
 from numgpt.data import corpus as texts
 from numgpt.engine import precision
 from numgpt.engine.precision import FORMATS, of_products, product, rounded
-from numgpt.gradcheck.pair import as_dtype
 from numgpt.proofs.op_subjects import op_subjects
 from numgpt.training import loss_scale as loss_scales
 from numgpt.training import trainer as trainer_module
@@ -145,9 +144,13 @@ def test_without_a_format_a_product_is_numpys_and_other_dtypes_are_in_every_form
         pass
 
 
+def is_float(array):
+    return array is not None and array.dtype.kind == "f"
+
+
 def both_ways(subject, dtype=np.float32):
     """The value and the gradients of an op by the engine in use, from the same float32 numbers in a dtype."""
-    arrays = as_dtype(as_dtype(subject.arrays, np.float32), dtype)
+    arrays = [a.astype(np.float32).astype(dtype) if is_float(a) else a for a in subject.arrays]
     with engine.session("float32"):
         y, saved = engine.forward(subject.op, arrays)(*arrays, **subject.options)
         dy = np.random.default_rng(0).standard_normal(y.shape).astype(np.float32).astype(dtype)

@@ -39,6 +39,7 @@ READ_BY = {
     "router": {"n_expert": 4},
     "shared_inner": {"n_expert": 4},
 }
+READ_IN_TRAINING_BY = {"masters": {"precision": "bf16"}}
 
 
 def changed(settings, field):
@@ -61,8 +62,9 @@ def changed(settings, field):
 def pairs(settings):
     """(a field, settings, others that differ from them in it), by the field's name."""
     for field in dataclasses.fields(settings):
-        reader = next((changes for start, changes in READ_BY.items() if field.name.startswith(start)), {})
-        base = dataclasses.replace(settings, **reader) if isinstance(settings, Config) else settings
+        starts = READ_BY if isinstance(settings, Config) else READ_IN_TRAINING_BY
+        reader = next((changes for start, changes in starts.items() if field.name.startswith(start)), {})
+        base = dataclasses.replace(settings, **reader)
         other = changed(base, field)
         if other is not None:
             yield pytest.param(field.name, base, other, id=field.name)

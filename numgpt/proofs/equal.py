@@ -61,8 +61,8 @@ TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
 PAIR = "chosen, {}, fixed_rejected, beta = saved"
 DESIRABLE = "return (np.where(desirable.real {} 0, -slope, slope), None, None, None)"
 BASE = "dx, dweight, dbias = linear_backward(dy, (x, weight, has_bias), wanted[{}])"
-LORA_A = "dlora_a = rows.swapaxes(0, 1) @ dlows"
-LORA_B = "dlora_b = factor * together(lows.swapaxes(0, 1) @ drows, columns)"
+LORA_A = "dlora_a = product(rows.swapaxes(0, 1), dlows)"
+LORA_B = "dlora_b = factor * together(product(lows.swapaxes(0, 1), drows), columns)"
 LORA_WANTED = " if wanted[{}] else None"
 IS_TARGET = "is_target = np.arange(V, like={}) == targets[..., None]"
 AT_TARGET = ("ids", "ids", "np.where(counted, ids, 0)")
@@ -71,8 +71,8 @@ PUSHED = "dweight[start:start + T] {} dy.reshape(-1, T, C).sum(0)"
 OTHERWISE = (("not None", "and", "not None"), ("None", "or", "not None"), ("not None", "or", "None"))
 TO_HEADS = "return (dq.reshape(*lead, H, T, {}.shape[-1]), dk)"
 BACK_TO_PACKED = "split_heads(dqkv, n_head, n_kv_head)[which][...] {} dy"
-DWEIGHT = "dweight = rows.swapaxes(0, 1) @ drows"
-UNEMBEDDED = "return (dy @ weight, drows.swapaxes(0, 1) @ rows{})"
+DWEIGHT = "dweight = product(rows.swapaxes(0, 1), drows)"
+UNEMBEDDED = "return (product(dy, weight), product(drows.swapaxes(0, 1), rows){})"
 WANTED = " if wanted[0] else None"
 TAKES_WANTED = "if names != owned and engine.takes(backward, 'wanted'):"
 ARE_WANTED = "options['wanted'] = tuple((n is not None for n in names))"
@@ -336,8 +336,8 @@ EQUAL = (
     *(
         Equal("expert_linear_backward", before, (before.replace("] = ", "] += "),), ONCE)
         for before in (
-            "dx[group] = dy_e @ weight[e].swapaxes(0, 1)",
-            "dweight[e] = x_e.swapaxes(0, 1) @ dy_e",
+            "dx[group] = product(dy_e, weight[e].swapaxes(0, 1))",
+            "dweight[e] = product(x_e.swapaxes(0, 1), dy_e)",
             "dbias[e] = sum_rows(dy_e)",
         )
     ),

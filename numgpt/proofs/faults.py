@@ -47,7 +47,12 @@ FAULTS = (
         "dv from the probabilities before dropout (Ultron09/Numpy-Transformer)",
         "numgpt.ops.attention",
         "attend_backward",
-        (("dv = dropped(probs, keep, p).swapaxes(-1, -2) @ dy", "dv = probs.swapaxes(-1, -2) @ dy"),),
+        (
+            (
+                "dv = product(dropped(probs, keep, p).swapaxes(-1, -2), dy)",
+                "dv = product(probs.swapaxes(-1, -2), dy)",
+            ),
+        ),
     ),
     Fault(
         "erf GELU differentiated as its tanh form (mixed up in karpathy/nanoGPT #2, keras-bert #129)",
@@ -120,13 +125,13 @@ FAULTS = (
         "dweight as a mean over the rows (uesina15-max: the batch axis ignored)",
         "numgpt.ops.linear",
         "linear_backward",
-        (("rows.swapaxes(0, 1) @ drows if", "rows.swapaxes(0, 1) @ drows / len(rows) if"),),
+        (("product(rows.swapaxes(0, 1), drows) if", "product(rows.swapaxes(0, 1), drows) / len(rows) if"),),
     ),
     Fault(
         "dweight of the first row only (uesina15-max: the batch axis ignored)",
         "numgpt.ops.linear",
         "linear_backward",
-        (("rows.swapaxes(0, 1) @ drows if", "rows[:1].swapaxes(0, 1) @ drows[:1] if"),),
+        (("product(rows.swapaxes(0, 1), drows) if", "product(rows[:1].swapaxes(0, 1), drows[:1]) if"),),
     ),
     Fault(
         "dbias summed over the batch, but of the last position only",
@@ -143,13 +148,13 @@ FAULTS = (
         "attention's scale forgotten in dq",
         "numgpt.ops.attention",
         "attend_backward",
-        (("dq = dscores @ k * form.scale", "dq = dscores @ k"),),
+        (("dq = product(dscores, k) * form.scale", "dq = product(dscores, k)"),),
     ),
     Fault(
         "attention's scale forgotten in dk",
         "numgpt.ops.attention",
         "attend_backward",
-        (("dk = dscores.swapaxes(-1, -2) @ q * form.scale", "dk = dscores.swapaxes(-1, -2) @ q"),),
+        (("product(dscores.swapaxes(-1, -2), q) * form.scale", "product(dscores.swapaxes(-1, -2), q)"),),
     ),
     Fault(
         "the causal mask forgotten in the backward",
