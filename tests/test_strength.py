@@ -88,7 +88,7 @@ def test_every_rule_is_used_and_a_law_catches_what_it_makes(kind):
     "name",
     [
         "g - g.mean(-1, keepdims=True) + xhat * (g * xhat)",
-        "→  dk = dscores @ q * form.scale",
+        "→  dk = product(dscores, q) * form.scale",
         "→  dweight[ids] = dy",
         "→  q, v, k, top, total, form, keep, p = saved",
         "→  return (dq, dv, dk)",

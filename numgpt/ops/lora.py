@@ -114,8 +114,8 @@ def low_rank_forward(x, lora_a, lora_b, *, factor=1.0, widths=None):
     x (..., I) → y (..., O)
     """
     columns = columns_of(lora_a, lora_b, widths)
-    low = x @ lora_a
-    return factor * (low @ apart(lora_b, columns)), (x, lora_a, lora_b, low, factor, columns)
+    low = product(x, lora_a)
+    return factor * product(low, apart(lora_b, columns)), (x, lora_a, lora_b, low, factor, columns)
 
 
 def low_rank_backward(dy, saved, wanted=(True, True)):
@@ -129,11 +129,11 @@ def low_rank_backward(dy, saved, wanted=(True, True)):
     """
     x, lora_a, lora_b, low, factor, columns = saved
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])  # (N, I), (N, O)
-    dlow = factor * (dy @ apart(lora_b, columns).swapaxes(0, 1))
+    dlow = factor * product(dy, apart(lora_b, columns).swapaxes(0, 1))
     lows, dlows = low.reshape(-1, low.shape[-1]), dlow.reshape(-1, low.shape[-1])  # (N, GR) both
-    dlora_a = rows.swapaxes(0, 1) @ dlows if wanted[0] else None
-    dlora_b = factor * together(lows.swapaxes(0, 1) @ drows, columns) if wanted[1] else None
-    return dlow @ lora_a.swapaxes(0, 1), dlora_a, dlora_b
+    dlora_a = product(rows.swapaxes(0, 1), dlows) if wanted[0] else None
+    dlora_b = factor * together(product(lows.swapaxes(0, 1), drows), columns) if wanted[1] else None
+    return product(dlow, lora_a.swapaxes(0, 1)), dlora_a, dlora_b
 
 
 low_rank = Op(

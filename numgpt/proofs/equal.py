@@ -55,6 +55,13 @@ E_ALIKE = (
 )
 SYMMETRIC = "4 e/(1 + e)² is the same for e and 1/e; the sign keeps exp from overflowing"
 UNWANTED = "what nobody wants the gradient of is let go, whether it is computed or not"
+MASKED = "return (dx, masked(dweight, weight_mask){}, None, dbias)"
+DSCALE = "dscale = sum_rows(drows * (rows @ weight_q.astype({}))){}"
+LEVELS_WANTED = "if {}:"
+OF_EXPERTS = (
+    "dx, grads = _back_by_expert(dy, x, groups, lambda dy_e, x_e, e: quantised_linear_backward(dy_e, (x_e,"
+    " weight_q[e], weight_scale[e], has_bias), wanted), [{} for shape, wants in zip(shapes, wanted)])"
+)
 REFUSED = "it only decides whether a visibility that hides a query from all keys is refused"
 SUM = "a sum gives the same gradient to both of its terms"
 TARGET = "dlogits[np.arange(len({}), like={}), {}] -= counted"
@@ -239,6 +246,74 @@ EQUAL = (
     ),
     Equal("lora_linear_backward", LORA_A + LORA_WANTED.format(2), (LORA_A,), UNWANTED),
     Equal("lora_linear_backward", LORA_B + LORA_WANTED.format(3), (LORA_B,), UNWANTED),
+    Equal("low_rank_backward", LORA_A + LORA_WANTED.format(0), (LORA_A,), UNWANTED),
+    Equal("low_rank_backward", LORA_B + LORA_WANTED.format(1), (LORA_B,), UNWANTED),
+    Equal(
+        "masked_linear_backward",
+        MASKED.format(WANTED),
+        (MASKED.format(""),),
+        UNWANTED,
+    ),
+    Equal(
+        "quantised_linear_backward",
+        DSCALE.format("x.dtype", " if wanted[1] else None"),
+        (DSCALE.format("x.dtype", ""),),
+        UNWANTED,
+    ),
+    Equal(
+        "quantised_linear_backward",
+        DSCALE.format("x.dtype", " if wanted[1] else None"),
+        (DSCALE.format("weight_q.dtype", " if wanted[1] else None"),),
+        "a product of floats and integers is that of floats",
+    ),
+    Equal(
+        "quantised4_linear_backward",
+        LEVELS_WANTED.format("wanted[1] or (wanted[2] and weight_zero is not None)"),
+        (
+            LEVELS_WANTED.format("True"),
+            LEVELS_WANTED.format("wanted[1] or (wanted[2] or weight_zero is not None)"),
+            LEVELS_WANTED.format("wanted[1] or (wanted[2] and weight_zero is None)"),
+            LEVELS_WANTED.format("wanted[1] or (wanted[2] and has_bias is not None)"),
+        ),
+        "zeros are wanted where scales are: one addition has both",
+    ),
+    Equal(
+        "quantised4_linear_backward",
+        "dscale = (dweight * levels).sum(-2) if wanted[1] else None",
+        ("dscale = (dweight * levels).sum(-2)",),
+        UNWANTED,
+    ),
+    Equal("quantised_embedding_backward", "if not wanted[1]:", ("if False:",), UNWANTED),
+    Equal(
+        "quantised_unembedding_backward",
+        ROWS,
+        (ROWS.replace("x.shape[-1]), dy", "weight_q.shape[-1]), dy"),),
+        "weight_q (V, C) has as many columns as x (..., C)",
+    ),
+    Equal(
+        "quantised_unembedding_backward",
+        "dscale = sum_rows(drows * (rows @ q.swapaxes(0, 1))) if wanted[1] else None",
+        ("dscale = sum_rows(drows * (rows @ q.swapaxes(0, 1)))",),
+        UNWANTED,
+    ),
+    Equal(
+        "expert_quantised_linear_backward",
+        OF_EXPERTS.format("shape if wants else None"),
+        (OF_EXPERTS.format("shape"),),
+        UNWANTED,
+    ),
+    Equal(
+        "expert_quantised4_linear_backward",
+        "E, _, n = weight_q.shape",
+        ("E, _, n = weight_scale.shape",),
+        "both are of E experts and n outputs",
+    ),
+    Equal(
+        "expert_quantised4_linear_backward",
+        "given = [shape if wants else None for shape, wants in zip(shapes, wanted)]",
+        ("given = [shape for shape, wants in zip(shapes, wanted)]",),
+        UNWANTED,
+    ),
     Equal("gate", "x = bounded(x)", ("without x = bounded(x)",), FAR),
     Equal(
         "clamped",

@@ -294,7 +294,7 @@ def gradient_too_large(node: ast.AST, place: Place) -> Nodes:
 def _each_result(node: ast.AST, place: Place, text: str) -> Nodes:
     for _, results in _results(node, place):
         for gradient in results:
-            if ast.unparse(gradient) != "None":
+            if ast.unparse(gradient) != "None" and not isinstance(gradient, ast.Starred):
                 yield replaced(node, gradient, expression(text, gradient=gradient))
 
 
