@@ -89,7 +89,11 @@ def test_an_iteration_of_reinforcement_is_compared(tmp_path):
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "| numgpt |" in done.stdout and "| PyTorch |" in done.stdout and "in kernels" in done.stdout
+    assert (
+        "| numgpt |" in done.stdout
+        and "| PyTorch |" in done.stdout
+        and "in launches of kernels" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("shape", ["0", slow("a")])
