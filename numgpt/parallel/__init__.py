@@ -1,0 +1,1 @@
+"""Several processes on one model: data, tensor, sequence and pipeline parallelism."""
