@@ -48,7 +48,7 @@ def _report(ranks: Ranks, error: BaseException) -> None:
 
 
 def _print(message: str) -> None:
-    if message:
+    if message and sys.__stderr__ is not None:
         print(message, file=sys.__stderr__, flush=True)
 
 
@@ -56,7 +56,8 @@ def _ended_together(ranks: MpiRanks, status: int, message: str) -> int:
     """The status of all ranks; only where all of them are here, or will be in time."""
     board = ranks.board
     board.begin("its end")
-    board.end()
+    if status == 0:  # else this rank itself says why it has ended
+        board.end()
     own = np.zeros(LINE + 1, np.uint8)
     text = message.encode("utf-8", "replace")[:LINE]
     own[0], own[1 : len(text) + 1] = status & 255, np.frombuffer(text, np.uint8)
@@ -66,6 +67,7 @@ def _ended_together(ranks: MpiRanks, status: int, message: str) -> int:
         if status == 0:
             late = ", ".join(f"rank {rank}" for rank in board.missing(range(board.size)))
             message = f"numgpt: its end has waited {board.patience:g} s for {late or 'a rank elsewhere'}"
+        message = message or f"numgpt: has ended with status {status}"
         _print(f"{message} (rank {ranks.rank} of {ranks.size}; the others are ended with it)")
         mpi_ranks.abort(status or mpi_ranks.LATE)
     failed = np.flatnonzero(everybody[:, 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,12 +24,12 @@ FEW = 1 << 14  # bytes below which all parts of a sum go everywhere: fewer messa
 AXES = 6  # that an array may have which is sent: its header holds its shape
 LATE, ENDED = 13, 1  # the exit status of who waits too long; what the board says of a rank that has ended
 # What a rank may be at, as the board numbers it.
-CALLS = ("its beginning", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-CALLS += ("send", "receive", "gather_texts", "barrier", "split", "window", "its end")
+CALLS: tuple[str, ...] = ("its beginning", "all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+CALLS += ("broadcast", "send", "receive", "gather_texts", "barrier", "split", "window", "its end")
 
 
 def started_by_mpiexec() -> int | None:
-    """This process's number where something like mpiexec has started it, as the environment says; else None."""
+    """This process's number where something like mpiexec has started it, by the environment; else None."""
     names = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
     numbers = [os.environ[name] for name in names if os.environ.get(name, "").isdigit()]
     return int(numbers[0]) if numbers else None
@@ -98,7 +99,7 @@ class Board:
         self.own[1] = CALLS.index(call)
 
     def end(self) -> None:
-        """Note that this rank has done its work."""
+        """Note that this rank has done its work, and comes to no call any more."""
         self.own[1] = CALLS.index("its end")
         self.own[2] = ENDED
 
@@ -164,15 +165,15 @@ def abort(status: int) -> NoReturn:
 
 
 def _shared(host: Any, n: int, dtype: DTypeLike) -> tuple[Any, list[Array]]:
-    """A window of MPI, and the array (n,) of zeros in it of each rank of a host."""
+    """A window of MPI, and the array of zeros in it of each rank of a host, (n,) of this one."""
     from mpi4py import MPI
 
-    itemsize = np.dtype(dtype).itemsize
-    size = max(64, -(-n * itemsize // 64) * 64)  # whole lines of the cache
+    lengths = [length * np.dtype(dtype).itemsize for length in host.allgather(n)]
+    size = max(64, -(-lengths[host.Get_rank()] // 64) * 64)  # whole lines of the cache
     window = MPI.Win.Allocate_shared(size, 1, comm=host)
     window.Lock_all(MPI.MODE_NOCHECK)
-    buffers = [window.Shared_query(rank)[0] for rank in range(host.Get_size())]
-    arrays = [np.frombuffer(buffer, np.uint8)[: n * itemsize].view(dtype) for buffer in buffers]
+    buffers: list[Any] = [window.Shared_query(rank)[0] for rank in range(host.Get_size())]
+    arrays = [np.frombuffer(b, np.uint8)[:length].view(dtype) for b, length in zip(buffers, lengths)]
     arrays[host.Get_rank()][:] = 0
     window.Sync()
     host.Barrier()
@@ -204,7 +205,7 @@ class MpiRanks:
         if how != "sum" or flat.nbytes <= FEW:
             whole = np.empty((self.size, flat.size), flat.dtype)
             self._wait("all_reduce", self.comm.Iallgather(_bytes(flat), _bytes(whole)))
-            result = tree_sum(whole) if how == "sum" else np.maximum.reduce(whole)
+            result = tree_sum(list(whole)) if how == "sum" else whole.max(0)
             return result.reshape(shape)
         cuts = [flat.size * rank // self.size for rank in range(self.size + 1)]
         lengths = [b - a for a, b in zip(cuts, cuts[1:])]
@@ -359,3 +360,14 @@ def _filled(arrays: list[Array], data: NDArray[np.uint8]) -> list[Array]:
         _bytes(array)[:] = data[begin : begin + array.nbytes]
         begin += array.nbytes
     return arrays
+
+
+def threads_of(ranks: Ranks) -> int | None:
+    """How many threads a rank computes with: its share of the cores that it may use; None on its own."""
+    if ranks.size == 1:
+        return None
+    cores = (
+        sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    places = ranks.gather_texts(f"{platform.node()} {list(cores)}")
+    return max(1, len(cores) // places.count(places[ranks.rank]))

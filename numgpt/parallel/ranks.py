@@ -57,7 +57,7 @@ class Ranks(Protocol):
         """The ranks that gave the same number, in the order that they have here."""
 
     def window(self, n: int, dtype: DTypeLike) -> list[Array] | None:
-        """An array (n,) of zeros of each rank, in their order, which all of them read and write.
+        """An array of zeros of each rank, as long as it asks for, which all of them read and write.
 
         None where they have no memory in common. Between writing and reading lies a barrier().
         """
