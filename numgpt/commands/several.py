@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..parallel.ranks import Ranks
     from ..training.distribution import Distribution
 
-SHARDS = 8  # batches that a step is cut into, if its rows allow it: then its bits fit 1, 2, 4 and 8 ranks
 # Variables by which somebody has said how many threads there are to be.
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -106,12 +105,14 @@ def cut(training: Training, args: argparse.Namespace) -> Training:
     size, rows = layout.of("data"), training.batch_size
     if training.accumulate % size == 0:
         return training
-    shards = max(size, min(SHARDS, rows & -rows))
-    if rows % shards:
+    if rows % size:
         raise InputError(
             f"--parallel: a step has batch_size {rows} rows, which {size} ranks cannot share evenly, expected"
             f" a multiple of {size}: give --batch-size {-(-rows // size) * size}, or --accumulate {size}"
         )
-    batch_size, accumulate = rows // shards, training.accumulate * shards
-    say(f"numgpt: a step of {rows} rows is cut into --batch-size {batch_size} --accumulate {accumulate}")
+    batch_size, accumulate = rows // size, training.accumulate * size
+    say(
+        f"numgpt: a step's {rows} rows become --batch-size {batch_size} --accumulate {accumulate}, one batch a"
+        " rank; the bits fit every number of ranks that divides --accumulate"
+    )
     return dataclasses.replace(training, batch_size=batch_size, accumulate=accumulate)
