@@ -1,4 +1,4 @@
-"""Data parallel: each rank computes some of a step's batches, and moves its part of the parameters (ZeRO-1).
+"""Data parallel: ranks share the batches of a step, and each moves its part of the parameters (ZeRO-1).
 
 The parameters, AdamW's moments and each rank's gradients lie in memory that the ranks of a host share, so that
 the sum of gradients is read where they are, and no parameter is sent. Ranks without memory in common send
@@ -191,7 +191,7 @@ class DataParallel:
         return bool(self.ranks.all_reduce(np.array(int(is_asked)), "max"))
 
     def to_save(self, optimizer: Any) -> Any:
-        """The optimizer with the moments of all ranks, on the first; they see each other's in shared memory."""
+        """The optimizer with all moments, on the first rank: in shared memory they are there already."""
         if not self.is_sliced or self.others is not None:
             return optimizer
         whole = copy(optimizer) if self.is_first else optimizer
@@ -209,7 +209,7 @@ class DataParallel:
 
 
 def cuts_of(n: int, size: int) -> list[int]:
-    """Where a flat buffer is cut into a part of each rank: between blocks of the norm, so its sums are the same.
+    """Where a buffer is cut into a part of each rank: between the blocks of the norm, whose sums are the same.
 
     >>> cuts_of(200_000, 2)
     [0, 131072, 200000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
@@ -208,7 +209,7 @@ class MpiRanks:
             result = tree_sum(list(whole)) if how == "sum" else whole.max(0)
             return result.reshape(shape)
         cuts = [flat.size * rank // self.size for rank in range(self.size + 1)]
-        lengths = [b - a for a, b in zip(cuts, cuts[1:])]
+        lengths = [b - a for a, b in itertools.pairwise(cuts)]
         own = tree_sum(self._exchanged("all_reduce", flat, lengths))
         result = np.empty_like(flat)
         counts = [length * flat.itemsize for length in lengths]
