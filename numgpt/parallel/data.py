@@ -1,8 +1,8 @@
 """Data parallel: ranks share the batches of a step, and each moves its part of the parameters (ZeRO-1).
 
-The parameters, AdamW's moments and each rank's gradients lie in memory that the ranks of a host share, so that
-the sum of gradients is read where they are, and no parameter is sent. Ranks without memory in common send
-them. Either way the bits are those of one process that adds up its batches by the same tree.
+The parameters, AdamW's moments and each rank's gradients lie in memory that the ranks of a host share: the sum
+of gradients is read where they are, and no parameter is sent. Ranks without memory in common send them.
+Either way the bits are those of one process that adds up its batches by the same tree.
 
     a step's batches   0 1 | 2 3 | 4 5 | 6 7      four ranks, each with the sum of its own
     the gradient        ((0+1) + (2+3)) + ((4+5) + (6+7))    rank r adds up the r-th part of it
@@ -209,7 +209,7 @@ class DataParallel:
 
 
 def cuts_of(n: int, size: int) -> list[int]:
-    """Where a buffer is cut into a part of each rank: between the blocks of the norm, whose sums are the same.
+    """Where a buffer is cut into the ranks' parts: between the blocks of the norm, whose sums stay the same.
 
     >>> cuts_of(200_000, 2)
     [0, 131072, 200000]

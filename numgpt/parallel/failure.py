@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import mpi_ranks
-from .mpi_ranks import GRACE, NAP, MpiRanks
+from .mpi_ranks import NAP, MpiRanks
 from .ranks import Ranks
 
 LINE = 4000  # bytes of a message that the others compare
@@ -63,9 +63,9 @@ def _ended_together(ranks: MpiRanks, status: int, message: str) -> int:
     own[0], own[1 : len(text) + 1] = status & 255, np.frombuffer(text, np.uint8)
     everybody = np.empty((board.size, LINE + 1), np.uint8)
     request = board.comm.Iallgather(own, everybody)
-    if not _done(request, board.patience if status == 0 else min(GRACE, board.patience)):
+    if not _done(request, board.patience if status == 0 else board.grace):
         if status == 0:
-            late = ", ".join(f"rank {rank}" for rank in board.missing(range(board.size)))
+            late = ", ".join(map(board.at, board.missing(range(board.size))))
             message = f"numgpt: its end has waited {board.patience:g} s for {late or 'a rank elsewhere'}"
         message = message or f"numgpt: has ended with status {status}"
         _print(f"{message} (rank {ranks.rank} of {ranks.size}; the others are ended with it)")

@@ -85,7 +85,7 @@ class Board:
     def __init__(self, comm: Any, patience: float) -> None:
         from mpi4py import MPI
 
-        self.patience = patience
+        self.patience, self.grace = patience, min(GRACE, patience / 2)
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.comm = comm.Dup()  # for leave() alone
         self.host = comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -105,11 +105,11 @@ class Board:
         self.own[2] = ENDED
 
     def missing(self, members: Sequence[int]) -> list[int]:
-        """Those of some ranks, on this host, that are behind this one; they may be ahead in other groups."""
+        """Those of some ranks, on this host, that have come to their end, or are at another call than this one."""
         states = {rank: self.states[rank] for rank in members if rank in self.states and rank != self.rank}
-        ended = [rank for rank, state in states.items() if state[2] == ENDED]
-        behind = [rank for rank, state in states.items() if state[0] < self.own[0]]
-        return ended or behind
+        ended = [rank for rank, state in states.items() if state[1] == CALLS.index("its end")]
+        elsewhere = [rank for rank, state in states.items() if tuple(state[:2]) != tuple(self.own[:2])]
+        return elsewhere if self.own[2] == ENDED else ended or elsewhere
 
     def wait(self, is_done: Callable[[], Any], call: str, asked: Sequence[int]) -> None:
         """Look whether a call is done until it is; all end where one of those it asks never comes."""
@@ -127,7 +127,7 @@ class Board:
             time.sleep(NAP)
             others = [self.states[rank] for rank in asked if rank in self.states and rank != self.rank]
             gone_since = (gone_since or now) if any(state[2] == ENDED for state in others) else 0.0
-            is_deserted = gone_since and now - gone_since > min(GRACE, self.patience)
+            is_deserted = gone_since and now - gone_since > self.grace
             if is_deserted or now - begun > self.patience:
                 self._give_up(call, asked, now - begun)
 
@@ -136,7 +136,7 @@ class Board:
         missing = self.missing(asked)
         whom = "another host" if any(rank not in self.states for rank in asked) else "all of them"
         if missing:
-            whom = ", ".join(f"rank {rank}, which is at {self._at(rank)}" for rank in missing)
+            whom = ", ".join(map(self.at, missing))
         print(
             f"numgpt: rank {self.rank} of {self.size}: {call} (call {self.own[0]:,}) has waited"
             f" {seconds:.1f} s for {whom}, expected all ranks within {self.patience:g} s ({SETTING}): all are"
@@ -146,9 +146,10 @@ class Board:
         )
         abort(LATE)
 
-    def _at(self, rank: int) -> str:
-        calls, which, ended = self.states[rank].tolist()
-        return "its end" if ended else f"{CALLS[which]} (call {calls:,})"
+    def at(self, rank: int) -> str:
+        """What a rank is at, with its number."""
+        calls, which, _ = self.states[rank].tolist()
+        return f"rank {rank}, which is at {CALLS[which]} (call {calls:,})"
 
 
 def _give_way() -> None:
