@@ -1,7 +1,7 @@
 """Data parallel: ranks share the batches of a step, and each moves its part of the parameters (ZeRO-1).
 
-The parameters, AdamW's moments and each rank's gradients lie in memory that the ranks of a host share: the sum
-of gradients is read where they are, and no parameter is sent. Ranks without memory in common send them.
+The parameters, AdamW's moments and each rank's gradients lie in memory that the ranks of a host share: the
+sum of gradients is read where they are, and no parameter is sent. Ranks without memory in common send them.
 Either way the bits are those of one process that adds up its batches by the same tree.
 
     a step's batches   0 1 | 2 3 | 4 5 | 6 7      four ranks, each with the sum of its own

@@ -19,6 +19,7 @@ from .ranks import Alone, Array, Ranks, tree_sum
 PATIENCE = 600.0  # seconds that a call waits; rank 0 may write a large checkpoint meanwhile
 SETTING = "NUMGPT_PATIENCE"  # the variable of the environment that says another number
 GRACE = 2.0  # seconds between a rank's end and the end of those who wait for it
+FORWARDED = 0.3  # seconds for mpiexec to pass on what was printed, before it is told to end
 AWAKE, NAP = 0.02, 2e-4  # seconds of waiting awake, and of each sleep after them
 LOOKS = 50  # at a call, before the first look at the clock
 FEW = 1 << 14  # bytes below which all parts of a sum go everywhere: fewer messages, more bytes
@@ -105,7 +106,7 @@ class Board:
         self.own[2] = ENDED
 
     def missing(self, members: Sequence[int]) -> list[int]:
-        """Those of some ranks, on this host, that have come to their end, or are at another call than this one."""
+        """Those of some ranks, on this host, that are at their end, or else at another call than this one."""
         states = {rank: self.states[rank] for rank in members if rank in self.states and rank != self.rank}
         ended = [rank for rank, state in states.items() if state[1] == CALLS.index("its end")]
         elsewhere = [rank for rank, state in states.items() if tuple(state[:2]) != tuple(self.own[:2])]
@@ -162,6 +163,7 @@ def abort(status: int) -> NoReturn:
     """End the processes of all ranks."""
     from mpi4py import MPI
 
+    time.sleep(FORWARDED)
     MPI.COMM_WORLD.Abort(status)
     os._exit(status)
 
