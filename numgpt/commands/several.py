@@ -112,7 +112,7 @@ def cut(training: Training, args: argparse.Namespace) -> Training:
         )
     batch_size, accumulate = rows // size, training.accumulate * size
     say(
-        f"numgpt: the {rows} rows of a batch become --batch-size {batch_size} --accumulate {accumulate}, with the"
-        f" same bits on any number of ranks that divides {accumulate}"
+        f"numgpt: {rows} rows become --batch-size {batch_size} --accumulate {accumulate}: the same bits on any"
+        f" number of ranks that divides {accumulate}"
     )
     return dataclasses.replace(training, batch_size=batch_size, accumulate=accumulate)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..architecture.tunings import COMMON, TUNINGS
 from ..data.chat_templates import TEMPLATES
 from ..errors import InputError
-from . import flags, reinforcement_flags, runs, tuning_runs
+from . import flags, reinforcement_flags, runs, several, tuning_runs
 from .printing import say
 
 HELP = "Tune a model: on conversations, texts with labels, preferences, or rewards of its own answers."
@@ -28,6 +28,7 @@ VERDICTS = (
 )
 TABLES = "tables with a header (CSV, or TSV by its ending), or JSON, an object a line"
 SAMPLE_TOKENS = 64
+PARALLEL = "data, each with some of a step's batches"
 # What a message advises → the name of the flag that does it, and what is to be typed.
 ADVISED = {
     "truncate=True": ("truncate", "--truncate"),
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         args.print_help()
         return 0
     with runs.hold_folder(args) as out:
-        is_begun = runs.is_begun(out, args)
+        is_begun = several.by_first(args, lambda: str(runs.is_begun(out, args))) == "True"
         if args.resume and not is_begun:
             say(f"numgpt: {out} holds no run to resume: a new one begins")
         try:
@@ -123,6 +124,7 @@ def _add_run(parser: argparse.ArgumentParser, files: str, flag: str) -> None:
         shown="the model's",
     )
     flags.add_time_limit(parser)
+    several.add_flag(parser, PARALLEL)
 
 
 def add_template(parser: argparse.ArgumentParser) -> None:

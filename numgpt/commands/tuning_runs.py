@@ -13,7 +13,7 @@ from ..architecture.config import Training
 from ..architecture.fields import from_dict
 from ..architecture.tunings import ITERATIONS, TUNINGS
 from ..errors import InputError
-from . import flags, reinforcement_reports, runs, tuning_reports
+from . import flags, reinforcement_reports, runs, several, tuning_reports
 from .beginnings import place_of
 from .places import expect_apart
 from .printing import plural, say
@@ -83,7 +83,7 @@ def begun(args: argparse.Namespace, out: Path) -> TuningRun:
     usual = TUNINGS[kind].training
     if args.lora is not None:  # what is narrow, and begins at 0, takes a larger rate
         usual = dataclasses.replace(usual, lr=FASTER * usual.lr)
-    training = dataclasses.replace(usual, **flags.fields(args, Training))
+    training = several.cut(dataclasses.replace(usual, **flags.fields(args, Training)), args)
     _say_if_merged(model, args.model)
     if samples and args.max_new_tokens is None:
         recipe["max_new_tokens"] = min(recipe["max_new_tokens"], model.config.block_size // 2)
@@ -137,7 +137,8 @@ def _run(
         training = dataclasses.replace(training, warmup=min(training.warmup, steps // 10))
     made.objective.training = training
     optimizer = optimizer_of(model, training, recipes.moved(kind, model, recipe))
-    trainer = Trainer(model, None, training, out, made.objective, optimizer)
+    who = several.distribution(args)
+    trainer = Trainer(model, None, training, out, made.objective, optimizer, distribution=who)
     return TuningRun(kind, trainer, made.prompts, out)
 
 
@@ -252,7 +253,9 @@ def tuned(tuning: TuningRun, args: argparse.Namespace, is_begun: bool) -> int:
             raise _saved(trainer, again, error) from error
         raise
     status = runs.say_stopped(trainer, again)
-    return reports.at_the_end(trainer, out) if status is None else status
+    if status is not None or not trainer.distribution.is_first:
+        return status or 0
+    return reports.at_the_end(trainer, out)
 
 
 def _saved(trainer: Trainer, again: str, error: InputError) -> InputError:
@@ -267,7 +270,7 @@ def _save_start(tuning: TuningRun) -> None:
     from ..interchange import checkpoint
 
     trainer: Any = tuning.trainer
-    if not _keeps_its_start(trainer.model, trainer.objective.recipe):
+    if trainer.distribution.is_first and not _keeps_its_start(trainer.model, trainer.objective.recipe):
         checkpoint.save(tuning.out / START, trainer.model)
 
 

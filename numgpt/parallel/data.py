@@ -99,6 +99,12 @@ class DataParallel:
             flat.relocate(place)
         self.ranks.barrier()
 
+    def share(self, objective: Objective) -> None:
+        """Tell an objective who works on the run, where it asks for that."""
+        tell = getattr(objective, "share", None)
+        if tell is not None:
+            tell(self.ranks.rank, self.ranks.size, self.ranks.all_gather)
+
     def loss_and_grads(
         self, model: GPT, objective: Objective, step: int, batches: int, grads: Flat, scale: float
     ) -> tuple[float, float]:

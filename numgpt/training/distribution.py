@@ -27,6 +27,9 @@ class Distribution(Protocol):
         facts: what all processes have to agree on, by name.
         """
 
+    def share(self, objective: Objective) -> None:
+        """Tell an objective who works on the run, where it can split what it does besides its batches."""
+
     def loss_and_grads(
         self, model: GPT, objective: Objective, step: int, batches: int, grads: Flat, scale: float
     ) -> tuple[Any, float]:
@@ -60,6 +63,9 @@ class OneProcess:
         """A buffer for the gradients of what the optimizer moves."""
         self.params = model.params
         return places(optimizer, model.params)
+
+    def share(self, objective: Objective) -> None:
+        """There is nobody to share with."""
 
     def loss_and_grads(
         self, model: GPT, objective: Objective, step: int, batches: int, grads: Flat, scale: float

@@ -61,6 +61,8 @@ class Objective(Protocol):
     per_iteration   how many steps belong together, 1 unless given: a run stops and is saved after whole ones
     told()       more entries for the log, of the step that was just made
     state(), load_state(entries)   what of it changes in a run besides the model, as JSON holds it
+    share(rank, size, gather)   called where several processes share a step's batches: it may split what it
+                 does besides them; gather(array) gives it the arrays of all, one behind the other
     """
 
     def batch(self, step: int, n: int) -> Any:

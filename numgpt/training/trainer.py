@@ -146,6 +146,7 @@ class Trainer:
         self.distribution: Distribution = OneProcess() if distribution is None else distribution
         facts = {"settings": dataclasses.asdict(training), "data": self.identity["digest"]}
         self.grads = self.distribution.begin(model, self.optimizer, training.accumulate, facts)
+        self.distribution.share(objective)
         self.updates = 0
         self.best: float | None = None
         self.held_out: float | None = None

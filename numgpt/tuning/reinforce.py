@@ -19,7 +19,8 @@ from ..training.objective import Batch
 from . import order
 from .ends import Ending
 from .reward_functions import rewarded
-from .rollouts import Rollout, Scored, rows_of, sample
+from .rollouts import Rollout, Scored, Written, drawn, joined, rows_of, sample, written
+from .sharing import Sharing
 
 Floats = NDArray[Any]
 Rewards = Callable[[Sequence[Any], Sequence[str]], Any]
@@ -126,6 +127,7 @@ class Reinforcement:
         self.recipe: dict[str, Any] = {}
         words = who, group, max_new_tokens, temperature, beta, epochs, batches, missing_end, *words
         self.digest = order.digest(words, self.ids)
+        self.sharing: Sharing | None = None  # where several processes work on the run
         self.iteration: Iteration | None = None
         self.measures: dict[str, float]  # of an iteration, for the log
         self.clipped: list[tuple[float, float]] = []  # (how many tokens were clipped, of how many), a batch
@@ -169,7 +171,7 @@ class Reinforcement:
                     f" sampled before it, expected its first step, {step - place}"
                 )
             self.iteration = self._begun(number)
-        if n == 0:
+        if n == 0 or step != self.at:  # of several processes all but one begin with a later batch
             self.clipped, self.at = [], step
         return self.iteration.batches[place % self.batches * self.training.accumulate + n]
 
@@ -178,29 +180,73 @@ class Reinforcement:
         t = self.training
         places = [(number * self.batches + b, n) for b in range(self.batches) for n in range(t.accumulate)]
         items = np.concatenate([order.drawn(len(self.prompts), t, *place) for place in places])
-        rollout = sample(
-            self.model,
-            [self.ids[item] for item in items],
-            self.end,
-            group=self.group,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=t.seed,
-            iteration=number,
-        )
         assert self.model.tokenizer is not None, "refused at first"
         ending = Ending(self.model.tokenizer, self.end)
+        ids = [self.ids[item] for item in items]
+        rollout = self._sampled(ids, ending, number)
         responses = _texts(ending, rollout)
         asked = [self.prompts[item] for item in np.repeat(items, self.group)]
         rollout = rollout._replace(reward=self._rewards(asked, responses, rollout.ended))
-        rows = t.batch_size * self.group
-        parts = [self._scored(rollout, slice(b, b + rows)) for b in range(0, len(rollout.first), rows)]
+        parts = self._parts(rollout)
         begun = Iteration(number, items, responses, rollout, parts, [])
         of_tokens = self._advantages(begun)
-        if not self._waits:
+        if not self._scores_late:
             self._measure(begun)
         batches = [self._batch(*given) for given in zip(parts, of_tokens)]
         return begun._replace(batches=batches)
+
+    def _sampled(self, ids: Sequence[Any], ending: Ending, number: int) -> Rollout:
+        """What the policy answers; of several processes each answers the prompts of its own micro-batches."""
+        t, sharing = self.training, self.sharing
+        how: dict[str, Any] = {"group": self.group, "temperature": self.temperature}
+        if sharing is None:
+            how |= {"max_new_tokens": self.max_new_tokens, "seed": t.seed, "iteration": number}
+            return sample(self.model, ids, self.end, **how)
+        draws = drawn(t.seed, number, len(ids) * self.group, self.max_new_tokens)
+        parts: list[Written | None] = []
+        for n, b in enumerate(range(0, len(ids), t.batch_size)):
+            is_own = sharing.owner(n, t.accumulate) == sharing.rank
+            some, its_draws = ids[b : b + t.batch_size], draws[b * self.group :]
+            parts.append(written(self.model, some, ending, draws=its_draws, **how) if is_own else None)
+        rows = t.batch_size * self.group
+        columns = []
+        for k, width in enumerate((self.max_new_tokens, 1, 1)):
+            shapes = [(rows, width)] * len(parts)
+            columns.append(sharing.gathered([p and p[k] for p in parts], shapes, t.accumulate))
+        return joined(ids, self.group, [Written(a, b[:, 0], c[:, 0]) for a, b, c in zip(*columns)])
+
+    def _parts(self, rollout: Rollout) -> list[Part]:
+        """The micro-batches, scored; of several processes each scores its own."""
+        t, sharing = self.training, self.sharing
+        size = t.batch_size * self.group
+        rows = [slice(b, b + size) for b in range(0, len(rollout.first), size)]
+        if sharing is None:
+            return [self._scored(rollout, some) for some in rows]
+        owners = [sharing.owner(n, t.accumulate) for n in range(len(rows))]
+        parts = [self._scored(rollout, r) if o == sharing.rank else None for o, r in zip(owners, rows)]
+        pairs = zip(parts, rows)
+        scored = [rows_of(rollout, r, self._shares) if p is None else p.scored for p, r in pairs]
+        shapes = [one.targets.shape for one in scored]
+        nothing: list[Any] = [None] * len(rows)
+        known: list[Sequence[Any]] = []
+        for name in ("old", "fixed", "values"):
+            given = [None if part is None else getattr(part, name) for part in parts]
+            is_there = any(one is not None for one in given)
+            known.append(sharing.gathered(given, shapes, t.accumulate) if is_there else nothing)
+        return [Part(*given) for given in zip(rows, scored, *known)]
+
+    def share(self, rank: int, size: int, gather: Callable[[Any], Any]) -> None:
+        """Work as one of several processes that share each step's micro-batches.
+
+        Each samples and scores its own, and gather gives all arrays to all. The reward is asked by every one
+        of them for all answers, since it may compare them.
+        """
+        self.sharing = Sharing(rank, size, gather)
+
+    @property
+    def _scores_late(self) -> bool:
+        """Whether the update's own forward tells the policy's log-probabilities: where it has all of them."""
+        return self._waits and self.sharing is None
 
     def _rewards(self, asked: Sequence[Any], responses: Sequence[str], ended: Any) -> NDArray[np.float64]:
         """The reward of each response, checked; of one without its end, what is said of those."""
@@ -210,9 +256,8 @@ class Reinforcement:
     def _scored(self, rollout: Rollout, rows: slice) -> Part:
         """A micro-batch with log-probabilities, computed in its own shape."""
         scored = rows_of(rollout, rows, self._shares)
-        old, values = (None, None) if self._waits else self._of_policy(scored)
-        fixed = self._logp(self.fixed, scored)
-        return Part(rows, scored, old, fixed, values)
+        old, values = (None, None) if self._scores_late else self._of_policy(scored)
+        return Part(rows, scored, old, self._logp(self.fixed, scored), values)
 
     @property
     def _waits(self) -> bool:
@@ -297,7 +342,8 @@ class Reinforcement:
 
     def told(self) -> dict[str, float]:
         """More for the log: of an iteration at its first step, of the update at each."""
-        over, of = (sum(column) for column in zip(*self.clipped))
+        counted = np.array(self.clipped, np.float64)
+        over, of = (counted if self.sharing is None else self.sharing.gather(counted)).sum(0).tolist()
         first = self.at % self.per_iteration == 0
         return (self.measures if first else {}) | {"clip_fraction": over / of}
 

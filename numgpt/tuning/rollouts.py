@@ -148,14 +148,33 @@ def sample(
                 f"sample: prompt {n} has {len(prompt):,} tokens, expected 1 to {room:,}, so that"
                 f" {max_new_tokens:,} more fit into block_size {model.config.block_size:,}"
             )
-    ending = Ending(model.tokenizer, end)
-    draws = generator(seed, "rollout", iteration).random((len(ids) * group, max_new_tokens))
+    draws = drawn(seed, iteration, len(ids) * group, max_new_tokens)
+    return joined(ids, group, [written(model, ids, Ending(model.tokenizer, end), group, draws, temperature)])
+
+
+def drawn(seed: int, iteration: int, rows: int, max_new_tokens: int) -> Floats:
+    """What chooses each token of an iteration's responses, uniform in [0, 1): (rows, max_new_tokens)."""
+    return generator(seed, "rollout", iteration).random((rows, max_new_tokens))
+
+
+class Written(NamedTuple):
+    """Responses without their prompts: tokens (N, n), lengths (N), and whether each has ended (N)."""
+
+    tokens: Integers
+    length: Integers
+    ended: NDArray[np.bool_]
+
+
+def written(
+    model: GPT, ids: Sequence[Integers], ending: Ending, group: int, draws: Floats, temperature: float
+) -> Written:
+    """Responses to prompts, group to each, some prompts at once."""
     parts = []
     step = max(1, AT_ONCE // group)
     for begin in range(0, len(ids), step):
         some = ids[begin : begin + step]
         parts.append(_sampled(model, some, ending, group, draws[begin * group :], temperature))
-    return _rollout(ids, group, parts)
+    return Written(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 
 def _sampled(
@@ -169,7 +188,7 @@ def _sampled(
     padding = rows.shape[1] - lengths
     cache = KeyValueCache(longest(model.config), padding if padding.any() else None)
     N, n_most = len(prompts) * group, draws.shape[1]
-    written, length = np.zeros((N, n_most), np.int64), np.zeros(N, np.int64)
+    tokens, length = np.zeros((N, n_most), np.int64), np.zeros(N, np.int64)
     ended = np.zeros(N, bool)
     assert model.tokenizer is not None, "sample() refuses it"
     among = model.tokenizer.vocab_size
@@ -182,9 +201,9 @@ def _sampled(
         going = np.arange(N)
         for n in range(n_most):
             ids = choose_each(logits[:, :among], draws[going, n], temperature)
-            written[going, n] = ids
+            tokens[going, n] = ids
             length[going] = n + 1
-            done = ending.ended(written[going, max(0, n + 1 - ending.tail) : n + 1])
+            done = ending.ended(tokens[going, max(0, n + 1 - ending.tail) : n + 1])
             if done.any():
                 ended[going[done]] = True
                 stay = np.flatnonzero(~done)
@@ -194,19 +213,19 @@ def _sampled(
             if not len(going) or n + 1 == n_most:
                 break
             logits = engine.home(advance(model, ids[:, None], cache))
-    return written, length, ended
+    return tokens, length, ended
 
 
-def _rollout(prompts: Sequence[Integers], group: int, parts: Sequence[Any]) -> Rollout:
+def joined(prompts: Sequence[Integers], group: int, parts: Sequence[Written]) -> Rollout:
     """Prompts and what was written behind them, side by side."""
-    written, length, ended = (np.concatenate(arrays) for arrays in zip(*parts))
+    responses, length, ended = (np.concatenate(arrays) for arrays in zip(*parts))
     first = np.repeat([len(prompt) for prompt in prompts], group).astype(np.int64)
     tokens = np.zeros((len(first), int((first + length).max())), np.int64)
     for row, prompt in zip(tokens[::group], prompts):
         row[: len(prompt)] = prompt
     tokens = tokens[::group].repeat(group, axis=0)
-    row, place = np.nonzero(np.arange(written.shape[1]) < length[:, None])
-    tokens[row, first[row] + place] = written[row, place]
+    row, place = np.nonzero(np.arange(responses.shape[1]) < length[:, None])
+    tokens[row, first[row] + place] = responses[row, place]
     return Rollout(tokens, first, length, ended, np.zeros(len(first)))
 
 
