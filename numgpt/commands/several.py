@@ -111,8 +111,9 @@ def cut(training: Training, args: argparse.Namespace) -> Training:
             f" a multiple of {size}: give --batch-size {-(-rows // size) * size}, or --accumulate {size}"
         )
     batch_size, accumulate = rows // size, training.accumulate * size
+    flags_of = f"--batch-size {batch_size} --accumulate {accumulate}"
     say(
-        f"numgpt: {rows} rows become --batch-size {batch_size} --accumulate {accumulate}: the same bits on any"
-        f" number of ranks that divides {accumulate}"
+        f"numgpt: {rows} rows become {flags_of}, which gives the same bits on any number of ranks that divides"
+        f" {accumulate}"
     )
     return dataclasses.replace(training, batch_size=batch_size, accumulate=accumulate)
