@@ -78,6 +78,8 @@ def right_values(folder):
         "record": model.record([[0, 1]], [[1, 2]]),
         "GPT": model, "AdamW": numgpt.AdamW(model),
         "AdamW.load_state.arrays": numgpt.AdamW(model).state(), "AdamW.load_state.steps": 3,
+        "Muon": numgpt.Muon(model), "Muon.load_state.arrays": numgpt.Muon(model).state(),
+        "Muon.load_state.steps": 3,
         "tokenizers.Characters": numgpt.tokenizers.Characters("ab"),
         "Visibility": numgpt.Visibility(), "Visibility.packed.lengths": [[2, 1]], "lengths": [2, 3],
         "Config": config, "place": "qkv", "Visibility.padded.T": 3, "Visibility.prefix.T": 3,

@@ -18,6 +18,7 @@ from ..data.corpus import Corpus
 from ..errors import InputError
 from ..layers import transformer
 from ..layers.layer import Layer
+from ..layers.pretraining_losses import surprise
 from ..layers.router_losses import with_router_losses
 from ..layers.visibility import Visibility
 from ..model import differentiable
@@ -122,6 +123,7 @@ def _training_layer(training: Training, n_routers: int) -> Layer:
     A step adds up the losses of its micro-batches, so each weighs a share.
     """
     given = {"balance_loss": training.balance_loss, "router_z_loss": training.router_z_loss}
+    loss = surprise(training.label_smoothing, training.z_loss / training.accumulate)
     if not n_routers:
         for name, weight in given.items():
             if weight is not None:
@@ -129,10 +131,10 @@ def _training_layer(training: Training, n_routers: int) -> Layer:
                     f"training: {name} is {weight}, which nothing reads (the model has no experts), expected"
                     " it left out"
                 )
-        return transformer.loss
+        return loss
     share = 1 / (n_routers * training.accumulate)
     weights = (usual if w is None else w for w, usual in zip(given.values(), (BALANCE, ROUTER_Z)))
-    return with_router_losses(*(weight * share for weight in weights))
+    return with_router_losses(*(weight * share for weight in weights), loss=loss)
 
 
 def n_routers(config: Config) -> int:

@@ -36,8 +36,8 @@ from .objective import (
     n_routers,
     step_loss_and_grads,
 )
-from .optim import AdamW, learning_rate
-from .optimizer import Optimizer, expect_beginning, norm_and_step, places
+from .optimizer import Optimizer, expect_beginning, norm_and_step, optimizer_of, places
+from .schedules import learning_rate
 from .stochastic import round_trained
 from .stopping import on_signal
 
@@ -73,7 +73,7 @@ class Trainer:
         What is minimised, as numgpt.training.objective.Objective says; the next token of the corpus unless
         given.
     optimizer : object with step(grads, lr), state() and load_state(arrays, steps), optional
-        As numgpt.training.optimizer.Optimizer says; AdamW with the settings of training unless given.
+        As numgpt.training.optimizer.Optimizer says; that of the settings unless given, AdamW or Muon.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ class Trainer:
         if not engine.on_gpu(model.params.flat):
             moments = 2 if optimizer is None else 0
             engine.expect_room("training: gradients and moments", (1 + moments) * model.params.flat.nbytes)
-        self.optimizer: Any = _adamw(model, training) if optimizer is None else optimizer
+        self.optimizer: Any = optimizer_of(model, training) if optimizer is None else optimizer
         expect_beginning(self.optimizer, model.params)
         self.grads = places(self.optimizer, model.params)  # one buffer for all steps
         self.updates = 0
@@ -418,9 +418,3 @@ class Trainer:
                 log.write(file, entry)
             if progress is not None:
                 progress.update(self, entry)
-
-
-def _adamw(model: GPT, training: Training) -> AdamW:
-    """The optimizer that the settings describe."""
-    t = training
-    return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)
