@@ -95,3 +95,40 @@ def test_smoothing_is_pytorchs():
     theirs = torch.nn.CrossEntropyLoss(label_smoothing=0.15, ignore_index=-1)
     expected = theirs(torch.tensor(model(X)).reshape(-1, 11), torch.tensor(SOME).reshape(-1))
     assert float(loss) == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_documents_of_a_window_are_read_each_by_itself():
+    """Logits are those of each document alone, and a whole step's loss is theirs."""
+    tokens = np.array([3, 0, 5, 6, 7, 0, 8, 9, 2, 0, 1, 4] * 10)
+    corpus = Corpus(tokens, tokens, Ending("abcdefghijk"), "documents", "", {})
+    objective = Pretraining(corpus, Training(batch_size=4, documents=True), 6)
+    model = GPT(CONFIG, seed=2, dtype="float64")
+    batch = objective.batch(0, 0)
+    whole = differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility)
+    surprises = []
+    for x, y in zip(*batch.inputs[:2]):
+        begins = sorted({0, *np.flatnonzero(x == 0)})
+        for begin, end in zip(begins, [*begins[1:], len(x)]):
+            one = x[begin:end], y[begin:end]
+            surprises += [float(model.loss(*one))] * (end - begin)
+    assert float(whole) == pytest.approx(np.mean(surprises), rel=1e-12)
+    assert all(held.visibility is not None for held in objective.held_out())
+    plain = Pretraining(corpus, Training(batch_size=4), 6).batch(0, 0)
+    assert float(whole) != pytest.approx(
+        float(differentiable.loss(model, plain.layer, plain.inputs)), rel=1e-6
+    )
+
+
+class Ending(numgpt.tokenizers.Characters):
+    """Characters whose first ends a text."""
+
+    end_of_text = 0
+
+
+def test_documents_that_nothing_tells_apart_are_errors():
+    with pytest.raises(InputError, match="tokenizer has no special token that ends a text"):
+        Pretraining(CORPUS, Training(documents=True), 6)
+    tokens = 1 + TOKENS % 10
+    corpus = Corpus(tokens, tokens, Ending("abcdefghijk"), "one", "", {})
+    with pytest.raises(InputError, match="the text has no 'a' between them"):
+        Pretraining(corpus, Training(documents=True), 6)

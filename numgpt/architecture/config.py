@@ -372,6 +372,12 @@ class Training:
         "compute in a precision that the engine has no products of: slower than float32, for studies",
         late=True,
     )
+    documents: bool = setting(
+        False,
+        "in pre-training, tokens see their own document alone: one begins at each special token that ends a"
+        " text, and counts its positions from 0",
+        late=True,
+    )
     label_smoothing: float = setting(
         0.0, "share of each target that all tokens get alike, in pre-training", late=True
     )
