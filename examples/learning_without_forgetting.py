@@ -29,7 +29,7 @@ from numgpt.layers.transformer import loss
 
 NAMES, RELATIONS, VALUES, SETS = 12, 4, 10, 5
 TRAINING = Training(
-    steps=300, batch_size=24, lr=1e-3, min_lr=0.0, warmup=10, weight_decay=0.0, clip=0.0, eval_interval=10**6
+    batch_size=24, lr=1e-3, min_lr=0.0, warmup=10, weight_decay=0.0, clip=0.0, eval_interval=10**6
 )
 WEIGHTS = {"L2": (0.3, 1.0, 3.0, 10.0), "EWC": (1e2, 1e3, 1e4, 1e5)}
 CHOSEN_BY = 0  # the seed that weights are chosen with
@@ -56,8 +56,10 @@ def facts(number):
 
 @functools.cache
 def sums(sign):
-    """(inputs, targets) of "3+4=" → "7" or "3-4=" → "1", modulo 10: integers (100, 4)."""
-    rows = np.array([(a, 10 + (sign < 0), b, 12, (a + sign * b) % 10) for a in range(10) for b in range(10)])
+    """(inputs, targets) of "3+4=" → 7 or "3-4=" → 1, how far they are apart: integers (100, 4)."""
+    rows = np.array(
+        [(a, 10 + (sign < 0), b, 12, 13 + abs(a + sign * b)) for a in range(10) for b in range(10)]
+    )
     targets = rows[:, 1:].copy()
     targets[:, :-1] = -1
     return rows[:, :-1], targets
@@ -97,14 +99,14 @@ def anchor(method, model, task, seed):
     return None
 
 
-def learned(config, method, tasks, seed, weight):
+def learned(config, method, tasks, seed, weight, steps=300):
     """The shares of right answers to each task, after each task: (tasks, tasks)."""
     model, anchors, table = GPT(config, seed=seed), [], []
     for n, task in enumerate(tasks):
         objective = Task(task, tasks[:n] if method == "replay" else (), seed)
         if anchors:
             objective = tuning.Anchored(objective, anchors, weight)
-        training = dataclasses.replace(TRAINING, seed=seed + 100 * n)
+        training = dataclasses.replace(TRAINING, steps=steps, seed=seed + 100 * n)
         Trainer(model, None, training, objective=objective).run()
         table.append([right(model, other) for other in tasks])
         spring = anchor(method, model, task, seed) if n + 1 < len(tasks) else None
@@ -113,22 +115,22 @@ def learned(config, method, tasks, seed, weight):
     return np.array(table)
 
 
-def chosen(config, tasks):
+def chosen(config, tasks, **more):
     """The best weight of each kind of springs."""
     best = {"nothing": 0.0, "replay": 0.0}
     for method, weights in WEIGHTS.items():
-        means = [learned(config, method, tasks, CHOSEN_BY, weight)[-1].mean() for weight in weights]
+        means = [learned(config, method, tasks, CHOSEN_BY, weight, **more)[-1].mean() for weight in weights]
         best[method] = weights[int(np.argmax(means))]
         print(f"  {method}: " + ", ".join(f"λ {w:g} {m:.2f}" for w, m in zip(weights, means)))
     return best
 
 
-def compared(title, config, tasks, weights):
+def compared(title, config, tasks, weights, **more):
     """Method → shares at the end (seeds, tasks), and tables (seeds, tasks, tasks)."""
     print(f"\n{title}: share of right answers at the end, mean ± standard error of {len(SEEDS)} seeds")
     results = {}
     for method in ("nothing", "L2", "EWC", "replay"):
-        tables = np.array([learned(config, method, tasks, seed, weights[method]) for seed in SEEDS])
+        tables = np.array([learned(config, method, tasks, seed, weights[method], **more) for seed in SEEDS])
         results[method] = tables
         ends = tables[:, -1]
         each = " ".join(f"{share:.2f}" for share in ends.mean(0))
@@ -153,10 +155,11 @@ def main():
     five = compared("five sets of facts", config, sets, weights)
     if args.plot:
         draw(five, args.plot)
-    shared = Config(13, block_size=4, n_layer=2, n_head=4, n_embd=64)
+    shared = Config(32, block_size=4, n_layer=2, n_head=4, n_embd=64)
     signs = [sums(1), sums(-1)]
     print("\nplus, then minus, springs of several weights λ:")
-    hard = compared("plus, then minus", shared, signs, chosen(shared, signs))
+    weights = chosen(shared, signs, steps=600)
+    hard = compared("plus, then minus", shared, signs, weights, steps=600)
 
     kept = {method: tables[:, -1].mean(-1) for method, tables in two.items()}
     lead = kept["EWC"] - kept["L2"]
@@ -166,8 +169,8 @@ def main():
     assert five["EWC"][:, -1].mean() > five["L2"][:, -1].mean() > five["nothing"][:, -1].mean()
     assert hard["EWC"][:, -1].mean() < 0.75 < hard["replay"][:, -1].mean()
     print(
-        f"\nOf two sets of facts EWC keeps {kept['EWC'].mean():.2f}, {lead.mean():.2f} ± {error(lead):.2f} more"
-        f" than L2; of plus and minus {hard['EWC'][:, -1].mean():.2f}, where replay keeps"
+        f"\nOf two sets of facts EWC keeps {kept['EWC'].mean():.2f}, {lead.mean():.2f} ± {error(lead):.2f}"
+        f" more than L2; of plus and minus {hard['EWC'][:, -1].mean():.2f}, where replay keeps"
         f" {hard['replay'][:, -1].mean():.2f}."
     )
 
