@@ -17,7 +17,6 @@ import numgpt
 from numgpt.architecture.config import Training
 from numgpt.data import corpora
 from numgpt.interchange import torch_random
-from numgpt.training import optim
 
 TINYSHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 # Step → (training loss, held-out loss).
@@ -142,7 +141,7 @@ def replay(text, steps, perturb=None):
             yield "evaluation", i, (mean_loss("train"), mean_loss("val"))
         loss, grads = model.loss_and_grads(x, y)
         x, y = batch("train")
-        optimizer.step(grads, optim.learning_rate(i, t))
+        optimizer.step(grads, numgpt.learning_rate(i, t))
         yield "loss", i, float(loss)
 
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from .layers.visibility import Visibility
     from .model.gpt import GPT
     from .traces.trace import Trace
-    from .training.optim import AdamW, learning_rate
+    from .training.muon import Muon
+    from .training.optim import AdamW
+    from .training.schedules import learning_rate
     from .training.trainer import Trainer
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "InputError",
     "Layer",
     "LoRA",
+    "Muon",
     "Pruned",
     "Quantized",
     "Record",
@@ -86,6 +89,7 @@ _LATE = {
     "InputError": ("errors", "InputError"),
     "Layer": ("layers.layer", "Layer"),
     "LoRA": ("architecture.additions", "LoRA"),
+    "Muon": ("training.muon", "Muon"),
     "Pruned": ("architecture.pruned", "Pruned"),
     "Quantized": ("architecture.quantized", "Quantized"),
     "Record": ("layers.record", "Record"),
@@ -98,7 +102,7 @@ _LATE = {
     "gradcheck": ("gradcheck", None),
     "interpretability": ("interpretability", None),
     "learn": ("learn", None),
-    "learning_rate": ("training.optim", "learning_rate"),
+    "learning_rate": ("training.schedules", "learning_rate"),
     "llmc": ("interchange.llmc", None),
     "ops": ("ops", None),
     "pages": ("pages", None),

@@ -163,6 +163,7 @@ THINGS = {
     "optimizer": lambda folder: model_and_optimizer()[1],
     "model and optimizer": lambda folder: model_and_optimizer(),
     "optimizer and model": lambda folder: dict(zip("ab", model_and_optimizer()[::-1])),
+    "muon": lambda folder: numgpt.Muon(GPT(TINY, seed=3)),
     "trainer": a_trainer,
     "corpus": a_corpus,
     "mapped corpus": a_mapped_corpus,

@@ -181,6 +181,7 @@ LONG = (
     *("characters_or_byte_pairs", "gradient_flow_depth", "layernorm_three_terms"),
     *("teach_addition", "reward_of_known_truth", "preferences_break", "counts_or_gpt"),
     *("reinforce_addition", "whole_pipeline", "induction_head", "planted_fact", "prune_and_recover"),
+    *("recipes_compared", "learning_without_forgetting"),
 )
 
 

@@ -174,6 +174,16 @@ def test_the_learning_rate_rises_then_falls_to_its_end(schedule):
         assert rates[30] == pytest.approx(0.55)  # half-way is the mean of both ends, for cosine too
 
 
+def test_wsd_stays_until_its_cooldown_and_falls_in_a_line():
+    t = Training(steps=110, warmup=10, lr=1.0, min_lr=0.0, schedule="wsd", cooldown=0.25)
+    rates = [learning_rate(i, t) for i in range(111)]
+    assert rates[9] < 1
+    assert set(rates[10:86]) == {1.0}
+    np.testing.assert_allclose(np.diff(rates[85:]), -1 / 25, rtol=1e-12)
+    assert rates[110] == 0
+    assert learning_rate(105, Training(steps=110, warmup=10, lr=1.0, schedule="wsd", cooldown=0.0)) == 1
+
+
 def test_a_repr_says_where_it_is_and_what_decays(model):
     optimizer = AdamW(model, clip=None)
     optimizer.step(gradients(model), lr=0.1)

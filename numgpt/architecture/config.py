@@ -334,8 +334,21 @@ class Training:
     min_lr: float | None = setting(None, "learning rate at the end (default: a tenth of lr)")
     warmup: int = setting(100, "steps over which the learning rate rises")
     schedule: str = setting(
-        "cosine", "how the learning rate falls after the warm-up", ("cosine", "linear", "constant")
+        "cosine",
+        "how the learning rate falls after the warm-up; wsd: only at the end",
+        ("cosine", "linear", "constant", "wsd"),
     )
+    cooldown: float = setting(
+        0.2, "share of the steps over which wsd lets the learning rate fall, in a line", late=True
+    )
+    optimizer: str = setting(
+        "adamw",
+        "what moves the parameters; muon: the blocks' matrices by steps of like singular values, the"
+        " rest by AdamW",
+        ("adamw", "muon"),
+        late=True,
+    )
+    momentum: float = setting(0.95, "Muon's decay of the sum of gradients", late=True)
     beta1: float = setting(0.9, "AdamW's decay of the mean gradient")
     beta2: float = setting(0.99, "AdamW's decay of the mean squared gradient")
     eps: float = setting(1e-8, "added to the denominator in AdamW")
@@ -357,6 +370,20 @@ class Training:
     emulate_precision: bool = setting(
         False,
         "compute in a precision that the engine has no products of: slower than float32, for studies",
+        late=True,
+    )
+    documents: bool = setting(
+        False,
+        "in pre-training, tokens see their own document alone: one begins at each special token that ends a"
+        " text, and counts its positions from 0",
+        late=True,
+    )
+    label_smoothing: float = setting(
+        0.0, "share of each target that all tokens get alike, in pre-training", late=True
+    )
+    z_loss: float = setting(
+        0.0,
+        "weight, in pre-training, of the mean squared log-sum of the logits' exponentials (PaLM's: 1e-4)",
         late=True,
     )
     balance_loss: float | None = setting(
@@ -387,8 +414,10 @@ class Training:
             weight = getattr(self, name)
             expect(self, name, weight is None or 0 <= weight <= 1e30, "0 or more")
         expect(self, "min_lr", self.min_lr is None or 0 <= self.min_lr <= self.lr, f"0 to lr {self.lr}")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "momentum", "label_smoothing"):
             expect(self, name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
+        expect(self, "cooldown", 0 <= self.cooldown <= 1, "0 to 1, a share of the steps")
+        expect(self, "z_loss", 0 <= self.z_loss <= 1e30, "0 or more")
         expect(self, "eps", self.eps >= 1e-30, "at least 1e-30, which float32 can add")
         if not self.masters and self.precision != "bf16":
             raise InputError(

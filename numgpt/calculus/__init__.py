@@ -14,6 +14,7 @@ wherever the model lies and computes. What has θ's shape is returned as such a 
 of one buffer, .flat.
 """
 
+from .diagonal import fisher_diagonal
 from .eigenvalues import OPERATORS, top_eigenvalues
 from .examples import (
     NoiseScale,
@@ -30,6 +31,7 @@ __all__ = [
     "NoiseScale",
     "empirical_fisher",
     "fisher",
+    "fisher_diagonal",
     "gauss_newton",
     "gradient_noise_scale",
     "gradient_norms",

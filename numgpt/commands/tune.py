@@ -205,7 +205,8 @@ def _add_truncate(parser: argparse.ArgumentParser, what: str) -> None:
 def _add_training(parser: argparse.ArgumentParser, kind: str) -> None:
     """The fields of Training, and how long it lasts."""
     epochs = TUNINGS[kind].epochs
-    without = ["balance_loss", "router_z_loss"]  # of a mixture's routers: their losses are of pre-training
+    without = ["balance_loss", "router_z_loss", "label_smoothing", "z_loss", "documents"]
+    # all of pre-training alone
     shown = {"steps": f"as many as make {epochs:g} epochs", "warmup": "20, or a tenth of few steps"}
     if TUNINGS[kind].samples:
         without += ["steps", "eval_iters"]  # which --iterations and --held-out say

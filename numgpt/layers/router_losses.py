@@ -2,10 +2,10 @@
 
 from ..ops import add, balance, router_z, scaled
 from .layer import Layer
-from .transformer import loss_backward, loss_forward
+from .transformer import loss
 
 
-def with_router_losses(balance_weight, z_weight):
+def with_router_losses(balance_weight, z_weight, loss=loss):
     """The layer of a loss with, for each router, weight times balance and weight times z added.
 
     A router's losses are means over all tokens of the batch, whether they count as targets or not.
@@ -13,7 +13,7 @@ def with_router_losses(balance_weight, z_weight):
 
     def forward(r, tokens, targets, count=None):
         """The mean surprise, and what is added to it.  tokens and targets (..., T) → ()"""
-        total = loss_forward(r, tokens, targets, count)
+        total = loss.forward(r, tokens, targets, count)
         for router, (logits, chosen) in r.told.items():
             even = r(f"{router}.balance", balance, logits, chosen)
             even = r(f"{router}.balance_part", scaled, even, factor=balance_weight)
@@ -31,6 +31,6 @@ def with_router_losses(balance_weight, z_weight):
             dlogits = r.back(f"{router}.z", r.back(f"{router}.z_part", dsmall))
             deven = r.back(f"{router}.balance_part", deven)
             r.send(router, dlogits + r.back(f"{router}.balance", deven))
-        loss_backward(r, dloss)
+        loss.backward(r, dloss)
 
     return Layer(forward, backward)

@@ -64,6 +64,21 @@ class Visibility:
 
     @classmethod
     @checked
+    def documents(cls, tokens: Ids, begin: Count) -> Visibility:
+        """Documents in rows of tokens (..., T), each alone: one begins wherever the token begin stands.
+
+        What stands before the first of them in a row is the end of a document that began earlier.
+
+        >>> Visibility.documents([[5, 6, 0, 7, 8]], 0).positions
+        array([[0, 1, 0, 1, 2]])
+        """
+        ids = as_array("visibility: tokens", tokens, "integers (..., T)")
+        places = np.arange(ids.shape[-1])
+        first = np.maximum.accumulate(np.where(ids == begin, places, 0), -1)
+        return cls(places - first, first)
+
+    @classmethod
+    @checked
     def packed(cls, lengths: Sequence[Sequence[int]]) -> Visibility:
         """Documents side by side in each row, each alone and counted from 0.
 

@@ -35,7 +35,7 @@ from .experts import combine, dispatch, expert_linear, opened, route
 from .likelihoods import forward_kl, reverse_kl, token_entropy, token_logprobs
 from .linear import linear, unembedding
 from .lora import lora_linear, low_rank
-from .losses import cross_entropy, squared_error
+from .losses import anchor, cross_entropy, squared_error
 from .masked import masked_expert_linear, masked_linear
 from .means import sequence_mean, sequence_sum, token_mean, whiten
 from .norms import NORMS, layernorm, rmsnorm, standardise
@@ -65,7 +65,7 @@ _EXPERTS = (route, dispatch, expert_linear, combine, opened, balance, router_z)
 _TUNING = (
     *(token_logprobs, token_entropy, reverse_kl, forward_kl, token_mean, sequence_mean, sequence_sum),
     *(bradley_terry, dpo, ipo, kto, clipped_value, last_token, mean_pool, squared_error, lora_linear),
-    *(ppo, k1, k2, k3, whiten),
+    *(ppo, k1, k2, k3, whiten, anchor),
 )
 _QUANTISED = (
     *(quantised_linear, quantised4_linear, quantised_embedding, quantised_unembedding),
@@ -98,6 +98,7 @@ __all__ = [
     "ALL",
     "Op",
     "add",
+    "anchor",
     "attend",
     "attend_groups",
     "attention",

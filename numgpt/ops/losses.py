@@ -82,3 +82,34 @@ def squared_error_backward(dy, saved):
 
 
 squared_error = Op("...C, ...C! -> ()", squared_error_forward, squared_error_backward, saves="...C")
+
+
+@rounded_once
+def anchor_forward(w, centre, stiffness):
+    """What it costs to move parameters away from where they were, each by its own stiffness.
+
+        y = ½ Σ_i f_i (w_i − c_i)²
+
+    c and f are constants. With f the diagonal of the Fisher matrix at c this is, to second order, how much a
+    model that was trained there changes its predictions.
+    w (..., C), centre (..., C), stiffness (..., C) → y ().  Source: Kirkpatrick et al. 2017.
+    """
+    if not w.size:
+        raise InputError(f"anchor: w has shape {w.shape}, expected at least one number")
+    moved = w - centre
+    return (0.5 * stiffness * moved * moved).sum(), (moved, stiffness)
+
+
+@rounded_once
+def anchor_backward(dy, saved):
+    """Gradients of anchor_forward with respect to w, centre and stiffness (none: they are constants).
+
+        dw_i = dy f_i (w_i − c_i)        because the slope of half a square is its root
+
+    In words: a spring at each parameter pulls it back.
+    """
+    moved, stiffness = saved
+    return dy * stiffness * moved, None, None
+
+
+anchor = Op("...C, ...C!, ...C! -> ()", anchor_forward, anchor_backward, saves="...C stiffness")

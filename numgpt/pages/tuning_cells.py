@@ -63,6 +63,11 @@ TUNING: Mapping[str, Row] = {
         "dx[n, c] = 2 * dy * (x[n, c] - t[n, c]) / count",
         "count = sum(n, sum(c, x[n, c] - x[n, c] + 1))\n",
     ),
+    "anchor": Row(
+        "w a f",
+        "y = sum(n, sum(c, 0.5 * f[n, c] * (w[n, c] - a[n, c]) * (w[n, c] - a[n, c])))",
+        "dw[n, c] = dy * f[n, c] * (w[n, c] - a[n, c])",
+    ),
     "token_mean": Row(
         "x w",
         "y = sum(n, sum(t, w[n, t] * x[n, t])) / count",

@@ -166,6 +166,7 @@ TUNING: dict[str, Callable[..., Any]] = {
     "last_token": _last_token,
     "mean_pool": _mean_pool,
     "squared_error": lambda torch, x, targets: torch.nn.functional.mse_loss(x, targets),
+    "anchor": lambda torch, w, centre, stiffness: (0.5 * stiffness * (w - centre) ** 2).sum(),
     "lora_linear": _lora_linear,
     "low_rank": _low_rank,
 }

@@ -19,6 +19,7 @@ from ..data.corpus import Corpus
 from ..errors import InputError
 from ..layers import transformer
 from ..layers.layer import Layer
+from ..layers.pretraining_losses import surprise
 from ..layers.router_losses import with_router_losses
 from ..layers.visibility import Visibility
 from ..model import differentiable
@@ -100,20 +101,43 @@ class Pretraining:
         self.block_size = block_size
         self.source, self.digest = corpus.source, corpus.digest
         self.layer = _training_layer(training, n_routers)
+        self.document_begin = _document_begin(corpus) if training.documents else None
 
     def batch(self, step: int, n: int) -> Batch:
         """Windows of the part to train on, drawn by step, n and the seed; each of their tokens counts."""
         t = self.training
         x, y = texts.batch(self.corpus.train, self.block_size, t.batch_size, t.seed, "train", step, n)
         whole = t.accumulate * y.size
-        return Batch((x, y, whole), self.layer, y.size, of=whole)
+        return Batch((x, y, whole), self.layer, y.size, of=whole, visibility=self._documents(x))
 
     def held_out(self) -> Iterator[Batch]:
         """The eval_iters batches of the part that is held out."""
         t = self.training
         for n in range(t.eval_iters):
             x, y = texts.batch(self.corpus.held_out, self.block_size, t.batch_size, t.seed, "held-out", n)
-            yield Batch((x, y), transformer.loss, y.size)
+            yield Batch((x, y), transformer.loss, y.size, visibility=self._documents(x))
+
+    def _documents(self, tokens: Any) -> Visibility | None:
+        """Each document of a window by itself, where the settings ask for it."""
+        return None if self.document_begin is None else Visibility.documents(tokens, self.document_begin)
+
+
+def _document_begin(corpus: Corpus) -> int:
+    """The special token at which a document of a corpus begins; InputError where there is none."""
+    token = corpus.tokenizer.end_of_text
+    if token is None:
+        raise InputError(
+            "training: documents are to be kept apart, and the tokenizer has no special token that ends a"
+            " text, expected one such as <|endoftext|>: choose a tokenizer that has it, or leave documents"
+            " out"
+        )
+    if not (corpus.train == token).any():
+        mark = corpus.tokenizer.decode([token])
+        raise InputError(
+            f"training: documents are to be kept apart, and the text has no {mark!r} between them, expected"
+            " some: write it before each document, and prepare with special='allow'"
+        )
+    return token
 
 
 BALANCE, ROUTER_Z = 1e-2, 1e-3  # weights of Switch (Fedus et al. 2021) and ST-MoE (Zoph et al. 2022)
@@ -125,6 +149,7 @@ def _training_layer(training: Training, n_routers: int) -> Layer:
     A step adds up the losses of its micro-batches, so each weighs a share.
     """
     given = {"balance_loss": training.balance_loss, "router_z_loss": training.router_z_loss}
+    loss = surprise(training.label_smoothing, training.z_loss / training.accumulate)
     if not n_routers:
         for name, weight in given.items():
             if weight is not None:
@@ -132,10 +157,10 @@ def _training_layer(training: Training, n_routers: int) -> Layer:
                     f"training: {name} is {weight}, which nothing reads (the model has no experts), expected"
                     " it left out"
                 )
-        return transformer.loss
+        return loss
     share = 1 / (n_routers * training.accumulate)
-    weights = (usual if w is None else w for w, usual in zip(given.values(), (BALANCE, ROUTER_Z)))
-    return with_router_losses(*(weight * share for weight in weights))
+    weights = [usual if w is None else w for w, usual in zip(given.values(), (BALANCE, ROUTER_Z))]
+    return with_router_losses(weights[0] * share, weights[1] * share, loss)
 
 
 def n_routers(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""AdamW with clipping over the flat buffer, and the schedules of its learning rate."""
+"""AdamW with clipping over the flat buffer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .. import engine
-from ..architecture.config import Training
 from ..architecture.parameters import Flat
 from ..architecture.patterns import matching
 from ..argument_kinds import is_finite
@@ -151,7 +150,7 @@ class AdamW(HeldAttributes):
             )
         if not engine.on_gpu(norm):
             self._expect_finite(g, norm)
-        clip = _factor(norm, self.clip, g.dtype) if self.clip else 1.0
+        clip = clip_factor(norm, self.clip, g.dtype) if self.clip else 1.0
         if not engine.on_gpu(norm):
             self._expect_squares(norm * clip)
         w = self.params.flat
@@ -315,7 +314,7 @@ def _is_norm(norm: Any) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and not number < 0
 
 
-def _factor(norm: Any, clip: float, dtype: DTypeLike) -> Any:
+def clip_factor(norm: Any, clip: float, dtype: DTypeLike) -> Any:
     """What gradients of a norm are scaled by, so that theirs is clip at most.
 
     On the GPU it is an array that lies there, because a comparison on the host would wait for the norm.
@@ -358,34 +357,3 @@ def block_squares(flat):  # type: ignore[no-untyped-def]
     """Σ g² of each block of a flat buffer, in float64.  (N,) → list of floats, on the GPU of arrays ()"""
     blocks = (flat[i : i + BLOCK].astype(np.float64) for i in range(0, len(flat), BLOCK))
     return [b @ b if engine.on_gpu(flat) else float(b @ b) for b in blocks]
-
-
-@checked
-def learning_rate(step: Count, training: Training) -> float:
-    """The learning rate of step 0, 1, …: linear warm-up, then cosine, linear or constant.
-
-        warm-up      lr (step + 1) / (warmup + 1)
-        after it     min_lr + (lr − min_lr) f(x)
-                     x from 0 at the warm-up's end to 1 at the end, after the last step
-                     f = ½ (1 + cos πx)  or  1 − x  or  1
-
-    Parameters
-    ----------
-    step : int
-        The updates before this one.
-    training : Training
-        Its lr, min_lr, warmup, steps and schedule.
-
-    Examples
-    --------
-    >>> from numgpt import Training
-    >>> training = Training(steps=100, warmup=9, lr=1e-3, schedule="linear")
-    >>> learning_rate(0, training), learning_rate(9, training), learning_rate(100, training)
-    (0.0001, 0.001, 0.0001)
-    """
-    if step < training.warmup:
-        return training.lr * (step + 1) / (training.warmup + 1)
-    steps = max(1, training.steps - training.warmup)
-    x = min(step - training.warmup, steps) / steps
-    fall = {"cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1 - x, "constant": 1.0}[training.schedule]
-    return training.final_lr + (training.lr - training.final_lr) * fall

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..architecture.config import Training
 from ..architecture.parameters import Flat
 from ..architecture.patterns import matching
 from ..errors import InputError
+from ..model.gpt import GPT
+from .muon import Muon
 from .optim import AdamW, global_norm
 
 
@@ -37,6 +40,15 @@ class Optimizer(Protocol):
         """Take over a state that was saved after so many steps; the arrays belong to a file: copy them."""
 
 
+def optimizer_of(model: GPT, training: Training, names: Sequence[str] | None = None) -> AdamW | Muon:
+    """The optimizer that the settings describe, of the parameters of these names; None for all."""
+    t = training
+    common = (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip, names
+    if t.optimizer == "muon":
+        return Muon(model, t.momentum, *common)
+    return AdamW(model, *common)
+
+
 def places(optimizer: Any, params: Flat) -> Flat:
     """One buffer for the gradients of all steps, of the parameters that an optimizer moves."""
     names: Any = getattr(optimizer, "names", None)
@@ -59,16 +71,17 @@ def _norm(grads: Flat) -> Any:
 
 
 def expect_beginning(optimizer: Any, params: Flat) -> None:
-    """Raise InputError for an AdamW of another model, or one that has taken steps before the run."""
-    if not isinstance(optimizer, AdamW):
+    """Raise InputError for an optimizer of another model, or one that has taken steps before the run."""
+    if not isinstance(optimizer, AdamW | Muon):
         return
+    kind = type(optimizer).__name__
     if optimizer.params is not params:
         raise InputError(
             "Trainer: the optimizer moves the parameters of another model, expected those of the model"
-            " that is trained: AdamW(model)"
+            f" that is trained: {kind}(model)"
         )
     if optimizer.steps:
         raise InputError(
             f"Trainer: the optimizer has taken {optimizer.steps} steps, expected one that begins with the"
-            " run: give a new AdamW, or go on from a checkpoint by resume()"
+            f" run: give a new {kind}, or go on from a checkpoint by resume()"
         )

@@ -35,8 +35,8 @@ from .objective import (
     expect_batch,
     n_routers,
 )
-from .optim import AdamW, learning_rate
-from .optimizer import Optimizer, expect_beginning
+from .optimizer import Optimizer, expect_beginning, optimizer_of
+from .schedules import learning_rate
 from .stopping import on_signal
 
 __all__ = ["Batch", "Listener", "NotFinite", "Trainer"]
@@ -71,7 +71,7 @@ class Trainer:
         What is minimised, as numgpt.training.objective.Objective says; the next token of the corpus unless
         given.
     optimizer : object with step(grads, lr), state() and load_state(arrays, steps), optional
-        As numgpt.training.optimizer.Optimizer says; AdamW with the settings of training unless given.
+        As numgpt.training.optimizer.Optimizer says; that of the settings unless given, AdamW or Muon.
     distribution : object, optional
         Who works on the run, as numgpt.training.distribution.Distribution says; this process alone unless
         given.
@@ -141,7 +141,7 @@ class Trainer:
         if not engine.on_gpu(model.params.flat):
             moments = 2 if optimizer is None else 0
             engine.expect_room("training: gradients and moments", (1 + moments) * model.params.flat.nbytes)
-        self.optimizer: Any = _adamw(model, training) if optimizer is None else optimizer
+        self.optimizer: Any = optimizer_of(model, training) if optimizer is None else optimizer
         expect_beginning(self.optimizer, model.params)
         self.distribution: Distribution = OneProcess() if distribution is None else distribution
         facts = {"settings": dataclasses.asdict(training), "data": self.identity["digest"]}
@@ -428,9 +428,3 @@ class Trainer:
                 log.write(file, entry)
             if progress is not None and self.distribution.is_first:
                 progress.update(self, entry)
-
-
-def _adamw(model: GPT, training: Training) -> AdamW:
-    """The optimizer that the settings describe."""
-    t = training
-    return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip)

@@ -2,6 +2,7 @@
 
 from .advantages import adaptive_beta, dr_grpo, gae, grpo, reinforce_pp, rloo
 from .classify import Tasks, predictions
+from .continual import Anchor, Anchored
 from .distill import Distillation
 from .order import drawn
 from .policy_gradient import PolicyGradient
@@ -18,6 +19,8 @@ from .vocabulary import grown
 
 __all__ = [
     "PPO",
+    "Anchor",
+    "Anchored",
     "Distillation",
     "FunctionReward",
     "ModelReward",

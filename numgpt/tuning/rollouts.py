@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..argument_kinds import as_array
 from ..arguments import Count, Ids, Positive, Size, checked
 from ..data.rendering import End
 from ..errors import InputError
@@ -22,6 +23,7 @@ from ..model import differentiable
 from ..model.decoding import KeyValueCache, advance, longest
 from ..model.gpt import GPT
 from ..model.sampling import choose_each
+from ..ops.op import check_ids
 from ..random import generator
 from .ends import Ending
 from .shared_prompts import Shared, shared
@@ -140,7 +142,7 @@ def sample(
         raise InputError("sample: the model has no tokenizer, expected one: set model.tokenizer")
     if not prompts:
         raise InputError("sample: there is no prompt, expected some")
-    ids = [np.asarray(prompt, np.int64) for prompt in prompts]
+    ids = [_ids(f"sample: prompt {n}", model, prompt) for n, prompt in enumerate(prompts)]
     room = model.config.block_size + 1 - max_new_tokens
     for n, prompt in enumerate(ids):
         if not 0 < len(prompt) <= room:
@@ -175,6 +177,16 @@ def written(
         some = ids[begin : begin + step]
         parts.append(_sampled(model, some, ending, group, draws[begin * group :], temperature))
     return Written(*(np.concatenate(arrays) for arrays in zip(*parts)))
+
+
+def _ids(who: str, model: GPT, prompt: Ids) -> Integers:
+    """A prompt as integers (T,) below the vocabulary's size."""
+    ids = as_array(who, prompt, "ids (T,)")
+    if ids.ndim != 1:
+        raise InputError(f"{who}: has shape {ids.shape}, expected ids (T,) of one text")
+    if ids.size:
+        check_ids(who, ids, model.config.vocab_size)
+    return ids.astype(np.int64)
 
 
 def _sampled(

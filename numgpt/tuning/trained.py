@@ -11,6 +11,8 @@ from ..architecture.parameters import Flat
 from ..arguments import checked
 from ..layers.adapters import in_place
 from ..model.gpt import GPT
+from ..training import optimizer
+from ..training.muon import Muon
 from ..training.optim import AdamW
 
 
@@ -60,7 +62,6 @@ def trained_names(model: GPT, reads_text: bool = True, vocabulary: bool = False)
 
 
 @checked
-def optimizer_of(model: GPT, training: Training, names: Sequence[str] | None) -> AdamW:
-    """AdamW with the settings of training, for the parameters of these names."""
-    t = training
-    return AdamW(model, (t.beta1, t.beta2), t.eps, t.weight_decay, t.clip, names)
+def optimizer_of(model: GPT, training: Training, names: Sequence[str] | None) -> AdamW | Muon:
+    """The optimizer of training's settings, for the parameters of these names."""
+    return optimizer.optimizer_of(model, training, names)
