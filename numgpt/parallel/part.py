@@ -1,0 +1,49 @@
+"""What a rank has of a model, and what several ranks have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import engine
+from ..architecture.config import Config
+from ..architecture.parameters import Flat, shapes
+from ..errors import InputError
+from .ranks import Ranks
+
+
+@dataclass
+class PartOfModel:
+    """A model as layers see it, whose parameters are those of one rank."""
+
+    config: Config
+    params: Flat
+    served: Mapping[str, Any]
+    seed: int
+
+
+def expect_whole(who: str, config: Config, params: Flat) -> None:
+    """Raise InputError unless these are all parameters of a model, and nothing beside them."""
+    expected = shapes(config)
+    beside = [name for name in params if name not in expected]
+    if beside or params.shapes != expected:
+        raise InputError(
+            f"{who}: the parameters have {', '.join(beside[:3]) or 'other shapes than the config says'},"
+            " expected those of the config alone: adapters, heads and rounded weights train in data parallel"
+        )
+
+
+def differing(ranks: Ranks, params: Flat, names: Sequence[str]) -> list[str]:
+    """Which of the named arrays have other bits on another rank that has them; all ranks ask together.
+
+    names: those that this rank has in common with others; a rank that has none gives none.
+    """
+    mine = {name: hashlib.blake2b(engine.home(params[name]).tobytes()).hexdigest() for name in names}
+    digests: dict[str, set[str]] = {}
+    for text in ranks.gather_texts("\n".join(f"{name} {digest}" for name, digest in mine.items())):
+        for line in text.splitlines():
+            name, digest = line.split()
+            digests.setdefault(name, set()).add(digest)
+    return [name for name, found in digests.items() if len(found) > 1]
