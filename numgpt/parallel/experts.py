@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..training.objective import expect_batch
 from . import pieces
 from .binary_counter import BinaryCounter
 from .expert_layers import LAYERS
-from .part import PartOfModel, differing, expect_whole
+from .part import PartOfModel, Sums, differing, expect_whole
 from .pieces import Piece
 from .ranks import Ranks, tree_sum
 
@@ -104,13 +105,29 @@ class ExpertPlan:
         because all of them came here, each with the gradient of the step's loss. Of what all ranks have, each
         knows what its own micro-batches give, and these are added up.
         """
-        share = self._share(batches)
-        counter, losses, counted, first = BinaryCounter(grads), [], 0.0, 0.0
-        for n in share:
+        return self.sums(model, objective, step, batches, grads, scale).mean(grads, scale)
+
+    def sums(
+        self,
+        model: PartOfModel,
+        objective: Any,
+        step: int,
+        batches: range,
+        grads: Flat,
+        scale: float = 1.0,
+        divisor: float | None = None,
+    ) -> Sums:
+        """The same before it is divided by what counts, for who adds up further batches.
+
+        divisor: that of the step's first batch, where these do not begin with it.
+        """
+        counter, losses, counted = BinaryCounter(grads), [], 0.0
+        for n in self._share(batches):
             batch = expect_batch(objective, objective.batch(step, n))
-            first = first or float(self.ranks.broadcast(np.array(batch.divisor)))
+            if divisor is None:  # each rank begins with a batch of its own, rank 0 with the first
+                divisor = float(self.ranks.broadcast(np.array(float(batch.divisor))))
             place = counter.place()
-            weight = batch.divisor / first
+            weight = batch.divisor / divisor
             loss = differentiable.loss_and_grads(
                 model,
                 batch.layer,
@@ -125,12 +142,9 @@ class ExpertPlan:
             counted += batch.count
         counter.finish()
         self._add_replicated(grads)
+        assert divisor is not None, "there is a batch"
         total = tree_sum(list(self._gathered(losses))).item()
-        counted = float(self.ranks.all_reduce(np.array(counted)))
-        factor = first / counted
-        if factor != scale:
-            grads.flat *= factor / scale
-        return (total if factor == 1 else total * factor), counted
+        return Sums(total, divisor, float(self.ranks.all_reduce(np.array(counted))))
 
     def held_out_loss(self, model: PartOfModel, objective: Any) -> float:
         """As training.objective.held_out_loss, on all ranks, which share the batches.
@@ -139,10 +153,9 @@ class ExpertPlan:
         needs the others' experts.
         """
         batches = [expect_batch(objective, given, "held_out") for given in objective.held_out()]
+        rounds = -(-len(batches) // self.ranks.size)
         losses = []
-        for n in range(
-            self.ranks.rank, -(-len(batches) // self.ranks.size) * self.ranks.size, self.ranks.size
-        ):
+        for n in range(self.ranks.rank, rounds * self.ranks.size, self.ranks.size):
             batch = batches[min(n, len(batches) - 1)]
             loss = differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility)
             losses.append(loss * (batch.divisor / batches[0].divisor))
@@ -186,7 +199,8 @@ def expect_cut(config: Config, ranks: int) -> None:
         )
     for n in numbers:
         if n % ranks:
-            fitting = ", ".join(str(k) for k in range(1, n + 1) if n % k == 0)
+            common = math.gcd(*numbers)
+            fitting = ", ".join(str(k) for k in range(1, common + 1) if common % k == 0)
             raise InputError(
                 f"experts: {n} experts for {ranks} ranks, expected as many for each: give {fitting} ranks"
             )

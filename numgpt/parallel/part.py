@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import engine
 from ..architecture.config import Config
@@ -22,6 +22,24 @@ class PartOfModel:
     params: Flat
     served: Mapping[str, Any]
     seed: int
+
+
+class Sums(NamedTuple):
+    """What batches of a step add up to, L = Σ (D_n / D) L_n and Σ N_n, as step_loss_and_grads calls them.
+
+    divisor: D, that of the step's first batch.
+    """
+
+    loss: Any
+    divisor: float
+    counted: float
+
+    def mean(self, grads: Flat, scale: float) -> tuple[Any, float]:
+        """(the mean loss over all that counts, how much that is); the gradients are divided in place."""
+        factor = self.divisor / self.counted
+        if factor != scale:
+            grads.flat *= factor / scale
+        return (self.loss if factor == 1 else self.loss * factor), self.counted
 
 
 def expect_whole(who: str, config: Config, params: Flat) -> None:

@@ -21,7 +21,7 @@ from ..model.gpt import GPT
 from ..training.objective import Batch, expect_batch
 from . import pieces, stages
 from .binary_counter import BinaryCounter
-from .part import PartOfModel, differing, expect_whole
+from .part import PartOfModel, Sums, differing, expect_whole
 from .pieces import Piece
 from .ranks import Ranks, tree_sum
 from .schedule import FORWARD, one_forward_one_backward, only_forwards
@@ -130,14 +130,6 @@ class StageRecord(Record):
         return dx
 
 
-class Sums(NamedTuple):
-    """What the batches of a step add up to: Σ (D_n / D) L_n, with the divisor D and Σ N_n."""
-
-    loss: Any
-    divisor: float
-    counted: float
-
-
 class Held(NamedTuple):
     """What waits for its backward."""
 
@@ -211,11 +203,7 @@ class PipelinePlan:
 
         grads receives the gradients of this rank's arrays, complete.
         """
-        sums = self.sums(model, objective, step, batches, grads, scale)
-        factor = sums.divisor / sums.counted
-        if factor != scale:
-            grads.flat *= factor / scale
-        return (sums.loss if factor == 1 else sums.loss * factor), sums.counted
+        return self.sums(model, objective, step, batches, grads, scale).mean(grads, scale)
 
     def sums(
         self,
