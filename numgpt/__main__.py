@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .errors import InputError
@@ -40,24 +40,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     one line. 130: interrupted.
     """
     _prepare_output()
+    status, message = _outcome(lambda: _begun(argv))
+    if message and not _is_another_rank(argv):
+        _say(message)
+    return status
+
+
+def _begun(argv: Sequence[str] | None) -> int:
+    """Read the command line, and run its command, here or on several ranks; the exit status."""
+    with _silent_interrupt():
+        from .commands import table  # here, so that Ctrl-C meanwhile prints no traceback
+    args = table.parser().parse_args(argv)
+    if getattr(args, "parallel", None) is None:
+        return _run(args)
+    from .commands import several
+
+    return several.on_ranks(args, lambda: _outcome(lambda: _run(args)))
+
+
+def _outcome(work: Callable[[], int]) -> tuple[int, str]:
+    """The exit status of work(), and what to say of it, "" for nothing."""
     try:
-        with _silent_interrupt():
-            from .commands import table  # here, so that Ctrl-C meanwhile prints no traceback
-        return _run(table.parser().parse_args(argv))
+        return work(), ""
     except BrokenPipeError:  # whoever read our output has gone, as head does
         output.send_nowhere(sys.stdout)
-        return 1
+        return 1, ""
     except (InputError, OSError, MemoryError, TypeError, ModuleNotFoundError) as error:
         message = _explanation(error)
         if message is None:
             raise
         if isinstance(error, OSError):  # stdout itself may be what cannot be written
             output.send_nowhere(sys.stdout)
-        _say(f"numgpt: {message}")
-        return 2
+        return 2, f"numgpt: {message}"
     except KeyboardInterrupt:
-        _say("\nnumgpt: interrupted")
-        return 130
+        return 130, "\nnumgpt: interrupted"
+
+
+def _is_another_rank(argv: Sequence[str] | None) -> bool:
+    """Whether another of several processes says what cannot be used before they know of each other."""
+    words = sys.argv[1:] if argv is None else argv
+    if not any(word.startswith("--parallel") for word in words):
+        return False
+    from .parallel.mpi_ranks import started_by_mpiexec
+
+    return (started_by_mpiexec() or 0) > 0
 
 
 def _say(text: str) -> None:

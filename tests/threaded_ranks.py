@@ -81,15 +81,25 @@ class ThreadRanks:
             shared = calls.setdefault((number, tuple(members)), Shared(len(members)))
         return type(self)(shared, members.index(self.rank))
 
+    def window(self, n, dtype):
+        return self._all(np.zeros(n, dtype))
 
-def on_ranks(size, work):
+
+class Apart(ThreadRanks):
+    """Ranks that have no memory in common, as those of several hosts."""
+
+    def window(self, n, dtype):
+        return None
+
+
+def on_ranks(size, work, kind=ThreadRanks):
     """work(ranks) on each of so many threads; what they returned, in order. The first error is raised."""
     shared = Shared(size)
     results, errors = [None] * size, []
 
     def run(rank):
         try:
-            results[rank] = work(ThreadRanks(shared, rank))
+            results[rank] = work(kind(shared, rank))
         except BaseException as error:
             errors.append(error)
             shared.barrier.abort()

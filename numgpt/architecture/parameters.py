@@ -235,6 +235,10 @@ class Flat(Mapping[str, NDArray[Any]]):
                 "parameters: the flat buffer is not contiguous, expected its numbers side by side: give"
                 " np.ascontiguousarray(buffer)"
             )
+        self._lay()
+
+    def _lay(self) -> None:
+        """Make the views of the buffer."""
         self._views: dict[str, NDArray[Any]] = {}
         self.places: dict[str, slice] = {}
         offset = 0
@@ -324,6 +328,17 @@ class Flat(Mapping[str, NDArray[Any]]):
         if flat is self.flat:
             return self
         return self._over(flat, {n: engine.move(q, name) for n, q in self.integers.items()})
+
+    def relocate(self, buffer: NDArray[Any]) -> None:
+        """Lie over another buffer from here on, whatever it holds: memory that processes share.
+
+        Views that somebody took before show the old one.
+        """
+        assert buffer.shape == self.flat.shape and buffer.dtype == self.flat.dtype, (
+            "a buffer of the same kind"
+        )
+        self.flat = buffer
+        self._lay()
 
     @property
     def nbytes(self) -> int:

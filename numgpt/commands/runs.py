@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from . import several
 from .printing import command_line, say
 
 if TYPE_CHECKING:
@@ -71,24 +72,28 @@ def corpus(recipe: dict[str, Any], model: GPT) -> Corpus:
 
 @contextlib.contextmanager
 def hold_folder(args: argparse.Namespace) -> Iterator[Path]:
-    """The run's folder, which from here on belongs to this process."""
+    """The run's folder, which from here on belongs to this process, or to the first of several."""
+    with contextlib.ExitStack() as stack:
+        yield Path(several.by_first(args, lambda: str(_held_folder(args, stack))))
+
+
+def _held_folder(args: argparse.Namespace, stack: contextlib.ExitStack) -> Path:
+    """The run's folder, held until the stack is left."""
     from ..storage import locks
 
-    with contextlib.ExitStack() as stack:
-        while True:
-            numbered = newest() if args.resume else new()
-            out = Path(args.out) if args.out else numbered
-            if out is None:
-                raise InputError(
-                    f"{args.command}: there is no run to resume under runs/, expected one: name it by --out"
-                )
-            try:
-                stack.enter_context(locks.held(out))
-                break
-            except locks.InUse:
-                if args.out or args.resume:
-                    raise  # else another process has taken this number at the same moment: take the next
-        yield out
+    while True:
+        numbered = newest() if args.resume else new()
+        out = Path(args.out) if args.out else numbered
+        if out is None:
+            raise InputError(
+                f"{args.command}: there is no run to resume under runs/, expected one: name it by --out"
+            )
+        try:
+            stack.enter_context(locks.held(out))
+            return out
+        except locks.InUse:
+            if args.out or args.resume:
+                raise  # else another process has taken this number at the same moment: take the next
 
 
 def is_begun(out: Path, args: argparse.Namespace) -> bool:

@@ -13,7 +13,7 @@ from ..architecture.fields import from_dict
 from ..data.split import SPLITS
 from ..errors import InputError
 from ..storage.output import send_nowhere
-from . import beginnings, flags, runs
+from . import beginnings, flags, runs, several
 from .places import expect_apart
 from .printing import command_line, default_prompt, plural, print_texts, say
 from .sample import TEMPERATURE, TOKENS, TOP_P
@@ -27,6 +27,7 @@ HELP = "Train a GPT, and write some text with it."
 EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
 
 TOKENIZER = "bpe:512"
+PARALLEL = "data, each with some of a step's batches; the results do not depend on N"
 INIT_LR = 3e-4  # of a model that has learned something: less than what begins one, so that it is not lost
 # Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
 FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
@@ -73,6 +74,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=TOKENS,
     )
     flags.add_time_limit(parser)
+    several.add_flag(parser, PARALLEL)
     _add_text_flags(parser)
     _add_teacher(parser)
     config, training = presets.preset(presets.DEFAULT), presets.preset_training(presets.DEFAULT)
@@ -159,7 +161,7 @@ def _add_teacher(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; 1 where the loss is no longer finite, 130 where somebody stopped the run."""
     with runs.hold_folder(args) as out:
-        begun = runs.is_begun(out, args)
+        begun = several.by_first(args, lambda: str(runs.is_begun(out, args))) == "True"
         if args.resume and not begun:
             say(f"numgpt: {out} holds no run to resume: a new one begins")
         trainer = resume(args, out) if begun else begin(args, out)
@@ -182,6 +184,7 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
     given = flags.fields(args, Training)
     preset = args.preset or presets.DEFAULT
     training = presets.preset_training(preset, **({"lr": INIT_LR} if args.init_from else {}) | given)
+    training = several.cut(training, args)
     mixed.expect(training, args.dtype or "float32")
     first = None if args.init_from is None else beginnings.first_model(args, training.seed)
     teacher = beginnings.teacher(args)
@@ -194,7 +197,7 @@ def begin(args: argparse.Namespace, out: Path) -> Trainer:
     objective = None
     if teacher is not None:
         objective = beginnings.distillation(teacher, corpus, training, model)
-    return Trainer(model, corpus, training, out, objective)
+    return Trainer(model, corpus, training, out, objective, distribution=several.distribution(args))
 
 
 def resume(args: argparse.Namespace, out: Path) -> Trainer:
@@ -228,7 +231,7 @@ def resume(args: argparse.Namespace, out: Path) -> Trainer:
     if "teacher" in begun_with:
         teacher = beginnings.teacher_again(begun_with["teacher"])
         objective = beginnings.distillation(teacher, corpus, training, model)
-    trainer = Trainer(model, corpus, training, out, objective)
+    trainer = Trainer(model, corpus, training, out, objective, distribution=several.distribution(args))
     trainer.resume()
     return trainer
 
@@ -330,8 +333,8 @@ def report(trainer: Trainer, out: Path, sample_tokens: int) -> int:
     from ..model.gpt import GPT
 
     status = runs.say_stopped(trainer, command_line("train", "--resume", "--out", out))
-    if status is not None:
-        return status
+    if status is not None or not trainer.distribution.is_first:
+        return status or 0
     if sample_tokens:
         say(f"\nsample of {sample_tokens} tokens at temperature {TEMPERATURE}, top-p {TOP_P}:")
         model = GPT.load(out)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 Part = TypeVar("Part")
@@ -56,6 +56,12 @@ class Ranks(Protocol):
     def split(self, group: int) -> Ranks:
         """The ranks that gave the same number, in the order that they have here."""
 
+    def window(self, n: int, dtype: DTypeLike) -> list[Array] | None:
+        """An array of zeros of each rank, as long as it asks for, which all of them read and write.
+
+        None where they have no memory in common. Between writing and reading lies a barrier().
+        """
+
 
 class Alone:
     """The group of one process, which says nothing to anybody."""
@@ -102,6 +108,10 @@ class Alone:
     def split(self, group: int) -> Alone:
         """Itself."""
         return self
+
+    def window(self, n: int, dtype: DTypeLike) -> list[Array] | None:
+        """Its own array."""
+        return [np.zeros(n, dtype)]
 
 
 def tree_sum(parts: Sequence[Array]) -> Array:

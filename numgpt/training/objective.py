@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import engine
 from ..architecture.config import Config, Training
@@ -162,16 +163,7 @@ def step_loss_and_grads(
         batch = expect_batch(objective, objective.batch(step, n))
         first = first or batch.divisor
         share = batch.divisor / first
-        loss = differentiable.loss_and_grads(
-            model,
-            batch.layer,
-            batch.inputs,
-            grads,
-            dloss=share * scale,
-            step=(step, n),
-            add=n > 0,
-            visibility=batch.visibility,
-        )
+        loss = batch_loss_and_grads(model, batch, (step, n), grads, share * scale, add=n > 0)
         total += (loss.astype(np.float64) if on_gpu else float(loss)) * share
         counted += batch.count
     factor = first / counted
@@ -182,19 +174,54 @@ def step_loss_and_grads(
     return total, counted
 
 
+def batch_loss_and_grads(
+    model: Any, batch: Batch, place: tuple[int, int], grads: Flat, dloss: float, add: bool
+) -> Any:
+    """The loss of one batch, of a place (step, n); dloss times its gradients → grads, onto what is there."""
+    return differentiable.loss_and_grads(
+        model,
+        batch.layer,
+        batch.inputs,
+        grads,
+        dloss=dloss,
+        step=place,
+        add=add,
+        visibility=batch.visibility,
+    )
+
+
 def held_out_loss(model: GPT, objective: Any) -> float:
     """The mean loss over all that counts in the held-out batches."""
-    losses, divisors, counts = [], [], []
-    for given in _held_out(objective):
+    return mean_of(held_out_terms(model, objective))
+
+
+def held_out_terms(model: GPT, objective: Any, rank: int = 0, size: int = 1) -> NDArray[np.float64]:
+    """(loss, divisor, count) of each held-out batch, in float64 (N, 3).
+
+    Of size processes each computes the losses of every size-th batch; those of the others are 0.
+    """
+    losses: list[Any] = []
+    weights = []
+    for n, given in enumerate(_held_out(objective)):
         batch = expect_batch(objective, given, "held_out")
-        losses.append(differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility))
-        divisors.append(batch.divisor)
-        counts.append(batch.count)
+        is_own = n % size == rank
+        losses.append(
+            differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility)
+            if is_own
+            else 0.0
+        )
+        weights.append((batch.divisor, batch.count))
     if not losses:
         raise InputError(f"{_who(objective)}.held_out: gives no batch, expected at least one")
     numbers = np.array([engine.home(loss) for loss in losses], np.float64)  # now: none waits within the loop
-    shares = np.array(divisors) / divisors[0]
-    return float((numbers * shares).sum() / (sum(counts) / divisors[0]))
+    return np.column_stack([numbers, np.array(weights, np.float64)])
+
+
+def mean_of(terms: NDArray[np.float64]) -> float:
+    """The mean loss over all that counts, of (loss, divisor, count) of each batch."""
+    numbers, divisors, counts = terms.T
+    shares = divisors / divisors[0]
+    return float((numbers * shares).sum() / (sum(counts.tolist()) / divisors[0]))
 
 
 def _held_out(objective: Any) -> Iterable[Any]:

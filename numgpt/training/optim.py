@@ -53,6 +53,8 @@ class AdamW(HeldAttributes):
     ----------
     m, v : Flat
         The moments of what trains.
+    runs : list of (slice, slice)
+        Parts of params.flat that step moves, each with its part of the moments.
     steps : int
         The updates so far.
 
@@ -99,7 +101,7 @@ class AdamW(HeldAttributes):
         trained = floats if names is None else matching("AdamW: names", names, floats)
         shapes = {name: floats[name] for name in trained}
         self.m, self.v = (Flat(shapes, self.params.dtype, like=self.params.flat) for _ in range(2))
-        self._runs = parts_that_train(self.params, self.m)
+        self.runs = parts_that_train(self.params, self.m)
         self.steps = 0
 
     @np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
@@ -160,10 +162,17 @@ class AdamW(HeldAttributes):
         self.steps += 1
         settings = (self.betas, self.eps, self.weight_decay, clip, lr, self.steps)
         m, v = self.m.flat, self.v.flat
-        for whole, own in self._runs:
+        for whole, own in self.runs:
             decayed = max(0, min(whole.stop, self.params.decayed.size) - whole.start)
             engine.twin(adamw, w)(w[whole], g[own], m[own], v[own], decayed, *settings)
         return norm
+
+    def moves_only(self, part: slice) -> None:
+        """From here on move only a part of what trains, in the moments' order: other processes move the rest.
+
+        The gradients of that part alone are read, and the norm of all has to be given.
+        """
+        self.runs = cut(parts_that_train(self.params, self.m), part)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The moments, m.<name> and v.<name>, in the host's memory: what a resumed run goes on from.
@@ -208,7 +217,8 @@ class AdamW(HeldAttributes):
             shapes = [*grads.shapes.items()]
             flat = grads.flat if shapes == [*own.shapes.items()] else None
             if flat is None and shapes == [*self.params.shapes.items()]:
-                flat = np.concatenate([grads.flat[whole] for whole, _ in self._runs])
+                runs = parts_that_train(self.params, own)
+                flat = np.concatenate([grads.flat[whole] for whole, _ in runs])
             if flat is not None:
                 self._expect_real(flat.dtype)
                 return flat if flat.dtype in (dtype, *REAL) else flat.astype(dtype)
@@ -284,6 +294,21 @@ def parts_that_train(params: Flat, trained: Flat) -> list[tuple[slice, slice]]:
     return runs
 
 
+def cut(runs: Sequence[tuple[slice, slice]], part: slice) -> list[tuple[slice, slice]]:
+    """What of parts_that_train lies in a part of what trains.
+
+    >>> cut([(slice(4, 8), slice(0, 4)), (slice(20, 26), slice(4, 10))], slice(3, 6))
+    [(slice(7, 8, None), slice(3, 4, None)), (slice(20, 22, None), slice(4, 6, None))]
+    """
+    inside = []
+    for whole, own in runs:
+        begin, end = max(own.start, part.start), min(own.stop, part.stop)
+        if begin < end:
+            offset = whole.start - own.start
+            inside.append((slice(begin + offset, end + offset), slice(begin, end)))
+    return inside
+
+
 def _is_norm(norm: Any) -> bool:
     """Whether something may be a norm; NaN and infinity are told of with the gradient at fault."""
     number = norm.item() if isinstance(norm, np.generic | np.ndarray) and norm.shape == () else norm
@@ -325,10 +350,14 @@ def global_norm(flat):  # type: ignore[no-untyped-def]
 
     The size is fixed, so that the bits do not depend on the machine.
     """
+    sums = block_squares(flat)
+    return np.sqrt(sum(sums)) if engine.on_gpu(flat) else math.sqrt(sum(sums))
+
+
+def block_squares(flat):  # type: ignore[no-untyped-def]
+    """Σ g² of each block of a flat buffer, in float64.  (N,) → list of floats, on the GPU of arrays ()"""
     blocks = (flat[i : i + BLOCK].astype(np.float64) for i in range(0, len(flat), BLOCK))
-    if engine.on_gpu(flat):
-        return np.sqrt(sum(b @ b for b in blocks))
-    return math.sqrt(sum(float(b @ b) for b in blocks))
+    return [b @ b if engine.on_gpu(flat) else float(b @ b) for b in blocks]
 
 
 @checked

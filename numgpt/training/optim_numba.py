@@ -45,9 +45,14 @@ def update(chunk, w, g, m, v, decayed, beta1, beta2, clip, eps, keep, rate, root
 
 def global_norm(flat):
     """Twin of optim.global_norm."""
+    return math.sqrt(sum(block_squares(flat)))
+
+
+def block_squares(flat):
+    """Twin of optim.block_squares."""
     sums = np.empty(-(-len(flat) // CHUNK))
     launch(chunk_squares, len(sums), flat, sums)
-    return math.sqrt(sum(sums.tolist()))
+    return sums.tolist()
 
 
 def adamw(w, g, m, v, decayed, betas, eps, weight_decay, clip, lr, t):

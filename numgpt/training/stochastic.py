@@ -1,11 +1,12 @@
 """Weights without float32 masters: after each step a number becomes one of the two bf16 numbers beside it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .. import engine
 from ..architecture.parameters import Flat
 from ..random import generator
-from .optim import parts_that_train
 
 BLOCK = 1 << 20  # numbers at once
 ODD, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64 (Steele 2014)
@@ -46,9 +47,9 @@ def mixed(z):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-def round_trained(params: Flat, trained: Flat, seed: int, step: int) -> None:
-    """Round, of the Flat of all parameters, those that train, after a step."""
+def round_trained(params: Flat, runs: Sequence[tuple[slice, slice]], seed: int, step: int) -> None:
+    """Round, of the Flat of all parameters, the parts that a step has moved, as AdamW's runs says them."""
     key = key_of(seed, step)
-    for whole, _ in parts_that_train(params, trained):
+    for whole, _ in runs:
         part = params.flat[whole]
         engine.twin(round_stochastically, part)(part, key, whole.start)

@@ -23,6 +23,7 @@ from ..model.gpt import GPT
 from ..storage import locks
 from ..storage.atomic import named
 from . import agreement, log
+from .distribution import Distribution, OneProcess
 from .finite import NotFinite, bad_parameter, expect_finite, fetched
 from .history import History
 from .log import Entry
@@ -32,13 +33,10 @@ from .objective import (
     Objective,
     Pretraining,
     expect_batch,
-    held_out_loss,
     n_routers,
-    step_loss_and_grads,
 )
 from .optim import AdamW, learning_rate
-from .optimizer import Optimizer, expect_beginning, norm_and_step, places
-from .stochastic import round_trained
+from .optimizer import Optimizer, expect_beginning
 from .stopping import on_signal
 
 __all__ = ["Batch", "Listener", "NotFinite", "Trainer"]
@@ -74,6 +72,9 @@ class Trainer:
         given.
     optimizer : object with step(grads, lr), state() and load_state(arrays, steps), optional
         As numgpt.training.optimizer.Optimizer says; AdamW with the settings of training unless given.
+    distribution : object, optional
+        Who works on the run, as numgpt.training.distribution.Distribution says; this process alone unless
+        given.
 
     Attributes
     ----------
@@ -117,6 +118,7 @@ class Trainer:
         out: str | PathLike[str] | None = None,
         objective: Objective | None = None,
         optimizer: Optimizer | None = None,
+        distribution: Distribution | None = None,
     ) -> None:
         if corpus is not None:
             agreement.expect_one_tokenizer(model, corpus)
@@ -141,7 +143,9 @@ class Trainer:
             engine.expect_room("training: gradients and moments", (1 + moments) * model.params.flat.nbytes)
         self.optimizer: Any = _adamw(model, training) if optimizer is None else optimizer
         expect_beginning(self.optimizer, model.params)
-        self.grads = places(self.optimizer, model.params)  # one buffer for all steps
+        self.distribution: Distribution = OneProcess() if distribution is None else distribution
+        facts = {"settings": dataclasses.asdict(training), "data": self.identity["digest"]}
+        self.grads = self.distribution.begin(model, self.optimizer, training.accumulate, facts)
         self.updates = 0
         self.best: float | None = None
         self.held_out: float | None = None
@@ -182,9 +186,10 @@ class Trainer:
                 note(*([self.evaluate()] if measures else []))
                 self.save("last")
             unseen: list[Entry] = []
-            while self.updates < t.steps and not (self._is_between() and (self.stopped or self.out_of_time)):
+            while self.updates < t.steps and not self._is_over():
                 unseen.append(self.step())
-                self.out_of_time = deadline is not None and time.monotonic() >= deadline
+                if deadline is not None:
+                    self.out_of_time = self.distribution.agreed(time.monotonic() >= deadline)
                 evaluates = measures and self._is_due(t.eval_interval)
                 saves = self._is_due(t.save_interval)
                 if evaluates or saves or len(unseen) == (PATIENCE if self._on_gpu() else 1):
@@ -207,36 +212,34 @@ class Trainer:
         start = time.perf_counter()
         step = self.updates
         lr = learning_rate(step, self.training)
-        norm_of, takes_norm = norm_and_step(self.optimizer)
         queued = self._on_gpu() and not self.mixed.scales  # then nothing is looked at yet
         with self.mixed.computing():
-            loss, count = step_loss_and_grads(
+            loss, count = self.distribution.loss_and_grads(
                 *(self.model, self.objective, step, self.training.accumulate, self.grads, self.mixed.scale)
             )
-            norm = norm_of(self.grads)
+            norm = self.distribution.norm(self.optimizer, self.grads)
             entry = {"step": step + 1, "loss": loss, "norm": norm, "lr": lr, "tokens": round(count)}
             if self.mixed.skips(entry):
                 self.updates += 1
             else:
                 if not queued:
                     expect_finite(self.model, self._batches(step), step, entry["loss"], entry["norm"])
-                self._update(lr, *([entry["norm"]] if takes_norm else []))
+                self._update(lr, entry["norm"])
         if hasattr(self.objective, "told"):
             entry |= self.objective.told()
         if queued:
             return entry | {"begun": start}
         return entry | {"tokens_per_s": round(count / (time.perf_counter() - start))}
 
-    def _update(self, lr: float, *norm: Any) -> None:
+    def _update(self, lr: float, norm: Any) -> None:
         """Move the parameters; what interrupts that tears them, but for a refusal, which comes before it."""
         self.torn = True
+        key = None if self.training.masters else (self.training.seed, self.updates)
         try:
-            self.optimizer.step(self.grads, lr, *norm)
+            self.distribution.update(self.optimizer, self.grads, lr, norm, key)
         except InputError:
             self.torn = False
             raise
-        if not self.training.masters:
-            round_trained(self.model.params, self.grads, self.training.seed, self.updates)
         self.updates += 1
         self.torn = False
 
@@ -259,7 +262,7 @@ class Trainer:
                 " of a held-out loss"
             )
         with self.mixed.computing():
-            self.held_out = held_out_loss(self.model, self.objective)
+            self.held_out = self.distribution.held_out_loss(self.model, self.objective)
         if not np.isfinite(self.held_out):
             why = bad_parameter(self.model.params) or "all parameters are finite"
             raise NotFinite(f"step {self.updates}: the held-out loss is {self.held_out}, {why}: lower --lr")
@@ -304,19 +307,18 @@ class Trainer:
         bad = bad_parameter(self.model.params)
         if bad:
             raise NotFinite(f"step {self.updates}: {bad}: lower --lr")
-        with self._folder():
-            if name == "best":
-                checkpoint.save(self.out / name, self.model)
-            else:
-                state = self.state() | {"updates": self.updates}
-                checkpoint.save(self.out / name, self.model, self.optimizer, state)
-            if name == "last":
-                self.saved = self.updates
+        optimizer = None if name == "best" else self.distribution.to_save(self.optimizer)
+        if self.distribution.is_first:
+            with self._folder():
+                state = None if name == "best" else self.state() | {"updates": self.updates}
+                checkpoint.save(self.out / name, self.model, optimizer, state)
+        if name == "last":
+            self.saved = self.updates
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[None]:
         """Hold the run's folder against other processes; an error unless its run is the one trained here."""
-        if self.out is None:
+        if self.out is None or not self.distribution.is_first:
             yield
             return
         last = self.out / "last"
@@ -358,12 +360,13 @@ class Trainer:
         if self.out is None:
             raise InputError("Trainer: there is no folder to resume from, expected one: give out")
         last = self.out / "last"
-        with locks.held(self.out):
+        with locks.held(self.out) if self.distribution.is_first else contextlib.nullcontext():
             state = checkpoint.read_state(last)
             agreement.expect_same_run(self.out, state, self.state())
             agreement.take_over(self.objective, state)
             checkpoint.load_state(last, self.optimizer, self.model)
             self.mixed.load_state(state)
+        self.distribution.loaded(self.optimizer)
         self.best = state["best"]
         self.held_out = state["held_out"]
         self.updates = self.saved = state["updates"]
@@ -402,10 +405,16 @@ class Trainer:
     def _stop(self) -> None:
         self.stopped = True
 
+    def _is_over(self) -> bool:
+        """Whether the run is to end here although there are steps left; all who work on it agree."""
+        is_asked = self.distribution.agreed(self.stopped)
+        self.stopped = self.stopped or is_asked
+        return self._is_between() and (is_asked or self.out_of_time)
+
     @contextlib.contextmanager
     def _log(self) -> Iterator[TextIO | None]:
         """The open log; what a resumed run has to know of the measurements before is taken from it."""
-        if self.out is None:
+        if self.out is None or not self.distribution.is_first:
             yield None
             return
         with log.opened(self.out, self.updates) as (file, entries):
@@ -416,7 +425,7 @@ class Trainer:
         for entry in entries:
             if file is not None:
                 log.write(file, entry)
-            if progress is not None:
+            if progress is not None and self.distribution.is_first:
                 progress.update(self, entry)
 
 
