@@ -138,7 +138,7 @@ class ExpertPlan:
         shards.added(leaves, len(share) // leaves, grads, self._scratch, compute)
         self._add_replicated(grads)
         counted = float(self.ranks.all_reduce(np.array(float(sum(counts)))))
-        return Sums(sum(self.ranks.all_gather(np.array(losses)).tolist()), divisor, counted)
+        return Sums(self.ranks.all_gather(np.array(losses)).tolist(), divisor, counted)
 
     def held_out_loss(self, model: PartOfModel, objective: Any) -> float:
         """As training.objective.held_out_loss, on all ranks, which share the batches.

@@ -28,12 +28,13 @@ class PartOfModel:
 
 
 class Sums(NamedTuple):
-    """What batches of a step add up to, L = Σ (D_n / D) L_n and Σ N_n, as step_loss_and_grads calls them.
+    """What batches of a step add up to, in the terms of step_loss_and_grads.
 
-    divisor: D, that of the step's first batch.
+    losses: (D_n / D) L_n of each batch, in their order. divisor: D, that of the step's first batch. counted:
+    Σ N_n.
     """
 
-    loss: Any
+    losses: list[Any]
     divisor: float
     counted: float
 
@@ -42,7 +43,8 @@ class Sums(NamedTuple):
         factor = self.divisor / self.counted
         if factor != scale:
             grads.flat *= factor / scale
-        return (self.loss if factor == 1 else self.loss * factor), self.counted
+        total = sum(self.losses)
+        return (total if factor == 1 else total * factor), self.counted
 
 
 def wide(loss: Any) -> Any:

@@ -252,7 +252,7 @@ class PipelinePlan:
         for _, k in only_forwards(self.ranks.rank, self.ranks.size, len(batches)):
             share = batches[k].divisor / batches[0].divisor
             losses.append(wide(self._forward(model, batches[k], k, share, None).loss) * share)
-        return float(self._everywhere(losses) / (sum(b.count for b in batches) / batches[0].divisor))
+        return float(sum(self._everywhere(losses)) / (sum(b.count for b in batches) / batches[0].divisor))
 
     def _forward(self, model: PartOfModel, batch: Batch, k: int, share: float, step: Any) -> Held:
         """Run this stage's steps of a micro-batch."""
@@ -292,9 +292,9 @@ class PipelinePlan:
         self.stage.send(array, other, n, OF_HEAD)
         return self.stage.receive(other, n, OF_HEAD)
 
-    def _everywhere(self, losses: Sequence[Any]) -> Any:
-        """The sum over micro-batches and stages: each has its routers' losses, and the last the surprise."""
-        return sum(self.ranks.all_reduce(np.array(losses)).tolist())
+    def _everywhere(self, losses: Sequence[Any]) -> list[Any]:
+        """Of each micro-batch the sum over stages: its routers' losses, and at the last the surprise."""
+        return self.ranks.all_reduce(np.array(losses)).tolist()
 
 
 def expect_surprise(layer: Layer) -> None:
