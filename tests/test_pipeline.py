@@ -12,6 +12,7 @@ from numgpt import GPT, AdamW, Config, InputError, LoRA, Visibility
 from numgpt.layers.layer import Layer
 from numgpt.layers.router_losses import with_router_losses
 from numgpt.parallel import pipeline
+from numgpt.parallel.data import DataParallel
 from numgpt.parallel.pipeline import PipelinePlan, StageRecord
 from numgpt.parallel.ranks import Alone
 from numgpt.training.objective import held_out_loss
@@ -96,13 +97,26 @@ def test_bits_do_not_depend_on_the_number_of_stages(extra, dtype):
     """All of them where the tied embedding is summed by micro-batch; else all but its own."""
     model = drawn(Config(**SIZE, **extra), dtype=dtype)
     objective = objective_of(model.config)
-    _, _, one, norm, _ = step_in_stages(model, objective, 8, 1)[0]
+    batches = 6  # two leaves of the tree, in each of which three follow each other
+    _, _, one, norm, _ = step_in_stages(model, objective, batches, 1)[0]
     for stages in (2, 4):
-        for _, _, grads, theirs, _ in step_in_stages(model, objective, 8, stages, exact=True):
+        for _, _, grads, theirs, _ in step_in_stages(model, objective, batches, stages, exact=True):
             assert (grads.flat == one.flat).all() and theirs == norm
-        for _, _, grads, _, _ in step_in_stages(model, objective, 8, stages):
+        for _, _, grads, _, _ in step_in_stages(model, objective, batches, stages):
             others = [name for name in grads if name != "wte.weight" or not model.config.tied]
             assert all((grads[name] == one[name]).all() for name in others)
+
+
+@every_model
+def test_bits_are_those_of_data_parallel(extra):
+    """The tree by which data parallel adds up a step is the pipeline's, and so is the order of the losses."""
+    model = drawn(Config(**SIZE, **extra))
+    objective, alone = objective_of(model.config), DataParallel(Alone())
+    grads = alone.begin(model, AdamW(model), 6, {})
+    loss, counted = alone.loss_and_grads(model, objective, 3, 6, grads, 1.0)
+    ours, counts, theirs, norm, _ = step_in_stages(model, objective, 6, 4, exact=True)[0]
+    assert (theirs.flat == grads.flat).all() and counts == counted and norm == alone.norm(AdamW(model), grads)
+    assert abs(ours - loss) <= (1e-15 * loss if objective.layer is ROUTERS else 0)
 
 
 def test_a_process_alone_is_a_pipeline_of_one_stage():
@@ -281,8 +295,8 @@ class LocalCounts(PipelinePlan):
 class Forgotten(PipelinePlan):
     """A plan whose stages forget the gradients of the first two micro-batches."""
 
-    def _backward(self, model, held, place, scale):
-        super()._backward(model, held, place, scale)
+    def _backward(self, model, held, place, add, scale):
+        super()._backward(model, held, place, add, scale)
         if held.record.n < 2:
             place.flat[:] = 0
 

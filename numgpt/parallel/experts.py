@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ from ..architecture.parameters import Flat, kinds, shapes
 from ..errors import InputError
 from ..model import differentiable
 from ..model.gpt import GPT
-from ..training.objective import expect_batch
-from . import pieces
-from .binary_counter import BinaryCounter
+from ..training.objective import batch_loss_and_grads, expect_batch
+from . import pieces, shards
 from .expert_layers import LAYERS
-from .part import PartOfModel, Sums, differing, expect_whole
+from .part import PartOfModel, Sums, differing, expect_whole, held_out_batches, wide
 from .pieces import Piece
-from .ranks import Ranks, tree_sum
+from .ranks import Ranks
 
 Array = NDArray[Any]
 
@@ -40,6 +39,7 @@ class ExpertPlan:
         self.experts = tuple(name for name, kind in kinds(config).items() if kind == "experts")
         self.replicated = tuple(name for name in shapes(config) if name not in self.experts)
         self._pieces = [list(self._owned(rank)) for rank in range(ranks.size)]
+        self._scratch: list[Flat] = []
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Of this rank's arrays: a part of each stack of experts, and the whole of the others."""
@@ -121,30 +121,24 @@ class ExpertPlan:
 
         divisor: that of the step's first batch, where these do not begin with it.
         """
-        counter, losses, counted = BinaryCounter(grads), [], 0.0
-        for n in self._share(batches):
-            batch = expect_batch(objective, objective.batch(step, n))
-            if divisor is None:  # each rank begins with a batch of its own, rank 0 with the first
-                divisor = float(self.ranks.broadcast(np.array(float(batch.divisor))))
-            place = counter.place()
-            weight = batch.divisor / divisor
-            loss = differentiable.loss_and_grads(
-                model,
-                batch.layer,
-                batch.inputs,
-                place,
-                dloss=weight * scale,
-                step=(step, n),
-                visibility=batch.visibility,
-            )
-            counter.add(place)
-            losses.append(loss * weight)
-            counted += batch.count
-        counter.finish()
+        share = self._share(batches)
+        head = expect_batch(objective, objective.batch(step, share[0]))
+        if divisor is None:
+            divisor = float(self.ranks.broadcast(np.array(float(head.divisor))))
+        first, losses, counts = divisor, [], []
+
+        def compute(n: int, place: Flat, add: bool) -> None:
+            batch = head if n == 0 else expect_batch(objective, objective.batch(step, share[n]))
+            weight = batch.divisor / first
+            loss = batch_loss_and_grads(model, batch, (step, share[n]), place, weight * scale, add)
+            losses.append(wide(loss) * weight)
+            counts.append(batch.count)
+
+        leaves = shards.leaves_of(len(share))
+        shards.added(leaves, len(share) // leaves, grads, self._scratch, compute)
         self._add_replicated(grads)
-        assert divisor is not None, "there is a batch"
-        total = tree_sum(list(self._gathered(losses))).item()
-        return Sums(total, divisor, float(self.ranks.all_reduce(np.array(counted))))
+        counted = float(self.ranks.all_reduce(np.array(float(sum(counts)))))
+        return Sums(self.ranks.all_gather(np.array(losses)).tolist(), divisor, counted)
 
     def held_out_loss(self, model: PartOfModel, objective: Any) -> float:
         """As training.objective.held_out_loss, on all ranks, which share the batches.
@@ -152,14 +146,14 @@ class ExpertPlan:
         Where they are not a multiple of the ranks, some compute the last one too, and it counts once: each
         needs the others' experts.
         """
-        batches = [expect_batch(objective, given, "held_out") for given in objective.held_out()]
+        batches = held_out_batches(objective)
         rounds = -(-len(batches) // self.ranks.size)
         losses = []
         for n in range(self.ranks.rank, rounds * self.ranks.size, self.ranks.size):
             batch = batches[min(n, len(batches) - 1)]
             loss = differentiable.loss(model, batch.layer, batch.inputs, visibility=batch.visibility)
-            losses.append(loss * (batch.divisor / batches[0].divisor))
-        by_rank = self._gathered(losses).reshape(self.ranks.size, -1)
+            losses.append(wide(loss) * (batch.divisor / batches[0].divisor))
+        by_rank = self.ranks.all_gather(np.array(losses)).reshape(self.ranks.size, -1)
         total = float(by_rank.T.reshape(-1)[: len(batches)].sum())
         return total / (sum(batch.count for batch in batches) / batches[0].divisor)
 
@@ -182,11 +176,6 @@ class ExpertPlan:
             end = begin + grads[name].size
             grads[name][...] = total[begin:end].reshape(grads[name].shape)
             begin = end
-
-    def _gathered(self, losses: Sequence[Any]) -> Array:
-        """The losses of all ranks' micro-batches, in float64, in their order."""
-        own = np.array(losses)
-        return self.ranks.all_gather(own.astype(np.result_type(own, np.float64)))
 
 
 def expect_cut(config: Config, ranks: int) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import engine
 from ..architecture.config import Config
 from ..architecture.parameters import Flat, shapes
 from ..errors import InputError
+from ..training.objective import Batch, expect_batch
 from .ranks import Ranks
 
 
@@ -25,12 +28,13 @@ class PartOfModel:
 
 
 class Sums(NamedTuple):
-    """What batches of a step add up to, L = Σ (D_n / D) L_n and Σ N_n, as step_loss_and_grads calls them.
+    """What batches of a step add up to, in the terms of step_loss_and_grads.
 
-    divisor: D, that of the step's first batch.
+    losses: (D_n / D) L_n of each batch, in their order. divisor: D, that of the step's first batch. counted:
+    Σ N_n.
     """
 
-    loss: Any
+    losses: list[Any]
     divisor: float
     counted: float
 
@@ -39,7 +43,21 @@ class Sums(NamedTuple):
         factor = self.divisor / self.counted
         if factor != scale:
             grads.flat *= factor / scale
-        return (self.loss if factor == 1 else self.loss * factor), self.counted
+        total = sum(self.losses)
+        return (total if factor == 1 else total * factor), self.counted
+
+
+def wide(loss: Any) -> Any:
+    """A loss in float64, or complex128, so that a share of it is not rounded to float32."""
+    return np.asarray(loss).astype(np.result_type(loss, np.float64)).item()
+
+
+def held_out_batches(objective: Any) -> list[Batch]:
+    """The held-out batches of an objective; InputError where there is none."""
+    batches = [expect_batch(objective, given, "held_out") for given in objective.held_out()]
+    if not batches:
+        raise InputError(f"{type(objective).__name__}.held_out: gives no batch, expected at least one")
+    return batches
 
 
 def expect_whole(who: str, config: Config, params: Flat) -> None:

@@ -19,11 +19,10 @@ from ..layers.record import Record
 from ..model import checks, differentiable
 from ..model.gpt import GPT
 from ..training.objective import Batch, expect_batch
-from . import pieces, stages
-from .binary_counter import BinaryCounter
-from .part import PartOfModel, Sums, differing, expect_whole
+from . import pieces, shards, stages
+from .part import PartOfModel, Sums, differing, expect_whole, held_out_batches, wide
 from .pieces import Piece
-from .ranks import Ranks, tree_sum
+from .ranks import Ranks
 from .schedule import FORWARD, one_forward_one_backward, only_forwards
 
 Array = NDArray[Any]
@@ -124,6 +123,8 @@ class StageRecord(Record):
         is_apart = not self.scope and stage.config.tied and stage.exact and last > 0
         if is_apart and name == "wte":
             self.put(TIED, stage.receive(last, self.n, OF_HEAD))
+        if is_apart and name == "lm_head":
+            self._summed.discard(TIED)  # this micro-batch's alone is sent, and added up at the first stage
         dx = super().back(name, dy)
         if is_apart and name == "lm_head":
             stage.send(self.grads[TIED], 0, self.n, OF_HEAD)
@@ -155,6 +156,7 @@ class PipelinePlan:
         is_end = self.stage.is_first or self.stage.is_last
         self.replicated: tuple[str, ...] = (TIED,) if config.tied and is_end and ranks.size > 1 else ()
         self._pieces = self._owned()
+        self._scratch: list[Flat] = []
 
     def _shapes(self, stage: int) -> dict[str, tuple[int, ...]]:
         """Of the parameters of a stage."""
@@ -219,31 +221,38 @@ class PipelinePlan:
 
         divisor: that of the step's first batch, where these do not begin with it.
         """
-        counter, held, losses, counted = BinaryCounter(grads), {}, [], 0.0
-        for way, k in one_forward_one_backward(self.ranks.rank, self.ranks.size, len(batches)):
-            if way == FORWARD:
+        held: dict[int, Held] = {}
+        first, losses, counts = divisor, [], []
+        actions = iter(one_forward_one_backward(self.ranks.rank, self.ranks.size, len(batches)))
+
+        def until_backward(n: int, place: Flat, add: bool) -> None:
+            """Do what comes before the backward of batch n, and this one; backwards come in their order."""
+            nonlocal first
+            for way, k in actions:
+                if way != FORWARD:
+                    assert k == n, "each stage's backwards are in the order of the batches"
+                    self._backward(model, held.pop(k), place, add, scale)
+                    return
                 batch = expect_batch(objective, objective.batch(step, batches[k]))
-                divisor = divisor or batch.divisor
-                held[k] = self._forward(model, batch, k, batch.divisor / divisor, (step, batches[k]))
-                losses.append(held[k].loss * held[k].share)
-                counted += batch.count
-                continue
-            place = counter.place()
-            self._backward(model, held.pop(k), place, scale)
-            counter.add(place)
-        counter.finish()
+                first = first or batch.divisor
+                held[k] = self._forward(model, batch, k, batch.divisor / first, (step, batches[k]))
+                losses.append(wide(held[k].loss) * held[k].share)
+                counts.append(batch.count)
+
+        leaves = shards.leaves_of(len(batches))
+        shards.added(leaves, len(batches) // leaves, grads, self._scratch, until_backward)
         self._share_embedding(grads, len(batches))
-        assert divisor is not None, "there is a batch"
-        return Sums(self._everywhere(losses), divisor, counted)
+        assert first is not None, "there is a batch"
+        return Sums(self._everywhere(losses), first, sum(counts))
 
     def held_out_loss(self, model: PartOfModel, objective: Any) -> float:
         """As training.objective.held_out_loss, on all ranks."""
-        batches = [expect_batch(objective, given, "held_out") for given in objective.held_out()]
+        batches = held_out_batches(objective)
         losses = []
         for _, k in only_forwards(self.ranks.rank, self.ranks.size, len(batches)):
             share = batches[k].divisor / batches[0].divisor
-            losses.append(self._forward(model, batches[k], k, share, None).loss * share)
-        return float(self._everywhere(losses) / (sum(b.count for b in batches) / batches[0].divisor))
+            losses.append(wide(self._forward(model, batches[k], k, share, None).loss) * share)
+        return float(sum(self._everywhere(losses)) / (sum(b.count for b in batches) / batches[0].divisor))
 
     def _forward(self, model: PartOfModel, batch: Batch, k: int, share: float, step: Any) -> Held:
         """Run this stage's steps of a micro-batch."""
@@ -255,9 +264,9 @@ class PipelinePlan:
             loss = batch.layer.forward(record, *differentiable.placed(model, batch.inputs))
         return Held(record, batch.layer, loss, share)
 
-    def _backward(self, model: PartOfModel, held: Held, place: Flat, scale: float) -> None:
-        """Run the same steps backwards; the gradients of this micro-batch alone go to a place."""
-        held.record.start_backward(place)
+    def _backward(self, model: PartOfModel, held: Held, place: Flat, add: bool, scale: float) -> None:
+        """Run the same steps backwards; gradients go to a place, onto what is there where add says so."""
+        held.record.start_backward(place, add)
         with engine.session(model.params.dtype):
             held.layer.backward(held.record, np.ones_like(held.loss) * (held.share * scale))
         held.record.finish_backward()
@@ -283,11 +292,9 @@ class PipelinePlan:
         self.stage.send(array, other, n, OF_HEAD)
         return self.stage.receive(other, n, OF_HEAD)
 
-    def _everywhere(self, losses: Sequence[Any]) -> Any:
-        """The sum over micro-batches and stages: each has its routers' losses, and the last the surprise."""
-        own = np.array(losses)
-        wide = own.astype(np.result_type(own, np.float64))
-        return tree_sum(list(self.ranks.all_reduce(wide))).item()
+    def _everywhere(self, losses: Sequence[Any]) -> list[Any]:
+        """Of each micro-batch the sum over stages: its routers' losses, and at the last the surprise."""
+        return self.ranks.all_reduce(np.array(losses)).tolist()
 
 
 def expect_surprise(layer: Layer) -> None:

@@ -20,11 +20,10 @@ from ..model import checks, differentiable
 from ..model.gpt import GPT
 from ..ops.positions import alibi_slopes
 from ..training.objective import Batch, expect_batch
-from . import tensor_ops
-from .binary_counter import BinaryCounter
+from . import shards, tensor_ops
 from .crossings import SequenceCrossing, TensorCrossing
 from .cuts import bounds, cuts, expect_cut, local_kinds
-from .part import PartOfModel, Sums, differing, expect_whole
+from .part import PartOfModel, Sums, differing, expect_whole, held_out_batches, wide
 from .ranks import Ranks
 
 Array = NDArray[Any]
@@ -114,6 +113,7 @@ class TensorPlan:
         self.replicated = tuple(name for name in shapes(config) if name not in self.cuts)
         self.partial = self._partial()
         self.ops = self._ops()
+        self._scratch: list[Flat] = []
 
     def _ops(self) -> dict[str, Any]:
         """Name → what runs there instead of the model's own op."""
@@ -216,25 +216,30 @@ class TensorPlan:
 
         divisor: that of the step's first batch, where these do not begin with it.
         """
-        counter, total, counted = BinaryCounter(grads), 0.0, 0.0
-        for n in batches:
-            batch = expect_batch(objective, objective.batch(step, n))
-            divisor = divisor or batch.divisor
-            share = batch.divisor / divisor
-            place = counter.place()
-            record, inputs = self._begun(model, batch, grads=place, step=(step, n), spare=True)
+        losses: list[float] = []
+        counts: list[float] = []
+        first = divisor
+
+        def compute(n: int, place: Flat, add: bool) -> None:
+            nonlocal first
+            batch = expect_batch(objective, objective.batch(step, batches[n]))
+            first = first or batch.divisor
+            share = batch.divisor / first
+            options = {"grads": place, "add": add, "step": (step, batches[n]), "spare": True}
+            record, inputs = self._begun(model, batch, **options)
             loss = differentiable.both_ways(model, record, batch.layer, inputs, share * scale)
-            counter.add(place)
-            total += loss.item() * share
-            counted += batch.count
-        counter.finish()
+            losses.append(wide(loss) * share)
+            counts.append(batch.count)
+
+        leaves = shards.leaves_of(len(batches))
+        shards.added(leaves, len(batches) // leaves, grads, self._scratch, compute)
         self._complete(grads)
-        assert divisor is not None, "there is a batch"
-        return Sums(total, divisor, counted)
+        assert first is not None, "there is a batch"
+        return Sums(losses, first, sum(counts))
 
     def held_out_loss(self, model: PartOfModel, objective: Any) -> float:
         """As training.objective.held_out_loss, on all ranks."""
-        batches = [expect_batch(objective, given, "held_out") for given in objective.held_out()]
+        batches = held_out_batches(objective)
         total = 0.0
         for batch in batches:
             record, inputs = self._begun(model, batch)
