@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..architecture.config import Training
 from ..errors import InputError
 from . import flags
-from .printing import say
+from .printing import plural, say
 
 if TYPE_CHECKING:
     from ..parallel.layout import Layout
     from ..parallel.ranks import Ranks
     from ..training.distribution import Distribution
+    from ..training.trainer import Trainer
 
 # Variables by which somebody has said how many threads there are to be.
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
@@ -88,13 +90,61 @@ def distribution(args: argparse.Namespace) -> Distribution | None:
     """Who works on a run, None for this process alone."""
     if getattr(args, "ranks", None) is None:
         return None
-    from ..parallel.data import DataParallel
-
     layout: Layout = args.layout
-    unknown = [kind for kind in layout.sizes if kind != "data"]
-    if unknown:
-        raise InputError(f"--parallel: {unknown[0]} is not for this command, expected data")
-    return DataParallel(args.ranks)
+    kinds = [kind for kind in layout.sizes if kind != "data"]
+    if not kinds:
+        from ..parallel.data import DataParallel
+
+        return DataParallel(args.ranks)
+    if len(kinds) > 1:
+        raise InputError(
+            f"--parallel is {args.parallel}, which cuts the model in {len(kinds)} ways, expected one, beside"
+            f" data: data:2,{kinds[0]}:2"
+        )
+    from ..parallel.in_parts import InParts
+
+    of_part, of_data = layout.group(args.ranks, kinds[0]), layout.group(args.ranks, "data")
+    return InParts(_plan(kinds[0]), args.ranks, of_part, of_data)
+
+
+def expect_data_alone(args: argparse.Namespace) -> None:
+    """Raise InputError for a layout that cuts the model, where a command cannot do that."""
+    layout = getattr(args, "layout", None)
+    for kind in layout.sizes if layout is not None else ():
+        if kind != "data":
+            raise InputError(
+                f"{args.command}: --parallel is {args.parallel}, expected data, which it can share"
+            )
+
+
+def _plan(kind: str) -> Callable[..., Any]:
+    """How a model is cut."""
+    if kind == "pipeline":
+        from ..parallel.pipeline import PipelinePlan
+
+        return PipelinePlan
+    if kind == "experts":
+        from ..parallel.experts import ExpertPlan
+
+        return ExpertPlan
+    from ..parallel.tensor import TensorPlan
+
+    return functools.partial(TensorPlan, sequence=kind == "sequence")
+
+
+def described(trainer: Trainer, args: argparse.Namespace) -> str:
+    """The line on who works on a run, "" for one process."""
+    layout = getattr(args, "layout", None)
+    if layout is None:
+        return ""
+    words = [plural(layout.size, "rank"), str(layout)]
+    stages, batches = layout.of("pipeline"), trainer.training.accumulate // layout.of("data")
+    if stages > 1:
+        from ..parallel.schedule import bubble
+
+        share = bubble(stages, batches)
+        words.append(f"accumulate {batches} for each pipeline, of whose time {share:.1%} is its bubble")
+    return f"ranks   {', '.join(words)}"
 
 
 def cut(training: Training, args: argparse.Namespace) -> Training:
@@ -102,7 +152,7 @@ def cut(training: Training, args: argparse.Namespace) -> Training:
     layout = getattr(args, "layout", None)
     if layout is None or hasattr(args, "accumulate"):
         return training
-    size, rows = layout.of("data"), training.batch_size
+    size, rows = layout.of("data") * layout.of("experts") * layout.of("pipeline"), training.batch_size
     if training.accumulate % size == 0:
         return training
     if rows % size:
@@ -112,8 +162,5 @@ def cut(training: Training, args: argparse.Namespace) -> Training:
         )
     batch_size, accumulate = rows // size, training.accumulate * size
     flags_of = f"--batch-size {batch_size} --accumulate {accumulate}"
-    say(
-        f"numgpt: {rows} rows become {flags_of}, which gives the same bits on any number of ranks that divides"
-        f" {accumulate}"
-    )
+    say(f"numgpt: {rows} rows become {flags_of}: a batch for each rank, and the same bits on fewer of them")
     return dataclasses.replace(training, batch_size=batch_size, accumulate=accumulate)

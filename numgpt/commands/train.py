@@ -27,7 +27,10 @@ HELP = "Train a GPT, and write some text with it."
 EXAMPLE = "numgpt train --data FILE --preset gpt-nano --n-layer 2 --steps 200 --seed 1 --out DIR"
 
 TOKENIZER = "bpe:512"
-PARALLEL = "data, each with some of a step's batches; the results do not depend on N"
+PARALLEL = (
+    "data shares the batches of a step; tensor, sequence, pipeline and experts cut the model; data:2,tensor:2"
+    " does both on four"
+)
 INIT_LR = 3e-4  # of a model that has learned something: less than what begins one, so that it is not lost
 # Why a text may give fewer tokens than were asked for, by the kind of tokenizer.
 FEWER = {"bpe": "no other pair occurs twice", "unigram": "it has no other pieces"}
@@ -167,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
         trainer = resume(args, out) if begun else begin(args, out)
         if begun and trainer.updates >= trainer.training.steps:
             return report_complete(trainer, out)
-        announce(trainer, out, begun)
+        announce(trainer, out, begun, args)
         if not runs.trained(trainer, out, args.time_limit):
             return 1
         return report(trainer, out, args.sample_tokens)
@@ -287,7 +290,7 @@ def _expect_same_tokenizer(out: Path, model: GPT, args: argparse.Namespace, begu
         expect_named(args.tokenizer, model.tokenizer, f"{out}: the run's")
 
 
-def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
+def announce(trainer: Trainer, out: Path, resumed: bool, args: argparse.Namespace) -> None:
     """Say what is about to be trained, on what, and where."""
     corpus, model = trainer.corpus, trainer.model
     assert corpus is not None, "begin and resume give one"
@@ -301,6 +304,9 @@ def announce(trainer: Trainer, out: Path, resumed: bool) -> None:
     if teacher:
         share, temperature = teacher["share"], teacher["temperature"]
         say(f"teacher {teacher['model']}: share {share:g} of the loss, temperature {temperature:g}")
+    ranks = several.described(trainer, args)
+    if ranks:
+        say(ranks)
     at = f", resumed at step {trainer.updates}" if resumed else ""
     say(
         f"model   {model.n_params:,} parameters, {runs.numbers(trainer)}, seed {trainer.training.seed};"

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action is None:
         args.print_help()
         return 0
+    several.expect_data_alone(args)
     with runs.hold_folder(args) as out:
         is_begun = several.by_first(args, lambda: str(runs.is_begun(out, args))) == "True"
         if args.resume and not is_begun:

@@ -33,6 +33,8 @@ class ExpertPlan:
     config: of the whole model. ranks: rank r has the experts r E/N to (r + 1) E/N − 1 of each mixture.
     """
 
+    shares_batches = True  # its ranks have batches of their own
+
     def __init__(self, config: Config, ranks: Ranks) -> None:
         expect_cut(config, ranks.size)
         self.config, self.ranks = config, ranks

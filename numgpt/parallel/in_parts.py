@@ -103,14 +103,16 @@ class InParts:
         if not isinstance(optimizer, AdamW) or optimizer.names is not None:
             what = "moves some parameters alone" if isinstance(optimizer, AdamW) else "is the optimizer"
             raise InputError(
-                f"parallel: {type(optimizer).__name__} {what}, expected AdamW of all parameters where a model is"
-                " cut: train in data parallel"
+                f"parallel: {type(optimizer).__name__} {what}, expected AdamW of all parameters where a model"
+                " is cut: train in data parallel"
             )
         shards.expect_divides(self.of_data.size, accumulate)
         own = {"model": vars(model.config), "parameters": alike.digest(model.params.flat)}
         alike.expect_alike(self.ranks, {**alike.libraries(), **facts, **own})
         self.whole, self.optimizer = model, optimizer
         self.plan = self.kind(model.config, self.of_part)
+        if getattr(self.plan, "shares_batches", False):
+            shards.expect_divides(self.ranks.size, accumulate)
         self.part = self.plan.model(model)
         o = optimizer
         self.own = AdamW(self.part.params, o.betas, o.eps, o.weight_decay, o.clip)
