@@ -28,7 +28,7 @@ ROOMS = ("numgpt", "examples", "benchmarks")
 PAGES = [ROOT / "README.md", *sorted(p for room in ROOMS for p in (ROOT / room).rglob("README.md"))]
 FENCE = re.compile(r"```(\w+)\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 # Lines of a page that are not run: what installs, what has a test or a benchmark of its own.
-ELSEWHERE = ("pip install ", "pytest", "python benchmarks/", "python examples/", "lint-imports")
+ELSEWHERE = ("mpiexec ", "pip install ", "pytest", "python benchmarks/", "python examples/", "lint-imports")
 
 
 def blocks(page, language):

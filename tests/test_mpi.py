@@ -221,3 +221,123 @@ def test_a_run_that_is_there_is_refused_by_one_rank(text, alone):
     done = train(2, text, *words)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert "holds another run" in done.stderr
+
+
+# Models that are cut, and other commands.
+
+
+@pytest.mark.parametrize("layout", ["tensor:2", "sequence:2", "pipeline:2"])
+def test_a_model_that_is_cut_trains_as_a_whole_one(layout, text, alone):
+    words = ["--data", str(text), *TRAIN.split(), "--n-layer", "2", "--dtype", "float64"]
+    assert train(None, text, *words, "--parallel", "data", "--out", f"whole-{layout[:4]}").returncode == 0
+    done = train(2, text, *words, "--parallel", layout, "--out", f"cut-{layout[:4]}")
+    assert done.returncode == 0 and f"ranks   2 ranks, {layout}" in done.stderr, done.stderr
+    whole, cut = (GPT.load(text.parent / f"{kind}-{layout[:4]}" / "last") for kind in ("whole", "cut"))
+    for name, array in whole.params.items():
+        np.testing.assert_allclose(cut.params[name], array, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_evaluation_is_shared_to_the_same_bits(text, alone):
+    command = ["-m", "numgpt", "eval", "alone", "--data", str(text)]
+    several = launch(2, *command, "--parallel", "data", cwd=text.parent)
+    one = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=text.parent, env=os.environ | SETTINGS
+    )
+    assert several.returncode == 0 and several.stdout == one.stdout and "loss" in one.stdout
+
+
+def test_a_launch_without_mpi4py_is_one_line(text, tmp_path):
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('No module named mpi4py')")
+    words = ["--data", str(text), *TRAIN.split(), "--parallel", "data", "--out", "without"]
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = train(2, text, *words, environment={"PYTHONPATH": path})
+    assert done.returncode == 2 and "pip install mpi4py mpich" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_bits_of_one_that_ran_through(text):
+    """Any rank, at any moment, resumed on another number of ranks."""
+    words = [
+        "--data",
+        str(text),
+        *TRAIN.split(),
+        "--steps",
+        "60",
+        "--save-interval",
+        "5",
+        "--parallel",
+        "data",
+    ]
+    assert train(None, text, *words, "--out", "through").returncode == 0
+    draws = np.random.default_rng(0)
+    kills = 0
+    for _ in range(200):
+        size = int(draws.choice([1, 2, 4]))
+        process = subprocess.Popen(
+            [
+                MPIEXEC,
+                "-n",
+                str(size),
+                sys.executable,
+                "-m",
+                "numgpt",
+                "train",
+                *words,
+                "--out",
+                "storm",
+                "--resume",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=text.parent,
+            env=os.environ | SETTINGS,
+        )
+        try:
+            process.wait(float(draws.uniform(1.5, 5)))
+        except subprocess.TimeoutExpired:
+            victims = ranks_below(process.pid)
+            if victims:
+                kills += 1
+                os.kill(int(draws.choice(victims)), signal.SIGKILL)
+            process.wait(20)
+        process.stderr.close()
+        if process.returncode == 0:
+            break
+    assert kills >= 5 and process.returncode == 0
+    assert content(text.parent / "storm")[0] == content(text.parent / "through")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--lr", "0.5"], "settings of rank 1 is lr 0.5, and lr 0.001 of rank 0"),
+        (["--tokenizer", "bytes"], "data of rank 1 is "),
+        (["--n-embd", "32"], "model of rank 1 is n_embd 32, and n_embd 16 of rank 0"),
+        (["--engine", "numba"], "of rank 1 is "),
+    ],
+)
+def test_ranks_that_were_started_with_other_words_are_told_so(words, named, text):
+    here = [
+        sys.executable,
+        "-m",
+        "numgpt",
+        "train",
+        "--data",
+        str(text),
+        *TRAIN.split(),
+        "--parallel",
+        "data",
+    ]
+    here += ["--out", "other"]
+    done = subprocess.run(
+        [MPIEXEC, "-n", "1", *here, ":", "-n", "1", *here, *words],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        cwd=text.parent,
+        env=os.environ | SETTINGS,
+    )
+    assert done.returncode == 2 and done.stderr.count(named) == 1, done.stderr
+    assert len([line for line in done.stderr.splitlines() if "parallel:" in line]) == 1, done.stderr

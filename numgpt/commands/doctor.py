@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +17,19 @@ from ..errors import InputError
 HELP = "Print the engine, BLAS, threads, cache folder and versions, to paste into a report."
 EXAMPLE = "numgpt doctor"
 
-PACKAGES = ("numpy", "numba", "llvmlite", "regex", "safetensors", "tqdm", "mkl", "scipy", "torch", "cupy")
+PACKAGES: tuple[str, ...] = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "regex",
+    "safetensors",
+    "tqdm",
+    "mkl",
+    "scipy",
+    "torch",
+    "cupy",
+)
+PACKAGES += ("mpi4py", "mpich")
 PREFIXES = ("NUMGPT_", "NUMBA_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_VISIBLE", "XDG_CACHE")
 
 
@@ -35,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "cpu": f"{_processor()}, {os.cpu_count()} processors",
         "memory": _memory(),
         **_engine(),
+        "ranks": _ranks(),
         "packages": ", ".join(filter(None, map(_version, PACKAGES))),
         "settings": _settings() or "none",
     }
@@ -73,6 +88,14 @@ def _engine() -> dict[str, str]:
         rows["threads"] = f"{jit.threads()} for kernels"
         rows["cache"] = f"{kernel_cache.FOLDER}" if reason is None else f"none: {reason}"
     return rows
+
+
+def _ranks() -> str:
+    """What starts several processes, and carries their messages."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return "one process alone: there is no mpi4py (pip install 'numgpt[mpi]')"
+    place = shutil.which("mpiexec")
+    return "mpi4py is there, and no mpiexec: pip install mpich" if place is None else f"mpi4py, {place}"
 
 
 def _processor() -> str:

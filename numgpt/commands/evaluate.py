@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..storage.shipped import MODELS, located
-from . import flags, runs
+from . import flags, runs, several
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
@@ -33,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown="half the context length",
     )
     flags.add(parser, "--batch-size", type=flags.positive, metavar="N", help="windows at once", default=8)
+    several.add_flag(parser, "data, each with some of the windows")
     flags.add_engine(parser)
 
 
@@ -41,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..data.corpus import encode
-    from ..evaluation.score import score
+    from ..evaluation.score import score_of, surprises
     from ..model.gpt import GPT
 
+    several.expect_data_alone(args)
     place = runs.checkpoint(args)
     model = GPT.load(place)
     if model.tokenizer is None:
@@ -53,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         source, ids = _held_out(Path(located(place)), model)
     with tqdm(total=len(ids) - 1, unit="tok", disable=None, leave=False) as bar:
-        result = score(model, ids, args.stride, args.batch_size, bar.update)
+        ranks = several.ranks_of(args)
+        terms = surprises(model, ids, args.stride, args.batch_size, bar.update, ranks.rank, ranks.size)
+        result = score_of(model, ids, args.stride, ranks.all_reduce(terms))
     print(f"text           {source}")
     print(f"loss           {result.loss:.4f} nats a token")
     print(f"perplexity     {result.perplexity:.4f}")

@@ -110,6 +110,48 @@ def score(
     >>> f"{result.perplexity:.4f} {result.bits_per_byte:.4f} {result.tokens} {result.stride}"
     '4.0000 2.0000 11 4'
     """
+    terms = surprises(model, ids, stride, batch_size, progress)
+    return score_of(model, ids, stride, terms)
+
+
+@np.errstate(under="ignore")  # what underflows is 0, whatever the caller's NumPy raises
+def surprises(
+    model: GPT,
+    ids: Ids,
+    stride: int | None,
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+    rank: int = 0,
+    size: int = 1,
+) -> NDArray[np.float64]:
+    """(the sum of the surprises, how many tokens) of each batch of windows, as score() takes them: (N, 2).
+
+    Of size processes each computes every size-th batch; those of the others are 0, so all of them add up.
+    """
+    T, stride, whole = _protocol(model, ids, stride)
+    terms = []
+    for n, windows in enumerate(_batches(_windows(whole, T, stride), batch_size)):
+        if n % size != rank:
+            terms.append((0.0, 0))
+            continue
+        x, y = (np.stack(rows) for rows in zip(*windows))
+        predicted = int((y >= 0).sum())
+        terms.append((float(model.loss(x, y)) * predicted, predicted))
+        if progress:
+            progress(predicted)
+    return np.array(terms, np.float64)
+
+
+def score_of(model: GPT, ids: Ids, stride: int | None, terms: NDArray[np.float64]) -> Score:
+    """The score of a text, of the surprises of all its batches."""
+    T, stride, whole = _protocol(model, ids, stride)
+    surprise, predicted = sum(terms[:, 0].tolist()), int(terms[:, 1].sum())
+    size = model.tokenizer.count_bytes(whole[1:]) if model.tokenizer else predicted
+    return Score(surprise / predicted, predicted, size, T, stride)
+
+
+def _protocol(model: GPT, ids: Ids, stride: int | None) -> tuple[int, int, NDArray[Any]]:
+    """The length of the windows, the stride, and the ids (N,), all checked."""
     T = model.config.block_size
     if stride is None:
         stride = max(1, T // 2)
@@ -122,16 +164,7 @@ def score(
         raise InputError(
             f"eval: the text has {len(ids)} tokens, expected at least 2: one to predict the other"
         )
-    surprise, predicted = 0.0, 0
-    for windows in _batches(_windows(ids, T, stride), batch_size):
-        x, y = (np.stack(rows) for rows in zip(*windows))
-        n = int((y >= 0).sum())
-        surprise += float(model.loss(x, y)) * n
-        predicted += n
-        if progress:
-            progress(n)
-    size = model.tokenizer.count_bytes(ids[1:]) if model.tokenizer else predicted
-    return Score(surprise / predicted, predicted, size, T, stride)
+    return T, stride, ids
 
 
 def _windows(ids: NDArray[Any], T: int, stride: int) -> Iterator[Window]:

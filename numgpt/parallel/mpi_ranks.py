@@ -32,33 +32,29 @@ CALLS += ("broadcast", "send", "receive", "gather_texts", "barrier", "split", "w
 
 def started_by_mpiexec() -> int | None:
     """This process's number where something like mpiexec has started it, by the environment; else None."""
-    names = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+    names = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
     numbers = [os.environ[name] for name in names if os.environ.get(name, "").isdigit()]
     return int(numbers[0]) if numbers else None
 
 
 def world(patience: float | None = None) -> Ranks:
-    """All processes that mpiexec has started; Alone for a process that was started by itself."""
+    """All processes that mpiexec has started; Alone for a process that was started by itself.
+
+    patience: seconds that a call waits for the others; $NUMGPT_PATIENCE, else 600, unless given.
+    """
+    if started_by_mpiexec() is None:
+        return Alone()
     if patience is None:
         patience = _patience()
     try:
         import mpi4py
-    except ModuleNotFoundError:
-        if started_by_mpiexec() is None:
-            return Alone()
-        raise InputError(
-            "parallel: mpi4py is not installed, expected it where mpiexec starts several processes: pip"
-            " install 'numgpt[mpi]'"
-        ) from None
-    mpi4py.rc.thread_level = "funneled"  # kernels have threads of their own, none of which calls MPI
-    try:
+
+        mpi4py.rc.thread_level = "funneled"  # kernels have threads of their own, none of which calls MPI
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py's wheel brings no MPI of its own
-        if started_by_mpiexec() is None:
-            return Alone()
         raise InputError(
-            f"parallel: mpi4py finds no MPI ({' '.join(str(error).split())}), expected one beside it: pip"
-            " install mpich"
+            f"parallel: mpi4py finds no MPI ({' '.join(str(error).split())}), expected both where mpiexec"
+            " starts several processes: pip install mpi4py mpich"
         ) from error
     comm = MPI.COMM_WORLD
     if comm.Get_size() == 1:
