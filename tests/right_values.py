@@ -78,6 +78,7 @@ def right_values(folder):
         "record": model.record([[0, 1]], [[1, 2]]),
         "GPT": model, "AdamW": numgpt.AdamW(model),
         "AdamW.load_state.arrays": numgpt.AdamW(model).state(), "AdamW.load_state.steps": 3,
+        "AdamW.moves_only.part": slice(0, 9),
         "Muon": numgpt.Muon(model), "Muon.load_state.arrays": numgpt.Muon(model).state(),
         "Muon.load_state.steps": 3,
         "tokenizers.Characters": numgpt.tokenizers.Characters("ab"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import platform
@@ -23,6 +24,8 @@ FORWARDED = 0.3  # seconds for mpiexec to pass on what was printed, before it is
 AWAKE, NAP = 0.02, 2e-4  # seconds of waiting awake, and of each sleep after them
 LOOKS = 50  # at a call, before the first look at the clock
 FEW = 1 << 14  # bytes below which all parts of a sum go everywhere: fewer messages, more bytes
+AT_ONCE = 1 << 20  # numbers of a sum that are sent and added up at once
+SUM = 32767  # the tag of their messages, the largest that every MPI has; those of send are below
 AXES = 6  # that an array may have which is sent: its header holds its shape
 LATE, ENDED = 13, 1  # the exit status of who waits too long; what the board says of a rank that has ended
 # What a rank may be at, as the board numbers it.
@@ -209,7 +212,7 @@ class MpiRanks:
             return result.reshape(shape)
         cuts = [flat.size * rank // self.size for rank in range(self.size + 1)]
         lengths = [b - a for a, b in itertools.pairwise(cuts)]
-        own = tree_sum(self._exchanged("all_reduce", flat, lengths))
+        own = self._own_sum("all_reduce", flat, lengths)
         result = np.empty_like(flat)
         counts = [length * flat.itemsize for length in lengths]
         self._wait("all_reduce", self.comm.Iallgatherv(_bytes(own), [_bytes(result), counts]))
@@ -218,16 +221,23 @@ class MpiRanks:
     def all_gather(self, array: Array, axis: int = 0) -> Array:
         """As Ranks says."""
         self.board.begin("all_gather")
-        return np.concatenate(self._gathered("all_gather", np.asarray(array)), axis)
+        array = np.asarray(array)
+        if axis == 0:  # the parts lie one behind the other as they arrive
+            parts, whole = self._taken("all_gather", array)
+            return whole.view(array.dtype).reshape(sum(len(part) for part in parts), *array.shape[1:])
+        return np.concatenate(self._gathered("all_gather", array), axis)
 
     def reduce_scatter(self, array: Array, lengths: Sequence[int], axis: int = 0) -> Array:
         """As Ranks says."""
         assert len(lengths) == self.size and sum(lengths) == array.shape[axis], (lengths, array.shape)
         self.board.begin("reduce_scatter")
         parts = np.split(array, np.cumsum(lengths)[:-1], axis)
-        flat = parts[0].reshape(-1) if len(parts) == 1 else np.concatenate([p.reshape(-1) for p in parts])
-        taken = self._exchanged("reduce_scatter", flat, [part.size for part in parts])
-        return tree_sum(taken).reshape(parts[self.rank].shape)
+        if axis == 0:  # the parts lie one behind the other already
+            flat = np.ascontiguousarray(array).reshape(-1)
+        else:
+            flat = np.concatenate([part.reshape(-1) for part in parts])
+        own = self._own_sum("reduce_scatter", flat, [part.size for part in parts])
+        return own.reshape(parts[self.rank].shape)
 
     def all_to_all(self, parts: Sequence[Array]) -> list[Array]:
         """As Ranks says."""
@@ -319,20 +329,48 @@ class MpiRanks:
 
     def _gathered(self, call: str, array: Array) -> list[Array]:
         """The arrays of all ranks, of whatever shapes, in their order."""
+        return _filled(*self._taken(call, array))
+
+    def _taken(self, call: str, array: Array) -> tuple[list[Array], NDArray[np.uint8]]:
+        """Arrays of the shapes that all ranks have, to be filled, and the bytes of all of them."""
         headers = np.empty((self.size, AXES + 2), np.int64)
         self._wait(call, self.comm.Iallgather(_header(array), headers))
         parts = [_empty(header) for header in headers]
         whole = np.empty(sum(part.nbytes for part in parts), np.uint8)
         self._wait(call, self.comm.Iallgatherv(_bytes(array), [whole, [part.nbytes for part in parts]]))
-        return _filled(parts, whole)
+        return parts, whole
 
-    def _exchanged(self, call: str, flat: Array, lengths: Sequence[int]) -> list[Array]:
-        """Of arrays (N,) of all ranks, cut alike, this rank's parts."""
-        outgoing = [length * flat.itemsize for length in lengths]
-        taken = np.empty((self.size, lengths[self.rank]), flat.dtype)
-        incoming = [taken[0].nbytes] * self.size
-        self._wait(call, self.comm.Ialltoallv([_bytes(flat), outgoing], [_bytes(taken), incoming]))
-        return list(taken)
+    def _own_sum(self, call: str, flat: Array, lengths: Sequence[int]) -> Array:
+        """Of the sum of arrays (N,) of all ranks, cut alike, this rank's part.
+
+        It is added up some numbers at a time: fresh memory of the size of a model costs more than messages.
+        """
+        begins = [0, *itertools.accumulate(lengths)]
+        result = np.empty(lengths[self.rank], flat.dtype)
+        taken = np.empty((self.size, min(AT_ONCE, max(1, *lengths))), flat.dtype)
+        for at in range(0, max(lengths), AT_ONCE):
+            requests, parts = [], []
+            for rank, length in enumerate(lengths):
+                own = flat[begins[self.rank] + at : begins[self.rank] + min(at + AT_ONCE, lengths[self.rank])]
+                theirs = flat[begins[rank] + at : begins[rank] + min(at + AT_ONCE, length)]
+                if rank == self.rank:
+                    parts.append(own)
+                    continue
+                if at < lengths[self.rank]:
+                    parts.append(taken[rank, : len(own)])
+                    requests.append(self.comm.Irecv(_bytes(parts[-1]), rank, SUM))
+                if at < length:
+                    requests.append(self.comm.Isend(_bytes(theirs), rank, SUM))
+            self.board.wait(functools.partial(_all_done, requests), call, self.members)
+            if at < lengths[self.rank]:
+                result[at : at + AT_ONCE] = tree_sum(parts)
+        return result
+
+
+def _all_done(requests: list[Any]) -> bool:
+    from mpi4py import MPI
+
+    return bool(MPI.Request.Testall(requests))
 
 
 def _header(array: Array) -> Array:

@@ -166,6 +166,7 @@ class AdamW(HeldAttributes):
             engine.twin(adamw, w)(w[whole], g[own], m[own], v[own], decayed, *settings)
         return norm
 
+    @checked
     def moves_only(self, part: slice) -> None:
         """From here on move only a part of what trains, in the moments' order: other processes move the rest.
 
