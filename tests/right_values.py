@@ -79,6 +79,8 @@ def right_values(folder):
         "GPT": model, "AdamW": numgpt.AdamW(model),
         "AdamW.load_state.arrays": numgpt.AdamW(model).state(), "AdamW.load_state.steps": 3,
         "AdamW.moves_only.part": slice(0, 9),
+        **{f"tuning.{kind}.share.{name}": value for kind in ("PPO", "PolicyGradient")
+           for name, value in {"rank": 0, "size": 1, "gather": np.asarray}.items()},
         "Muon": numgpt.Muon(model), "Muon.load_state.arrays": numgpt.Muon(model).state(),
         "Muon.load_state.steps": 3,
         "tokenizers.Characters": numgpt.tokenizers.Characters("ab"),

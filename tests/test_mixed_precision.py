@@ -19,7 +19,7 @@ from numgpt.engine import precision
 from numgpt.engine.precision import FORMATS, of_products, product, rounded
 from numgpt.proofs.op_subjects import op_subjects
 from numgpt.training import loss_scale as loss_scales
-from numgpt.training import trainer as trainer_module
+from numgpt.training import distribution
 from numgpt.training.loss_scale import LossScale
 from numgpt.training.trainer import NotFinite, Trainer
 
@@ -287,21 +287,21 @@ def test_in_fp16_a_scale_saves_gradients_that_would_become_0(corpus):
 
 
 def test_a_missing_unscale_is_caught(corpus, monkeypatch):
-    step = trainer_module.step_loss_and_grads
+    step = distribution.step_loss_and_grads
 
     def faulty(model, objective, n, batches, grads, scale):
         found = step(model, objective, n, batches, grads, scale)
         grads.flat *= scale
         return found
 
-    monkeypatch.setattr(trainer_module, "step_loss_and_grads", faulty)
+    monkeypatch.setattr(distribution, "step_loss_and_grads", faulty)
     with pytest.raises(AssertionError):
         expect_a_scale_to_change_no_bit(corpus, "bf16")
 
 
 def test_clipping_before_the_unscale_is_caught(corpus, monkeypatch):
     """With the norm that is logged as it should be, the weights alone tell."""
-    step, update, norm = trainer_module.step_loss_and_grads, AdamW.step, AdamW.norm
+    step, update, norm = distribution.step_loss_and_grads, AdamW.step, AdamW.norm
     scales = []
 
     def scaled(model, objective, n, batches, grads, scale):
@@ -315,7 +315,7 @@ def test_clipping_before_the_unscale_is_caught(corpus, monkeypatch):
         grads.flat *= np.float32(min(1.0, self.clip / size) / scales[-1])
         return update(self, grads, lr)
 
-    monkeypatch.setattr(trainer_module, "step_loss_and_grads", scaled)
+    monkeypatch.setattr(distribution, "step_loss_and_grads", scaled)
     monkeypatch.setattr(AdamW, "norm", lambda self, grads: norm(self, grads) / scales[-1])
     monkeypatch.setattr(AdamW, "step", clipped_first)
     with pytest.raises(AssertionError):

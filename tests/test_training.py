@@ -20,7 +20,7 @@ from numgpt import GPT, Config, InputError, Layer, Training
 from numgpt.data import corpus as data
 from numgpt.layers import transformer
 from numgpt.training import progress as progress_module
-from numgpt.training import trainer as trainer_module
+from numgpt.training import distribution
 from numgpt.training.progress import Progress
 from numgpt.training.trainer import NotFinite, Trainer
 
@@ -114,7 +114,7 @@ def test_weights_far_beyond_their_start_are_warned_of_once(text, tmp_path):
 def test_three_rises_of_the_held_out_loss_are_said_once(text, tmp_path, capfd, monkeypatch):
     run = trainer(text, tmp_path / "run", Training(steps=6, eval_interval=1, eval_iters=1))
     losses = iter([4.0, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5])
-    monkeypatch.setattr(trainer_module, "held_out_loss", lambda *_: next(losses))
+    monkeypatch.setattr(distribution, "held_out_loss", lambda *_: next(losses))
     with Progress(6) as progress:
         run.run(progress)
     lines = [line for line in capfd.readouterr().err.splitlines() if "overfitting" in line]

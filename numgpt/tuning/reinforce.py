@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .. import engine
 from ..architecture.config import Training
-from ..arguments import Count, checked
+from ..arguments import Count, Size, checked
 from ..errors import InputError
 from ..layers.policy_losses import policy_logprobs
 from ..model import differentiable
@@ -235,7 +235,8 @@ class Reinforcement:
             known.append(sharing.gathered(given, shapes, t.accumulate) if is_there else nothing)
         return [Part(*given) for given in zip(rows, scored, *known)]
 
-    def share(self, rank: int, size: int, gather: Callable[[Any], Any]) -> None:
+    @checked
+    def share(self, rank: Count, size: Size, gather: Callable[[Any], Any]) -> None:
         """Work as one of several processes that share each step's micro-batches.
 
         Each samples and scores its own, and gather gives all arrays to all. The reward is asked by every one
