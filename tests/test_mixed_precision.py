@@ -18,8 +18,8 @@ from numgpt.data import corpus as texts
 from numgpt.engine import precision
 from numgpt.engine.precision import FORMATS, of_products, product, rounded
 from numgpt.proofs.op_subjects import op_subjects
-from numgpt.training import loss_scale as loss_scales
 from numgpt.training import distribution
+from numgpt.training import loss_scale as loss_scales
 from numgpt.training.loss_scale import LossScale
 from numgpt.training.trainer import NotFinite, Trainer
 

@@ -19,8 +19,8 @@ from shares import slow
 from numgpt import GPT, Config, InputError, Layer, Training
 from numgpt.data import corpus as data
 from numgpt.layers import transformer
-from numgpt.training import progress as progress_module
 from numgpt.training import distribution
+from numgpt.training import progress as progress_module
 from numgpt.training.progress import Progress
 from numgpt.training.trainer import NotFinite, Trainer
 
