@@ -341,3 +341,18 @@ def test_ranks_that_were_started_with_other_words_are_told_so(words, named, text
     )
     assert done.returncode == 2 and done.stderr.count(named) == 1, done.stderr
     assert len([line for line in done.stderr.splitlines() if "parallel:" in line]) == 1, done.stderr
+
+
+def test_two_ranks_are_timed_beside_one_process(tmp_path):
+    pytest.importorskip("numba", reason="Numba is not installed")
+    script = Path(__file__).parents[1] / "benchmarks" / "parallel.py"
+    done = subprocess.run(
+        [sys.executable, script, "--shape", "0", "--rounds", "1", "--messages"],
+        capture_output=True,
+        text=True,
+        timeout=4 * LIMIT,  # a cold cache is filled with kernels first
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| 0 | 32 | 2 ranks, 2 shards")]
+    assert len(rows) == 2 and rows[1].startswith("| 0 | 32 | 2 ranks, 2 shards, by messages")
