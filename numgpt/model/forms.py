@@ -13,14 +13,13 @@ from ..architecture.additions import Head, LoRA, extended, pruned_by, quantized_
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
 from ..architecture.pruned import Pruned
-from ..architecture.quantized import Quantized
+from ..architecture.quantized import CLIPS, Quantized
 from ..arguments import DType, Ids, Size, checked_as
 from ..errors import InputError
 from ..interchange import peft
 from ..layers import adapters
 from ..pruning.masks import without_masks
 from ..quantization.calibration import hessians
-from ..quantization.rounding import CLIPS
 from ..quantization.weights import dequantized, quantized
 from ..tokenizers import Tokenizer
 from . import checks
