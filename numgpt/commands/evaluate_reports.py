@@ -97,13 +97,10 @@ def positions_report(found: Mapping[str, Positions], source: str) -> str:
     from ..evaluation.positions import doubling
 
     (first, *others) = found.values()
-    T = first.losses.shape[1]
-    lines = [
-        f"text      {source}",
-        f"windows   {len(first.losses):,} of {T:,} tokens that do not overlap",
-        "",
-    ]
+    sizes = [f"{len(one.losses):,} of {one.losses.shape[1]:,} tokens" for one in found.values()]
     is_same = all(other.losses.shape == first.losses.shape for other in others)
+    windows = sizes[0] if is_same else ", ".join(f"{size} for {name}" for name, size in zip(found, sizes))
+    lines = [f"text      {source}", f"windows   {windows}, which do not overlap", ""]
     rows = []
     for begin, end in doubling(max(one.losses.shape[1] for one in found.values())):
         cells = [
@@ -120,8 +117,6 @@ def positions_report(found: Mapping[str, Positions], source: str) -> str:
         lines.append(
             f"in-context score{of_name}: {_cell(score, '+')} nats, the loss at {late} less that at {early}"
         )
-    if not is_same:
-        lines.append("The windows are not the same: nothing here is paired.")
     return "\n".join(lines)
 
 
