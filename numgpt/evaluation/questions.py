@@ -17,6 +17,15 @@ from ..storage import atomic
 from ..storage.atomic import StrPath
 
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
+# Kind → lm-eval's name for it, and which field of a row is what.
+OF_LM_EVAL: dict[str, tuple[str, dict[str, str]]] = {
+    CHOICE: (
+        "multiple_choice",
+        {"doc_to_text": "{{query}}", "doc_to_choice": "choices", "doc_to_target": "gold"},
+    ),
+    ANSWER: ("generate_until", {"doc_to_text": "{{query}}", "doc_to_target": "{{answer}}"}),
+    TEXT: ("loglikelihood_rolling", {"doc_to_text": "", "doc_to_target": "{{text}}"}),
+}
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,45 @@ class Suite:
 
     @checked
     def save(self, path: StrPath) -> None:
-        """Write the questions to a file, an object a line, as read_suite reads them and lm-eval may, too."""
-        lines = [json.dumps(question.row(), ensure_ascii=False) for question in self.questions]
-        atomic.write_file(path, "".join(f"{line}\n" for line in lines).encode())
+        """Write the questions to a file, an object a line; or all that the suite is, as a task of lm-eval.
+
+        Parameters
+        ----------
+        path : path
+            Of a name that ends in .json, the settings stand there, as lm-eval and read_suite read them, and
+            the questions beside it, in a file that ends in .jsonl. Any other name gets the questions alone.
+        """
+        target = atomic.named(path)
+        if target.suffix.lower() != ".json":
+            atomic.write_file(target, _lines(self.questions))
+            return
+        files = {"test": target.with_suffix(".jsonl").name}
+        if self.examples:
+            files["train"] = f"{target.stem}-examples.jsonl"
+            atomic.write_file(target.with_name(files["train"]), _lines(self.examples))
+        atomic.write_file(target.with_name(files["test"]), _lines(self.questions))
+        atomic.write_json(target, self._task(files))
+
+    def _task(self, files: dict[str, str]) -> dict[str, Any]:
+        """The settings by their names in lm-eval."""
+        output, fields = OF_LM_EVAL[self.kind]
+        task: dict[str, Any] = {
+            "task": self.name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": files},
+            "test_split": "test",
+            "output_type": output,
+            **fields,
+        }
+        if self.kind != TEXT:
+            task |= {"num_fewshot": self.shots, "description": self.description}
+            task |= {"target_delimiter": self.delimiter, "fewshot_delimiter": self.separator}
+            task |= {"fewshot_split": "train"} if self.examples else {}
+        if self.kind == ANSWER:
+            task["generation_kwargs"] = {"until": list(self.stop), "do_sample": False}
+        return task
+
+
+def _lines(questions: Sequence[Question]) -> bytes:
+    lines = [json.dumps(question.row(), ensure_ascii=False) for question in questions]
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..arguments import checked
@@ -104,7 +105,8 @@ def suite(name: str, questions: int | None = None, *, seed: int = 0, text: str |
         if question is None:
             break
         made[question] = None
-    return Suite(name, list(made), **settings)
+    named = [replace(question, place=f"{name}, question {n}") for n, question in enumerate(made, 1)]
+    return Suite(name, named, **settings)
 
 
 # Two sentences.
@@ -242,7 +244,11 @@ def _cloze(text: str, questions: int, seed: int) -> list[Question]:
         choices = [words[j] for j in rng.permutation(len(words))[:3]]
         gold = int(rng.integers(4))
         choices.insert(gold, word)
-        found.append(Question(prompt, choices, gold, group=f"{len(word)} letters"))
+        found.append(
+            Question(
+                prompt, choices, gold, group=f"{len(word)} letters", place=f"cloze, question {len(found) + 1}"
+            )
+        )
     return found
 
 

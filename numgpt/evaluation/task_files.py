@@ -122,7 +122,7 @@ def _question(row: Row, shape: Mapping[str, Any]) -> Question:
     if choices is None and not shape and not any(name in fields for name in PROMPTS):
         name = _name(row, TEXTS, "query and choices, question and answer, or text")
         return Question(_text(row, name), group=group, place=place)
-    prompt = _prompt(row, shape)
+    prompt = _prompt(row, shape, may_be_empty=choices is not None)
     if choices is None:
         return Question(prompt, answers=_answers(row, shape), group=group, place=place)
     texts, labels = choices
@@ -145,10 +145,11 @@ def _text(row: Row, name: str) -> str:
     return value
 
 
-def _prompt(row: Row, shape: Mapping[str, Any]) -> str:
+def _prompt(row: Row, shape: Mapping[str, Any], may_be_empty: bool) -> str:
     if "doc_to_text" in shape:
         return str(_rendered(row, shape["doc_to_text"]))
-    return _text(row, _name(row, PROMPTS, f"a prompt: one of {', '.join(PROMPTS)}"))
+    name = _name(row, PROMPTS, f"a prompt: one of {', '.join(PROMPTS)}")
+    return "" if may_be_empty and row.fields[name] == "" else _text(row, name)
 
 
 def _choices(row: Row, shape: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
