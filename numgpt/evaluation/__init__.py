@@ -4,6 +4,7 @@ from .benchmarks import Lambada, WikiText, lambada, wikitext
 from .likelihoods import Likelihood, log_likelihoods
 from .positions import Positions, loss_by_position
 from .questions import Question, Suite
+from .score import Score, score
 from .statistics import Estimate, bootstrap, difference, estimate, pass_at_k
 from .suites import suite
 from .task_files import read_suite
@@ -17,6 +18,7 @@ __all__ = [
     "Positions",
     "Question",
     "Result",
+    "Score",
     "Suite",
     "WikiText",
     "bootstrap",
@@ -28,6 +30,7 @@ __all__ = [
     "loss_by_position",
     "pass_at_k",
     "read_suite",
+    "score",
     "suite",
     "wikitext",
 ]

@@ -237,7 +237,7 @@ def _cloze(text: str, questions: int, seed: int) -> list[Question]:
             f" ask for, expected {questions:,} or more: give a longer text, or ask for fewer questions"
         )
     rng = generator(seed, "suite", "cloze")
-    found = []
+    found: list[Question] = []
     for i in sorted(rng.permutation(len(places))[:questions].tolist()):
         prompt, word = places[i]
         words = [other for other in of_size[len(word)] if other != word]
