@@ -1,9 +1,9 @@
-"""What lm-eval says of a task, for tests/test_lm_eval.py: run by the Python that has it, it imports no numgpt.
+"""What lm-eval says of a task, for tests/test_lm_eval.py: run by the Python that has it, without numgpt.
 
     python lm_eval_steps.py FOLDER
 
-FOLDER holds model/ as transformers loads it, and tasks of lm-eval in JSON, NAME.yaml. What it measured goes to
-FOLDER/found.json: of each task the aggregated measures, and of each question what was asked and answered.
+FOLDER holds model/ as transformers loads it, and tasks of lm-eval in JSON, NAME.yaml. What it measured goes
+to FOLDER/found.json: of each task the aggregated measures, and of each question what was asked and answered.
 """
 
 import json

@@ -23,13 +23,13 @@ from numgpt.evaluation import (
     loss_by_position,
     pass_at_k,
     read_suite,
-    score,
     suite,
     tasks,
     wikitext,
 )
 from numgpt.evaluation.answers import is_exact, is_near
 from numgpt.evaluation.likelihoods import encoded
+from numgpt.evaluation.score import score
 from numgpt.evaluation.suites import NAMES
 from numgpt.model.generate import KeyValueCache, advance
 from numgpt.tokenizers import Bytes, Characters, with_specials

@@ -4,7 +4,6 @@ from .benchmarks import Lambada, WikiText, lambada, wikitext
 from .likelihoods import Likelihood, log_likelihoods
 from .positions import Positions, loss_by_position
 from .questions import Question, Suite
-from .score import Score, score
 from .statistics import Estimate, bootstrap, difference, estimate, pass_at_k
 from .suites import suite
 from .task_files import read_suite
@@ -18,7 +17,6 @@ __all__ = [
     "Positions",
     "Question",
     "Result",
-    "Score",
     "Suite",
     "WikiText",
     "bootstrap",
@@ -30,7 +28,6 @@ __all__ = [
     "loss_by_position",
     "pass_at_k",
     "read_suite",
-    "score",
     "suite",
     "wikitext",
 ]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import AtLeastZero, Count, Size, checked_as
+from ..arguments import AtLeastZero, Count, Size, checked, checked_as
 from ..errors import InputError, did_you_mean
 from ..model.gpt import GPT
 from .answers import is_exact, is_near, written
@@ -57,6 +57,7 @@ class Result:
         """The measure that is drawn and compared: the first."""
         return next(iter(self.measures))
 
+    @checked
     def estimate(self, measure: str = "", group: str | None = None) -> Estimate:
         """A measure with its standard error, of all questions or of a group; the main one unless named.
 
@@ -70,6 +71,7 @@ class Result:
         value = math.exp(found.value) if found.value < 700 else math.inf
         return Estimate(value, value * found.error)
 
+    @checked
     def difference(self, other: Result, measure: str = "", group: str | None = None) -> Estimate:
         """How much higher a measure is than that of another model on the same questions, paired.
 
