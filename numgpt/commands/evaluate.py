@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         shown="half the context length",
     )
     flags.add(parser, "--batch-size", type=flags.positive, metavar="N", help="windows at once", default=8)
-    evaluate_tasks.add_flags(parser)
+    evaluate_tasks.add_task_flags(parser)
     flags.add_engine(parser)
 
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the score of a text or a task, and the protocol that it depends on."""
     kind = evaluate_tasks.asked(args)
     if kind is not None:
-        return evaluate_tasks.run(args, kind, lambda place, model: _held_out(Path(located(place)), model))
+        return evaluate_tasks.answer(args, kind, lambda place, model: _held_out(Path(located(place)), model))
     from tqdm import tqdm
 
     from ..data.corpus import encode

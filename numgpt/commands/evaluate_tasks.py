@@ -37,7 +37,7 @@ FLAGS = {
 NAMES = {"task": "--task", "by_position": "--by-position", "wikitext": "--wikitext", "lambada": "--lambada"}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def add_task_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of what is asked besides the loss of a text."""
     which = parser.add_argument_group(
         "tasks", "one of them; the loss of a text without"
@@ -136,7 +136,7 @@ def asked(args: argparse.Namespace) -> str | None:
     return kind
 
 
-def run(args: argparse.Namespace, kind: str, held_out: Callable[[Any, GPT], tuple[str, Any]]) -> int:
+def answer(args: argparse.Namespace, kind: str, held_out: Callable[[Any, GPT], tuple[str, Any]]) -> int:
     """Ask, print, draw. held_out: (description, ids) of what a run's own training held out."""
     from ..model.gpt import GPT
 
