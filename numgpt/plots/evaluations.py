@@ -49,8 +49,9 @@ def scores(found: Any, ax: Any = None, *, measure: str = "") -> Any:
             colour, marker, _ = style.look(n)
             x = np.arange(len(groups)) + 0.16 * (n - (len(several) - 1) / 2)
             values, errors = np.array(estimates).T
-            ax.errorbar(x, values, errors, fmt=marker, color=colour, capsize=3, label=style.literal(label))
-            ax.lines[-1].set_gid(f"scores {n}")
+            shown = style.literal(label)
+            drawn = ax.errorbar(x, values, errors, fmt=marker, color=colour, capsize=3, label=shown)
+            drawn.lines[0].set_gid(f"scores {n}")
         chances = [1 / len(question.choices) for question in first.suite.questions if question.choices]
         if chances and name.startswith("acc"):
             ax.axhline(np.mean(chances), color=style.GREY, linestyle="--", linewidth=1, label="chance")
