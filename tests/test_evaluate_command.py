@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,12 @@ def test_two_models_are_compared_by_the_paired_difference(here, capsys):
     value, error = one.difference(other)
     assert re.search(rf"^acc +.*{re.escape(f'{value:+.4f} ± {error:.4f}')}$", out, re.MULTILINE)
     assert "acc_mutual_info" not in out
+
+
+def test_the_page_shows_what_the_command_prints(here, capsys):
+    page = (Path(evaluation.__file__).parent / "README.md").read_text("utf-8")
+    shown = re.search(r"```sh\nnumgpt (eval .*) --plot scores.svg\n```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert printed(capsys, shown[1]) == shown[2]
 
 
 def test_answers_are_written_to_a_file_that_is_a_task_again(here, capsys):

@@ -55,6 +55,8 @@ def scores(found: Any, ax: Any = None, *, measure: str = "") -> Any:
         chances = [1 / len(question.choices) for question in first.suite.questions if question.choices]
         if chances and name.startswith("acc"):
             ax.axhline(np.mean(chances), color=style.GREY, linestyle="--", linewidth=1, label="chance")
+        if first.suite.kind != "text":  # shares
+            ax.set_ylim(-0.03, 1.03)
         texts = [f"all {len(first.suite.questions):,}", *map(style.literal, named)][: len(groups)]
         ax.set_xticks(range(len(groups)), texts, rotation=20 if len(groups) > 4 else 0)
         ax.set_xlim(-0.5, len(groups) - 0.5)
