@@ -26,7 +26,7 @@ def main(folder):
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     found = simple_evaluate(
-        lm, tasks=names, task_manager=manager, log_samples=True, bootstrap_iters=0, random_seed=0
+        lm, tasks=names, task_manager=manager, log_samples=True, bootstrap_iters=100, random_seed=0
     )
     says = {
         name: {

@@ -419,6 +419,9 @@ def test_a_saved_suite_is_read_as_it_was(tmp_path, name):
         made = Suite(name, asked[:3], asked[3:], "Copy.\n", "->", "\n\n", ("\n", "."), 2)
     made.save(tmp_path / "rows.jsonl")
     assert read_suite(tmp_path / "rows.jsonl").questions == made.questions
+    if made.kind == "answer":  # which a model may be fine-tuned on, too
+        said = [[m.text for m in c.messages] for c in numgpt.data.read_conversations(tmp_path / "rows.jsonl")]
+        assert said == [[question.prompt, question.target] for question in made.questions]
     made.save(tmp_path / "task.json")
     assert read_suite(tmp_path / "task.json") == made
     assert read_suite(tmp_path / "task.json").digest == made.digest
@@ -460,10 +463,10 @@ def test_a_template_and_the_settings_of_lm_eval_make_prompts(tmp_path):
 
 DIGESTS = {
     "minimal-pairs": "2c61ec4f02f0f345",
-    "copy": "399e92cae6699047",
-    "reverse": "1d201bca730562eb",
-    "sort": "3b7b053c8276b7af",
-    "add": "966f2ad1f0906694",
+    "copy": "0c42cb27c17cb885",
+    "reverse": "db40699658956b85",
+    "sort": "3cafce47580f863b",
+    "add": "aacc3dc77eb8e650",
     "recall": "220fec46ccbb9823",
     "labels": "a21faa5ed0006c79",
     "cloze": "df90f1d7eb413dc4",

@@ -46,6 +46,7 @@ QUESTIONS = [
     {"query": "The end of the", "choices": ["day", "world", "letter", "novel", "a"], "gold": 3},
 ]
 SUMS = [{"question": f"{a} and {b} is", "answer": f"{a + b}"} for a, b in ((1, 2), (3, 4), (12, 30), (7, 7))]
+SUMS += [{"question": "one and one is two, and " * 30, "answer": "two"}]  # longer than the context
 TEXTS = ["A short one.", "é ö\n\n two  spaces", corpora.austen()[:1500], corpora.austen()[5000:5700]]
 # A page as WikiText has it: words apart, with what lm-eval puts together.
 PAGE = ' = A @-@ B = \n \n It cost 1 @,@ 000 , or 2 @.@ 5 ; " so " ( he said ) : it \'s N ° . \n'
@@ -145,6 +146,8 @@ def test_log_likelihoods_and_the_four_accuracies_are_theirs(asked, name):
         assert np.abs(np.subtract(logp, details["logp"])).max() < 1e-5
     for metric in ACCURACIES:
         assert result.estimate(metric).value == pytest.approx(aggregated(theirs, name, metric), abs=1e-12)
+        error = aggregated(theirs, name, f"{metric}_stderr")
+        assert result.estimate(metric).error == pytest.approx(error, abs=1e-12)
     told_apart = {tuple(result.measures[metric].scores) for metric in ACCURACIES}
     assert len(told_apart) > 2
 

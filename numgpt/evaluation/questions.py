@@ -23,7 +23,7 @@ OF_LM_EVAL: dict[str, tuple[str, dict[str, str]]] = {
         "multiple_choice",
         {"doc_to_text": "{{query}}", "doc_to_choice": "choices", "doc_to_target": "gold"},
     ),
-    ANSWER: ("generate_until", {"doc_to_text": "{{query}}", "doc_to_target": "{{answer}}"}),
+    ANSWER: ("generate_until", {"doc_to_text": "{{prompt}}", "doc_to_target": "{{completion}}"}),
     TEXT: ("loglikelihood_rolling", {"doc_to_text": "", "doc_to_target": "{{text}}"}),
 }
 
@@ -92,13 +92,14 @@ class Question:
 
     def row(self) -> dict[str, Any]:
         """What stands in a file of questions, without what is empty."""
+        row: dict[str, Any]
         if self.kind == TEXT:
             return {"text": self.prompt}
-        row: dict[str, Any] = {"query": self.prompt}
         if self.kind == CHOICE:
-            row |= {"choices": list(self.choices), "gold": self.gold}
-        else:
-            row |= {"answer": self.answers[0] if len(self.answers) == 1 else list(self.answers)}
+            row = {"query": self.prompt, "choices": list(self.choices), "gold": self.gold}
+        else:  # by the names that fine-tuning reads
+            answer = self.answers[0] if len(self.answers) == 1 else list(self.answers)
+            row = {"prompt": self.prompt, "completion": answer}
         return row | ({"group": self.group} if self.group else {})
 
 
