@@ -194,6 +194,8 @@ def test_scores_and_positions_are_drawn_as_they_were_found(here, capsys):
     line = next(line for line in ax.lines if line.get_gid() == "scores 1")
     expected = [result.estimate(group=group).value for group in (None, "one", "many")]
     assert line.get_ydata().tolist() == pytest.approx(expected)
+    (chance,) = (line for line in ax.lines if line.get_label() == "chance")
+    assert set(chance.get_ydata()) == {0.5}
     assert [text.get_text() for text in ax.get_xticklabels()] == ["all 4", "one", "many"]
     curve = evaluation.loss_by_position(model, model.tokenizer.encode("It is a truth " * 40))
     ax = plots.positions(curve)

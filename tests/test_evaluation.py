@@ -14,6 +14,8 @@ from numgpt import GPT, Config, InputError
 from numgpt.evaluation import (
     Question,
     Suite,
+    answers,
+    benchmarks,
     bootstrap,
     difference,
     estimate,
@@ -120,9 +122,23 @@ def test_a_text_begins_behind_a_special_token_or_a_line_break():
     end = MODEL.tokenizer.specials[END]
     assert encoded(MODEL, "", "ab").inputs.tolist() == [end, LETTERS.index("a")]
     assert encoded(BYTES, "", "ab").inputs.tolist() == [10, 97]
+    assert encoded(BYTES, "", "\nab").targets.tolist() == [97, 98]  # no text begins with it twice
     no_break = random_model(Characters("ab"))
     with pytest.raises(InputError, match="has no special token and no line break, expected one of them"):
         log_likelihoods(no_break, [("", "a")])
+
+
+def test_where_every_text_begins_with_a_token_so_does_every_prompt(monkeypatch):
+    model = random_model(with_specials(Bytes(), ["<s>"]))
+    monkeypatch.setattr(type(model.tokenizer), "begin_of_text", property(lambda self: "<s>"))
+    assert encoded(model, "ab", "c").inputs.tolist() == [256, 97, 98]
+    assert encoded(model, "", "c").inputs.tolist() == [256]
+    read = []
+    monkeypatch.setattr(
+        answers, "stream", lambda model, tokens, n, **options: read.extend(tokens) or iter(())
+    )
+    evaluate(model, Suite("s", [Question("ab", answers=["c"])]), max_new_tokens=1)
+    assert read[0].tolist() == [256, 97, 98]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +162,8 @@ def test_texts_are_rolled_in_windows_that_predict_each_token_once():
     both = nats + found.details[1]["nats"]
     assert found.estimate("perplexity").value == pytest.approx(math.exp(both / 30), rel=1e-12)
     assert found.estimate("word_perplexity").value == pytest.approx(math.exp(both / 2), rel=1e-12)
+    loss, perplexity = found.estimate("loss"), found.estimate("perplexity")
+    assert perplexity.error == pytest.approx(math.exp(loss.value) * loss.error, rel=1e-12)
     assert found.estimate("bits_per_byte").value == pytest.approx(both / 30 / math.log(2), rel=1e-12)
 
 
@@ -185,6 +203,21 @@ def test_where_nothing_stands_before_there_is_no_mutual_information():
     assert "acc_mutual_info" not in evaluate(MODEL, asked).measures
 
 
+def test_a_prompt_that_is_cut_is_counted_and_its_end_is_read():
+    texts = ("ab" * 5, "ab" * 6, "abcdefgh" * 3)
+    choices = Suite("s", [Question(text, ("c", "dd")) for text in texts], delimiter="")
+    found = evaluate(MODEL, choices)
+    assert found.cut == 2  # of 10 and 2 tokens all but the last are read, of 12 and 2 one is too many
+    ends = Suite("s", [Question(text[-11:], ("c", "dd")) for text in texts], delimiter="")
+    assert found.details[2]["logp"][1] == evaluate(MODEL, ends).details[2]["logp"][1]
+    written = Suite("s", [Question(text, answers=["c"]) for text in texts], stop=())
+    found = evaluate(MODEL, written, max_new_tokens=2)  # which leaves room for 10
+    assert found.cut == 2
+    ends = Suite("s", [Question(text[-10:], answers=["c"]) for text in texts], stop=())
+    end = evaluate(MODEL, ends, max_new_tokens=2)
+    assert [d["answers"] for d in found.details] == [d["answers"] for d in end.details] and end.cut == 0
+
+
 def test_no_number_depends_on_the_batch():
     asked = suite("recall", 10)
     model = numgpt.GPT.load("numgpt:tiny", dtype="float64")
@@ -205,6 +238,7 @@ def test_examples_are_drawn_for_each_question_and_never_hold_it():
         *examples, last = prompt.split("\n")
         assert last == question.prompt and len(set(examples)) == 3
         assert f"{question.prompt}{question.target}" not in examples
+    assert len({prompt.rpartition("\n")[0] for prompt in prompts}) == 5
     assert few.prompts(3, seed=4) == prompts != few.prompts(3, seed=5)
     fewer = Suite("copy", few.questions[:2], examples=asked.questions, delimiter="", separator="\n")
     assert fewer.prompts(3, seed=4) == prompts[:2]
@@ -244,6 +278,14 @@ def test_written_answers_end_before_a_stop_string_and_depend_on_no_batch():
     assert any("e" in one["answers"][0] for one in whole.details)
     for (text,), one in zip(texts[0], whole.details):
         assert text == one["answers"][0].partition("e")[0].partition("\n")[0]
+
+
+def test_an_answer_ends_where_the_text_does(monkeypatch):
+    a, b, end = (*MODEL.tokenizer.encode("ab"), MODEL.tokenizer.specials[END])
+    said = [[a, b], [b, end], [end, b], [b, b]]
+    monkeypatch.setattr(answers, "stream", lambda *given, **options: iter(np.array(said)))
+    asked = Suite("s", [Question(text, answers=["a"]) for text in ("ab", "cd")], stop=("bb",))
+    assert [d["answers"] for d in evaluate(MODEL, asked).details] == [["ab"], ["b"]]
 
 
 def test_samples_depend_on_seed_and_question_alone_and_make_pass_at_k():
@@ -332,6 +374,7 @@ def test_losses_by_position_are_those_of_the_windows():
     for n, losses in enumerate(found.losses):
         window = ids[13 * n : 13 * n + 13]
         assert losses.mean() == pytest.approx(float(MODEL.loss(window[:-1], window[1:])), rel=1e-12)
+    assert found.error == pytest.approx(np.std(found.losses, axis=0, ddof=1) / math.sqrt(5), rel=1e-12)
     early, late = found.places
     assert found.score().value == pytest.approx(found.mean[late - 1] - found.mean[early - 1])
     assert loss_by_position(MODEL, ids, windows=2).losses[1].tolist() == pytest.approx(
@@ -524,14 +567,14 @@ def test_a_suite_that_cannot_be_is_an_error():
 
 
 def test_wikitext_by_two_protocols(tmp_path):
-    page = " = A = \n \n b c , d . \n = = E = = \n f g \n"
+    page = " = A = \n \n b c , 1 @,@ 0 . \n = = E = = \n f g \n"
     model = random_model(Bytes(), block_size=16)
     (tmp_path / "wiki.raw").write_text(page * 2)
     found = wikitext(model, tmp_path / "wiki.raw")
     ids = model.tokenizer.encode(page * 2)
     assert found.strided == score(model, ids, 8)
     (first, _) = found.pages.suite.questions
-    assert first.prompt == " = A =\n\nb c, d.\n== E ==\nf g\n"
+    assert first.prompt == " = A =\n\nb c, 1,0.\n== E ==\nf g\n"
     nats = evaluate(model, Suite("t", [Question(first.prompt)])).details[0]["nats"]
     assert found.pages.estimate("word_perplexity").value == pytest.approx(
         math.exp(nats / (len(page.split()) + 2)), rel=1e-12
@@ -556,6 +599,12 @@ def test_lambada_is_the_last_word_of_each_passage(tmp_path):
     assert found.loss.value == pytest.approx(-np.mean(logp), rel=1e-12)
     assert found.perplexity == pytest.approx(math.exp(-np.mean(logp)), rel=1e-12)
     assert lambada(MODEL, path, passages=2).passages == 2
+    half = [
+        (np.array([-1.0, -2.0]), np.array(right)) for right in ([True, False], [True, True], [False, False])
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarks, "surprises", lambda *given: half)
+        assert lambada(MODEL, path).accuracy.value == pytest.approx(1 / 3)  # of each token of a word
     path.write_text('{"text": "a b"}\n{"text": "one"}\n')
     with pytest.raises(InputError, match="line 2: text is 'one', expected a passage of two words or more"):
         lambada(MODEL, path)

@@ -247,7 +247,8 @@ def _answered(
         with _placed(question.place):
             ids_of(tokenizer, prompt)
             longest = max(longest, *(_size(model, answer) for answer in question.answers))
-    most = max_new_tokens or max(LONGEST_ANSWER, longest + SPARE)
+    half = max(longest + 1, model.config.block_size // 2)  # the other one is the prompt's
+    most = max_new_tokens or min(half, max(LONGEST_ANSWER, longest + SPARE))
     room = model.config.block_size - most
     cut = sum(len(ids_of(tokenizer, prompt)) > room for prompt in prompts)
     texts = written(model, prompts, suite.stop, most, batch_size=batch_size, progress=progress, **how)
