@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from . import (
         calculus,
         data,
+        evaluation,
         gradcheck,
         interpretability,
         learn,
@@ -60,6 +61,7 @@ __all__ = [
     "__version__",
     "calculus",
     "data",
+    "evaluation",
     "gradcheck",
     "interpretability",
     "learn",
@@ -99,6 +101,7 @@ _LATE = {
     "Visibility": ("layers.visibility", "Visibility"),
     "calculus": ("calculus", None),
     "data": ("data", None),
+    "evaluation": ("evaluation", None),
     "gradcheck": ("gradcheck", None),
     "interpretability": ("interpretability", None),
     "learn": ("learn", None),

@@ -149,6 +149,7 @@ def right_values(folder):
     values |= {"data.read_task.paths": folder / "task.csv", "held_out": 0.5}
     values |= of_tuning(of_bytes, corpus, example, chat, training)
     values |= of_interpretability(model)
+    values |= of_evaluation(of_bytes, folder)
     values |= {f"ops.{norm}.weight": np.ones(3) for norm in numgpt.ops.norms.NORMS}
     values |= {
         "runs": numgpt.plots.Run("r", [{"step": 1, "loss": 2.0}]),
@@ -182,6 +183,34 @@ def right_values(folder):
 
     value.instances = values
     return value
+
+
+def of_evaluation(model, folder):
+    """What is right for numgpt.evaluation, and for the pictures of what it finds."""
+    evaluation = numgpt.evaluation
+    longer = dataclasses.replace(model.config, block_size=24)
+    reader = numgpt.GPT(longer, tokenizer=numgpt.tokenizers.Bytes())
+    questions = [evaluation.Question(text, ("a", "b")) for text in ("cd", "ef")]
+    suite = evaluation.Suite("s", questions)
+    result = evaluation.evaluate(reader, suite)
+    curve = evaluation.loss_by_position(reader, np.arange(60))
+    suite.save(folder / "questions.jsonl")
+    (folder / "passages.jsonl").write_text('{"text": "a b"}\n')
+    (folder / "wiki.raw").write_text(" = A = \n \n b c d .\n")
+    values = {
+        "first": 1, "last": 2, "early": 1, "late": 2, "Positions": curve, "Result": result, "other": result,
+        "Suite": suite, "questions": questions, "Suite.save.path": "new.jsonl", "scores": [0, 1, 1],
+        "others": [1, 1, 0], "weights": [1, 2, 3], "model": reader, "suite": suite, "pairs": [("ab", "c")],
+        "lambada.path": folder / "passages.jsonl", "ids": np.arange(60), "windows": 2, "n": 4, "right": 1,
+        "k": 2, "read_suite.path": folder / "questions.jsonl", "read_suite.limit": 2,
+        "suite.name": "copy", "suite.questions": 2, "wikitext.path": folder / "wiki.raw", "draws": 3,
+        "Suite.shots": 0, "evaluate.shots": 0, "Suite.prompts.shots": 1, "seed": 0,
+        "Question.choices": ("a", "b"), "Suite.examples": (), "group": None, "Question.group": "",
+    }  # fmt: skip
+    names = [name for name in PUBLIC if name.startswith("evaluation.")]
+    own = {f"{name}.{p}": values[p] for name in names for p in parameters(name) if p in values}
+    own |= {f"evaluation.{name}": value for name, value in values.items()}
+    return own | {"plots.scores.found": result, "plots.positions.found": curve}
 
 
 def of_interpretability(model):

@@ -25,6 +25,7 @@ from numgpt import (
     Trainer,
     Training,
     calculus,
+    evaluation,
     gradcheck,
     ops,
     parity,
@@ -121,6 +122,14 @@ def a_finding():
     return gradcheck.Finding("pure", 1.0, 0.0, lambda: "said late")
 
 
+def a_result():
+    """What a model scored on questions with choices."""
+    model = GPT(TINY, dtype="float64", tokenizer=tokenizers.Characters("\nabcd"))
+    return evaluation.evaluate(
+        model, evaluation.Suite("s", [evaluation.Question("a", ("b", "c"))], delimiter="")
+    )
+
+
 @functools.cache
 def seen_inside():
     """What every experiment of numgpt.interpretability gives, of one small model."""
@@ -174,6 +183,14 @@ THINGS = {
     "pipeline": lambda folder: a_pipeline(),
     "scored": lambda folder: scored(TEXT),
     "score": lambda folder: score(GPT(TINY), np.arange(20) % 5),
+    "question": lambda folder: evaluation.Question("1+1=", ("2", "3")),
+    "suite": lambda folder: evaluation.suite("copy", 5),
+    "result": lambda folder: a_result(),
+    "likelihood": lambda folder: evaluation.Likelihood(-1.5, True, 2),
+    "lambada": lambda folder: evaluation.Lambada(*[evaluation.estimate([0, 1, 1])] * 3, 3),
+    "wikitext": lambda folder: evaluation.WikiText(score(GPT(TINY), np.arange(20) % 5), a_result()),
+    "estimate": lambda folder: evaluation.estimate([0, 1, 1]),
+    "positions": lambda folder: evaluation.loss_by_position(GPT(TINY), np.arange(20) % 5),
     "verdict": lambda folder: gradcheck.verdict(ops.gelu.forward, ops.relu.backward, np.arange(3.0)),
     "sameness": lambda folder: gradcheck.same(ops.gelu, ops.gelu, np.arange(3.0)),
     "findings": lambda folder: gradcheck.check(ops.gelu.forward, ops.gelu.backward, np.arange(3.0)),
@@ -362,7 +379,7 @@ def errors():
 
 def test_every_class_of_the_public_face_is_held_to_these_laws(tmp_path):
     """What is added to the face is added here; a Record is refused by a law of its own."""
-    faces = [numgpt, tokenizers, gradcheck, parity, calculus, ops, numgpt.interpretability]
+    faces = [numgpt, tokenizers, gradcheck, parity, calculus, ops, numgpt.interpretability, evaluation]
     public = [getattr(face, name) for face in faces for name in face.__all__ if name != "Record"]
     public = {cls for cls in public if inspect.isclass(cls) and not getattr(cls, "_is_protocol", False)}
     public |= {row.tokenizer for row in KINDS.values()}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from cupy_stand_in import cupy, waits  # noqa: F401 (a fixture)
 
-from numgpt import GPT, AdamW, Config, InputError, calculus, engine, ops
+from numgpt import GPT, AdamW, Config, InputError, Record, calculus, engine, ops
+from numgpt.layers import transformer_cupy
 from numgpt.model.generate import logits_stream
 from numgpt.proofs.subjects import SMALL, VARIANTS, op_subjects
 
@@ -153,6 +154,24 @@ def test_decoding_with_a_cache_gives_the_bits_and_the_text_of_numpy(specificatio
         same_bits(found, expected)
         ids = expected.argmax(-1)
         found, expected = steps.send(ids), wanted.send(ids)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m.quantize(), lambda m: m.pruned(0.5)], ids=["8 bits", "pruned"]
+)
+def test_rounded_and_masked_models_decode_as_in_numpy(specification, change):
+    model = change(GPT(Config(**SMALL), 1))
+    device = model.to("cupy")
+    assert np.array_equal(device.generate(TOKENS[:, :2], 6, seed=1), model.generate(TOKENS[:, :2], 6, seed=1))
+
+
+def test_the_feed_forward_in_one_piece_is_for_plain_matrices_alone(cupy):
+    """Records that decode let twins see rounded matrices; this twin knows none."""
+    config = Config(**SMALL | {"bias": True})
+    x = there(np.zeros((1, 2, config.n_embd), "float32"))
+    for model, suits in ((GPT(config, 1), True), (GPT(config, 1).quantize(), False)):
+        record = Record(model.to("cupy").params, config)
+        assert transformer_cupy.suits(record / "h.0" / "mlp", x) == suits
 
 
 def test_ids_out_of_range_are_refused_before_they_wrap_around(cupy):

@@ -168,3 +168,10 @@ def test_more_stages_than_blocks_are_refused():
         InputError, match="pipeline: 9 stages for 8 blocks, expected .* give 8 stages or fewer"
     ):
         split(config, 9)
+
+
+def test_stages_before_a_large_head_share_the_blocks_evenly():
+    """The head's stage is the slowest whatever the others have, which take about as long as each other."""
+    assert [len(blocks) for blocks in split(Config(), 4)] == [4, 4, 3, 1]
+    assert [len(blocks) for blocks in split(Config(), 6)] == [3, 3, 3, 1, 1, 1]
+    assert [len(blocks) for blocks in split(MODELS["equal blocks"], 3)] == [3, 3, 2]

@@ -9,7 +9,7 @@ import pytest
 
 import numgpt
 from numgpt import GPT, AdamW, Config, Head, InputError, LoRA, Pruned, Trainer, Training, engine
-from numgpt.architecture.pruned import prunable
+from numgpt.architecture.pruned import UNITS, WITHIN, prunable
 from numgpt.data import CHATML
 from numgpt.layers.edits import Edit
 from numgpt.pruning import masks, smaller, units
@@ -267,7 +267,7 @@ def rise_by_gates(model, name, places):
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "LLaMA", "one key for all", "norms of heads", "post", "layers"])
-@pytest.mark.parametrize("kind", units.KINDS)
+@pytest.mark.parametrize("kind", UNITS)
 def test_scores_of_units_are_derivatives_by_their_gates(name, kind):
     model = a_model(name)
     step = {"heads": "attn.heads", "neurons": "mlp.act"}[kind]
@@ -333,8 +333,8 @@ def zeroed_outputs(model, some, kept):
     return edits
 
 
-@pytest.mark.parametrize("kind", units.KINDS)
-@pytest.mark.parametrize("within", masks.WITHIN)
+@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("within", WITHIN)
 @pytest.mark.parametrize("criterion", ["magnitude", "fisher"])
 def test_a_smaller_model_is_the_one_with_zeroed_outputs(model, kind, within, criterion, on_engine):
     rows = None if criterion == "magnitude" else ROWS

@@ -13,6 +13,10 @@ from .parameters import Part, Shape, parts
 from .patterns import matching
 from .quantized import LINEAR, is_rounded
 
+CRITERIA = "magnitude", "gradient", "fisher"  # by which weights are chosen
+UNITS = "heads", "neurons"  # what is removed whole
+WITHIN = "part", "model"  # where a share is taken: in each matrix or layer, or of all together
+
 
 def prunable(config: Config) -> dict[str, Part]:
     """Name -> Part of the matrices whose weights may be pruned: of attention, feed-forwards and experts.

@@ -13,6 +13,10 @@ from .config import Config
 from .fields import check_fields, documented, expect, setting
 from .parameters import Part, Shape, parts
 
+# How far a grid of 4 bits reaches: where its square error is least, or to the largest weight.
+CLIPS = "mse", "absmax"
+CALIBRATION = 16_384  # tokens that GPTQ reads at most
+
 LINEAR = ("attention", "feed-forward", "experts")  # kinds of parts with matrices (..., in, out)
 EMBEDDINGS = ("token embedding", "unembedding")  # with matrices (V, C), which have 8 bits at least
 MEASURED = {8: "int8", 4: "uint8"}  # bits → the type of what is stored

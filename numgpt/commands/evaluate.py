@@ -1,4 +1,4 @@
-"""numgpt eval: how well a model predicts a text."""
+"""numgpt eval: how well a model predicts a text, and answers questions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..storage.shipped import MODELS, located
-from . import flags, runs, several
+from . import evaluate_tasks, flags, runs, several
 
 if TYPE_CHECKING:
     from ..data.corpus import Corpus
     from ..model.gpt import GPT
 
-HELP = "Measure loss, perplexity and bits per byte of a text under a model."
+HELP = "Measure the loss of a text under a model, or what it answers to questions, with errors."
 TEXT = "numgpt:austen"  # of the models that ship
-EXAMPLE = "numgpt eval runs/1 --data FILE --stride 32"
+EXAMPLE = "numgpt eval runs/1 --task minimal-pairs questions.jsonl --shots 2"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +34,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add(parser, "--batch-size", type=flags.positive, metavar="N", help="windows at once", default=8)
     several.add_flag(parser, "data, each with some of the windows")
+    evaluate_tasks.add_task_flags(parser)
     flags.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the score, and the protocol that it depends on."""
+    """Print the score of a text or a task, and the protocol that it depends on."""
+    kind = evaluate_tasks.asked(args)
+    if kind is not None:
+        if args.parallel is not None:
+            raise InputError(
+                "eval: --parallel shares the windows of one text, expected no --task, --wikitext or --lambada"
+                " beside it: leave it out"
+            )
+        return evaluate_tasks.answer(args, kind, lambda place, model: _held_out(Path(located(place)), model))
     from tqdm import tqdm
 
     from ..data.corpus import encode

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..architecture import presets
 from ..architecture.additions import pruned_by, quantized_by
@@ -16,6 +17,9 @@ from ..architecture.quantized import Quantized
 from ..storage.shipped import located
 from . import flags
 from .printing import human_size
+
+if TYPE_CHECKING:
+    from ..model.gpt import GPT
 
 HELP = "Count a model's parameters, bytes and FLOPs without allocating it."
 EXAMPLE = "numgpt info gpt3-175b --batch-size 1"
@@ -65,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.names:
         return _print_names(args.names)
-    config = _config(args)
+    model = _stored(args.model)
+    config = _config(args, model)
     T = flags.length(args, config)
     groups = accounting.parameter_groups(config)
     memory = accounting.training_bytes(config, args.batch_size, T, args.dtype)
@@ -74,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     trained = _training(args.model)
     if trained is not None:
         print(f"trained with: {_listed(trained)}")
-    _print_rounding(args.model)
-    added = _added(args.model)
+    _print_rounding(model)
+    added = {} if model is None else _added(model)
     print("\nparameters")
     for name, n in (groups | added | {"total": sum((groups | added).values())}).items():
         print(_row(name, n))
@@ -121,13 +126,15 @@ def _is_stored(name: str) -> bool:
     return name not in presets.MODELS and Path(located(name)).exists()
 
 
-def _added(name: str) -> dict[str, int]:
-    """How many parameters a checkpoint's adapters and head have, by their kind."""
+def _stored(name: str) -> GPT | None:
+    """The model of a checkpoint; None for a preset."""
     from ..model.gpt import GPT
 
-    if not _is_stored(name):
-        return {}
-    model = GPT.load(name)
+    return GPT.load(name) if _is_stored(name) else None
+
+
+def _added(model: GPT) -> dict[str, int]:
+    """How many parameters a checkpoint's adapters and head have, by their kind."""
     sizes = ((_title(a), a.shapes(model.config).values()) for a in model.additions)
     return {kind: sum(map(math.prod, shapes)) for kind, shapes in sizes if shapes}
 
@@ -137,31 +144,28 @@ def _title(addition: object) -> str:
     return "scales" if isinstance(addition, Quantized) else type(addition).__name__
 
 
-def _print_rounding(name: str) -> None:
+def _print_rounding(model: GPT | None) -> None:
     """Say how a checkpoint is quantized, where it is, and what its weights take; or how much is masked."""
-    from ..model.gpt import GPT
-
-    model = GPT.load(name) if _is_stored(name) else None
-    how = None if model is None else quantized_by(model.additions)
-    if model is not None and how is not None:
+    if model is None:
+        return
+    how = quantized_by(model.additions)
+    if how is not None:
         grid = f" in groups of {how.group}" if how.bits == 4 else ""
         embedding = "kept in floats" if how.keep_embedding else "in 8 bits"
         size = model.params.nbytes
         print(f"quantized: {how.bits} bits{grid}, embedding {embedding}; weights take {human_size(size)}")
-    if model is not None and pruned_by(model.additions) is not None:
+    if pruned_by(model.additions) is not None:
         masks = model.params.integers.values()
         whole, gone = (sum(sizes) for sizes in zip(*((m.size, int((m == 0).sum())) for m in masks)))
         print(f"pruned: {gone:,} of {whole:,} weights in {len(masks)} matrices are masked")
 
 
-def _config(args: argparse.Namespace) -> Config:
+def _config(args: argparse.Namespace, model: GPT | None) -> Config:
     """The config of a preset or a checkpoint, with what flags change in it."""
-    from ..model.gpt import GPT
-
     changes = flags.fields(args, Config)
-    if not _is_stored(args.model):
+    if model is None:
         return presets.preset(args.model, **changes)
-    return dataclasses.replace(GPT.load(args.model).config, **changes)
+    return dataclasses.replace(model.config, **changes)
 
 
 def _listed(settings: Config | Training) -> str:

@@ -241,7 +241,7 @@ def _model(args: argparse.Namespace) -> GPT:
     reads = args.prompt is not None or args.data is not None
     if reads and model.tokenizer is None:
         raise InputError("inspect: the model has no tokenizer, expected one to read the text")
-    model = model.dequantized()  # measures read matrices; what it computes is the same
+    model = model.plain()  # measures read matrices; what it computes is the same
     return model.astype("float64") if model.n_params <= DOUBLE else model
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import engine
+from ..architecture.pruned import CRITERIA, UNITS, WITHIN
 from ..errors import InputError
 from . import flags
 from .places import expect_apart
@@ -40,7 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--structured",
-        choices=("heads", "neurons"),
+        choices=UNITS,
         help="take out heads, or neurons of feed-forwards: the model is smaller and faster",
         shown="mask single weights, which stay 0 in further training",
     )
@@ -53,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--criterion",
-        choices=("magnitude", "gradient", "fisher"),
+        choices=CRITERIA,
         help="the least by size; by the first term of what removing costs in loss, or by the second, both"
         " from --data",
         default="magnitude",
@@ -61,7 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         "--within",
-        choices=("part", "model"),
+        choices=WITHIN,
         help="whether the share is that of each matrix, or each layer's heads or neurons, or of all together",
         shown="part; model for heads and neurons by gradient or fisher",
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.quantized import Quantized
+from ..architecture.quantized import CALIBRATION, CLIPS, Quantized
 from ..errors import InputError
 from . import flags
 from .places import expect_apart
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 HELP = "Round a model's weights to 8 or 4 bits, or print what each way of rounding costs it."
 EXAMPLE = "numgpt quantize numgpt:austen small --bits 4 --gptq --data FILE"
-CLIPS = "mse", "absmax"
-CALIBRATION = 16_384  # tokens that GPTQ reads
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 A product of bfloat16 operands takes them in pairs: vdpbf16ps adds a₀ b₀ + a₁ b₁ to each of 16 float32. So the
 unit of everything here is a *word* of 32 bits, two neighbours along the axis that is summed.
 LLVM ends the process where it is asked for an instruction that the processor lacks: nothing here may be
-compiled before bf16.lacks() has said that it is there.
+compiled where bf16.HAS_INSTRUCTION is False.
 """
 
 from llvmlite import ir
@@ -16,9 +16,8 @@ ROWS = 8  # of the result that a call of multiply_panels makes, and the most of 
 VECTORS = 3
 PANEL = LANES * VECTORS  # columns of a panel
 DEPTH = 512  # of a block along the axis that is summed: panels of that depth stay in the caches
-STRIDE = (
-    2 * DEPTH + 64
-)  # bytes from row to row of a block packed by rows: a power of two would crowd a cache's sets
+# Bytes from row to row of a block packed by rows: a power of two would crowd a cache's sets.
+STRIDE = 2 * DEPTH + 64
 PAIR = 4 * PANEL  # bytes from pair to pair of a panel packed by pairs
 
 I1, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()

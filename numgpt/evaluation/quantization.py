@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..architecture.quantized import CALIBRATION
 from ..arguments import Ids, Size, checked
 from ..errors import InputError
 from ..layers.adapters import rounded
@@ -15,7 +16,6 @@ from ..model.gpt import GPT
 
 Array = NDArray[Any]
 
-CALIBRATION = 16_384  # tokens for GPTQ at most
 MEASURED = 65_536  # tokens that are measured at most
 BATCH = 2_048  # tokens at once
 # What a row says → the arguments of GPT.quantize; calibration is put in where a scheme is GPTQ's.

@@ -100,6 +100,7 @@ def qk_circuit(
     >>> circuit.matrix.shape, circuit.eigenvalues.shape
     ((5, 5), (4,))
     """
+    model = model.plain()
     query, key, _, _ = _weights("qk_circuit", model, layer, head, fold)
     left, right = query, key.T
     if between == "tokens":
@@ -140,6 +141,7 @@ def ov_circuit(
     >>> -1 <= ov_circuit(model, 0, 0).positive_share <= 1
     True
     """
+    model = model.plain()
     _, _, value, out = _weights("ov_circuit", model, layer, head, fold)
     left, right = value, out
     if between == "tokens":
@@ -160,6 +162,7 @@ def copying_scores(model: GPT, *, fold: bool = True) -> Array:
     Source: Elhage et al. 2021. What it does not show: that a head copies anything, for it may never attend to
     what it would copy; and a positive trace is also that of a head which makes likely what is alike.
     """
+    model = model.plain()
     sites.expect_layers("copying_scores", model.config)
     found = np.full((model.config.n_layer, sites.most_heads(model.config, sites.SITES["heads"])), np.nan)
     for layer in range(model.config.n_layer):
@@ -173,9 +176,7 @@ def _weights(who: str, model: GPT, layer: int, head: int, fold: bool) -> tuple[A
     sites.expect_head(who, model.config, layer, head)
     for name in ("c_attn", "c_proj"):
         if f"h.{layer}.attn.{name}" in model.served:
-            raise InputError(
-                f"{who}: h.{layer}.attn.{name} is no plain matrix, expected one: take model.merged()"
-            )
+            raise InputError(f"{who}: another op is served at h.{layer}.attn.{name}, expected a matrix there")
     config = sites.layer_config(model.config, layer)
     D, H, K = config.head_size, config.n_head, config.kv_heads
     own = head // (H // K)

@@ -101,6 +101,7 @@ def direct_logit_attribution(
     >>> found.names, bool(abs(found.missing).max() < 1e-12)
     (('wte', 'wpe', 'h.0.attn', 'h.0.mlp', 'ln_f.bias'), True)
     """
+    model = model.plain()
     who, config = "direct_logit_attribution", model.config
     _expect_a_sum(who, model, by_head)
     ids = token_rows(who, model, prompt)

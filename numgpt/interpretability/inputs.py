@@ -69,6 +69,7 @@ def gradient_times_input(model: GPT, prompt: Any, metric: Metric) -> TokenAttrib
     >>> gradient_times_input(model, [0, 1, 2], log_probability(model, 3)).score.shape
     (1, 3)
     """
+    model = model.plain()
     ids = token_rows("gradient_times_input", model, prompt)
     expect_place("gradient_times_input", metric, ids)
     found = run_with_gradients(model, ids, metric, ["wte"])
@@ -118,6 +119,7 @@ def integrated_gradients(
     >>> bool(abs(found.missing).max() < 1e-12)
     True
     """
+    model = model.plain()
     who = "integrated_gradients"
     ids = token_rows(who, model, prompt)
     expect_place(who, metric, ids)

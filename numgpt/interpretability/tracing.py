@@ -109,6 +109,7 @@ def causal_tracing(
     >>> effect.shape, bool(abs(effect[1, 2] - found.total_effect) < 1e-12)
     ((2, 3), True)
     """
+    model = model.plain()
     who = "causal_tracing"
     sites.expect_layers(who, model.config)
     ids = token_rows(who, model, prompt)

@@ -34,9 +34,11 @@ KNOWN = {
 def suits(r, x):
     """Whether the twin is made for this feed-forward and input.
 
-    Where a law asks which gradient is wrong, one parameter alone is complex: then the ops run.
+    Where a law asks which gradient is wrong, one parameter alone is complex, and a rounded matrix has another
+    name: then the ops run.
     """
-    return beyond(r.config, KNOWN) is None and all(r.parameter(name).dtype == x.dtype for name in PARAMETERS)
+    arrays = [r.params.get(r.scope + name) for name in PARAMETERS]
+    return beyond(r.config, KNOWN) is None and all(a is not None and a.dtype == x.dtype for a in arrays)
 
 
 def ffn_forward(r, x):

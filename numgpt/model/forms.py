@@ -13,14 +13,13 @@ from ..architecture.additions import Head, LoRA, extended, pruned_by, quantized_
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
 from ..architecture.pruned import Pruned
-from ..architecture.quantized import Quantized
+from ..architecture.quantized import CLIPS, Quantized
 from ..arguments import DType, Ids, Size, checked_as
 from ..errors import InputError
 from ..interchange import peft
 from ..layers import adapters
 from ..pruning.masks import without_masks
 from ..quantization.calibration import hessians
-from ..quantization.rounding import CLIPS
 from ..quantization.weights import dequantized, quantized
 from ..tokenizers import Tokenizer
 from . import checks
@@ -245,8 +244,24 @@ class Forms:
         True
         """
         rest = tuple(a for a in self.additions if not isinstance(a, Quantized))
+        if len(rest) == len(self.additions):
+            return self._with(self.params.astype(self.params.dtype), rest)
         params = dequantized(self.params.to("reference"), self.config, self.additions)
         return self._with(self._beside(params), rest)
+
+    def plain(self) -> Self:
+        """The same function in matrices of floats: no integers, adapters or masks; itself where it has none.
+
+        For who reads a matrix by its name: beside an adapter "h.0.attn.c_attn.weight" is not all that is
+        multiplied there.
+
+        >>> import numgpt
+        >>> model = numgpt.GPT(numgpt.Config(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=8))
+        >>> model.plain() is model, list(model.pruned(0.5).plain().params) == list(model.params)
+        (True, True)
+        """
+        model = self if quantized_by(self.additions) is None else self.dequantized()
+        return model.merged() if any(isinstance(a, LoRA | Pruned) for a in model.additions) else model
 
     def _beside(self, params: Flat) -> Flat:
         """Parameters where this model's lie."""

@@ -14,7 +14,7 @@ from ..architecture.additions import LoRA, pruned_by, quantized_by
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
 from ..architecture.patterns import matching
-from ..architecture.pruned import Pruned, prunable
+from ..architecture.pruned import CRITERIA, UNITS, WITHIN, Pruned, prunable
 from ..arguments import Ids, checked_as
 from ..errors import InputError
 from ..pruning import criteria, masks, smaller, units
@@ -130,10 +130,8 @@ class Pruning:
 
     def _rows(self, criterion: str, data: Ids | None) -> Array | None:
         """The rows of data, checked; None where the criterion asks for none."""
-        if criterion not in criteria.CRITERIA:
-            raise InputError(
-                f"pruned: criterion is {criterion!r}, expected one of {', '.join(criteria.CRITERIA)}"
-            )
+        if criterion not in CRITERIA:
+            raise InputError(f"pruned: criterion is {criterion!r}, expected one of {', '.join(CRITERIA)}")
         if data is None:
             if criterion in criteria.WITH_DATA:
                 raise InputError(
@@ -214,8 +212,8 @@ class Pruning:
 
 def _share(sparsity: float | None, pattern: str | None, structured: str | None) -> float:
     """The share that goes; InputError where it is missing, out of its range, or said twice."""
-    if structured is not None and structured not in units.KINDS:
-        raise InputError(f"pruned: structured is {structured!r}, expected {' or '.join(units.KINDS)}")
+    if structured is not None and structured not in UNITS:
+        raise InputError(f"pruned: structured is {structured!r}, expected {' or '.join(UNITS)}")
     if pattern is not None:
         n, m = masks.parsed(pattern)
         if structured is not None:
@@ -240,8 +238,8 @@ def _within(within: str | None, criterion: str, pattern: str | None, structured:
     """Where the share is taken."""
     if within is None:
         return "model" if structured is not None and criterion in criteria.WITH_DATA else "part"
-    if within not in masks.WITHIN:
-        raise InputError(f"pruned: within is {within!r}, expected {' or '.join(masks.WITHIN)}")
+    if within not in WITHIN:
+        raise InputError(f"pruned: within is {within!r}, expected {' or '.join(WITHIN)}")
     if pattern is not None and within == "model":
         raise InputError(f"pruned: within is model with the pattern {pattern}, expected part: leave it out")
     return within

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -55,32 +56,48 @@ def split(config: Config, stages: int) -> list[range]:
     low, high = max(costs), sum(costs) + last
     while low < high:
         middle = (low + high) // 2
-        if _filled(costs, last, stages, middle) is None:
-            low = middle + 1
-        else:
+        if _fits(costs, last, stages, middle):
             high = middle
-    cut = _filled(costs, last, stages, high)
-    assert cut is not None, "all blocks in one stage cost no more than everything"
-    return cut
+        else:
+            low = middle + 1
+    return _dealt(costs, last, stages, high)
 
 
-def _filled(costs: Sequence[int], last: int, stages: int, most: int) -> list[range] | None:
-    """Stages filled from the first on, none above a cost; None where the blocks do not fit.
+def _dealt(costs: Sequence[int], last: int, stages: int, most: int) -> list[range]:
+    """Stages none of which is above a cost; each takes its share of what is left, as nearly as it can."""
+    cut, begin = [], 0
+    upto = [0, *itertools.accumulate(costs)]
+    for left in reversed(range(1, stages)):
+        fair = (upto[-1] - upto[begin] + last) / (left + 1)
+        ends = range(begin + 1, len(costs) - left + 1)
+        first = next(end for end in ends if _fits(costs[end:], last, left, most))
+        distances = [
+            (abs(upto[end] - upto[begin] - fair), end)
+            for end in range(first, ends.stop)
+            if upto[end] - upto[begin] <= most
+        ]
+        _, end = min(distances)
+        cut.append(range(begin, end))
+        begin = end
+    return [*cut, range(begin, len(costs))]
+
+
+def _fits(costs: Sequence[int], last: int, stages: int, most: int) -> bool:
+    """Whether so many stages can have all blocks, at least one each, and none above a cost.
 
     Each takes what it can, as long as a block is left for each after it: who takes fewer leaves more to the
     others.
     """
-    cut, begin = [], 0
+    begin = 0
     for left in reversed(range(stages)):
         end, cost = begin, 0 if left else last
         while end < len(costs) - left and cost + costs[end] <= most:
             cost += costs[end]
             end += 1
         if end == begin:
-            return None
-        cut.append(range(begin, end))
+            return False
         begin = end
-    return cut if begin == len(costs) else None
+    return begin == len(costs)
 
 
 def owner(config: Config, stages: Sequence[range], parameter: str) -> int:

@@ -43,8 +43,8 @@ class Ours:
             settings = {name: getattr(optimizer, name) for name in ("betas", "eps", "weight_decay", "clip")}
             settings["lr"] = lr
         self.title, self.config = title, model.config
-        params = model.params.to("reference").astype("float64")
-        self.form = Form(model.config, params, optimizer=settings, served=model.served)
+        wide = model.to("reference").astype("float64").plain()  # adapters and masks are part of a matrix
+        self.form = Form(model.config, wide.params, optimizer=settings, served=wide.served)
 
     def run(self, tokens: Any, targets: Any, dtype: str) -> Run:
         """The Run of a batch, computed in a dtype."""

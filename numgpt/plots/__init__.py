@@ -5,6 +5,7 @@ Functions take axes or a figure of matplotlib, extra [plot], and return what the
 
 from .attention_maps import attention
 from .attribution_bars import attribution, token_attribution
+from .evaluations import positions, scores
 from .files import save, save_or_show
 from .gradient_map import gradients
 from .layer_maps import heads, lens, patching, tracing
@@ -32,10 +33,12 @@ __all__ = [
     "neurons",
     "patching",
     "path_patching",
+    "positions",
     "read",
     "rewards",
     "save",
     "save_or_show",
+    "scores",
     "styled",
     "table",
     "token_attribution",

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from ..architecture.config import Config
 from ..architecture.parameters import Flat
+from ..architecture.pruned import CRITERIA
 
 Array = NDArray[Any]
-CRITERIA = "magnitude", "gradient", "fisher"
 WITH_DATA = CRITERIA[1:]
 TOKENS = 4096  # read at once where rows need not be told apart
 

@@ -15,7 +15,6 @@ from ..architecture.parameters import Flat
 from ..errors import InputError
 
 Array = NDArray[Any]
-WITHIN = "part", "model"  # where a share is taken: in each matrix or layer, or of all together
 GONE = -1.0  # the score of what is masked already: below all others, so that it stays masked
 PATTERN = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
 

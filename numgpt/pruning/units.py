@@ -25,7 +25,6 @@ from ..errors import InputError
 from ..ops.activations import ACTIVATIONS
 
 Array = NDArray[Any]
-KINDS = "heads", "neurons"
 OTHERS = "prune neurons or weights"  # advice where a layer has one head
 
 

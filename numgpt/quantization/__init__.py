@@ -4,11 +4,10 @@ Enter here to ask where a scale comes from: rounding.py has the grids, gptq.py r
 """
 
 from .gptq import gptq
-from .rounding import CLIPS, Rounded, error_in, matrix_of, nearest4, nearest8
+from .rounding import Rounded, error_in, matrix_of, nearest4, nearest8
 from .weights import dequantized, quantized
 
 __all__ = [
-    "CLIPS",
     "Rounded",
     "dequantized",
     "error_in",

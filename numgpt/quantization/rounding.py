@@ -11,7 +11,6 @@ from ..ops.quantised import MIDDLE, matrix_of_nibbles, packed_nibbles
 
 Array = NDArray[Any]
 
-CLIPS = "mse", "absmax"  # how far a grid reaches: where its square error is least, or to the largest weight
 SHARES = np.linspace(0.5, 1.0, 26)  # of the largest weight, which a grid that is clipped may reach
 TOP8, TOP4, LEVELS4 = 127, 7, 15  # the largest integer of 8 bits, of 4 about the middle, of 4 from 0 on
 

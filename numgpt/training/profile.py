@@ -101,7 +101,7 @@ class Watch(Record):
         start = time.perf_counter()
         dx = super().back(name, dy)
         self.times[full][1] = time.perf_counter() - start
-        gradients = (self.grads[n] for n in self._owned(full, entry))
+        gradients = (self.grads[n] for n in self._owned(full, entry) if n in self.grads)
         self.moved[full] += moved + _bytes_of((dx, *gradients))
         return dx
 
