@@ -137,14 +137,13 @@ def described(trainer: Trainer, args: argparse.Namespace) -> str:
     layout = getattr(args, "layout", None)
     if layout is None:
         return ""
-    words = [plural(layout.size, "rank"), str(layout)]
-    stages, batches = layout.of("pipeline"), trainer.training.accumulate // layout.of("data")
-    if stages > 1:
-        from ..parallel.schedule import bubble
+    line = f"ranks   {plural(layout.size, 'rank')}, {layout}"
+    if layout.of("pipeline") == 1:
+        return line
+    from ..parallel.pipeline_report import report
 
-        share = bubble(stages, batches)
-        words.append(f"accumulate {batches} for each pipeline, of whose time {share:.1%} is its bubble")
-    return f"ranks   {', '.join(words)}"
+    batches = trainer.training.accumulate // layout.of("data")
+    return f"{line}\n{report(trainer.model.config, layout.of('pipeline'), batches)}"
 
 
 def cut(training: Training, args: argparse.Namespace) -> Training:
