@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_reward_commands as rewards
 
 from numgpt import GPT
 from numgpt.interchange import checkpoint
+from numgpt.tokenizers import Characters
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install '.[mpi]'")
 MPIEXEC = shutil.which("mpiexec")
@@ -356,3 +358,43 @@ def test_two_ranks_are_timed_beside_one_process(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| 0 | 32 | 2 ranks, 2 shards")]
     assert len(rows) == 2 and rows[1].startswith("| 0 | 32 | 2 ranks, 2 shards, by messages")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a model, prompts, a reward and conversations."""
+    folder = tmp_path_factory.mktemp("home")
+    model = GPT(rewards.CONFIG, seed=3, tokenizer=Characters(rewards.LETTERS))
+    model.save(folder / "base")
+    (folder / "mine.py").write_text(rewards.MINE)
+    rows = [{"prompt": f"{n}?", "completion": "abcd"[n % 4]} for n in range(24)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "sft base --data rows.jsonl --template bare --sample-tokens 2",
+        "grpo base --prompts rows.jsonl --template bare --reward mine.py:letters --max-new-tokens 4",
+    ],
+    ids=["sft", "grpo"],
+)
+def test_tuning_is_shared_to_the_same_bits(way, home):
+    kind = way.split()[0]
+    length = "--steps 4" if kind == "sft" else "--iterations 4"
+    words = f"{way} {length} --batch-size 2 --accumulate 2 --eval-interval 2 --save-interval 2".split()
+    found = []
+    for size in (1, 2):
+        out = f"{kind}{size}"
+        done = launch(size, "-m", "numgpt", "tune", *words, "--parallel", "data", "--out", out, cwd=home)
+        assert done.returncode == 0, done.stderr
+        found.append(content(home / out))
+        assert done.stderr.count("parameters") == 1, done.stderr
+    assert found[0] == found[1]
+
+
+def test_tuning_cuts_no_model(home):
+    words = "sft base --data rows.jsonl --parallel tensor:2 --out cut".split()
+    done = launch(2, "-m", "numgpt", "tune", *words, cwd=home)
+    assert done.returncode == 2 and "expected data" in done.stderr and len(done.stderr.splitlines()) == 1
