@@ -460,15 +460,16 @@ def test_a_saved_suite_is_read_as_it_was(tmp_path, name):
         made = Suite(name, [Question("a"), Question("b c")])
     else:
         asked = suite("copy", 9).questions
-        made = Suite(name, asked[:3], asked[3:], "Copy.\n", "->", "\n\n", ("\n", "."), 2)
+        made = Suite(name, asked[:3], asked[3:], "Copy.\n", "->", "\n\n", ("\n", "."), 2, 7)
     made.save(tmp_path / "rows.jsonl")
     assert read_suite(tmp_path / "rows.jsonl").questions == made.questions
     if made.kind == "answer":  # which a model may be fine-tuned on, too
         said = [[m.text for m in c.messages] for c in numgpt.data.read_conversations(tmp_path / "rows.jsonl")]
         assert said == [[question.prompt, question.target] for question in made.questions]
-    made.save(tmp_path / "task.json")
-    assert read_suite(tmp_path / "task.json") == made
-    assert read_suite(tmp_path / "task.json").digest == made.digest
+    for ending in ("json", "yaml"):
+        made.save(tmp_path / f"task.{ending}")
+        assert read_suite(tmp_path / f"task.{ending}") == made
+        assert read_suite(tmp_path / f"task.{ending}").digest == made.digest
 
 
 def test_a_template_and_the_settings_of_lm_eval_make_prompts(tmp_path):
@@ -496,6 +497,11 @@ def test_a_template_and_the_settings_of_lm_eval_make_prompts(tmp_path):
         ),
         ("process_docs", "f", "has the setting 'process_docs', which numgpt does not follow"),
         ("dataset_path", "squad", "dataset_path is 'squad', expected 'json'"),
+        (
+            "generation_kwargs",
+            {"do_sample": True},
+            "generation_kwargs has do_sample True, expected until and",
+        ),
     ):
         (tmp_path / "task.json").write_text(json.dumps(task | {name: value}))
         with pytest.raises(InputError) as error:
@@ -506,14 +512,14 @@ def test_a_template_and_the_settings_of_lm_eval_make_prompts(tmp_path):
 # Generated suites.
 
 DIGESTS = {
-    "minimal-pairs": "2c61ec4f02f0f345",
-    "copy": "0c42cb27c17cb885",
-    "reverse": "db40699658956b85",
-    "sort": "3cafce47580f863b",
-    "add": "aacc3dc77eb8e650",
-    "recall": "220fec46ccbb9823",
-    "labels": "a21faa5ed0006c79",
-    "cloze": "df90f1d7eb413dc4",
+    "minimal-pairs": "230cc7b4ae320df5",
+    "copy": "8a4b429ea65b5566",
+    "reverse": "e1df806ec6485d50",
+    "sort": "81617678e152f52b",
+    "add": "9c0668d63088ee58",
+    "recall": "b7c6dacfd0d5aa8e",
+    "labels": "12ab178038d3c1b0",
+    "cloze": "3115137e5da53314",
 }
 
 
