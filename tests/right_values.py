@@ -204,7 +204,7 @@ def of_evaluation(model, folder):
         "lambada.path": folder / "passages.jsonl", "ids": np.arange(60), "windows": 2, "n": 4, "right": 1,
         "k": 2, "read_suite.path": folder / "questions.jsonl", "read_suite.limit": 2,
         "suite.name": "copy", "suite.questions": 2, "wikitext.path": folder / "wiki.raw", "draws": 3,
-        "Suite.shots": 0, "evaluate.shots": 0, "Suite.prompts.shots": 1, "seed": 0,
+        "Suite.shots": 0, "Suite.max_new_tokens": 0, "evaluate.shots": 0, "Suite.prompts.shots": 1, "seed": 0,
         "Question.choices": ("a", "b"), "Suite.examples": (), "group": None, "Question.group": "",
     }  # fmt: skip
     names = [name for name in PUBLIC if name.startswith("evaluation.")]

@@ -15,7 +15,7 @@ import pytest
 import numgpt
 from numgpt import GPT, Config
 from numgpt.data import corpora
-from numgpt.evaluation import evaluate, read_suite, wikitext
+from numgpt.evaluation import Question, Suite, evaluate, read_suite, suite, wikitext
 from numgpt.tokenizers import with_specials
 
 PYTHON = os.environ.get("NUMGPT_LM_EVAL")
@@ -99,6 +99,13 @@ TASKS = [
 ]
 
 
+SAVED = [
+    suite("minimal-pairs", 10),
+    Suite("sort", suite("sort", 4).questions, delimiter="", max_new_tokens=9),
+    Suite("texts", [Question("It is a truth."), Question("She  was")]),
+]
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """(folder with the tasks, the model, what lm-eval found)."""
@@ -114,6 +121,8 @@ def asked(tmp_path_factory):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), "utf-8")
         (folder / f"{name}.yaml").write_text(json.dumps(settings))
+    for saved in SAVED:
+        saved.save(folder / f"{saved.name}.yaml")
     steps = Path(__file__).with_name("lm_eval_steps.py")
     quiet = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": ""}
     quiet |= {"HF_HOME": str(folder / "cache"), "HF_DATASETS_OFFLINE": "1"}
@@ -126,7 +135,7 @@ def asked(tmp_path_factory):
 
 def ours(folder, model, name):
     """What numgpt makes of the same file, with the first examples where it takes some."""
-    return evaluate(model, read_suite(folder / f"{name}.yaml"), seed=None, max_new_tokens=12)
+    return evaluate(model, read_suite(folder / f"{name}.yaml"), seed=None)
 
 
 def aggregated(theirs, name, metric):
@@ -171,6 +180,19 @@ def test_written_answers_are_theirs(asked):
     assert any(written)
     expected = aggregated(theirs, "written", "exact_match")
     assert result.estimate("exact_match").value == pytest.approx(expected)
+
+
+def test_what_a_suite_saves_is_a_task_of_theirs(asked):
+    folder, model, theirs = asked
+    pairs, sort, texts = (evaluate(model, read_suite(folder / f"{saved.name}.yaml")) for saved in SAVED)
+    found = [float(answer[0][0]) for one in theirs["minimal-pairs"]["samples"] for answer in one["answers"]]
+    assert np.abs(np.subtract(found, np.concatenate([d["logp"] for d in pairs.details]))).max() < 1e-5
+    assert pairs.estimate("acc").value == aggregated(theirs, "minimal-pairs", "acc")
+    for sample, details, question in zip(theirs["sort"]["samples"], sort.details, sort.suite.questions):
+        assert sample["arguments"][0][0] == details["prompt"] == question.prompt
+        assert sample["answers"][0][0] == details["answers"][0]
+    expected = aggregated(theirs, "texts", "bits_per_byte")
+    assert texts.estimate("bits_per_byte").value == pytest.approx(expected, rel=1e-6)
 
 
 def test_wikitext_is_put_together_as_by_them(asked):

@@ -16,6 +16,7 @@ from ..random import generator
 from ..storage import atomic
 from ..storage.atomic import StrPath
 
+TASKS = (".json", ".yaml", ".yml")  # endings of files with the settings of a task
 CHOICE, ANSWER, TEXT = "choice", "answer", "text"
 # Kind → lm-eval's name for it, and which field of a row is what.
 OF_LM_EVAL: dict[str, tuple[str, dict[str, str]]] = {
@@ -111,7 +112,7 @@ class Suite:
     may stand before one; () takes them from the questions themselves, never the one that is asked.
     description: stands before all. delimiter: between prompt and answer. separator: behind each example.
     stop: what a written answer ends before. shots: how many examples stand before a question where nobody
-    says.
+    says. max_new_tokens: of a written answer; 0 leaves room for the longest right one.
 
     Raises
     ------
@@ -134,10 +135,12 @@ class Suite:
     separator: str = "\n\n"
     stop: Sequence[str] = ("\n",)
     shots: int = 0
+    max_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         of_questions: Any = Sequence[Question]
         kinds = {"questions": of_questions, "examples": of_questions, "stop": Sequence[str], "shots": int}
+        kinds["max_new_tokens"] = int
         kinds |= dict.fromkeys(("name", "description", "delimiter", "separator"), str)
         for name, kind in kinds.items():
             value = held("Suite", name, kind_of(kind), getattr(self, name))
@@ -152,8 +155,9 @@ class Suite:
                     f"{other.place or self.name}: is of the kind {other.kind!r}, expected {first.kind!r} as"
                     f" {first.place or 'the first question'} is: one kind a task"
                 )
-        if self.shots < 0:
-            raise InputError(f"{self.name}: shots is {self.shots}, expected 0 or more")
+        for name in ("shots", "max_new_tokens"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{self.name}: {name} is {getattr(self, name)}, expected 0 or more")
 
     @property
     def kind(self) -> str:
@@ -163,7 +167,14 @@ class Suite:
     @property
     def digest(self) -> str:
         """SHA-256 of all that decides what a model is asked, in hexadecimal: same digest, same task."""
-        settings = [self.description, self.delimiter, self.separator, self.stop, self.shots]
+        settings = [
+            self.description,
+            self.delimiter,
+            self.separator,
+            self.stop,
+            self.shots,
+            self.max_new_tokens,
+        ]
         rows = [[question.row() for question in part] for part in (self.questions, self.examples)]
         text = json.dumps([settings, rows], ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -229,11 +240,12 @@ class Suite:
         Parameters
         ----------
         path : path
-            Of a name that ends in .json, the settings stand there, as lm-eval and read_suite read them, and
-            the questions beside it, in a file that ends in .jsonl. Any other name gets the questions alone.
+            Of a name that ends in .json or .yaml, the settings stand there, in JSON, as read_suite reads
+            them, and lm-eval where it is .yaml; the questions stand beside it, in a file that ends in .jsonl.
+            Any other name gets the questions alone.
         """
         target = atomic.named(path)
-        if target.suffix.lower() != ".json":
+        if target.suffix.lower() not in TASKS:
             atomic.write_file(target, _lines(self.questions))
             return
         files = {"test": target.with_suffix(".jsonl").name}
@@ -259,7 +271,8 @@ class Suite:
             task |= {"target_delimiter": self.delimiter, "fewshot_delimiter": self.separator}
             task |= {"fewshot_split": "train"} if self.examples else {}
         if self.kind == ANSWER:
-            task["generation_kwargs"] = {"until": list(self.stop), "do_sample": False}
+            most = {"max_gen_toks": self.max_new_tokens} if self.max_new_tokens else {}
+            task["generation_kwargs"] = {"until": list(self.stop), "do_sample": False, **most}
         return task
 
 

@@ -79,7 +79,7 @@ def suite(name: str, questions: int | None = None, *, seed: int = 0, text: str |
     >>> from numgpt.evaluation import suite
     >>> made = suite("reverse", 2)
     >>> [(question.prompt, question.target) for question in made.questions], made.digest[:8]
-    ([('dfj=', 'jfd'), ('bfca=', 'acfb')], 'e77517cd')
+    ([('dfj=', 'jfd'), ('bfca=', 'acfb')], '3a3384b9')
     """
     if name not in NAMES:
         raise InputError(

@@ -13,7 +13,7 @@ from ..data.rows import Row, rows_of, shown
 from ..errors import InputError, did_you_mean
 from ..storage.atomic import StrPath
 from ..storage.files import read_json
-from .questions import Question, Suite
+from .questions import TASKS, Question, Suite
 
 EXPECTED = "questions as JSON, an object a line"
 # What fields are called in the files that there are, the first that a row has.
@@ -244,7 +244,7 @@ def _value(row: Row, name: str) -> Any:
 
 def _task(path: StrPath) -> dict[str, Any] | None:
     """The settings of lm-eval that a file holds; None where it holds questions."""
-    if os.path.splitext(path)[1].lower() not in (".json", ".yaml", ".yml"):
+    if os.path.splitext(path)[1].lower() not in TASKS:
         return None
     try:
         task = read_json(path)
@@ -271,12 +271,25 @@ def _shape(
     settings |= {ours: task[theirs] for theirs, ours in SETTINGS.items() if theirs in task}
     shots = task.get("num_fewshot")
     settings["shots"] = 0 if shots is None else shots
-    until = task.get("generation_kwargs", {}).get("until")
-    if until is not None:
-        settings["stop"] = [until] if isinstance(until, str) else until
+    settings |= _generation(path, task.get("generation_kwargs", {}))
     if task.get("output_type") == "loglikelihood_rolling":
         shape = {}
     return shape, settings
+
+
+def _generation(path: StrPath, given: Any) -> dict[str, Any]:
+    """What a Suite is told of how answers are written; InputError for what numgpt's own flags say."""
+    known = given if isinstance(given, dict) else {"generation_kwargs": given}
+    plain = {"do_sample": False, "temperature": 0}
+    for name, value in known.items():
+        if name not in ("until", "max_gen_toks") and plain.get(name, True) != value:
+            raise InputError(
+                f"{path}: generation_kwargs has {name} {shown(value)}, expected until and max_gen_toks alone:"
+                " give --samples and --temperature to numgpt eval"
+            )
+    until = known.get("until")
+    settings = {} if until is None else {"stop": [until] if isinstance(until, str) else until}
+    return settings | ({"max_new_tokens": known["max_gen_toks"]} if "max_gen_toks" in known else {})
 
 
 def _files(path: StrPath, task: Mapping[str, Any], examples: StrPath | None) -> tuple[Path, StrPath | None]:

@@ -153,7 +153,7 @@ def evaluate(
     temperature : float
         Of written answers; 0 is greedy.
     max_new_tokens : int
-        Of a written answer; 0 leaves room for the longest right one.
+        Of a written answer; 0 is the suite's own number.
     batch_size : int
         Rows that the model reads at once; no number depends on it.
     progress : callable, optional
@@ -248,7 +248,7 @@ def _answered(
             ids_of(tokenizer, prompt)
             longest = max(longest, *(_size(model, answer) for answer in question.answers))
     half = max(longest + 1, model.config.block_size // 2)  # the other one is the prompt's
-    most = max_new_tokens or min(half, max(LONGEST_ANSWER, longest + SPARE))
+    most = max_new_tokens or suite.max_new_tokens or min(half, max(LONGEST_ANSWER, longest + SPARE))
     room = model.config.block_size - most
     cut = sum(len(ids_of(tokenizer, prompt)) > room for prompt in prompts)
     texts = written(model, prompts, suite.stop, most, batch_size=batch_size, progress=progress, **how)
