@@ -152,7 +152,7 @@ def test_log_likelihoods_and_the_four_accuracies_are_theirs(asked, name):
         contexts = {argument[0] for argument in sample["arguments"]} - {""}
         assert contexts == {details["prompt"]}
         logp = [float(answer[0][0]) for answer in sample["answers"]][: len(question.choices)]
-        assert np.abs(np.subtract(logp, details["logp"])).max() < 1e-5
+        assert np.abs(np.subtract(logp, details["logp"])).max() < 1e-10
     for metric in ACCURACIES:
         assert result.estimate(metric).value == pytest.approx(aggregated(theirs, name, metric), abs=1e-12)
         error = aggregated(theirs, name, f"{metric}_stderr")
@@ -165,7 +165,7 @@ def test_texts_are_rolled_as_theirs_are(asked):
     folder, model, theirs = asked
     result = ours(folder, model, "rolling")
     for sample, details in zip(theirs["rolling"]["samples"], result.details, strict=True):
-        assert float(sample["answers"][0][0]) == pytest.approx(-details["nats"], abs=1e-5)
+        assert float(sample["answers"][0][0]) == pytest.approx(-details["nats"], rel=1e-10)
     assert max(details["tokens"] for details in result.details) > 3 * model.config.block_size
     for metric in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         expected = aggregated(theirs, "rolling", metric)
@@ -186,7 +186,7 @@ def test_what_a_suite_saves_is_a_task_of_theirs(asked):
     folder, model, theirs = asked
     pairs, sort, texts = (evaluate(model, read_suite(folder / f"{saved.name}.yaml")) for saved in SAVED)
     found = [float(answer[0][0]) for one in theirs["minimal-pairs"]["samples"] for answer in one["answers"]]
-    assert np.abs(np.subtract(found, np.concatenate([d["logp"] for d in pairs.details]))).max() < 1e-5
+    assert np.abs(np.subtract(found, np.concatenate([d["logp"] for d in pairs.details]))).max() < 1e-10
     assert pairs.estimate("acc").value == aggregated(theirs, "minimal-pairs", "acc")
     for sample, details, question in zip(theirs["sort"]["samples"], sort.details, sort.suite.questions):
         assert sample["arguments"][0][0] == details["prompt"] == question.prompt

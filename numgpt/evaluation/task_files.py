@@ -287,9 +287,13 @@ def _generation(path: StrPath, given: Any) -> dict[str, Any]:
                 f"{path}: generation_kwargs has {name} {shown(value)}, expected until and max_gen_toks alone:"
                 " give --samples and --temperature to numgpt eval"
             )
-    until = known.get("until")
-    settings = {} if until is None else {"stop": [until] if isinstance(until, str) else until}
-    return settings | ({"max_new_tokens": known["max_gen_toks"]} if "max_gen_toks" in known else {})
+    settings = {}
+    if known.get("until") is not None:
+        until = known["until"]
+        settings["stop"] = [until] if isinstance(until, str) else until
+    if "max_gen_toks" in known:
+        settings["max_new_tokens"] = known["max_gen_toks"]
+    return settings
 
 
 def _files(path: StrPath, task: Mapping[str, Any], examples: StrPath | None) -> tuple[Path, StrPath | None]:
