@@ -51,10 +51,11 @@ def _begun(argv: Sequence[str] | None) -> int:
     with _silent_interrupt():
         from .commands import table  # here, so that Ctrl-C meanwhile prints no traceback
     args = table.parser().parse_args(argv)
-    if getattr(args, "parallel", None) is None:
-        return _run(args)
     from .commands import several
 
+    if getattr(args, "parallel", None) is None:
+        several.expect_alone(args)
+        return _run(args)
     return several.on_ranks(args, lambda: _outcome(lambda: _run(args)))
 
 
@@ -79,7 +80,8 @@ def _outcome(work: Callable[[], int]) -> tuple[int, str]:
 def _is_another_rank(argv: Sequence[str] | None) -> bool:
     """Whether another of several processes says what cannot be used before they know of each other."""
     words = sys.argv[1:] if argv is None else argv
-    if not any(word.startswith("--parallel") for word in words):
+    shares = ("train", "tune", "eval")
+    if not (words and words[0] in shares):
         return False
     from .parallel.mpi_ranks import started_by_mpiexec
 

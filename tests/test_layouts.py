@@ -4,6 +4,7 @@ import pytest
 from threaded_ranks import on_ranks
 
 from numgpt import InputError
+from numgpt.__main__ import main
 from numgpt.parallel import layout
 
 
@@ -54,3 +55,16 @@ def test_neighbours_are_of_one_tensor_group():
     for rank, own in enumerate(groups):
         for kind, members in own.items():
             assert members[whole.places(rank)[kind]] == str(rank)
+
+
+@pytest.mark.parametrize("command", ["train", "tune sft", "eval numgpt:tiny"])
+def test_several_processes_that_would_each_do_everything_are_refused(command, monkeypatch, capsys):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    name = command.split()[0]
+    assert said.startswith(
+        f"numgpt: {name}: mpiexec has started 2 processes, each of which would do all of it"
+    )
+    assert len(said.splitlines()) == 1
+    assert main(["info", "gpt-nano"]) == 0  # nothing to share

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..training.distribution import Distribution
     from ..training.trainer import Trainer
 
+# Variables by which mpiexec says how many processes it has started.
+SIZES = ("PMI_SIZE", "PMIX_SIZE", "OMPI_COMM_WORLD_SIZE")
 # Variables by which somebody has said how many threads there are to be.
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -34,6 +36,16 @@ def add_flag(parser: flags.Flags, kinds: str) -> None:
         help=f"work on several processes, which mpiexec -n N numgpt … starts: {kinds}",
         shown="this process alone",
     )
+
+
+def expect_alone(args: argparse.Namespace) -> None:
+    """Raise InputError where several processes would each do all of what they could share."""
+    size = next((os.environ[name] for name in SIZES if os.environ.get(name, "").isdigit()), "1")
+    if hasattr(args, "parallel") and int(size) > 1:
+        raise InputError(
+            f"{args.command}: mpiexec has started {size} processes, and each would do all of it, expected"
+            " --parallel: give --parallel data, or start one process"
+        )
 
 
 def on_ranks(args: argparse.Namespace, work: Callable[[], tuple[int, str]]) -> int:
