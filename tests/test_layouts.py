@@ -63,8 +63,6 @@ def test_several_processes_that_would_each_do_everything_are_refused(command, mo
     assert main(command.split()) == 2
     said = capsys.readouterr().err
     name = command.split()[0]
-    assert said.startswith(
-        f"numgpt: {name}: mpiexec has started 2 processes, each of which would do all of it"
-    )
+    assert said.startswith(f"numgpt: {name}: mpiexec has started 2 processes, and each would do all of it")
     assert len(said.splitlines()) == 1
     assert main(["info", "gpt-nano"]) == 0  # nothing to share
