@@ -117,6 +117,8 @@ REFUSED = {
     "--sparsity 1": "--sparsity is 1, expected more than 0 and less than 1",
     "--sparsity 1.2": "--sparsity is 1.2",
     "--sparsity -0.5": "--sparsity is -0.5",
+    "--sparsity 1e-12": "--sparsity is 1e-12, which masks none",
+    "--sparsity 0.99999": "--sparsity is 0.99999, which leaves none",
     "": "sparsity is missing",
     "--pattern 3:7": "expected 7 to divide the 16 inputs of h.0.attn.c_attn",
     "--pattern two": "--pattern is 'two'",

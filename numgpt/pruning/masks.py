@@ -47,10 +47,31 @@ def by_share(scores: Mapping[str, Array], sparsity: float, within: str) -> dict[
     """
     if within == "model":
         flat = np.concatenate([s.reshape(-1) for s in scores.values()])
-        whole = least(flat, _count(flat, sparsity))
+        counts = {"the model": _count(flat, sparsity)}
+        _expect_some(counts, sparsity, {"the model": flat.size})
+        whole = least(flat, counts["the model"])
         ends = np.cumsum([s.size for s in scores.values()])[:-1]
         return {name: m.reshape(scores[name].shape) for name, m in zip(scores, np.split(whole, ends))}
+    matrices = {name: s.reshape(-1, s.shape[-2] * s.shape[-1]) for name, s in scores.items()}
+    most = {name: max(_count(one, sparsity) for one in flat) for name, flat in matrices.items()}
+    _expect_some(most, sparsity, {name: flat.shape[1] for name, flat in matrices.items()})
     return {name: _each_matrix(s, sparsity) for name, s in scores.items()}
+
+
+def _expect_some(counts: Mapping[str, int], sparsity: float, sizes: Mapping[str, int]) -> None:
+    """Raise InputError where a share that is rounded is none of all, or the whole of a matrix."""
+    largest = max(sizes.values())
+    if not any(counts.values()):
+        raise InputError(
+            f"pruned: sparsity is {sparsity:g}, which masks none of the {largest:,} weights of a matrix,"
+            f" expected one at least: {1 / largest:.3g} or more"
+        )
+    for name, count in counts.items():
+        if count == sizes[name]:
+            raise InputError(
+                f"pruned: sparsity is {sparsity:g}, which leaves none of the {count:,} weights of"
+                f" {name.removesuffix('.weight')}, expected one at least: take less"
+            )
 
 
 def _each_matrix(scores: Array, sparsity: float) -> Array:
