@@ -73,6 +73,10 @@ class Visibility:
         array([[0, 1, 0, 1, 2]])
         """
         ids = as_array("visibility: tokens", tokens, "integers (..., T)")
+        if ids.dtype.kind not in "iu" or ids.ndim == 0:
+            raise InputError(
+                f"visibility: tokens is {ids.dtype} of shape {ids.shape}, expected integers (..., T)"
+            )
         places = np.arange(ids.shape[-1])
         first = np.maximum.accumulate(np.where(ids == begin, places, 0), -1)
         return cls(places - first, first)
