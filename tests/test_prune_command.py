@@ -122,6 +122,7 @@ REFUSED = {
     "": "sparsity is missing",
     "--pattern 3:7": "expected 7 to divide the 16 inputs of h.0.attn.c_attn",
     "--pattern two": "--pattern is 'two'",
+    "--sparsity 0.5 --batches 2": "--batches is given, and --criterion magnitude learns from no text",
     "--sparsity 0.5 --criterion fisher": "--criterion fisher needs a text, expected --data FILE",
     "--sparsity 0.9 --structured heads": "none of the 2 heads of h.0, expected one at least: at most 0.5",
     "--sparsity 0.5 --structured rows": "invalid choice: 'rows'",

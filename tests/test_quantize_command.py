@@ -114,6 +114,8 @@ def test_adapters_are_tuned_beside_it_and_a_killed_run_goes_on(capsys):
             "quantize base small --bits 4",
             "group is 64, expected a divisor of the 8 inputs .*: 8 divides all",
         ),
+        ("quantize base small --group 8", "--group is 8, which 8 bits do not read, expected --bits 4"),
+        ("quantize base small --clip absmax", "--clip is absmax, which 8 bits do not read"),
         ("quantize base small --asymmetric", "--asymmetric is True, expected False with 8 bits"),
         ("quantize base small --gptq --data text.txt", "calibration is given with 8 bits"),
         ("quantize base small --bits 4 --group 8 --gptq", "there is no --data, expected a text"),

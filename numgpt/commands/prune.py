@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "Remove the least weights, neurons or heads of a model."
 EXAMPLE = "numgpt prune numgpt:austen sparse --sparsity 0.5 --criterion fisher --data numgpt:austen"
+BATCHES = 16  # that a criterion learns from
 MEASURED = 16384  # tokens at most whose loss is measured
 PAIRS = 9  # of forwards that are timed, one model after the other
 
@@ -80,7 +81,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=flags.positive,
         metavar="N",
         help="batches that a criterion learns from",
-        default=16,
+        shown=BATCHES,
     )
     flags.add(parser, "--batch-size", type=flags.positive, metavar="N", help="rows of a batch", default=8)
     flags.add(parser, "--json", action="store_true", help="print the report as JSON")
@@ -91,6 +92,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the pruned model, and print what went and what it costs."""
     from ..model.gpt import GPT
 
+    if args.batches is not None and args.criterion == "magnitude":
+        raise InputError(
+            "prune: --batches is given, and --criterion magnitude learns from no text, expected gradient or"
+            " fisher beside it: or leave it out"
+        )
     expect_apart([args.source], [args.destination], "place")
     model = GPT.load(args.source)
     learned, measured = _texts(args, model)
@@ -119,7 +125,7 @@ def _texts(args: argparse.Namespace, model: GPT) -> tuple[Any, Any]:
         raise InputError(
             f"prune: --data has {len(ids):,} tokens, expected at least {10 * (T + 1):,}: ten contexts of {T}"
         )
-    learned = spread(ids[:cut], T, args.batches * args.batch_size)
+    learned = spread(ids[:cut], T, (args.batches or BATCHES) * args.batch_size)
     return learned, spread(ids[cut:], T, max(1, MEASURED // T))
 
 

@@ -35,14 +35,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=flags.positive,
         metavar="N",
         help="with --bits 4, how many inputs of an output share a scale",
-        default=Quantized().group,
+        shown=Quantized().group,
     )
     flags.add(
         parser,
         "--clip",
         choices=CLIPS,
         help="with --bits 4, what sets a scale: the least square error, or the largest weight",
-        default="mse",
+        shown=CLIPS[0],
     )
     flags.add(
         parser, "--asymmetric", action="store_true", help="with --bits 4, give each group a zero of its own"
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "quantize: --data is read by --gptq and --table alone, expected one of them beside it"
         )
+    _settle(args)
     if args.out is not None:
         expect_apart([args.model, *(args.data or ())], [args.out], "folder")
     model = GPT.load(args.model)
@@ -88,6 +89,20 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         _write(args, model, text)
     return 0
+
+
+def _settle(args: argparse.Namespace) -> None:
+    """Give what was left out its value; InputError for what 8 bits do not read: they have a scale an output."""
+    read = {"--group": args.bits != 8 or args.table, "--clip": args.bits != 8}
+    given = {"--group": args.group, "--clip": args.clip}
+    for flag, value in given.items():
+        if value is not None and not read[flag]:
+            raise InputError(
+                f"quantize: {flag} is {value}, which 8 bits do not read, expected --bits 4 beside it: or leave"
+                " it out"
+            )
+    args.group = Quantized().group if args.group is None else args.group
+    args.clip = args.clip or CLIPS[0]
 
 
 def _text(args: argparse.Namespace, model: GPT) -> Any:
