@@ -92,14 +92,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settle(args: argparse.Namespace) -> None:
-    """Give what was left out its value; InputError for what 8 bits do not read: they have a scale an output."""
+    """Give what was left out its value; InputError for what 8 bits, with a scale an output, do not read."""
     read = {"--group": args.bits != 8 or args.table, "--clip": args.bits != 8}
     given = {"--group": args.group, "--clip": args.clip}
     for flag, value in given.items():
         if value is not None and not read[flag]:
             raise InputError(
-                f"quantize: {flag} is {value}, which 8 bits do not read, expected --bits 4 beside it: or leave"
-                " it out"
+                f"quantize: {flag} is {value}, which 8 bits do not read, expected --bits 4 beside it: or"
+                " leave it out"
             )
     args.group = Quantized().group if args.group is None else args.group
     args.clip = args.clip or CLIPS[0]
