@@ -1,5 +1,6 @@
-"""What a process of test_parts_over_mpi.py does: steps in stages, and with experts on ranks, over MPI."""
+"""What a process of test_parts_over_mpi.py does: steps of models that are cut in each way, over MPI."""
 
+import functools
 import sys
 
 from parts_of_models import LIMIT, Texts, drawn, relative_error, whole_step
@@ -13,6 +14,7 @@ from numgpt.parallel.data import DataParallel
 from numgpt.parallel.experts import ExpertPlan
 from numgpt.parallel.pipeline import PipelinePlan
 from numgpt.parallel.ranks import Alone
+from numgpt.parallel.tensor import TensorPlan
 from numgpt.training.objective import held_out_loss
 
 SIZE = {"vocab_size": 65, "block_size": 8, "n_layer": 8, "n_head": 2, "n_embd": 32}
@@ -28,6 +30,14 @@ CASES = {
         ROUTERS,
     ),
 }
+SEQUENCE = functools.partial(TensorPlan, sequence=True)
+HEADS = {"n_layer": 2, "n_head": 8, "block_size": 9}  # positions and 65 tokens divide by no number of ranks
+LLAMA = {"positions": "rotary", "norm": "rmsnorm", "activation": "swiglu", "bias": False, "n_inner": 21}
+DROPPED = {"sink": True, "positions": "alibi", "dropout": 0.3}
+for which, cut in (("tensor", TensorPlan), ("sequence", SEQUENCE)):
+    CASES[f"{which}, tied"] = (cut, HEADS, transformer.loss)
+    CASES[f"{which}, LLaMA"] = (cut, HEADS | LLAMA, transformer.loss)
+    CASES[f"{which}, sinks, ALiBi and dropout"] = (cut, HEADS | DROPPED, transformer.loss)
 
 
 def checked(ranks, kind, extra, layer):
