@@ -25,6 +25,7 @@ from tiny_classes import config_of
 from tokenizer_samples import scored
 
 from numgpt import GPT, AdamW, Config, InputError, Trace, tokenizers
+from numgpt.architecture.additions import all_shapes, integers
 from numgpt.architecture.by_layer import meaning
 from numgpt.architecture.config import Training
 from numgpt.architecture.fields import from_dict
@@ -79,6 +80,24 @@ def read_run(folder):
 
 def read_model(folder):
     expect_whole(GPT.load(folder))
+
+
+def read_variant(folder):
+    """What is read has the arrays that its additions say, computes, and is the same when it is read again."""
+    model = GPT.load(folder)
+    whole = integers(model.config, model.additions)
+    assert {n: (a.dtype.name, a.shape) for n, a in model.params.integers.items()} == whole
+    floats = {n: a for n, a in model.params.items() if n not in whole}
+    assert {n: a.shape for n, a in floats.items()} == all_shapes(model.config, model.additions)
+    assert all(np.isfinite(a).all() for a in floats.values())
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that a damage made large
+        model(np.zeros((1, 1), int))
+    model.save(folder / "again")
+    again = GPT.load(folder / "again")
+    assert again.additions == model.additions
+    assert {n: a.tobytes() for n, a in again.params.items()} == {
+        n: a.tobytes() for n, a in model.params.items()
+    }
 
 
 def read_class(folder):
@@ -197,6 +216,12 @@ def read_trace(folder):
     assert repr(again.table()) == repr(trace.table())
 
 
+VARIANTS = {
+    "8 bits": lambda model: model.quantize(),
+    "4 bits": lambda model: model.quantize(bits=4, group=2),
+    "4 bits, asymmetric": lambda model: model.quantize(bits=4, group=2, asymmetric=True),
+    "pruned": lambda model: model.pruned(0.5),
+}
 OF_CLASSES = {f"a folder of {kind}": kind for kind in ARCHITECTURES}
 READERS = {
     "trace": read_trace,
@@ -204,6 +229,7 @@ READERS = {
     "transformers": read_model_and_tokenizer,
     **dict.fromkeys(OF_FAMILY, read_model),
     **dict.fromkeys(OF_CLASSES, read_class),
+    **dict.fromkeys(VARIANTS, read_variant),
     "shards": read_model,
     "llm.c models": read_llmc_models,
     "llm.c state": read_llmc_state,
@@ -239,6 +265,8 @@ def _whole_files(place):
     model.save(place / "hf", "hf")
     for name, changes in OF_FAMILY.items():
         GPT(dataclasses.replace(LLAMA, **changes)).save(place / name, "hf")
+    for name, change in VARIANTS.items():
+        change(GPT(dataclasses.replace(TINY, n_embd=4))).save(place / name)
     for name, kind in OF_CLASSES.items():
         huggingface.save(place / name, GPT(config_of(kind)), kind=kind)
     llmc.save_all(place / "llmc", model, 1, 2)
@@ -276,7 +304,7 @@ def _whole_files(place):
         llama2c.save(place / "llama2c" / f"{version}.bin", GPT(llama), version=version)
     tokenizers.export(words, place / "llama2c" / "tokenizer.bin", "llama2.c")
     llama_files = {p.name: p.read_bytes() for p in (place / "llama2c").iterdir()}
-    named = (*OF_FAMILY, *OF_CLASSES)
+    named = (*OF_FAMILY, *OF_CLASSES, *VARIANTS)
     family = {name: {p.name: p.read_bytes() for p in (place / name).iterdir()} for name in named}
     return family | {
         "trace": {"trace.safetensors": (place / "trace.safetensors").read_bytes()},
