@@ -364,7 +364,7 @@ class Training:
     masters: bool = setting(
         True,
         "keep the weights in float32; without, in bf16 alone, each step rounds them at random to one of the"
-        " two bf16 numbers beside them",
+        " two bf16 numbers beside them, which saves no memory: their arrays stay float32",
         late=True,
     )
     emulate_precision: bool = setting(
