@@ -39,12 +39,8 @@ def multiply(a, b, name):
         cp.cuda.get_cublas_handle(),
         *(0, 0, N, M, K),  # neither is transposed
         one.ctypes.data,
-        *(
-            b.data.ptr,
-            kind,
-            N,
-            K * N,
-        ),  # where, of what, from one row to the next, from one matrix to the next
+        # of each: where, of what, from one row to the next, from one matrix to the next
+        *(b.data.ptr, kind, N, K * N),
         *(a.data.ptr, kind, K, M * K),
         zero.ctypes.data,
         *(c.data.ptr, R_32F, N, M * N),
