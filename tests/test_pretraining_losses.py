@@ -130,5 +130,5 @@ def test_documents_that_nothing_tells_apart_are_errors():
         Pretraining(CORPUS, Training(documents=True), 6)
     tokens = 1 + TOKENS % 10
     corpus = Corpus(tokens, tokens, Ending("abcdefghijk"), "one", "", {})
-    with pytest.raises(InputError, match="the text has no 'a' between them"):
+    with pytest.raises(InputError, match="the text has no 'a' between its texts"):
         Pretraining(corpus, Training(documents=True), 6)

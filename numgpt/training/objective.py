@@ -127,15 +127,14 @@ def _document_begin(corpus: Corpus) -> int:
     token = corpus.tokenizer.end_of_text
     if token is None:
         raise InputError(
-            "training: documents are to be kept apart, and the tokenizer has no special token that ends a"
-            " text, expected one such as <|endoftext|>: choose a tokenizer that has it, or leave documents"
-            " out"
+            "corpus: its tokenizer has no special token that ends a text, to keep texts apart,"
+            " expected one such as <|endoftext|>: choose a tokenizer that has it"
         )
     if not (corpus.train == token).any():
         mark = corpus.tokenizer.decode([token])
         raise InputError(
-            f"training: documents are to be kept apart, and the text has no {mark!r} between them, expected"
-            " some: write it before each document, and prepare with special='allow'"
+            f"corpus: the text has no {mark!r} between its texts, by which they would be kept apart, expected"
+            " some: write it before each, and prepare with special='allow'"
         )
     return token
 
