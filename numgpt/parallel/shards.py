@@ -7,8 +7,6 @@ from collections.abc import Callable
 from ..architecture.parameters import Flat
 from ..errors import InputError
 
-LEAST = 1  # batches in a leaf of the tree
-
 
 def leaves_of(batches: int) -> int:
     """The leaves of the tree: the largest power of two that divides a step's batches.
