@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 import threading
 from unittest import mock
 
@@ -270,6 +271,66 @@ def test_a_save_killed_at_any_of_its_calls_leaves_one_state_whole(tmp_path, sett
         if not alive:
             return
     raise AssertionError
+
+
+# Commands that write a model.
+WRITING = {
+    "quantize": ["quantize", "--bits=4", "--group=2"],
+    "prune": ["prune", "--sparsity=0.5"],
+    "convert to hf": ["convert", "--to=hf"],
+    "convert to gguf": ["convert", "--to=gguf"],
+    "convert to llama2.c": ["convert", "--to=llama2.c"],
+}
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", WRITING)
+def test_a_command_killed_at_any_of_its_calls_leaves_what_was_there_or_what_it_writes(
+    tmp_path, monkeypatch, way, step
+):
+    """Nor does it leave anything that the next one does not clear away, beside its place or elsewhere."""
+    if "gguf" in way:
+        pytest.importorskip("gguf", reason="gguf is not installed: numgpt[gguf]")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    like_llama = {"norm": "rmsnorm", "activation": "swiglu", "positions": "rotary", "bias": False}
+    place, states = tmp_path / "written", []
+    command, *flags = WRITING[way]
+
+    def write(number):
+        source = str(tmp_path / f"source-{number}")
+        assert main([command, source, str(place), *flags, "--engine=reference"]) == 0
+
+    for number in (1, 2):
+        a = GPT(Config(**TINY | {"n_head": 1, "n_inner": 8} | like_llama), seed=number)
+        a.save(tmp_path / f"source-{number}")
+        write(number)
+        states.append(bytes_at(place))
+    assert states[0] != states[1]
+    for n in range(0, 10_000, step):
+        write(1)
+        alive = killed_at(n, lambda: write(2))
+        assert state_at(place) in (states if alive else states[1:])
+        write(1)
+        assert bytes_at(place) == states[0] and not os.listdir(elsewhere)
+        assert set(os.listdir(tmp_path)) == {"elsewhere", "source-1", "source-2", "written"}
+        if not alive:
+            return
+    raise AssertionError
+
+
+def state_at(place):
+    """The bytes of a place, once whoever reads it has put back what a killed writer took away."""
+    GPT.load(place)
+    return bytes_at(place)
+
+
+def bytes_at(place):
+    """All that lies in a file or a folder, but for numgpt's hidden things."""
+    if place.is_file():
+        return place.read_bytes()
+    return {name: (place / name).read_bytes() for name in temporary.names(place)}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

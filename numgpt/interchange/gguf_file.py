@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -228,26 +227,35 @@ def write(
     numbers, and the type in which they are stored.
     """
     types = package(path)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, "model.gguf")
-        writer = types.GGUFWriter(place, kind)
-        add: dict[type, Any] = {
-            str: writer.add_string,
-            bool: writer.add_bool,
-            int: writer.add_uint32,
-            float: writer.add_float32,
-            list: writer.add_array,
-        }
-        for key, value in said.items():
-            add[type(value)](key, value)
-        for name, (array, title) in arrays.items():
-            form = types.GGMLQuantizationType[title]
-            with np.errstate(over="ignore"):  # 1 over a scale that is next to 0: the numbers become 0
-                writer.add_tensor(name, types.quantize(np.ascontiguousarray(array), form), raw_dtype=form)
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-        write_file(path, place.read_bytes())
+    write_file(path, lambda place: _write(place, kind, said, arrays, types))
+
+
+def _write(
+    place: Path, kind: str, said: Mapping[str, Any], arrays: Mapping[str, tuple[NDArray[Any], str]], types: Any
+) -> None:
+    """Write the file by the package's own writer."""
+    writer = types.GGUFWriter(place, kind)
+    add: dict[type, Any] = {
+        str: writer.add_string,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
+    for key, value in said.items():
+        add[type(value)](key, value)
+    for name, (array, title) in arrays.items():
+        form = types.GGMLQuantizationType[title]
+        with np.errstate(over="ignore"):  # 1 over a scale that is next to 0: the numbers become 0
+            writer.add_tensor(name, types.quantize(np.ascontiguousarray(array), form), raw_dtype=form)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    except OSError as error:
+        if error.errno is None:  # NumPy does not say what the system said; who asks for more room is told
+            with open(place, "ab") as file:
+                file.write(bytes(2**16))
+        raise
+    finally:
+        writer.close()

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +80,14 @@ def make_folder(place: Path, name: StrPath) -> None:
             ) from error
 
 
-def write_file(path: StrPath, data: bytes) -> None:
+def write_file(path: StrPath, data: bytes | Callable[[Path], object]) -> None:
     """Write a file, whole or not at all; a device or a pipe such as /dev/stdout is written to as it is.
 
     Of a link, the file that it points to is replaced. Where several write one file at once, it holds what one
     of them wrote. What a killed writer left beside the file is removed.
+
+    data: the bytes, or what writes them to a hidden file beside the place, whose path it is given; so a large
+    file is neither held in memory nor left where nobody looks for it.
 
     InputError for a folder, and for a place where no file can be written.
     """
@@ -90,12 +95,12 @@ def write_file(path: StrPath, data: bytes) -> None:
         _write_at(path, data)
 
 
-def _write_at(path: StrPath, data: bytes) -> None:
+def _write_at(path: StrPath, data: bytes | Callable[[Path], object]) -> None:
     place = Path(os.path.realpath(path))
     if place.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if Path(path).exists() and not place.is_file():
-        Path(path).write_bytes(data)  # a rename would put a file in the device's place, for everybody
+        Path(path).write_bytes(_bytes(data))  # a rename would put a file in the device's place, for everybody
         return
     for left in reversed(range(TRIES)):
         try:
@@ -107,19 +112,29 @@ def _write_at(path: StrPath, data: bytes) -> None:
             time.sleep(PAUSE)  # perhaps a save swaps the folder, with what is being written in it
 
 
-def _write(place: Path, data: bytes) -> None:
+def _bytes(data: bytes | Callable[[Path], object]) -> bytes:
+    if isinstance(data, bytes):
+        return data
+    with tempfile.TemporaryDirectory() as folder:
+        data(Path(folder, "file"))
+        return Path(folder, "file").read_bytes()
+
+
+def _write(place: Path, data: bytes | Callable[[Path], object]) -> None:
     temporary.sweep(place.parent, place.name)
     with temporary.made(place, folder=False) as new:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
+        if isinstance(data, bytes):
+            new.write_bytes(data)
+        else:
+            data(new)
+        with open(new, "ab") as file:
             os.fsync(file.fileno())
         try:
             os.replace(new, place)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            place.write_bytes(data)  # a file that is mounted by itself cannot be replaced
+            shutil.copyfile(new, place)  # a file that is mounted by itself cannot be replaced
     flush(place.parent)
 
 
