@@ -231,7 +231,11 @@ def write(
 
 
 def _write(
-    place: Path, kind: str, said: Mapping[str, Any], arrays: Mapping[str, tuple[NDArray[Any], str]], types: Any
+    place: Path,
+    kind: str,
+    said: Mapping[str, Any],
+    arrays: Mapping[str, tuple[NDArray[Any], str]],
+    types: Any,
 ) -> None:
     """Write the file by the package's own writer."""
     writer = types.GGUFWriter(place, kind)

@@ -281,8 +281,8 @@ class GPT(Derivatives, Forms, Pruning, HeldAttributes):
             kinds = ", ".join(type(addition).__name__ for addition in self.additions)
             raise InputError(
                 f"save: the layout {layout!r} has no place for {kinds}, expected a model without additions:"
-                " adapters and masks are merged by model.merged(), the layout 'numgpt' has them, and 'peft' an"
-                " adapter alone"
+                " merge adapters and masks by model.merged(), or save in the layout 'numgpt', or an adapter"
+                " alone as 'peft'"
             )
         checkpoint.expect_no_run(folder)
         LAYOUTS[layout](folder, self, dtype=dtype)
