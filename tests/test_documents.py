@@ -114,7 +114,10 @@ def test_the_commands_of_a_page_work(page, steps, tmp_path, monkeypatch, capsys)
     """Runs of hundreds of steps take a tenth of them; where slow tests run they take all."""
     shutil.copy(ROOT / "README.md", tmp_path)
     monkeypatch.chdir(tmp_path)
-    if any(command.startswith("numgpt plot") for command in commands(page)):
+    draws = [
+        command for command in commands(page) if command.startswith("numgpt plot") or "--plot " in command
+    ]
+    if draws:
         pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[plot]'")
     for command in commands(page):
         if command.startswith(ELSEWHERE):

@@ -94,7 +94,7 @@ def test_where_there_is_no_run_the_shipped_model_writes_and_a_line_says_so(elsew
 
 
 def test_evaluating_a_model_that_ships_reads_what_its_training_held_out(elsewhere, capfd, monkeypatch):
-    monkeypatch.setattr("numgpt.evaluation.score.score", lambda model, ids, *rest: pytest.fail("read"))
+    monkeypatch.setattr("numgpt.evaluation.score.surprises", lambda model, ids, *rest: pytest.fail("read"))
     held_out = runs.corpus({"paths": ["numgpt:austen"]}, GPT.load("numgpt:tiny")).held_out
 
     class Enough(Exception):
@@ -104,7 +104,7 @@ def test_evaluating_a_model_that_ships_reads_what_its_training_held_out(elsewher
         assert np.array_equal(ids, held_out)
         raise Enough
 
-    monkeypatch.setattr("numgpt.evaluation.score.score", stopped)
+    monkeypatch.setattr("numgpt.evaluation.score.surprises", stopped)
     with pytest.raises(Enough):
         main(["eval", "numgpt:tiny"])
 
