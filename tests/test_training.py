@@ -315,7 +315,17 @@ def test_a_run_without_a_folder_has_nothing_to_resume_from(text):
         trainer(text).resume()
 
 
+# Begins with a scale of fp16 that is too large, and doubles it soon: steps are left out all along the way.
+EAGER = (
+    "import sys; from numgpt.training import loss_scale; from numgpt.__main__ import main;"
+    " loss_scale.FIRST, loss_scale.CLEAN = 2.0**26, 3; sys.exit(main())"
+)
+FP16 = ("--precision=fp16", "--emulate-precision")
+STOCHASTIC = ("--precision=bf16", "--emulate-precision", "--no-masters")
+
+
 def command(text, out, *flags):
+    begin = ["-c", EAGER] if FP16[0] in flags else ["-m", "numgpt"]
     shape = [f"--{k.replace('_', '-')}={v}" for k, v in CONFIG.items() if k != "bias"]
     flags = [
         *shape,
@@ -331,8 +341,7 @@ def command(text, out, *flags):
     ]
     return [
         sys.executable,
-        "-m",
-        "numgpt",
+        *begin,
         "train",
         "--data",
         str(text),
@@ -343,47 +352,71 @@ def command(text, out, *flags):
     ]
 
 
-def kill_storm(text, tmp_path, kills, seed):
-    """Kill the same run again and again at random moments, let it end, and compare with one that ran through.
+def kill_storm(text, tmp_path, kills, seed, flags):
+    """Kill the same run again and again, let it end, and compare with one that ran through.
 
-    A run that ends before its kill counts for nothing: the storm begins anew with more steps.
+    Each time it is killed a random while after it has gone further than before by a random number of steps. A
+    run that ends before its kill counts for nothing: the storm begins anew with more steps.
     """
-    draw, steps, delay = np.random.default_rng(seed), 60 * kills, 0.15
-    done = 0
-    while done < kills:
-        process = subprocess.Popen(
-            command(text, tmp_path / "killed", f"--steps={steps}"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            for line in process.stderr:
-                # The imports are over and the checkpoint is read: from here on it works and writes.
-                if line.startswith("model "):
-                    break
-            time.sleep(draw.uniform(0, delay))
-            process.send_signal(signal.SIGKILL)
-            if process.wait() == -signal.SIGKILL:
-                done += 1
-            else:
-                assert process.returncode == 0, process.stderr.read()
-                shutil.rmtree(tmp_path / "killed")
-                done, steps = 0, 2 * steps
+    draw, steps, killed = np.random.default_rng(seed), 60 * kills, tmp_path / "killed"
+    reached = []
+    while len(reached) < kills:
+        further = written(killed) + draw.integers(1, 12)
+        with (
+            open(tmp_path / "stderr", "w+") as said,
+            subprocess.Popen(
+                command(text, killed, f"--steps={steps}", *flags), stdout=subprocess.DEVNULL, stderr=said
+            ) as process,
+        ):
+            while process.poll() is None and written(killed) < further:
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.01))
+            process.kill()
+            if process.wait() != -signal.SIGKILL:
+                assert process.returncode == 0, (tmp_path / "stderr").read_text()
+                shutil.rmtree(killed)
+                reached, steps = [], 2 * steps
+                continue
+        state = killed / "last" / "state.json"
+        reached.append(json.loads(state.read_text())["updates"] if state.exists() else 0)
+    assert len({*reached}) > kills // 2, reached  # most of the runs went on from a checkpoint, and further
     for out in ("killed", "through"):
         last = subprocess.run(
-            command(text, tmp_path / out, f"--steps={steps}"), capture_output=True, text=True
+            command(text, tmp_path / out, f"--steps={steps}", *flags), capture_output=True, text=True
         )
         assert last.returncode == 0, last.stderr
     assert bits(tmp_path / "through") == bits(tmp_path / "killed")
     entries = log(tmp_path / "killed")
     assert [e["step"] for e in entries if "loss" in e] == list(range(1, steps + 1))
-    assert {p.name for p in (tmp_path / "killed").iterdir()} == {"last", "best", "log.jsonl"}
+    assert timeless(entries) == timeless(log(tmp_path / "through"))
+    assert any("skipped" in e for e in entries) == (flags == FP16)
+    assert {p.name for p in killed.iterdir()} == {"last", "best", "log.jsonl"}
 
 
-@pytest.mark.parametrize("kills, seed", [(6, 2), slow(20, 0), slow(100, 1)])
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(text, tmp_path, kills, seed):
-    kill_storm(text, tmp_path, kills, seed)
+def written(run):
+    """How many lines a run's log has."""
+    path = run / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def timeless(entries):
+    """Entries of a log without what a clock says."""
+    return [{k: v for k, v in e.items() if k not in ("time", "tokens_per_s")} for e in entries]
+
+
+STORMS = [
+    (6, 2, ()),
+    (4, 3, FP16),
+    slow(4, 4, STOCHASTIC),
+    slow(20, 0, ()),
+    slow(20, 5, FP16),
+    slow(100, 1, ()),
+]
+
+
+@pytest.mark.parametrize("kills, seed, flags", STORMS)
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(text, tmp_path, kills, seed, flags):
+    kill_storm(text, tmp_path, kills, seed, flags)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(text, tmp_path):
